@@ -1,0 +1,47 @@
+"""Linear mixed models in JAX: lme4's formulas and numbers, exact derivatives, one pure likelihood."""
+
+from __future__ import annotations
+
+from . import datasets
+from .cache import enable_compilation_cache
+from .covariance import CompoundSymmetry, Covariance, Diagonal, Identity, Unstructured
+from .design import Residual, Term
+from .errors import DataError, Float64RequiredError, FormulaError, JaxlmmError
+from .interface import lmm
+from .model import Model, gram, ml, reml
+from .optimize import Status
+from .parameters import Correlation, CovarianceMatrix, Positive, Variance, each_level, interval
+from .results import ConvergenceWarning, Fit
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CompoundSymmetry",
+    "ConvergenceWarning",
+    "Correlation",
+    "Covariance",
+    "CovarianceMatrix",
+    "DataError",
+    "Diagonal",
+    "Fit",
+    "Float64RequiredError",
+    "FormulaError",
+    "Identity",
+    "JaxlmmError",
+    "Model",
+    "Positive",
+    "Residual",
+    "Status",
+    "Term",
+    "Unstructured",
+    "Variance",
+    "__version__",
+    "datasets",
+    "each_level",
+    "enable_compilation_cache",
+    "gram",
+    "interval",
+    "lmm",
+    "ml",
+    "reml",
+]

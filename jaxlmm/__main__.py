@@ -1,0 +1,144 @@
+"""The command line: ``python -m jaxlmm fit DATA FORMULA`` and ``python -m jaxlmm datasets``."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import jaxlmm
+
+from . import datasets
+from .errors import DataError, JaxlmmError
+
+USER_ERROR = 2  # the exit status, as argparse's own
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit status: 0, or 2 where the input cannot be used."""
+    options = _parser().parse_args(arguments)
+    try:
+        print(options.run(options))
+    except (JaxlmmError, OSError, ImportError) as error:
+        print(f"jaxlmm: {error}", file=sys.stderr)
+        return USER_ERROR
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m jaxlmm", description="Linear mixed models in JAX.")
+    parser.add_argument("--version", action="version", version=f"jaxlmm {jaxlmm.__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    fit = commands.add_parser("fit", help="fit a model and print its summary")
+    fit.set_defaults(run=_fit)
+    fit.add_argument("data", metavar="DATA", help="a shipped data set's name, or the path of a CSV file")
+    fit.add_argument("formula", metavar="FORMULA", help='as in lme4: "y ~ x + (x | g)"')
+    fit.add_argument("--method", default="REML", help="REML (default) or ML")
+    fit.add_argument("--weights", metavar="COLUMN", help="prior weights w: Var(e) = sigma^2 / w")
+    fit.add_argument("--offset", metavar="COLUMN", help="a known part of the mean")
+    fit.add_argument("--engine", default="auto", help="auto (default), grouped or dense")
+    fit.add_argument("--json", action="store_true", help="print the numbers as JSON")
+
+    shipped = commands.add_parser("datasets", help="list the shipped data sets, or describe one")
+    shipped.set_defaults(run=_datasets)
+    shipped.add_argument("name", nargs="?", metavar="NAME", help="the data set to describe")
+    return parser
+
+
+def _fit(options: argparse.Namespace) -> str:
+    """Summary or JSON of the fit that the options ask for."""
+    fit = jaxlmm.lmm(
+        options.formula,
+        _read(options.data),
+        method=options.method,
+        weights=options.weights,
+        offset=options.offset,
+        engine=options.engine,
+    )
+    if not options.json:
+        return str(fit.summary())
+    return json.dumps(plain(fit_numbers(fit)), indent=2, allow_nan=False)
+
+
+def _datasets(options: argparse.Namespace) -> str:
+    """List of the shipped data sets, or the description of one."""
+    if options.name:
+        return str(datasets.describe(options.name))
+    every = [datasets.describe(name) for name in datasets.names()]
+    return "\n".join(f"{one.name:<12}{one.title}\n{'':<12}{one.formula}" for one in every)
+
+
+def _read(data: str) -> Any:
+    """A shipped data set, or a CSV file as a pandas data frame.
+
+    Raises
+    ------
+    DataError
+        If there is neither such a data set nor such a file, or the file is not a CSV table.
+    """
+    if data in datasets.names():
+        return datasets.load(data)
+    if not Path(data).is_file():
+        raise DataError(
+            f"{data!r} is neither a file nor a shipped data set; the data sets are: "
+            + ", ".join(datasets.names())
+        )
+    try:
+        import pandas as pd
+    except ImportError as error:
+        raise ImportError("reading CSV files needs pandas: pip install 'jaxlmm[formula]'") from error
+    try:
+        return pd.read_csv(data)
+    except ValueError as error:  # pandas' own parser errors, and text that is not UTF-8
+        raise DataError(f"{data!r} cannot be read as CSV: {error}") from error
+
+
+def fit_numbers(fit: Any) -> dict[str, Any]:
+    """All numbers of a fit by name; vectors of coefficients as name -> value."""
+    names = fit.coef_names
+    groups = [
+        {"group": g.group, "columns": g.columns, "sd": g.sd, "corr": g.corr, "cov": g.cov}
+        for g in fit.varcorr().groups
+    ]
+    scalars = ("loglik", "aic", "bic", "nobs", "npar", "df_resid", "converged", "singular", "status")
+    return {
+        "method": fit.method,
+        "engine": fit.engine,
+        **{name: getattr(fit, name) for name in scalars},
+        "coef": dict(zip(names, fit.coef, strict=True)),
+        "se": dict(zip(names, fit.se, strict=True)),
+        "vcov": fit.vcov,
+        "sigma": fit.sigma,
+        "theta": fit.theta,
+        "varcorr": groups,
+        "certificate": fit.certificate,
+    }
+
+
+def plain(value: Any) -> Any:
+    """Turn `value` into what JSON can hold: NaN becomes null, infinities "inf" and "-inf"."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [plain(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    return str(value)  # text, and enumerations such as the status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,49 @@
+"""REML and ML from a Gram matrix: one small inverse, from which beta and its covariance fall out.
+
+Glossary used throughout the numerical code: y response, X fixed design (n, p), Z random design, G and R covariances
+of random effects and residuals, V = Z G Z' + R, U = [X y], Phi = (X'V^-1 X)^-1, beta = Phi X'V^-1 y,
+rss = (y - X beta)'V^-1(y - X beta).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from .linalg import inv_logdet
+
+LOG_2PI = float(np.log(2.0 * np.pi))
+
+
+class Normal(NamedTuple):
+    """Solution of the generalised normal equations."""
+
+    Phi: Array  # (p, p)
+    beta: Array  # (p,)
+    rss: Array  # ()
+    logdet: Array  # log|X'V^-1 X|
+
+
+def solve_normal(gram: Array) -> Normal:
+    """Generalised least squares from the Gram matrix of [X y]."""
+    p = gram.shape[-1] - 1
+    Phi, logdet = inv_logdet(gram[:p, :p])
+    beta = Phi @ gram[:p, p]
+    return Normal(Phi, beta, gram[p, p] - gram[:p, p] @ beta, logdet)
+
+
+def deviance(logdet_v: Array, normal: Normal, n: Any, p: int, reml: bool) -> Array:
+    """-2 log-likelihood, REML (seed equation; Harville 1977) or ML; lme4's constant, no log|X'X|."""
+    if reml:
+        return (n - p) * LOG_2PI + logdet_v + normal.logdet + normal.rss
+    return n * LOG_2PI + logdet_v + normal.rss
+
+
+def profiled_deviance(logdet_v: Array, normal: Normal, n: Any, p: int, reml: bool) -> Array:
+    """-2 log-likelihood with sigma^2 = rss / nu profiled out; logdet_v and rss for sigma = 1 (Bates et al. 2015)."""
+    nu = n - p if reml else n
+    free = nu * (1.0 + LOG_2PI + jnp.log(normal.rss / nu))
+    return logdet_v + free + (normal.logdet if reml else 0.0)

@@ -1,0 +1,9 @@
+"""Engines: prepared statistics and the map from covariance blocks to a Gram matrix."""
+
+from __future__ import annotations
+
+from .base import Blocks, Engine, Moments, Rows
+from .dense import Dense
+from .grouped import Grouped, Layout, plan
+
+__all__ = ["Blocks", "Dense", "Engine", "Grouped", "Layout", "Moments", "Rows", "plan"]

@@ -1,0 +1,81 @@
+"""The interface of engines: covariance blocks in, log|V| and one small Gram matrix out.
+
+An engine is a pytree of statistics prepared once from data. It knows nothing of theta, REML or structures. With
+``V = sum_t Z_t (I (x) G_t) Z_t' + R`` and U the (n, r) matrix it was prepared with::
+
+    gram(C)          -> log|V|, U'V^-1 U
+    solve(C, B)      -> V^-1 B for row-level B (n, b)
+    moments(C)       -> N_t = Z_t'V^-1 U by level, the diagonal blocks of M = Z'V^-1 Z, traces with the whole of M
+    cluster_grams(C) -> the Gram split by independent clusters, where V is block diagonal
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import jax
+from jax import Array
+
+
+class Blocks(NamedTuple):
+    """Covariance blocks in which V is linear: one (q, q) matrix a random term, and the residual block."""
+
+    random: tuple[Array, ...]
+    residual: Array
+
+
+class Rows(NamedTuple):
+    """Row-level arrays that an engine prepares its statistics from, all multiplied by sqrt(weights)."""
+
+    U: Any
+    Z: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Moments:
+    """``N = Z'V^-1 U`` and ``M = Z'V^-1 Z``.
+
+    Attributes
+    ----------
+    N : a (m, q, r) array a term
+    M : a (m, q, q) array a term, the diagonal blocks of M by level
+    """
+
+    N: tuple[Array, ...]
+    M: tuple[Array, ...]
+    logdet: Callable[[Blocks], Array]
+    blocks: Blocks
+
+    def trace(self, H: Blocks, K: Blocks | None = None) -> Array:
+        """``tr(V^-1 V_H)``, or ``tr(V^-1 V_H V^-1 V_K)`` with two directions: derivatives of log|V|."""
+        if K is None:
+            return jax.jvp(self.logdet, (self.blocks,), (H,))[1]
+
+        def first(C: Blocks) -> Array:
+            return jax.jvp(self.logdet, (C,), (H,))[1]
+
+        return -jax.jvp(first, (self.blocks,), (K,))[1]
+
+
+class Engine(Protocol):
+    """What every engine offers."""
+
+    name: str
+
+    def gram(self, C: Blocks) -> tuple[Array, Array]:
+        """log|V| and U'V^-1 U (r, r)."""
+        ...
+
+    def solve(self, C: Blocks, B: Array) -> Array:
+        """V^-1 B for B (n, b)."""
+        ...
+
+    def moments(self, C: Blocks) -> Moments:
+        """N and M, see `Moments`."""
+        ...
+
+    def cluster_grams(self, C: Blocks) -> Array:
+        """U_c'V_c^-1 U_c (clusters, r, r); their sum is the Gram."""
+        ...

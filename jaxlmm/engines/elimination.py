@@ -1,0 +1,149 @@
+"""Integrating out the random effects of independent groups: the one numerical kernel of the grouped engine.
+
+For groups g with cross-products ``A = [Z W]'[Z W]`` (in the metric of what was eliminated before) and effects of
+covariance G, integrating the effects out leaves ``W'(I + Z G Z')^-1 W`` and ``log|I + Z G Z'|``. All derivatives
+follow from ``M = Z'V^-1 Z`` and ``N = Z'V^-1 W`` (design of the closed forms: Lindstrom & Bates 1988; Wolfinger,
+Tobias & Sall 1994): in a direction H of G, ``D logdet = tr(M H)``, ``D gram = -N'H N``, ``D M = -M H M``,
+``D N = -M H N``. The rules below state this, in A as well, so JAX differentiates them again to any order and no
+derivative ever passes through a factorisation. Singular G and singular ``Z'Z`` are ordinary.
+
+Digits: with a factor ``Z'Z = F F'``, ``Z'W = F B``, ``W'W = E + B'B`` from an orthogonalisation of the rows,
+``S = I + F'G F`` is factored and ``gram = E + B'S^-1 B`` adds positive terms only: nothing cancels, whatever the
+ratio of variances. The cross-products themselves then only carry derivatives with respect to data. Without such a
+factor (second level, where A depends on theta) G is factored instead.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.custom_derivatives import SymbolicZero
+
+from ..linalg import identity, inv_logdet, matmul, psd_cholesky, transpose
+
+
+class Cross(NamedTuple):
+    """Cross-products of [Z W] by group; `ww` summed over the groups of each parent."""
+
+    zz: Any  # (g, q, q)
+    zw: Any  # (g, q, r)
+    ww: Any  # (parents, r, r)
+
+
+class Factor(NamedTuple):
+    """Orthogonal factor of the same, see the module docstring."""
+
+    F: Any  # (g, q, q)
+    B: Any  # (g, q, r)
+    E: Any  # (parents, r, r)
+
+
+def sum_to_parents(x: Array, parent: Array, parents: int) -> Array:
+    """Sum x (g, ...) over the groups of each parent: (parents, ...)."""
+    if parents == 1:
+        return jnp.sum(x, 0, keepdims=True)
+    return jax.ops.segment_sum(x, parent, parents)
+
+
+def _quadratic(a: Array, b: Array, parent: Array, parents: int) -> Array:
+    """Sum over groups of a'b for a, b (g, q, r): (parents, r, r)."""
+    if parents == 1:
+        r = a.shape[-1]
+        return (a.reshape(-1, r).T @ b.reshape(-1, r))[None]
+    return sum_to_parents(matmul(transpose(a), b), parent, parents)
+
+
+def _by_factor(G: Array, factor: Factor) -> tuple[Array, Array, Array]:
+    """S^-1, log|S| and F S^-1 for S = I + F'G F."""
+    F = jnp.asarray(factor.F)
+    S = identity(G.shape[-1]) + matmul(matmul(transpose(F), G), F)
+    W, logdet = inv_logdet(S)
+    return W, logdet, matmul(F, W)
+
+
+def _by_covariance(G: Array, zz: Array) -> tuple[Array, Array]:
+    """Posterior covariance K = (G^-1 + Z'Z)^-1 and log|I + G Z'Z|, from a factor of G."""
+    L = psd_cholesky(G)
+    W, logdet = inv_logdet(identity(G.shape[-1]) + matmul(matmul(L.T, zz), L))
+    return matmul(matmul(L, W), L.T), logdet
+
+
+@jax.custom_jvp
+def moments(G: Array, cross: Cross | None, factor: Factor | None) -> tuple[Array, Array]:
+    """``M = Z'V^-1 Z`` (g, q, q) and ``N = Z'V^-1 W`` (g, q, r) by group."""
+    if factor is not None:
+        _, _, FW = _by_factor(G, factor)
+        return matmul(FW, transpose(jnp.asarray(factor.F))), matmul(FW, jnp.asarray(factor.B))
+    assert cross is not None
+    K, _ = _by_covariance(G, cross.zz)
+    shrink = identity(G.shape[-1]) - matmul(cross.zz, K)
+    return matmul(shrink, cross.zz), matmul(shrink, cross.zw)
+
+
+def _moments_jvp(primals, tangents):
+    G, cross, factor = primals
+    H, dcross, _ = tangents
+    M, N = moments(G, cross, factor)
+    dM, dN = jnp.zeros_like(M), jnp.zeros_like(N)
+    if not _is_zero(H):
+        MH = matmul(M, H)
+        dM, dN = -matmul(MH, M), -matmul(MH, N)
+    if dcross is not None and not (_is_zero(dcross.zz) and _is_zero(dcross.zw)):
+        dzz, dzw = _instantiate(dcross.zz), _instantiate(dcross.zw)
+        P = identity(G.shape[-1]) - matmul(G, M)
+        dM = dM + matmul(matmul(transpose(P), dzz), P)
+        dN = dN + matmul(transpose(P), dzw - matmul(dzz, matmul(G, N)))
+    return (M, N), (dM, dN)
+
+
+moments.defjvp(_moments_jvp, symbolic_zeros=True)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def eliminate(
+    parents: int, G: Array, cross: Cross | None, factor: Factor | None, weight: Array, parent: Array
+) -> tuple[Array, Array]:
+    """Log-determinant (summed with `weight` (g,)) and gram by parent (parents, r, r)."""
+    if factor is not None:
+        W, logdet, _ = _by_factor(G, factor)
+        B = jnp.asarray(factor.B)
+        gram = factor.E + _quadratic(B, matmul(W, B), parent, parents)
+    else:
+        assert cross is not None
+        K, logdet = _by_covariance(G, cross.zz)
+        gram = cross.ww - _quadratic(cross.zw, matmul(K, cross.zw), parent, parents)
+    return jnp.sum(weight * logdet), gram
+
+
+def _eliminate_jvp(parents, primals, tangents):
+    G, cross, factor, weight, parent = primals
+    H, dcross, _, _, _ = tangents
+    out = eliminate(parents, G, cross, factor, weight, parent)
+    M, N = moments(G, cross, factor)
+    dlogdet, dgram = jnp.zeros_like(out[0]), jnp.zeros_like(out[1])
+    if not _is_zero(H):
+        dlogdet = jnp.sum(jnp.sum(weight[:, None, None] * M, 0) * H)
+        dgram = -_quadratic(N, matmul(H, N), parent, parents)
+    if dcross is not None and not all(_is_zero(t) for t in dcross):
+        dzz, dzw, dww = (_instantiate(t) for t in dcross)
+        GM, T = matmul(G, M), matmul(G, N)
+        K = G - matmul(GM, G)
+        dlogdet = dlogdet + jnp.sum(weight[:, None, None] * K * dzz)
+        half = _quadratic(T, dzw - 0.5 * matmul(dzz, T), parent, parents)
+        dgram = dgram + dww - half - transpose(half)
+    return out, (dlogdet, dgram)
+
+
+eliminate.defjvp(_eliminate_jvp, symbolic_zeros=True)
+
+
+def _is_zero(tangent: Any) -> bool:
+    return isinstance(tangent, SymbolicZero)
+
+
+def _instantiate(tangent: Any) -> Array:
+    return jnp.zeros(tangent.shape, tangent.dtype) if _is_zero(tangent) else tangent

@@ -1,0 +1,38 @@
+"""What goes wrong, as exceptions with one clear sentence each; every one is a ``ValueError``."""
+
+from __future__ import annotations
+
+
+class JaxlmmError(ValueError):
+    """Base class of all errors that jaxlmm raises on purpose."""
+
+
+class DataError(JaxlmmError):
+    """The data (frame, arrays, weights, new data) cannot be used as given."""
+
+
+class Float64RequiredError(JaxlmmError):
+    """The pure layer was called without 64-bit floats; estimates are never computed in float32."""
+
+
+class FormulaError(JaxlmmError):
+    """The text of a formula cannot be understood.
+
+    Parameters
+    ----------
+    message : str
+        One sentence: what was found and what is expected.
+    text : str
+        The formula.
+    position : int, optional
+        Index into `text`; the message then shows the text with a caret under that place.
+    """
+
+    def __init__(self, message: str, text: str = "", position: int | None = None):
+        self.text = text
+        self.position = position
+        if text:
+            message = f"{message}\n    {text}"
+            if position is not None:
+                message += f"\n    {' ' * position}^"
+        super().__init__(message)

@@ -1,0 +1,301 @@
+"""Python expressions inside formulas: what is allowed, which columns they use, their values.
+
+An expression such as ``sin(2 * pi * Time)`` reaches evaluation only after every node of its syntax tree
+has passed a whitelist: numbers, names, arithmetic, comparisons and calls of the functions listed here.
+There is no attribute access, no subscript and no way to a Python builtin.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+ELEMENTWISE: dict[str, Callable[..., Any]] = {
+    name: getattr(np, name)
+    for name in (
+        "log log2 log10 log1p exp exp2 expm1 sqrt cbrt square abs sign floor ceil "
+        "sin cos tan sinh cosh tanh arcsin arccos arctan arcsinh arccosh arctanh minimum maximum"
+    ).split()
+}
+"""Functions that act on each row alone; also reachable as ``np.<name>``."""
+
+STATEFUL = frozenset({"C", "poly", "bs", "cr", "cs", "cc", "center", "scale"})
+"""formulaic's transforms, whose state (knots, means, levels) is kept for new data."""
+
+CONTRASTS = frozenset({"treatment", "SAS", "sum", "helmert", "diff", "poly"})
+"""Contrasts of factors, as ``C(a, contr.sum)``."""
+
+CONSTANTS = {"pi": float(np.pi)}
+_SYNONYMS = {"factor": "C"}
+_LITERALS = {"TRUE": True, "FALSE": False, "True": True, "False": False, "None": None}
+_LARGEST_POWER = 64
+
+_ARITHMETIC: dict[type[ast.AST], Callable[..., Any]] = {
+    ast.Add: np.add,
+    ast.Sub: np.subtract,
+    ast.Mult: np.multiply,
+    ast.Div: np.true_divide,
+    ast.FloorDiv: np.floor_divide,
+    ast.Mod: np.mod,
+    ast.Pow: np.power,
+    ast.USub: np.negative,
+    ast.UAdd: np.positive,
+}
+_COMPARISONS = (ast.Lt, ast.LtE, ast.Gt, ast.GtE, ast.Eq, ast.NotEq)
+
+
+class ExpressionError(ValueError):
+    """An expression that is not allowed, with the column of the offending place."""
+
+    def __init__(self, message: str, column: int = 0):
+        super().__init__(message)
+        self.column = column
+
+
+def normalise(source: str) -> str:
+    """Check `source` against the whitelist and return it in standard spelling.
+
+    Parameters
+    ----------
+    source : str
+        One Python expression.
+
+    Returns
+    -------
+    str
+        The same expression with Python's standard spacing; ``np.log`` becomes ``log``, ``factor`` becomes
+        ``C``, ``TRUE`` becomes ``True``.
+
+    Raises
+    ------
+    ExpressionError
+        If it is not an expression or holds anything that is not on the whitelist.
+    """
+    try:
+        tree = ast.parse(source, mode="eval")
+        return ast.unparse(_Checker().visit(tree))
+    except SyntaxError as error:
+        message = f"this is not a valid expression ({error.msg})"
+        raise ExpressionError(message, max((error.offset or 1) - 1, 0)) from None
+    except (RecursionError, MemoryError, ValueError) as error:
+        if isinstance(error, ExpressionError):
+            raise
+        raise ExpressionError("this expression is too deeply nested or not valid text") from None
+
+
+class _Checker(ast.NodeTransformer):
+    """Lets the whitelisted nodes pass (in standard spelling) and refuses every other one."""
+
+    def generic_visit(self, node: ast.AST) -> ast.AST:
+        what = type(node).__name__
+        raise ExpressionError(f"{what} is not allowed in a formula", getattr(node, "col_offset", 0))
+
+    def visit_Expression(self, node: ast.Expression) -> ast.AST:
+        return ast.Expression(self.visit(node.body))
+
+    def visit_Name(self, node: ast.Name) -> ast.AST:
+        if node.id.startswith("__"):
+            raise ExpressionError(
+                f"names that start with '__' ({node.id!r}) are not allowed", node.col_offset
+            )
+        if node.id in _LITERALS:
+            return ast.copy_location(ast.Constant(_LITERALS[node.id]), node)
+        return node
+
+    def visit_Constant(self, node: ast.Constant) -> ast.AST:
+        if isinstance(node.value, bool) or not isinstance(node.value, (int, float)):
+            message = f"{node.value!r} is not a number; text and True/False are only arguments of functions"
+            raise ExpressionError(message, node.col_offset)
+        return node
+
+    def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.AST:
+        if type(node.op) not in _ARITHMETIC:
+            return self.generic_visit(node)
+        node.operand = self.visit(node.operand)
+        return node
+
+    def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
+        if type(node.op) not in _ARITHMETIC:
+            return self.generic_visit(node)
+        if isinstance(node.op, ast.Pow) and not variables_of(node):
+            _check_constant_power(node)
+        node.left, node.right = self.visit(node.left), self.visit(node.right)
+        return node
+
+    def visit_Compare(self, node: ast.Compare) -> ast.AST:
+        if len(node.ops) != 1 or not isinstance(node.ops[0], _COMPARISONS):
+            raise ExpressionError(
+                "only a single comparison (<, <=, >, >=, ==, !=) is allowed", node.col_offset
+            )
+        node.left = self.visit(node.left)
+        node.comparators = [self._comparand(node.comparators[0])]
+        return node
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        name = _function_name(node.func)
+        if name is None:
+            allowed = ", ".join(sorted({*STATEFUL, *ELEMENTWISE, "I"}))
+            called = ast.unparse(node.func)
+            message = f"{called} is not a function that formulas can call; there are {allowed}"
+            raise ExpressionError(message, node.col_offset)
+        if not node.args and not name.startswith("contr."):
+            raise ExpressionError(f"{name}() needs an argument", node.col_offset)
+        first = [] if name.startswith("contr.") else [self.visit(node.args[0])]
+        node.args = first + [self._argument(a) for a in node.args[len(first) :]]
+        for keyword in node.keywords:
+            if keyword.arg is None or keyword.arg.startswith("_"):
+                raise ExpressionError(f"argument {keyword.arg or '**'} is not allowed", node.col_offset)
+            keyword.value = self._argument(keyword.value)
+        if name in ELEMENTWISE or name == "I":
+            wanted = 2 if name in ("minimum", "maximum") else 1
+            if len(node.args) != wanted or node.keywords:
+                raise ExpressionError(f"{name}() takes {wanted} argument(s)", node.col_offset)
+            node.args = [self.visit(a) for a in node.args]
+        node.func = _function_node(name)
+        return ast.fix_missing_locations(node)
+
+    def _comparand(self, node: Any) -> Any:
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            return _check_text(node)
+        return self.visit(node)
+
+    def _argument(self, node: Any) -> Any:
+        """Check a further argument of a function: also text, True, None, contrasts, lists of constants."""
+        if isinstance(node, ast.Constant) and isinstance(node.value, (str, bool, type(None), int, float)):
+            return _check_text(node)
+        if isinstance(node, (ast.List, ast.Tuple)):
+            node.elts = [self._element(e) for e in node.elts]
+            return node
+        if isinstance(node, ast.Attribute):
+            name = _function_name(node)
+            if name is not None and name.startswith("contr."):
+                return node
+        return self.visit(node)
+
+    def _element(self, node: Any) -> Any:
+        negative = isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub)
+        constant = node.operand if isinstance(node, ast.UnaryOp) and negative else node
+        if not isinstance(constant, ast.Constant) or not isinstance(constant.value, (str, bool, int, float)):
+            raise ExpressionError("a list in a formula can only hold numbers or text", node.col_offset)
+        _check_text(constant)
+        return node
+
+
+def _check_text(node: ast.Constant) -> ast.Constant:
+    """Refuse text with characters that mean something to formulaic or need escapes in Python."""
+    if isinstance(node.value, str) and (not node.value.isprintable() or set(node.value) & set("`'\"{}\\")):
+        raise ExpressionError(
+            "text in a formula cannot hold quotes, backquotes, braces or backslashes", node.col_offset
+        )
+    return node
+
+
+def _check_constant_power(node: ast.BinOp) -> None:
+    """Refuse towers such as 9**9**9**9, which would keep Python busy for ever."""
+    parts = (node.left, node.right)
+    plain = all(isinstance(p, ast.Constant) and isinstance(p.value, (int, float)) for p in parts)
+    if not plain or abs(node.right.value) > _LARGEST_POWER:  # type: ignore[attr-defined]
+        raise ExpressionError("write this power of numbers out as a number", node.col_offset)
+
+
+def _function_name(node: ast.AST) -> str | None:
+    """Return the standard name of a permitted function, None for anything else."""
+    if isinstance(node, ast.Name):
+        name = _SYNONYMS.get(node.id, node.id)
+        return name if name in ELEMENTWISE or name in STATEFUL or name == "I" else None
+    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+        if node.value.id == "np" and node.attr in ELEMENTWISE:
+            return node.attr
+        if node.value.id == "contr" and node.attr in CONTRASTS:
+            return f"contr.{node.attr}"
+    return None
+
+
+def _function_node(name: str) -> ast.expr:
+    prefix, dot, attribute = name.partition(".")
+    if not dot:
+        return ast.Name(name, ast.Load())
+    return ast.Attribute(ast.Name(prefix, ast.Load()), attribute, ast.Load())
+
+
+def variables_of(tree: ast.AST) -> tuple[str, ...]:
+    """Return the names in a syntax tree that are not functions, in order of appearance."""
+    functions = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            functions.add(id(node.func))
+        elif isinstance(node, ast.Attribute):
+            functions.add(id(node.value))
+    names = [n for n in ast.walk(tree) if isinstance(n, ast.Name) and id(n) not in functions]
+    names.sort(key=lambda n: (getattr(n, "lineno", 1), getattr(n, "col_offset", 0)))
+    return tuple(dict.fromkeys(n.id for n in names))
+
+
+@lru_cache(maxsize=1024)
+def variables(text: str) -> tuple[str, ...]:
+    """Return the names a normalised expression uses, functions left out, in order of appearance."""
+    return variables_of(ast.parse(text, mode="eval"))
+
+
+@lru_cache(maxsize=1024)
+def is_elementwise(text: str) -> bool:
+    """Say whether a normalised expression is arithmetic on rows: no transform with a state, no comparison."""
+    for node in ast.walk(ast.parse(text, mode="eval")):
+        if isinstance(node, ast.Compare):
+            return False
+        if isinstance(node, ast.Call):
+            if not isinstance(node.func, ast.Name) or node.func.id in STATEFUL:
+                return False
+    return True
+
+
+@lru_cache(maxsize=1024)
+def categorical_variables(text: str) -> tuple[str, ...]:
+    """Return the names that are directly the first argument of ``C()``."""
+    calls = [n for n in ast.walk(ast.parse(text, mode="eval")) if isinstance(n, ast.Call)]
+    inner = [n.args[0] for n in calls if isinstance(n.func, ast.Name) and n.func.id == "C"]
+    return tuple(a.id for a in inner if isinstance(a, ast.Name))
+
+
+@lru_cache(maxsize=1024)
+def _parsed(text: str) -> ast.expr:
+    return ast.parse(text, mode="eval").body
+
+
+def evaluate(text: str, columns: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Evaluate a normalised elementwise expression without Python's ``eval``.
+
+    Parameters
+    ----------
+    text : str
+        An expression for which `is_elementwise` holds.
+    columns : mapping of str to (n,) array
+        Values of the names in it; ``pi`` is known.
+
+    Returns
+    -------
+    np.ndarray
+        float64, (n,) or a scalar where no column is used. Undefined places are NaN or infinite.
+    """
+    with np.errstate(all="ignore"):
+        return _value(_parsed(text), columns)
+
+
+def _value(node: ast.AST, columns: Mapping[str, np.ndarray]) -> np.ndarray:
+    if isinstance(node, ast.Name):
+        found = columns[node.id] if node.id in columns else CONSTANTS[node.id]
+        return np.asarray(found, dtype=np.float64)
+    if isinstance(node, ast.Constant):
+        return np.float64(node.value)  # type: ignore[arg-type, return-value]
+    if isinstance(node, ast.UnaryOp):
+        return _ARITHMETIC[type(node.op)](_value(node.operand, columns))
+    if isinstance(node, ast.BinOp):
+        return _ARITHMETIC[type(node.op)](_value(node.left, columns), _value(node.right, columns))
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+        arguments = [_value(a, columns) for a in node.args]
+        return arguments[0] if node.func.id == "I" else ELEMENTWISE[node.func.id](*arguments)
+    raise TypeError(f"not an elementwise expression: {ast.dump(node)}")  # pragma: no cover

@@ -1,0 +1,381 @@
+"""From a formula and a data frame to the arrays of a linear mixed model, and the same for new data."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .columns import Column, Table, make_frame, open_table, read_column
+from .errors import DataError
+from .grouping import FrameTerm, Grouping, random_term
+from .sides import Encoder, encode, expression_columns, finite, side_columns, values_of
+from .terms import Formula
+
+__all__ = ["FrameTerm", "ModelFrame", "NewDesign", "build_frame", "make_frame"]
+
+_RANK_TOLERANCE = 1e-7  # that of R's lm
+
+
+@dataclass(frozen=True, eq=False)
+class NewDesign:
+    """Arrays for new data, in the columns of a fitted model.
+
+    Attributes
+    ----------
+    X : (n, p) float64 array
+    terms : tuple of (Z, codes)
+        For each random-effect term; code -1 is a group that the fit has not seen.
+    offset : (n,) float64 array or None
+    n : int
+    y : (n,) float64 array or None
+        The response where it was asked for.
+    """
+
+    X: np.ndarray
+    terms: tuple[tuple[np.ndarray, np.ndarray], ...]
+    offset: np.ndarray | None
+    n: int
+    y: np.ndarray | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class ModelFrame:
+    """The arrays of a linear mixed model and what is needed to make them again for new data.
+
+    Attributes
+    ----------
+    y : (n,) float64 array
+    X : (n, p) float64 array
+        Of full column rank.
+    coef_names : tuple of str
+        Names of its columns.
+    aliased : tuple of str
+        Columns left out because they are combinations of earlier ones.
+    response : str
+    terms : tuple of FrameTerm
+        Random-effect terms in the order of the formula.
+    weights, offset : (n,) float64 array or None
+    rows : (n,) int array
+        Positions of the rows used.
+    n_missing : int
+        Rows dropped because a used column has no value there.
+    n_input : int
+        Rows of the data.
+    kind : str
+        ``"pandas"``, ``"polars"`` or ``"dict"``.
+    fixed_terms : tuple of (str, tuple of int)
+        Label of each fixed term and the positions of its columns in `X`.
+    formula : Formula
+    """
+
+    y: np.ndarray
+    X: np.ndarray
+    coef_names: tuple[str, ...]
+    aliased: tuple[str, ...]
+    response: str
+    terms: tuple[FrameTerm, ...]
+    weights: np.ndarray | None
+    offset: np.ndarray | None
+    rows: np.ndarray
+    n_missing: int
+    n_input: int
+    kind: str
+    fixed_terms: tuple[tuple[str, tuple[int, ...]], ...]
+    formula: Formula
+    encoder: Encoder
+    kept: np.ndarray  # positions of the columns of X among all of the encoder's
+    term_encoders: tuple[Encoder, ...]
+    groupings: tuple[Grouping, ...]
+    levels: Mapping[str, tuple[str, ...]]  # of the factors in the fixed part and left of bars
+    offset_source: str | None  # column of the offset argument; "" for an array
+
+    def design(self, newdata: Any, response: bool = False, random: bool = True) -> NewDesign:
+        """Compute the design of new data.
+
+        Parameters
+        ----------
+        newdata : pandas.DataFrame, polars.DataFrame or dict of arrays
+            With the columns of the formula (the response only where asked for).
+        response : bool
+            Whether to evaluate the response too.
+        random : bool
+            Whether to evaluate the random-effect terms; without them their columns need not be there.
+
+        Raises
+        ------
+        DataError
+            For missing columns or values, infinite values, and levels of a factor in the fixed part that were
+            not in the data of the fit. Unknown levels of grouping factors get code -1.
+        """
+        table, formula = open_table(newdata, "newdata"), self.formula
+        if self.offset_source == "":
+            message = "the offset was given as an array, so it is not known for newdata; give it as a column"
+            raise DataError(message)
+        texts = formula.offsets + ((formula.response,) if response else ())
+        plain = (_bar_columns(formula) if random else ()) + (
+            (self.offset_source,) if self.offset_source else ()
+        )
+        names = dict.fromkeys(
+            side_columns(formula.side, formula) + expression_columns(texts, formula) + plain
+        )
+        data = {name: _complete(table.column(name)) for name in names}
+        _check_finite(data)
+        coded = {name: self._recoded(column) for name, column in data.items()}
+        X = finite(self.encoder.columns(coded, table.n)[:, self.kept], self.coef_names)
+        terms = []
+        for encoder, grouping in zip(self.term_encoders, self.groupings, strict=True) if random else ():
+            terms.append((finite(encoder.columns(coded, table.n), encoder.names), grouping.codes(data)))
+        offset = _offset(formula, data, self.offset_source, None, table.n)
+        y = _response(formula, data, table.n) if response else None
+        return NewDesign(X, tuple(terms), offset, table.n, y)
+
+    def _recoded(self, column: Column) -> Column:
+        """Give a factor of the fixed part the levels that it had in the fit."""
+        levels = self.levels.get(column.name)
+        if levels is None:
+            if not column.is_number and column.name in _side_columns(self.formula):
+                raise DataError(
+                    f"column {column.name!r} was numeric in the data of the fit and is not in newdata"
+                )
+            return column
+        codes = column.recode(levels)
+        if (codes < 0).any():
+            factor = column.as_factor()
+            level = factor.levels[factor.values[np.argmax(codes < 0)]]
+            message = f"column {column.name!r} has the level {level!r}, which was not in the data of the fit"
+            raise DataError(f"{message}; known levels: {_listed(levels)}")
+        return Column(column.name, "factor", codes, levels)
+
+
+def build_frame(formula: Formula, data: Any, weights: Any = None, offset: Any = None) -> ModelFrame:
+    """Evaluate a formula on data.
+
+    Parameters
+    ----------
+    formula : Formula
+        From `jaxlmm.formula.parse`.
+    data : pandas.DataFrame, polars.DataFrame or dict of arrays
+    weights, offset : str or (n_input,) array, optional
+        A column of the data or an array as long as the data. Var(e_i) = sigma^2 / weights_i.
+
+    Returns
+    -------
+    ModelFrame
+        Rows with a missing value in a used column are dropped and counted.
+
+    Raises
+    ------
+    DataError
+        With one sentence that says what is wrong with the data.
+    """
+    table = open_table(data)
+    columns = _used_columns(formula, table)
+    extra = {
+        key: _argument(key, v, table)
+        for key, v in (("weights", weights), ("offset", offset))
+        if v is not None
+    }
+    rows = _complete_rows([*columns.values(), *extra.values()], table.n)
+    full = len(rows) == table.n
+    data_used = {name: c if full and c.is_number else c.take(rows) for name, c in columns.items()}
+    n = len(rows)
+    _check_finite(data_used)
+    y = _response(formula, data_used, n)
+    if np.ptp(y) == 0:
+        raise DataError(f"the response {_name(formula)} is constant: there is nothing to explain")
+    w = _weights(extra["weights"].values[rows]) if "weights" in extra else None
+    source = None if offset is None else (offset if isinstance(offset, str) else "")
+    shift = extra["offset"].values[rows] if "offset" in extra else None
+    every, encoder = encode(formula.side, formula, data_used, n)
+    X, kept = _full_rank(finite(every, encoder.names))
+    names = tuple(encoder.names[j] for j in kept)
+    if n <= X.shape[1]:
+        raise DataError(
+            f"{n} complete rows cannot determine {X.shape[1]} fixed effects; more rows are needed"
+        )
+    parts = [random_term(bar, formula, data_used, n, w) for bar in formula.bars]
+    return ModelFrame(
+        y=y,
+        X=X,
+        coef_names=names,
+        aliased=tuple(c for j, c in enumerate(encoder.names) if j not in set(kept)),
+        response=_name(formula),
+        terms=tuple(p[0] for p in parts),
+        weights=w,
+        offset=_offset(formula, data_used, None, shift, n),
+        rows=rows,
+        n_missing=table.n - n,
+        n_input=table.n,
+        kind=table.kind,
+        fixed_terms=_fixed_terms(encoder, kept),
+        formula=formula,
+        encoder=encoder,
+        kept=kept,
+        term_encoders=tuple(p[1] for p in parts),
+        groupings=tuple(p[2] for p in parts),
+        levels={
+            name: data_used[name].levels for name in _side_columns(formula) if not data_used[name].is_number
+        },
+        offset_source=source,
+    )
+
+
+# -- rows and columns
+
+
+def _name(formula: Formula) -> str:
+    return formula.readable(formula.response)
+
+
+def _side_columns(formula: Formula) -> tuple[str, ...]:
+    """Return the columns in the fixed part and left of bars."""
+    sides = (formula.side, *(bar.side for bar in formula.bars))
+    return tuple(dict.fromkeys(name for side in sides for name in side_columns(side, formula)))
+
+
+def _bar_columns(formula: Formula) -> tuple[str, ...]:
+    names = [n for bar in formula.bars for n in (*side_columns(bar.side, formula), *bar.group)]
+    return tuple(dict.fromkeys(names))
+
+
+def _used_columns(formula: Formula, table: Table) -> dict[str, Column]:
+    texts = (formula.response, *formula.offsets)
+    names = expression_columns(texts, formula) + side_columns(formula.side, formula) + _bar_columns(formula)
+    return {name: table.column(name) for name in dict.fromkeys(names)}
+
+
+def _argument(what: str, value: Any, table: Table) -> Column:
+    """Read the argument `weights` or `offset`: a column's name or an array."""
+    if isinstance(value, str):
+        if value not in table.names:
+            close = difflib.get_close_matches(value, table.names, 1)
+            hint = f" (did you mean {close[0]!r}?)" if close else ""
+            raise DataError(f"{what}={value!r} is not a column of the data{hint}")
+        column = table.column(value)
+    else:
+        if not hasattr(value, "__len__") or len(value) != table.n:
+            size = len(value) if hasattr(value, "__len__") else type(value).__name__
+            message = (
+                f"{what} must be a column's name or an array as long as the data ({table.n} rows), got {size}"
+            )
+            raise DataError(message)
+        column = read_column(what, value)
+    if column.kind != "number":
+        raise DataError(f"{what} must be numeric, got text or true/false values")
+    values = column.values.astype(np.float64)
+    infinite = int(np.isinf(values).sum())
+    if infinite:
+        raise DataError(f"{what} is infinite in {infinite} row(s)")
+    return Column(what, "number", values, missing=column.missing)
+
+
+def _complete_rows(columns: list[Column], n: int) -> np.ndarray:
+    gaps = [(c.name, c.missing) for c in columns if c.missing is not None]
+    if not gaps:
+        return np.arange(n)
+    missing = np.any([m for _, m in gaps], axis=0)
+    if missing.all():
+        empty = [name for name, m in gaps if m.all()]
+        why = (
+            f"column {empty[0]!r} has only missing values"
+            if empty
+            else "each row has a missing value in a used column"
+        )
+        raise DataError(f"the data have no complete rows: {why}")
+    return np.flatnonzero(~missing)
+
+
+def _complete(column: Column) -> Column:
+    if column.missing is not None:
+        count = int(column.missing.sum())
+        raise DataError(
+            f"newdata has {count} missing value(s) in column {column.name!r}; fill or drop these rows"
+        )
+    return column
+
+
+def _check_finite(data: Mapping[str, Column]) -> None:
+    for name, column in data.items():
+        if column.values.dtype.kind == "f":
+            count = int(np.isinf(column.values).sum())
+            if count:
+                raise DataError(f"column {name!r} is infinite in {count} row(s); correct or drop them")
+
+
+def _listed(levels: tuple[str, ...]) -> str:
+    return ", ".join(levels[:10]) + (", ..." if len(levels) > 10 else "")
+
+
+# -- response, weights, offset
+
+
+def _response(formula: Formula, data: Mapping[str, Column], n: int) -> np.ndarray:
+    for name in expression_columns((formula.response,), formula):
+        if data[name].kind != "number":
+            found = {"logical": "true/false values", "time": "dates or times"}.get(
+                data[name].kind, "text or categories"
+            )
+            raise DataError(f"the response must be numeric, but column {name!r} holds {found}")
+    y = np.array(values_of(formula.response, formula, data, n), dtype=np.float64)
+    return finite(y[:, None], (_name(formula),))[:, 0]
+
+
+def _weights(weights: np.ndarray) -> np.ndarray:
+    if (weights < 0).any():
+        raise DataError(f"weights must be positive, but {int((weights < 0).sum())} are negative")
+    if (weights == 0).any():
+        count = int((weights == 0).sum())
+        raise DataError(f"weights must be positive, but {count} are zero: drop those rows instead")
+    return weights
+
+
+def _offset(
+    formula: Formula, data: Mapping[str, Column], column: str | None, given: np.ndarray | None, n: int
+) -> np.ndarray | None:
+    """Add up the offsets of the formula, of a column and of an array."""
+    parts = [values_of(text, formula, data, n) for text in formula.offsets]
+    names = [f"offset({formula.readable(text)})" for text in formula.offsets]
+    if column:
+        parts.append(np.asarray(data[column].values, dtype=np.float64))
+    if given is not None:
+        parts.append(given)
+    if not parts:
+        return None
+    names += ["offset"] * (len(parts) - len(names))
+    finite(np.column_stack(parts), tuple(names))
+    return np.sum(parts, axis=0)
+
+
+# -- fixed effects
+
+
+def _full_rank(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Leave out columns that are combinations of earlier ones, with the rule of R's lm.
+
+    A column goes where what earlier ones leave of it is less than 1e-7 of its length. Once X = Q R is known,
+    the small R stands for X.
+    """
+    kept = np.arange(X.shape[1])
+    if not kept.size:
+        return X, kept
+    lengths = np.sqrt(np.einsum("ij,ij->j", X, X))
+    R = np.asarray(np.linalg.qr(X, mode="r"))
+    while True:
+        diagonal = np.zeros(len(kept))
+        diagonal[: min(R.shape)] = np.abs(np.diagonal(R))
+        redundant = np.flatnonzero((diagonal < _RANK_TOLERANCE * lengths[kept]) | (lengths[kept] == 0))
+        if not redundant.size:
+            return (X if len(kept) == X.shape[1] else np.ascontiguousarray(X[:, kept])), kept
+        kept = np.delete(kept, redundant[0])
+        if not kept.size:
+            return X[:, :0], kept
+        R = np.asarray(np.linalg.qr(np.delete(R, redundant[0], axis=1), mode="r"))
+
+
+def _fixed_terms(encoder: Encoder, kept: np.ndarray) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    place = {int(j): i for i, j in enumerate(kept)}
+    return tuple((label, tuple(place[j] for j in columns if j in place)) for label, columns in encoder.terms)

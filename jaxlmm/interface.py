@@ -1,0 +1,85 @@
+"""From a formula and a data frame to a fit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from .covariance import NAMES, Covariance
+from .design import Term
+from .errors import DataError, FormulaError, JaxlmmError
+from .formula import Bar, parse
+from .frame import FrameTerm, build_frame
+from .model import Model
+from .results import Fit, fit_frame
+
+
+def lmm(
+    formula: str,
+    data: Any,
+    method: str = "REML",
+    weights: Any = None,
+    offset: Any = None,
+    residual: Any = None,
+    structures: Mapping[str, type[Covariance]] | None = None,
+    engine: str = "auto",
+    start: np.ndarray | None = None,
+) -> Fit:
+    """Fit a linear mixed model.
+
+    Parameters
+    ----------
+    formula : str
+        lme4's syntax: ``"y ~ x * f + (x | g)"``, ``(x || g)``, ``(1 | a/b)``, ``(1 | a:b)``, ``offset(o)``, and
+        structured terms such as ``diag(x | g)``, ``cs(0 + f | g)``.
+    data : pandas.DataFrame, polars.DataFrame or dict of arrays
+        Rows with missing values in used columns are dropped and counted.
+    method : "REML" or "ML"
+    weights : column name or array (n,), optional
+        ``Var(e_i) = sigma^2 / w_i``.
+    offset : column name or array (n,), optional
+    structures : mapping of names to covariance classes, optional
+        Further names for structured terms in the formula.
+    engine : "auto", "grouped" or "dense"
+    start : (k,) array, optional
+        Start value of theta.
+
+    Returns
+    -------
+    Fit
+
+    Raises
+    ------
+    FormulaError
+        With a caret under the place that is not understood.
+    DataError
+        When the data cannot be used as given.
+    """
+    if residual is not None:
+        raise JaxlmmError(
+            "residual: residual structures are not supported by lmm() yet; jaxlmm.Model takes residual=Residual(...)"
+        )
+    if method not in ("REML", "ML"):
+        raise DataError(f"method: found {method!r}, expected 'REML' or 'ML'")
+    known = {**NAMES, **(structures or {})}
+    parsed = parse(formula, known)
+    if not parsed.bars:
+        raise FormulaError("formula: no random effects; add at least one term such as (1 | group)", parsed.text)
+    frame = build_frame(parsed, data, weights, offset)
+    random = [
+        Term(t.Z, t.codes, _structure(t, bar, known, parsed.text), t.group)
+        for t, bar in zip(frame.terms, parsed.bars, strict=True)
+    ]
+    model = Model(frame.y, frame.X, random, weights=frame.weights, offset=frame.offset, engine=engine)
+    return fit_frame(frame, model, method, start)
+
+
+def _structure(term: FrameTerm, bar: Bar, known: Mapping[str, type[Covariance]], text: str) -> Covariance:
+    """The covariance structure that a bar asks for."""
+    name = term.structure or "us"
+    try:
+        return known[name](**dict(term.options))  # type: ignore[arg-type]
+    except TypeError as error:
+        raise FormulaError(f"structure {name!r}: {error}", text, bar.position) from None

@@ -1,0 +1,140 @@
+"""Small symmetric matrices: inverse with log-determinant, packing; knows no statistics.
+
+Everything below works on stacks ``(..., q, q)``. Up to ``UNROLL`` the Cholesky factorisation is written out
+element by element, which XLA fuses over the stack (no LAPACK call per matrix); above it LAPACK or cuSOLVER is
+used. Derivatives never pass through a factorisation: the rule of `inv_logdet` is written in terms of its own
+result and is therefore differentiable again, to any order.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+UNROLL = 6
+
+
+def matmul(a: Array, b: Array) -> Array:
+    """Product of stacks of matrices; a short inner dimension is written out so that XLA can fuse it."""
+    inner = a.shape[-1]
+    if inner > UNROLL or inner == 0:
+        return a @ b
+    return sum((a[..., :, k, None] * b[..., None, k, :] for k in range(1, inner)), a[..., :, 0, None] * b[..., None, 0, :])
+
+
+def transpose(a: Array) -> Array:
+    """Transpose of the last two axes."""
+    return jnp.swapaxes(a, -1, -2)
+
+
+def identity(q: int) -> Array:
+    """Identity matrix in float64."""
+    return jnp.eye(q, dtype=jnp.float64)
+
+
+def _inverse_of_factor(S: Array) -> tuple[list[list[Array]], Array]:
+    """Inverse of the Cholesky factor of S, element by element, and log|S|."""
+    q = S.shape[-1]
+    L: list[list[Array]] = [[None] * q for _ in range(q)]  # type: ignore[list-item]
+    T: list[list[Array]] = [[None] * q for _ in range(q)]  # type: ignore[list-item]
+    logdet = jnp.zeros(S.shape[:-2], S.dtype)
+    for j in range(q):
+        pivot = S[..., j, j] - sum((L[j][k] ** 2 for k in range(j)), jnp.zeros((), S.dtype))
+        logdet = logdet + jnp.log(pivot)
+        T[j][j] = jax.lax.rsqrt(pivot)
+        for i in range(j + 1, q):
+            s = S[..., i, j] - sum((L[i][k] * L[j][k] for k in range(j)), jnp.zeros((), S.dtype))
+            L[i][j] = s * T[j][j]
+    for j in range(q):
+        for i in range(j + 1, q):
+            T[i][j] = -T[i][i] * sum((L[i][k] * T[k][j] for k in range(j + 1, i)), L[i][j] * T[j][j])
+    return T, logdet
+
+
+def _inv_logdet_unrolled(S: Array) -> tuple[Array, Array]:
+    q = S.shape[-1]
+    T, logdet = _inverse_of_factor(S)
+
+    def entry(i: int, j: int) -> Array:
+        return sum((T[k][i] * T[k][j] for k in range(max(i, j) + 1, q)), T[max(i, j)][i] * T[max(i, j)][j])
+
+    rows = [[entry(max(i, j), min(i, j)) for j in range(q)] for i in range(q)]
+    return jnp.stack([jnp.stack(r, -1) for r in rows], -2), logdet
+
+
+def _inv_logdet_lapack(S: Array) -> tuple[Array, Array]:
+    L = jax.lax.linalg.cholesky(S, symmetrize_input=False)
+    eye = jnp.broadcast_to(identity(S.shape[-1]), S.shape)
+    T = jax.lax.linalg.triangular_solve(L, eye, left_side=True, lower=True)
+    logdet = 2.0 * jnp.sum(jnp.log(jnp.diagonal(L, axis1=-2, axis2=-1)), -1)
+    return transpose(T) @ T, logdet
+
+
+@jax.custom_jvp
+def inv_logdet(S: Array) -> tuple[Array, Array]:
+    """Inverse and log-determinant of symmetric positive definite matrices.
+
+    Parameters
+    ----------
+    S : (..., q, q) symmetric positive definite; only its lower triangle is read.
+
+    Returns
+    -------
+    inverse : (..., q, q)
+    logdet : (...)
+        Both NaN where S is not positive definite, in that matrix of the stack alone.
+    """
+    if S.shape[-1] == 0:
+        return S, jnp.zeros(S.shape[:-2], S.dtype)
+    return _inv_logdet_unrolled(S) if S.shape[-1] <= UNROLL else _inv_logdet_lapack(S)
+
+
+@inv_logdet.defjvp
+def _inv_logdet_jvp(primals, tangents):
+    (S,), (dS,) = primals, tangents
+    inv, logdet = inv_logdet(S)
+    return (inv, logdet), (-matmul(matmul(inv, dS), inv), jnp.sum(inv * dS, (-2, -1)))
+
+
+def psd_cholesky(G: Array) -> Array:
+    """Lower Cholesky factor of a positive semidefinite matrix (q, q); a zero pivot gives a zero column.
+
+    For values only: the derivative of this factorisation does not exist at a zero pivot.
+    """
+    q = G.shape[-1]
+    tiny = 1e-15 * jnp.abs(jnp.diagonal(G))
+    L = jnp.zeros_like(G)
+    rows = jnp.arange(q, dtype=jnp.int32)
+    for j in range(q):
+        column = G[:, j] - L @ L[j]
+        pivot = column[j]
+        positive = pivot > tiny[j]
+        column = column * jnp.where(positive, jax.lax.rsqrt(jnp.where(positive, pivot, 1.0)), 0.0)
+        L = L.at[:, j].set(jnp.where(rows >= j, column, 0.0))
+    return L
+
+
+def tril_indices(q: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns of a lower triangle, column by column (lme4's order)."""
+    columns, rows = np.triu_indices(q)
+    return rows, columns
+
+
+def lower_from_vector(v: Array, q: int) -> Array:
+    """Lower triangular (q, q) from its q(q+1)/2 entries, column by column."""
+    rows, columns = tril_indices(q)
+    return jnp.zeros((q, q), v.dtype).at[rows, columns].set(v)
+
+
+def block_diagonal(blocks: list[Array]) -> Array:
+    """Block diagonal matrix of square blocks."""
+    if len(blocks) == 1:
+        return blocks[0]
+    sizes = [b.shape[-1] for b in blocks]
+    rows = [
+        jnp.concatenate([b if i == j else jnp.zeros((b.shape[-1], s), b.dtype) for j, s in enumerate(sizes)], -1)
+        for i, b in enumerate(blocks)
+    ]
+    return jnp.concatenate(rows, -2)

@@ -1,0 +1,225 @@
+"""The model as a frozen pytree, and the likelihood as a pure function of its parameters."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from . import design
+from .criterion import deviance, solve_normal
+from .design import Residual, Term, as_array, check_design, check_weights, frozen_pytree, set_all
+from .engines import Blocks, Dense, Engine, Grouped, Rows, plan
+from .errors import DataError, Float64RequiredError
+
+ENGINES = ("auto", "dense", "grouped")
+MAX_DENSE_ROWS = 5000
+
+
+@frozen_pytree(data=("y", "X", "random", "residual", "weights", "offset", "layout"), meta=("engine",))
+@dataclasses.dataclass(frozen=True, init=False, eq=False)
+class Model:
+    """A linear mixed model: plain arrays in, a frozen pytree out.
+
+    ``y = offset + X beta + sum_t Z_t u_t + e``, ``Cov(u_t) = I (x) G_t``, ``Cov(e) = R``. Leaves are the arrays:
+    `jax.vmap` over ``model.replace(y=...)`` (or X, Z, weights, offset) fits or evaluates many data sets of one
+    layout; the grouping factors must be concrete when the model is built.
+
+    Parameters
+    ----------
+    y : (n,) response
+    X : (n, p) fixed design of full column rank
+    random : terms, see `Term`; may be empty
+    residual : see `Residual`; default independent errors
+    weights : (n,) positive, ``Var(e_i) = sigma^2 / w_i``
+    offset : (n,) known part of the mean
+    engine : "auto", "dense" (any V, O(n^3)) or "grouped" (independent residuals, sufficient statistics)
+
+    Raises
+    ------
+    DataError
+        Wrong shapes, non-finite or constant data, collinear X, n <= p, or an engine that cannot do this model.
+    """
+
+    y: Any
+    X: Any
+    random: tuple[Term, ...]
+    residual: Residual
+    weights: Any
+    offset: Any
+    layout: Any
+    engine: str
+
+    def __init__(
+        self, y: Any, X: Any, random: Sequence[Term] = (), residual: Residual | None = None,
+        weights: Any = None, offset: Any = None, engine: str = "auto",
+    ):  # fmt: skip
+        y = as_array("y", y, (None,))
+        n = y.shape[0]
+        X = as_array("X", X, (n, None))
+        random = (random,) if isinstance(random, Term) else tuple(random)
+        for term in random:
+            if term.Z.shape[0] != n:
+                raise DataError(f"Z of {term.name}: expected {n} rows as in y, found {term.Z.shape[0]}")
+        residual = Residual() if residual is None else residual
+        if residual.group is not None and len(residual.group) != n:
+            raise DataError(f"residual: expected {n} rows as in y, found {len(residual.group)}")
+        weights = None if weights is None else check_weights(weights, n)
+        offset = None if offset is None else as_array("offset", offset, (n,))
+        check_design(y, X)
+        engine = choose_engine(engine, residual, n)
+        layout = None
+        if engine == "grouped":
+            layout = plan(tuple(t.group for t in random), tuple(t.levels for t in random), tuple(t.dim for t in random), n)
+        set_all(self, y=y, X=X, random=random, residual=residual, weights=weights, offset=offset, layout=layout, engine=engine)
+
+    def replace(self, **leaves: Any) -> Model:
+        """Copy with other arrays of the same shapes (y, X, weights, offset, random); no checks, may be traced."""
+        return design.replace(self, **leaves)
+
+    @property
+    def size(self) -> int:
+        """Number of covariance parameters, the length of theta."""
+        return sum(t.structure.size(t.dim) for t in self.random) + self.residual.structure.size(self.residual.dim)
+
+    def blocks(self, theta: Array) -> Blocks:
+        """Covariance blocks at theta: terms in order, residual last; see ``fit.theta`` for its coordinates."""
+        theta = jnp.asarray(theta)
+        if theta.shape != (self.size,):
+            raise DataError(f"theta: expected {self.size} covariance parameters, found shape {theta.shape}")
+        blocks, start = [], 0
+        for part in (*self.random, self.residual):
+            stop = start + part.structure.size(part.dim)
+            structure = part.structure.from_public(theta[start:stop], part.dim)
+            blocks.append(structure.matrix(np.arange(part.dim, dtype=np.int32)))
+            start = stop
+        return Blocks(tuple(blocks[:-1]), blocks[-1])
+
+
+def choose_engine(engine: str, residual: Residual, n: int) -> str:
+    """The engine that will do the work: "grouped" wherever residuals are independent, else "dense"."""
+    if engine not in ENGINES:
+        raise DataError(f"engine: found {engine!r}, expected one of {', '.join(ENGINES)}")
+    if engine == "auto":
+        engine = "grouped" if residual.is_iid else "dense"
+    if engine == "grouped" and not residual.is_iid:
+        raise DataError("engine: 'grouped' needs independent residuals, this model has a residual structure; use 'dense'")
+    if engine == "dense" and n > MAX_DENSE_ROWS:
+        raise DataError(f"engine: 'dense' forms an n x n matrix, sensible up to {MAX_DENSE_ROWS} rows; found {n}")
+    return engine
+
+
+class Basis(NamedTuple):
+    """How the internal columns relate to [X y]: ``X = Q R``, ``y - offset = Q c + residual``, rows times sqrt(w).
+
+    Working with Q and residuals, nothing cancels when y or X carry a large offset.
+    """
+
+    R: Any  # (p, p) upper triangular
+    c: Any  # (p,)
+    log_weights: Any  # sum of log w
+    n: Any  # number of rows, a float
+
+    def logdet_scale(self) -> Any:
+        """log|X'V^-1 X| minus that of the internal columns."""
+        return 2.0 * jnp.sum(jnp.log(jnp.abs(jnp.diagonal(jnp.asarray(self.R)))))
+
+
+class Prepared(NamedTuple):
+    """Everything the likelihood needs of a model, computed once."""
+
+    statistics: Any
+    basis: Basis
+
+
+def prepare(model: Model, compact: bool = True, clusters: bool = False) -> Prepared:
+    """Statistics of a model for its engine; in NumPy when the model is concrete, traced otherwise."""
+    xp: Any = np if not any(isinstance(leaf, Array) for leaf in jax.tree_util.tree_leaves(model)) else jnp
+    n, p = model.X.shape
+    root = None if model.weights is None else xp.sqrt(model.weights)
+
+    def weighted(a: Any) -> Any:
+        return a if root is None else a * (root[:, None] if a.ndim == 2 else root)
+
+    y = weighted(model.y if model.offset is None else model.y - model.offset)
+    Q, R = xp.linalg.qr(weighted(model.X)) if p else (model.X, xp.zeros((0, 0)))
+    c = Q.T @ y
+    left = y - Q @ c
+    again = Q.T @ left
+    rows = Rows(xp.concatenate([Q, (left - Q @ again)[:, None]], 1), tuple(weighted(t.Z) for t in model.random))
+    log_weights = xp.zeros(()) if root is None else 2.0 * xp.sum(xp.log(root))
+    basis = Basis(R, c + again, log_weights, np.float64(n))
+    statistics: Engine
+    if model.engine == "grouped":
+        statistics = Grouped.prepare(rows, model.layout, compact, clusters)
+    else:
+        groups, levels = tuple(t.group for t in model.random), tuple(t.levels for t in model.random)
+        statistics = Dense.prepare(rows, groups, levels, model.residual.group, model.residual.position)
+    return Prepared(statistics, basis)
+
+
+def require_float64() -> None:
+    """Refuse to compute in float32."""
+    if not jax.config.jax_enable_x64:
+        raise Float64RequiredError(
+            "64-bit floats are off, and a likelihood in float32 is not usable. Set "
+            "jax.config.update('jax_enable_x64', True) at the top of your program, or call inside "
+            "'with jax.enable_x64(True):'; jaxlmm.lmm() does this by itself"
+        )
+
+
+def gram(theta: Any, model: Model) -> tuple[Array, Array]:
+    """log|V| and ``[X y]'V^-1 [X y]`` (p+1, p+1) at theta; y without its offset."""
+    logdet, inner, basis = _inner_gram(theta, model)
+    p = inner.shape[0] - 1
+    T = jnp.zeros((p + 1, p + 1)).at[:p, :p].set(basis.R).at[:p, p].set(basis.c).at[p, p].set(1.0)
+    return logdet, T.T @ inner @ T
+
+
+def reml(theta: Any, model: Model) -> Array:
+    """Restricted log-likelihood, a pure function.
+
+    Parameters
+    ----------
+    theta : (k,) log-Cholesky coordinates of the absolute covariances: for each term in order the lower triangle of
+        the Cholesky factor, column by column, logarithms on its diagonal (for other structures each field's
+        unconstrained value); last the residual, log sigma. Minus infinity is a variance of zero.
+    model : see `Model`
+
+    Returns
+    -------
+    () log-likelihood ``-(n-p)/2 log 2pi - 1/2 log|V| - 1/2 log|X'V^-1 X| - 1/2 rss`` (lme4's constant).
+
+    Raises
+    ------
+    Float64RequiredError
+        When 64-bit floats are off.
+    """
+    return _loglik(theta, model, reml=True)
+
+
+def ml(theta: Any, model: Model) -> Array:
+    """Log-likelihood maximised over beta: ``-n/2 log 2pi - 1/2 log|V| - 1/2 rss``. Parameters as in `reml`."""
+    return _loglik(theta, model, reml=False)
+
+
+def _loglik(theta: Any, model: Model, reml: bool) -> Array:
+    logdet, inner, basis = _inner_gram(theta, model)
+    normal = solve_normal(inner)
+    normal = normal._replace(logdet=normal.logdet + basis.logdet_scale())
+    return -0.5 * deviance(logdet, normal, basis.n, inner.shape[0] - 1, reml)
+
+
+def _inner_gram(theta: Any, model: Model) -> tuple[Array, Array, Basis]:
+    require_float64()
+    statistics, basis = prepare(model)
+    logdet, inner = statistics.gram(model.blocks(theta))
+    return logdet - basis.log_weights, inner, basis
+
+
+

@@ -1,0 +1,305 @@
+"""Natural parameters and their unconstrained coordinates.
+
+Every kind of parameter has two charts. The *public* chart is the one of ``fit.theta`` (log standard deviations,
+log-Cholesky; entries of minus infinity on the boundary). The *solver* chart is the one the optimiser walks in: there
+a zero variance and a correlation of one are ordinary, stationary points (signed square root, plain Cholesky factor,
+sine), never at infinity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from .linalg import lower_from_vector, tril_indices
+
+Bound = float | Callable[[int], float]
+
+
+def _at(bound: Bound, dim: int) -> float:
+    return bound(dim) if callable(bound) else bound
+
+
+@dataclass(frozen=True)
+class VarianceKind:
+    """A variance, closed at zero. Public: log standard deviation. Solver: signed standard deviation."""
+
+    has_scale = True  # solver coordinates are proportional to the standard deviation of y
+
+    def from_public(self, u: Array, dim: int) -> Array:
+        """Natural value of public coordinates."""
+        return jnp.exp(2.0 * u)
+
+    def to_public(self, value: np.ndarray, dim: int) -> np.ndarray:
+        """Public coordinates of a natural value (host side)."""
+        with np.errstate(divide="ignore"):
+            return 0.5 * np.log(value)
+
+    def from_solver(self, s: Array, dim: int) -> Array:
+        """Natural value of solver coordinates."""
+        return s**2
+
+    def to_solver(self, value: np.ndarray, dim: int) -> np.ndarray:
+        """Solver coordinates of a natural value (host side)."""
+        return np.sqrt(value)
+
+    def start(self, dim: int) -> float:
+        """Start value on a scale where the residual variance is one."""
+        return 1.0
+
+    def canonical(self, s: np.ndarray, dim: int) -> np.ndarray:
+        """The representative among equivalent solver coordinates."""
+        return np.abs(s)
+
+    def solver_to_public(self, s: np.ndarray, dim: int) -> np.ndarray:
+        """Public coordinates of canonical solver coordinates (host side), without a detour that costs digits."""
+        with np.errstate(divide="ignore"):
+            return np.log(np.abs(s))
+
+    def snapped(self, s: np.ndarray, dim: int, tolerance: float) -> np.ndarray:
+        """Coordinates with everything within `tolerance` of the boundary put on it."""
+        return np.where(np.abs(s) < tolerance, 0.0, s)
+
+    def at_boundary(self, s: np.ndarray, dim: int, tolerance: float) -> bool:
+        """Whether canonical coordinates are on the boundary of the parameter space, up to `tolerance`."""
+        return bool(np.any(np.abs(s) < tolerance))
+
+
+@dataclass(frozen=True)
+class PositiveKind:
+    """A positive number, open at zero (ranges, shapes): the logarithm in both charts."""
+
+    has_scale = False
+
+    def from_public(self, u: Array, dim: int) -> Array:
+        """Natural value of public coordinates."""
+        return jnp.exp(u)
+
+    def to_public(self, value: np.ndarray, dim: int) -> np.ndarray:
+        """Public coordinates of a natural value (host side)."""
+        return np.log(value)
+
+    from_solver = from_public
+    to_solver = to_public
+
+    def start(self, dim: int) -> float:
+        """Start value."""
+        return 1.0
+
+    def canonical(self, s: np.ndarray, dim: int) -> np.ndarray:
+        """The representative among equivalent solver coordinates."""
+        return s
+
+    def solver_to_public(self, s: np.ndarray, dim: int) -> np.ndarray:
+        """Public coordinates of canonical solver coordinates (host side)."""
+        return s
+
+    def snapped(self, s: np.ndarray, dim: int, tolerance: float) -> np.ndarray:
+        """An open parameter has no boundary to be put on."""
+        return s
+
+    def at_boundary(self, s: np.ndarray, dim: int, tolerance: float) -> bool:
+        """An open parameter has no boundary."""
+        return False
+
+
+@dataclass(frozen=True)
+class IntervalKind:
+    """A number in a closed interval. Public: scaled atanh. Solver: arcsine, stationary at both ends.
+
+    A bound may be a function of the number of levels, as the -1/(q-1) of compound symmetry.
+    """
+
+    lower: Bound = -1.0
+    upper: Bound = 1.0
+
+    has_scale: ClassVar[bool] = False
+
+    def _scale(self, x: Any, dim: int) -> Any:
+        lo, hi = _at(self.lower, dim), _at(self.upper, dim)
+        return lo + (hi - lo) * 0.5 * (1.0 + x)
+
+    def _unit(self, value: np.ndarray, dim: int) -> np.ndarray:
+        lo, hi = _at(self.lower, dim), _at(self.upper, dim)
+        return np.clip(2.0 * (value - lo) / (hi - lo) - 1.0, -1.0, 1.0)
+
+    def from_public(self, u: Array, dim: int) -> Array:
+        """Natural value of public coordinates."""
+        return self._scale(jnp.tanh(u), dim)
+
+    def to_public(self, value: np.ndarray, dim: int) -> np.ndarray:
+        """Public coordinates of a natural value (host side)."""
+        with np.errstate(divide="ignore"):
+            return np.arctanh(self._unit(value, dim))
+
+    def from_solver(self, s: Array, dim: int) -> Array:
+        """Natural value of solver coordinates."""
+        return self._scale(jnp.sin(s), dim)
+
+    def to_solver(self, value: np.ndarray, dim: int) -> np.ndarray:
+        """Solver coordinates of a natural value (host side)."""
+        return np.arcsin(self._unit(value, dim))
+
+    def start(self, dim: int) -> float:
+        """Start value: zero where the interval contains it in its interior, else the middle."""
+        lo, hi = _at(self.lower, dim), _at(self.upper, dim)
+        return 0.0 if lo < 0.0 < hi else 0.5 * (lo + hi)
+
+    def canonical(self, s: np.ndarray, dim: int) -> np.ndarray:
+        """The representative among equivalent solver coordinates."""
+        return np.arcsin(np.sin(s))
+
+    def solver_to_public(self, s: np.ndarray, dim: int) -> np.ndarray:
+        """Public coordinates of canonical solver coordinates (host side)."""
+        with np.errstate(divide="ignore"):
+            return np.arctanh(np.sin(s))
+
+    def snapped(self, s: np.ndarray, dim: int, tolerance: float) -> np.ndarray:
+        """Coordinates with everything within `tolerance` of an end of the interval put on it."""
+        end = 0.5 * np.pi * np.sign(s)
+        return np.where(np.abs(end - s) < tolerance, end, s)
+
+    def at_boundary(self, s: np.ndarray, dim: int, tolerance: float) -> bool:
+        """Whether canonical coordinates are at an end of the interval, up to `tolerance`."""
+        return bool(np.any(0.5 * np.pi - np.abs(s) < tolerance))
+
+
+@dataclass(frozen=True)
+class CovarianceMatrixKind:
+    """A (q, q) covariance matrix. Public: log-Cholesky, column by column. Solver: the plain Cholesky factor."""
+
+    has_scale = True
+
+    def from_public(self, u: Array, dim: int) -> Array:
+        """Natural value of public coordinates."""
+        rows, columns = tril_indices(dim)
+        diagonal = rows == columns
+        entries = jnp.where(diagonal, jnp.exp(jnp.where(diagonal, u, 0.0)), u)
+        return self.from_solver(entries, dim)
+
+    def to_public(self, value: np.ndarray, dim: int) -> np.ndarray:
+        """Public coordinates of a natural value (host side)."""
+        return self.solver_to_public(self.to_solver(value, dim), dim)
+
+    def from_solver(self, s: Array, dim: int) -> Array:
+        """Natural value of solver coordinates."""
+        L = lower_from_vector(s, dim)
+        return jnp.sum(L[:, None, :] * L[None, :, :], -1)
+
+    def to_solver(self, value: np.ndarray, dim: int) -> np.ndarray:
+        """Solver coordinates of a natural value (host side)."""
+        return semidefinite_factor(np.asarray(value))[tril_indices(dim)]
+
+    def start(self, dim: int) -> np.ndarray:
+        """Start value."""
+        return np.eye(dim)
+
+    def canonical(self, s: np.ndarray, dim: int) -> np.ndarray:
+        """Cholesky factor with non-negative diagonal in which a zero pivot has a zero column."""
+        L = np.zeros((dim, dim))
+        L[tril_indices(dim)] = s
+        pivots = np.diagonal(L)
+        below = np.array([np.abs(L[j + 1 :, j]).max(initial=0.0) for j in range(dim)])
+        if np.any((np.abs(pivots) < 1e-8 * np.abs(L).max(initial=0.0)) & (below > 0)):
+            L = semidefinite_factor(L @ L.T)
+        return (L * np.where(np.diagonal(L) < 0, -1.0, 1.0))[tril_indices(dim)]
+
+    def solver_to_public(self, s: np.ndarray, dim: int) -> np.ndarray:
+        """Public coordinates of canonical solver coordinates (host side), without a detour that costs digits."""
+        rows, columns = tril_indices(dim)
+        with np.errstate(divide="ignore"):
+            return np.where(rows == columns, np.log(np.where(rows == columns, np.abs(s), 1.0)), s)
+
+    def snapped(self, s: np.ndarray, dim: int, tolerance: float) -> np.ndarray:
+        """Cholesky factor with every column whose pivot is below `tolerance` set to zero."""
+        _, columns = tril_indices(dim)
+        return np.where(self._small(s, dim, tolerance)[columns], 0.0, s)
+
+    def at_boundary(self, s: np.ndarray, dim: int, tolerance: float) -> bool:
+        """Whether the matrix is singular: a pivot of its Cholesky factor below `tolerance`."""
+        return bool(np.any(self._small(s, dim, tolerance)))
+
+    def _small(self, s: np.ndarray, dim: int, tolerance: float) -> np.ndarray:
+        rows, columns = tril_indices(dim)
+        return np.abs(s[rows == columns]) < tolerance
+
+
+def semidefinite_factor(G: np.ndarray) -> np.ndarray:
+    """Lower Cholesky factor of a positive semidefinite matrix in NumPy; a zero pivot gives a zero column."""
+    q = len(G)
+    L = np.zeros((q, q))
+    for j in range(q):
+        column = G[j:, j] - L[j:] @ L[j]
+        if column[0] > 1e-15 * G[j, j]:
+            L[j:, j] = column / np.sqrt(column[0])
+    return L
+
+
+Kind = VarianceKind | PositiveKind | IntervalKind | CovarianceMatrixKind
+
+
+@dataclass(frozen=True)
+class PerLevel:
+    """Marks a field as a vector with one entry a level (plus `extra`): ``Annotated[Variance, each_level]``."""
+
+    extra: int = 0
+
+    def __sub__(self, fewer: int) -> PerLevel:
+        return PerLevel(self.extra - fewer)
+
+
+each_level = PerLevel()
+
+Variance = Annotated[Array, VarianceKind()]
+Positive = Annotated[Array, PositiveKind()]
+Correlation = Annotated[Array, IntervalKind(-1.0, 1.0)]
+CovarianceMatrix = Annotated[Array, CovarianceMatrixKind()]
+
+
+def interval(lower: Bound, upper: Bound) -> IntervalKind:
+    """Kind of a field bounded on both sides: ``Annotated[Array, interval(0.0, 2.0)]``."""
+    return IntervalKind(lower, upper)
+
+
+@dataclass(frozen=True)
+class Field:
+    """One annotated field of a covariance structure: its name, kind and size."""
+
+    name: str
+    kind: Kind
+    per_level: PerLevel | None = None
+
+    def shape(self, dim: int) -> tuple[int, ...]:
+        """Shape of the natural value for `dim` levels."""
+        if isinstance(self.kind, CovarianceMatrixKind):
+            return (dim, dim)
+        return () if self.per_level is None else (dim + self.per_level.extra,)
+
+    def size(self, dim: int) -> int:
+        """Number of coordinates for `dim` levels."""
+        if isinstance(self.kind, CovarianceMatrixKind):
+            return dim * (dim + 1) // 2
+        return int(np.prod(self.shape(dim), dtype=int))
+
+    def start(self, dim: int) -> np.ndarray:
+        """Natural start value."""
+        return np.broadcast_to(np.asarray(self.kind.start(dim), float), self.shape(dim))
+
+    def scale(self, dim: int, unit: np.ndarray) -> np.ndarray:
+        """Size of each solver coordinate when column i of Z has root mean square ``1 / unit[i]``.
+
+        The optimiser sees coordinates divided by these, so that a unit step is one residual standard deviation.
+        """
+        if isinstance(self.kind, CovarianceMatrixKind):
+            return unit[tril_indices(dim)[0]]
+        if isinstance(self.kind, VarianceKind):
+            same_length = self.per_level is not None and self.per_level.extra == 0
+            return unit if same_length else np.full(self.size(dim), 1.0 / np.sqrt(np.mean(unit**-2.0)))
+        return np.ones(self.size(dim))
+
+

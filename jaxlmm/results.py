@@ -1,0 +1,409 @@
+"""A fitted model: numbers as NumPy arrays, tables in the caller's data frame library."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from . import predict as _predict
+from . import simulate as _simulate
+from .design import as_array
+from .errors import DataError
+from .fitting import Certificate, Estimate, estimate
+from .frame import ModelFrame, make_frame
+from .model import Model
+from .optimize import Status
+from .tables import Summary, Table, format_column
+
+
+class ConvergenceWarning(UserWarning):
+    """A fit ended without reaching an optimum; its numbers must not be used."""
+
+
+@dataclass(frozen=True)
+class GroupCovariance:
+    """Covariance of the effects of one term: `sd` (q,), `corr` (q, q; NaN where an SD is zero), `cov` (q, q)."""
+
+    group: str
+    columns: tuple[str, ...]
+    sd: np.ndarray
+    corr: np.ndarray
+    cov: np.ndarray
+
+
+@dataclass(frozen=True)
+class VarCorr:
+    """Estimated covariances of all terms, in the order of the formula, and the residual SD `sigma`."""
+
+    groups: tuple[GroupCovariance, ...]
+    sigma: float | None
+    kind: str = "dict"
+
+    def frame(self) -> Any:
+        """One row a variance or covariance: group, column, column2, covariance, sd_or_corr (as lme4's as.data.frame)."""
+        rows: list[tuple[str, str, str, float, float]] = []
+        for g in self.groups:
+            rows += [(g.group, c, "", g.cov[i, i], g.sd[i]) for i, c in enumerate(g.columns)]
+            pairs = [(i, j) for i in range(len(g.columns)) for j in range(i + 1, len(g.columns))]
+            rows += [(g.group, g.columns[i], g.columns[j], g.cov[i, j], g.corr[i, j]) for i, j in pairs]
+        if self.sigma is not None:
+            rows.append(("Residual", "", "", self.sigma**2, self.sigma))
+        names = ("group", "column", "column2", "covariance", "sd_or_corr")
+        return make_frame(self.kind, dict(zip(names, map(list, zip(*rows, strict=True)), strict=True)))
+
+    def table(self, largest_first: bool = False) -> Table:
+        """As lme4 prints it: group, name, variance, SD, correlations with the columns before."""
+        rows = []
+        for g in self.groups:
+            for i, column in enumerate(g.columns):
+                rows.append((g.group if i == 0 else "", column, g.cov[i, i], g.sd[i], g.corr[i, :i]))
+        if self.sigma is not None:
+            rows.append(("Residual", "", self.sigma**2, self.sigma, np.zeros(0)))
+        variances, sds = format_column([r[2] for r in rows]), format_column([r[3] for r in rows])
+        most = max((len(r[4]) for r in rows), default=0)
+        header = ("Groups", "Name", "Variance", "Std.Dev.", *(("Corr",) + ("",) * (most - 1) if most else ()))
+        body = tuple(
+            (r[0], r[1], v, s, *("" if np.isnan(c) else f"{c:.2f}" for c in r[4]), *("",) * (most - len(r[4])))
+            for r, v, s in zip(rows, variances, sds, strict=True)
+        )
+        return Table("Random effects:", header, body, labels=2)
+
+    def __str__(self) -> str:
+        return self.table().text()
+
+    __repr__ = __str__
+
+
+@dataclass(frozen=True)
+class GroupEffects:
+    """Predicted random effects of one grouping factor.
+
+    `values` (m, q) by level and column; `condvar` (m, q, q), their covariance given the data with theta and beta
+    taken as known (lme4's ``condVar``).
+    """
+
+    group: str
+    levels: tuple[str, ...]
+    columns: tuple[str, ...]
+    values: np.ndarray
+    condvar: np.ndarray
+    kind: str = "dict"
+
+    def frame(self) -> Any:
+        """One row a level: its label and the effects."""
+        columns = {c: self.values[:, j] for j, c in enumerate(self.columns)}
+        return make_frame(self.kind, {self.group: list(self.levels), **columns})
+
+
+class RandomEffects(Mapping[str, GroupEffects]):
+    """Predicted random effects by label of the grouping factor."""
+
+    def __init__(self, entries: Mapping[str, GroupEffects]):
+        self._entries = dict(entries)
+
+    def __getitem__(self, group: str) -> GroupEffects:
+        return self._entries[group]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __repr__(self) -> str:
+        parts = (f"{g}: {len(e.levels)} levels x ({', '.join(e.columns)})" for g, e in self._entries.items())
+        return f"RandomEffects({'; '.join(parts)})"
+
+
+@dataclass(frozen=True)
+class SingularDirection:
+    """A combination of random effects whose variance is estimated as zero: `direction` (q,) of length one."""
+
+    group: str
+    columns: tuple[str, ...]
+    direction: np.ndarray
+
+    def __str__(self) -> str:
+        parts = [f"{d:+.3g} {c}" for d, c in zip(self.direction, self.columns, strict=True) if abs(d) > 5e-4]
+        return f"{self.group}: no variance along {' '.join(parts)}"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Fit:
+    """A fitted linear mixed model, as `jaxlmm.lmm` returns it.
+
+    Attributes
+    ----------
+    method : "REML" or "ML"
+    model : the arrays, a `jaxlmm.Model`; ``jaxlmm.reml(fit.theta, fit.model) == fit.loglik`` (`ml` for ML fits)
+    frame : names and layout of the data
+    estimate : all numbers of the fit
+    """
+
+    frame: ModelFrame
+    model: Model
+    estimate: Estimate
+    method: str
+
+    # -- numbers ---------------------------------------------------------------------------------------------
+
+    @property
+    def loglik(self) -> float:
+        """Maximised (restricted) log-likelihood, lme4's constant."""
+        return self.estimate.loglik
+
+    @property
+    def coef(self) -> np.ndarray:
+        """Fixed effects (p,)."""
+        return self.estimate.coef
+
+    @property
+    def coef_names(self) -> tuple[str, ...]:
+        """Names of the fixed effects."""
+        return self.frame.coef_names
+
+    @property
+    def vcov(self) -> np.ndarray:
+        """Covariance of the fixed effects (p, p), ``(X'V^-1 X)^-1``."""
+        return self.estimate.vcov
+
+    @property
+    def se(self) -> np.ndarray:
+        """Standard errors of the fixed effects (p,)."""
+        return np.sqrt(np.diagonal(self.vcov))
+
+    @property
+    def theta(self) -> np.ndarray:
+        """Covariance parameters (k,): log-Cholesky of each term's covariance, last log sigma; see `jaxlmm.reml`."""
+        return self.estimate.theta
+
+    @property
+    def sigma(self) -> float | None:
+        """Residual standard deviation (None where the residual has a structure of its own)."""
+        return self.estimate.sigma
+
+    @property
+    def nobs(self) -> int:
+        """Rows used."""
+        return len(self.model.y)
+
+    @property
+    def npar(self) -> int:
+        """Number of parameters, fixed and covariance."""
+        return len(self.coef) + len(self.theta)
+
+    @property
+    def df_resid(self) -> int:
+        """Rows minus parameters."""
+        return self.nobs - self.npar
+
+    @property
+    def aic(self) -> float:
+        """``-2 loglik + 2 npar``, under REML too (lme4's convention)."""
+        return -2.0 * self.loglik + 2.0 * self.npar
+
+    @property
+    def bic(self) -> float:
+        """``-2 loglik + npar log(nobs)``."""
+        return -2.0 * self.loglik + self.npar * float(np.log(self.nobs))
+
+    # -- how it went -----------------------------------------------------------------------------------------
+
+    @property
+    def status(self) -> str:
+        """How the optimisation ended: "converged" or a word of `jaxlmm.Status`."""
+        return self.estimate.status.name.lower()
+
+    @property
+    def converged(self) -> bool:
+        """Whether an optimum was reached and certified."""
+        return self.estimate.status == Status.CONVERGED
+
+    @property
+    def certificate(self) -> Certificate:
+        """Gradient norm, Newton decrement, smallest eigenvalue of the information, dual check."""
+        return self.estimate.certificate
+
+    @property
+    def singular(self) -> bool:
+        """Whether a covariance matrix is singular (a variance of zero, a correlation of one)."""
+        return any(self.estimate.boundary)
+
+    @property
+    def singular_directions(self) -> tuple[SingularDirection, ...]:
+        """Which combinations of random effects have no variance."""
+        found = []
+        for term, G, boundary in zip(self.frame.terms, self.estimate.covariances, self.estimate.boundary, strict=False):
+            if boundary:
+                found.append(SingularDirection(term.group, term.columns, np.linalg.eigh(G)[1][:, 0]))
+        return tuple(found)
+
+    @property
+    def engine(self) -> str:
+        """The engine that evaluated the likelihood."""
+        return self.model.engine
+
+    # -- covariances and effects -----------------------------------------------------------------------------
+
+    def varcorr(self) -> VarCorr:
+        """Estimated variances, standard deviations and correlations of the random effects."""
+        groups = []
+        for term, G in zip(self.frame.terms, self.estimate.covariances, strict=True):
+            sd = np.sqrt(np.diagonal(G))
+            with np.errstate(divide="ignore", invalid="ignore"):
+                corr = G / np.outer(sd, sd)
+            np.fill_diagonal(corr, 1.0)
+            groups.append(GroupCovariance(term.group, term.columns, sd, corr, G))
+        return VarCorr(tuple(groups), self.sigma, self.frame.kind)
+
+    def ranef(self) -> RandomEffects:
+        """Predicted random effects (BLUPs) with conditional covariances, by grouping factor."""
+        entries: dict[str, GroupEffects] = {}
+        for effects in _predict.random_effects(self.model, self.estimate):
+            terms = [self.frame.terms[t] for t in effects.terms]
+            columns = tuple(c for term in terms for c in term.columns)
+            first = terms[0]
+            entries[first.group] = GroupEffects(
+                first.group, first.levels, columns, effects.values, effects.condvar, self.frame.kind
+            )
+        return RandomEffects(entries)
+
+    # -- predictions -----------------------------------------------------------------------------------------
+
+    @property
+    def fitted(self) -> np.ndarray:
+        """Conditional means of the rows used (n,): fixed part, offset and predicted random effects."""
+        return self.predict()
+
+    def predict(self, newdata: Any = None, random: bool = True, allow_new_levels: bool = False) -> np.ndarray:
+        """Predicted means.
+
+        Parameters
+        ----------
+        newdata : frame with the columns of the formula; default the rows of the fit
+        random : add the predicted random effects; False gives the population mean
+        allow_new_levels : give levels of a grouping factor that were not in the fit an effect of zero
+
+        Raises
+        ------
+        DataError
+            For missing columns, and unknown levels that are not allowed.
+        """
+        if newdata is None:
+            X, offset = self.model.X, self.model.offset
+            terms = tuple((t.Z, t.group) for t in self.model.random)
+        else:
+            new = self.frame.design(newdata, random=random)
+            X, offset, terms = new.X, new.offset, new.terms
+        if not random:
+            return _predict.linear_predictor(X, self.coef, offset)
+        for term, (_, codes) in zip(self.frame.terms, terms, strict=True):
+            unknown = int(np.sum(codes < 0))
+            if unknown and not allow_new_levels:
+                raise DataError(
+                    f"newdata: {unknown} rows have a level of {term.group!r} that was not in the fit; use "
+                    "allow_new_levels=True to give these an effect of zero, or random=False"
+                )
+        effects = _predict.random_effects(self.model, self.estimate)
+        by_term = _predict.effects_by_term(self.model, effects)
+        return _predict.linear_predictor(X, self.coef, offset, terms, by_term)
+
+    def residuals(self, kind: str = "response") -> np.ndarray:
+        """Residuals (n,): "response" is y minus fitted, "pearson" that times sqrt(weight)."""
+        if kind not in ("response", "pearson"):
+            raise DataError(f"kind: found {kind!r}, expected 'response' or 'pearson'")
+        raw = self.model.y - self.fitted
+        return raw if kind == "response" or self.model.weights is None else raw * np.sqrt(self.model.weights)
+
+    def simulate(self, n: int = 1, seed: int = 0) -> np.ndarray:
+        """Draw n new responses (n, nobs) from the fitted model; replicate r depends only on seed and r."""
+        return _simulate.simulate(self.model, self.estimate, n, seed)
+
+    def refit(self, y: Any) -> Fit:
+        """Fit the same model to another response y (nobs,)."""
+        y = as_array("y", y, (self.nobs,))
+        if np.ptp(y) == 0:
+            raise DataError(f"y: constant response, all {self.nobs} values equal {float(y[0]):g}")
+        return fit_frame(dataclasses.replace(self.frame, y=y), self.model.replace(y=y), self.method)
+
+    # -- tables ----------------------------------------------------------------------------------------------
+
+    def tidy(self) -> Any:
+        """Fixed effects as a frame: term, estimate, std_error, statistic."""
+        columns = {"estimate": self.coef, "std_error": self.se, "statistic": self.coef / self.se}
+        return make_frame(self.frame.kind, {"term": list(self.coef_names), **columns})
+
+    def glance(self) -> Any:
+        """One row about the fit: nobs, sigma, loglik, aic, bic, df_resid, method, status, singular."""
+        names = ("nobs", "sigma", "loglik", "aic", "bic", "df_resid", "method", "status", "singular")
+        return make_frame(self.frame.kind, {name: [getattr(self, name)] for name in names})
+
+    def augment(self) -> Any:
+        """The rows used, with the columns of the data and fitted, resid and fixed (population mean)."""
+        added = {"fitted": self.fitted, "resid": self.residuals(), "fixed": self.predict(random=False)}
+        return make_frame(self.frame.kind, {**self.frame.used_columns(), **added})
+
+    def summary(self) -> Summary:
+        """The account that lme4's users expect, as text or HTML."""
+        return Summary((self._head(), self.varcorr().table(), self._groups(), self._fixed(), self._ending()))
+
+    def _head(self) -> str:
+        name = "REML" if self.method == "REML" else "maximum likelihood"
+        lines = [f"Linear mixed model fit by {name}", f"Formula: {self.frame.formula.text}"]
+        criterion = "REML criterion" if self.method == "REML" else "Deviance (-2 log-likelihood)"
+        lines += ["", f"{criterion} at convergence: {-2 * self.loglik:.4f}", ""]
+        cells = [f"{self.aic:.1f}", f"{self.bic:.1f}", f"{self.loglik:.1f}", str(self.df_resid)]
+        header = ["AIC", "BIC", "logLik", "df.resid"]
+        widths = [max(len(h), len(c)) for h, c in zip(header, cells, strict=True)]
+        lines += [" ".join(v.rjust(w) for v, w in zip(row, widths, strict=True)) for row in (header, cells)]
+        return "\n".join(lines)
+
+    def _groups(self) -> str:
+        sizes = dict.fromkeys(f"{t.group}, {len(t.levels)}" for t in self.frame.terms)
+        text = f"Number of obs: {self.nobs}, groups:  {'; '.join(sizes)}"
+        if self.frame.n_missing:
+            text += f"\n{self.frame.n_missing} of {self.frame.n_input} rows dropped because of missing values"
+        return text
+
+    def _fixed(self) -> Table:
+        estimates, errors = format_column(self.coef, 6), format_column(self.se)
+        rows = tuple(
+            (name, e, s, f"{c / d:.3f}")
+            for name, e, s, c, d in zip(self.coef_names, estimates, errors, self.coef, self.se, strict=True)
+        )
+        note = ""
+        if self.frame.aliased:
+            note = f"dropped, combinations of other columns: {', '.join(self.frame.aliased)}"
+        return Table("Fixed effects:", ("", "Estimate", "Std. Error", "t value"), rows, note=note)
+
+    def _ending(self) -> str:
+        c = self.certificate
+        how = "converged" if self.converged else f"NOT CONVERGED: {self.estimate.status.advice}"
+        lines = [
+            f"{how} ({c.iterations} evaluations, {self.engine} engine)",
+            f"gradient {c.gradient_norm:.1e}, Newton decrement {c.decrement:.1e}, "
+            f"smallest eigenvalue of the scaled information {c.min_eigenvalue:.2g}",
+        ]
+        lines += [f"singular fit; {direction}" for direction in self.singular_directions]
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return str(self.summary())
+
+    def _repr_html_(self) -> str:
+        return self.summary()._repr_html_()
+
+
+def fit_frame(frame: ModelFrame, model: Model, method: str, start: np.ndarray | None = None) -> Fit:
+    """Estimate a model whose rows are described by `frame`."""
+    with jax.enable_x64(True):
+        found = estimate(model, method, start)
+    if found.status != Status.CONVERGED:
+        warnings.warn(f"{frame.formula.text}: {found.status.advice}", ConvergenceWarning, stacklevel=3)
+    return Fit(frame, model, found, method)

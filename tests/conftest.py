@@ -1,0 +1,39 @@
+"""Shared set-up: float64 throughout, and compiled code kept between runs."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import jax
+import jaxlib
+import pytest
+
+jax.config.update("jax_enable_x64", True)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep compiled code in pytest's own cache folder, so that only a first run pays for it."""
+    if getattr(config, "cache", None) is None:  # -p no:cacheprovider
+        return
+    folder = config.cache.mkdir("jax") / f"{jaxlib.__version__}-{_processor()}"
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _processor() -> str:
+    """Digest of the processor's features: compiled code is only good where it was made."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    features = sorted({line for line in lines if line.startswith(("flags", "Features", "model name"))})
+    return hashlib.sha256("\n".join(features).encode()).hexdigest()[:12]
+
+
+@pytest.fixture(autouse=True)
+def x64_stays_on():
+    """No test, and no call of the package, may leave JAX's global precision changed."""
+    yield
+    assert jax.config.jax_enable_x64, "the test left jax_enable_x64 off"

@@ -1,0 +1,58 @@
+"""The README's Python blocks run and print what it says; run as a script it fills in the output."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from pathlib import Path
+
+import pytest
+
+README = Path(__file__).parents[1] / "README.md"
+BLOCKS = re.compile(r"```python\n(?P<code>.*?)```\n\n```text\n(?P<output>.*?)```\n", re.DOTALL)
+NUMBER = re.compile(r"[-+]?\d+\.?\d*(?:e[-+]?\d+)?")
+
+
+def run_blocks(text: str) -> list[tuple[str, str]]:
+    """(printed now, printed in the README) of each block, run in order in one namespace."""
+    namespace: dict[str, object] = {}
+    pairs = []
+    for block in BLOCKS.finditer(text):
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            exec(compile(block["code"], str(README), "exec"), namespace)
+        pairs.append((printed.getvalue(), block["output"]))
+    return pairs
+
+
+def words(text: str) -> list[str]:
+    return NUMBER.sub("#", text).split()
+
+
+def numbers(text: str) -> list[float]:
+    return [float(number) for number in NUMBER.findall(text)]
+
+
+@pytest.mark.smoke
+def test_the_readme_prints_what_it_says():
+    text = README.read_text(encoding="utf-8")
+    pairs = run_blocks(text)
+    assert len(pairs) == text.count("```python") > 0
+    for printed, written in pairs:
+        assert words(printed) == words(written)
+        # the last printed digit may differ between machines
+        assert numbers(printed) == pytest.approx(numbers(written), rel=2e-3, abs=1e-6)
+
+
+def main() -> None:
+    text = README.read_text(encoding="utf-8")
+    outputs = iter([printed for printed, _ in run_blocks(text)])
+
+    def filled(block: re.Match[str]) -> str:
+        return f"```python\n{block['code']}```\n\n```text\n{next(outputs).rstrip()}\n```\n"
+
+    README.write_text(BLOCKS.sub(filled, text), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
