@@ -88,8 +88,7 @@ def _read(data: str) -> Any:
         return datasets.load(data)
     if not Path(data).is_file():
         raise DataError(
-            f"{data!r} is neither a file nor a shipped data set; the data sets are: "
-            + ", ".join(datasets.names())
+            f"{data!r} is neither a file nor a shipped data set; the data sets are: " + ", ".join(datasets.names())
         )
     try:
         import pandas as pd
@@ -105,8 +104,7 @@ def fit_numbers(fit: Any) -> dict[str, Any]:
     """All numbers of a fit by name; vectors of coefficients as name -> value."""
     names = fit.coef_names
     groups = [
-        {"group": g.group, "columns": g.columns, "sd": g.sd, "corr": g.corr, "cov": g.cov}
-        for g in fit.varcorr().groups
+        {"group": g.group, "columns": g.columns, "sd": g.sd, "corr": g.corr, "cov": g.cov} for g in fit.varcorr().groups
     ]
     scalars = ("loglik", "aic", "bic", "nobs", "npar", "df_resid", "converged", "singular", "status")
     return {

@@ -81,9 +81,7 @@ class Column:
 def _came_as_integers(column: Column) -> bool:
     """Say whether floats are integers that a frame library turned into floats because some were missing."""
     present = column.values[~column.missing] if column.missing is not None else column.values
-    return bool(
-        np.all(np.isfinite(present)) and np.all(present == np.rint(present)) and np.all(abs(present) < 2**53)
-    )
+    return bool(np.all(np.isfinite(present)) and np.all(present == np.rint(present)) and np.all(abs(present) < 2**53))
 
 
 def number_label(value: float) -> str:
@@ -148,7 +146,7 @@ def open_table(data: Any, what: str = "data") -> Table:
         found = f"{type(data).__module__}.{type(data).__qualname__}".removeprefix("builtins.")
         raise DataError(f"{what} must be a pandas or polars DataFrame or a dict of arrays, got {found}")
     if table.n == 0:
-        raise DataError(f"{what} has no rows")
+        raise DataError(f"{what} has no rows: at least one is needed")
     return table
 
 
@@ -158,9 +156,7 @@ def _length(values: Any, name: str, what: str) -> int:
             raise TypeError
         return len(values)
     except TypeError:
-        raise DataError(
-            f"column {name!r} of {what} must be an array or a list, got {type(values).__name__}"
-        ) from None
+        raise DataError(f"column {name!r} of {what} must be an array or a list, got {type(values).__name__}") from None
 
 
 def read_column(name: str, values: Any) -> Column:
@@ -211,9 +207,7 @@ def _read_objects(name: str, array: np.ndarray) -> Column:
         values[~missing] = present.astype(np.float64)
         return Column(name, "number", values, missing=_or_none(missing))
     if any(issubclass(t, (list, tuple, dict, set, complex, np.ndarray)) for t in types):
-        raise DataError(
-            f"column {name!r} holds {next(iter(types)).__name__} objects, neither numbers nor text"
-        )
+        raise DataError(f"column {name!r} holds {next(iter(types)).__name__} objects, neither numbers nor text")
     texts = np.array(["" if m else str(v) for v, m in zip(array, missing, strict=True)], dtype=str)
     return _factor(name, texts, missing)
 
@@ -267,17 +261,11 @@ def _read_pandas(name: str, values: Any) -> Column:
     if kind in "iuf":
         array = values.to_numpy(dtype=np.float64, na_value=np.nan)
         column = Column(name, "number", array, missing=_or_none(missing | np.isnan(array)))
-        return (
-            column
-            if column.missing is not None or kind == "f"
-            else replace(column, values=array.astype(np.int64))
-        )
+        return column if column.missing is not None or kind == "f" else replace(column, values=array.astype(np.int64))
     if kind == "b":
         return Column(name, "logical", values.to_numpy(dtype=bool, na_value=False), missing=_or_none(missing))
     if kind in "Mm":
-        return _read_array(
-            name, values.to_numpy(dtype="datetime64[ns]" if kind == "M" else "timedelta64[ns]")
-        )
+        return _read_array(name, values.to_numpy(dtype="datetime64[ns]" if kind == "M" else "timedelta64[ns]"))
     if isinstance(dtype, np.dtype):
         return _read_objects(name, values.to_numpy())
     codes, levels = values.factorize()
@@ -301,9 +289,7 @@ def _read_polars(name: str, values: Any) -> Column:
     if kind in ("string", "categorical", "object", "null"):
         return _read_polars_text(name, values, kind)
     if dtype.is_temporal():
-        return _factor(
-            name, np.array(values.cast(str).fill_null("").to_list(), dtype=str), missing, kind="time"
-        )
+        return _factor(name, np.array(values.cast(str).fill_null("").to_list(), dtype=str), missing, kind="time")
     raise DataError(f"column {name!r} has polars type {dtype}, which is neither numbers nor text")
 
 
@@ -344,6 +330,21 @@ def make_frame(kind: str, columns: Mapping[str, Sequence[Any] | np.ndarray]) -> 
     if kind == "dict":
         return {k: np.asarray(v) for k, v in columns.items()}
     raise ValueError(f"kind must be 'pandas', 'polars' or 'dict', got {kind!r}")
+
+
+def extend_rows(data: Any, rows: np.ndarray, added: Mapping[str, np.ndarray]) -> Any:
+    """Return some rows of the caller's data, in the caller's library, with columns added.
+
+    A column of the data that has the name of an added one is replaced.
+    """
+    table = open_table(data)
+    if table.kind == "pandas":
+        return data.iloc[rows].assign(**added)
+    if table.kind == "polars":
+        import polars
+
+        return data[rows].with_columns(**{name: polars.Series(values) for name, values in added.items()})
+    return {**{name: np.asarray(data[name])[rows] for name in table.names}, **added}
 
 
 def _listed(values: Sequence[Any] | np.ndarray) -> Any:

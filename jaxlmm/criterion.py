@@ -21,10 +21,10 @@ LOG_2PI = float(np.log(2.0 * np.pi))
 class Normal(NamedTuple):
     """Solution of the generalised normal equations."""
 
-    Phi: Array  # (p, p)
-    beta: Array  # (p,)
-    rss: Array  # ()
-    logdet: Array  # log|X'V^-1 X|
+    Phi: Any  # (p, p)
+    beta: Any  # (p,)
+    rss: Any  # ()
+    logdet: Any  # log|X'V^-1 X|
 
 
 def solve_normal(gram: Array) -> Normal:
@@ -47,3 +47,11 @@ def profiled_deviance(logdet_v: Array, normal: Normal, n: Any, p: int, reml: boo
     nu = n - p if reml else n
     free = nu * (1.0 + LOG_2PI + jnp.log(normal.rss / nu))
     return logdet_v + free + (normal.logdet if reml else 0.0)
+
+
+def gram_slopes(normal: Normal, n: Any, p: int, reml: bool, profiled: bool) -> Array:
+    """Derivative of either deviance in the Gram matrix (p+1, p+1): ``v v' / s + Phi``, v = (-beta, 1)."""
+    v = jnp.concatenate([-normal.beta, jnp.ones(1)])
+    weight = (n - p if reml else n) / normal.rss if profiled else 1.0
+    slopes = weight * v[:, None] * v[None, :]
+    return slopes + jnp.pad(normal.Phi, ((0, 1), (0, 1))) if reml else slopes

@@ -7,7 +7,7 @@ grouping factor. Integer layout (codes of levels) is data too, so that models of
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -19,15 +19,15 @@ from .errors import DataError
 T = TypeVar("T")
 
 
-def frozen_pytree(data: Sequence[str], meta: Sequence[str] = ()):
+def frozen_pytree(data: Sequence[str], meta: Sequence[str] = ()) -> Callable[[type[T]], type[T]]:
     """Class decorator: register a frozen dataclass as a pytree whose constructor checks are skipped by JAX."""
 
     def register(cls: type[T]) -> type[T]:
-        def flatten_with_keys(obj):
+        def flatten_with_keys(obj: Any) -> tuple[Any, Any]:
             children = [(jax.tree_util.GetAttrKey(name), getattr(obj, name)) for name in data]
             return children, tuple(getattr(obj, name) for name in meta)
 
-        def unflatten(aux, children):
+        def unflatten(aux: Any, children: Any) -> Any:
             obj = object.__new__(cls)
             for name, value in (*zip(data, children, strict=True), *zip(meta, aux, strict=True)):
                 object.__setattr__(obj, name, value)
@@ -56,6 +56,8 @@ def as_array(name: str, value: Any, shape: tuple[int | None, ...]) -> Any:
     """`value` as a float64 NumPy array of `shape` (None: any length), or unchanged if traced."""
     if not is_traced(value):
         try:
+            if np.iscomplexobj(value):
+                raise TypeError("complex numbers")
             value = np.asarray(value, dtype=np.float64)
         except (TypeError, ValueError) as error:
             raise DataError(f"{name}: expected numbers, found {type(value).__name__} ({error})") from None
@@ -182,8 +184,12 @@ def check_design(y: Any, X: Any) -> None:
     if is_traced(y, X):
         return
     norms = np.sqrt(np.sum(X**2, 0))
-    rank = np.linalg.matrix_rank(X / np.where(norms > 0, norms, 1.0), tol=1e-10) if p else 0
+    Q, R = np.linalg.qr(X / np.where(norms > 0, norms, 1.0))
+    rank = int(np.sum(np.linalg.svd(R, compute_uv=False) > 1e-10)) if p else 0
     if rank < p:
         raise DataError(f"X: {p} columns but rank {rank}; drop the redundant columns (lmm() does this by itself)")
     if np.ptp(y) == 0:
         raise DataError(f"y: constant response, all {n} values equal {float(y[0]):g}; there is nothing to model")
+    left = y - Q @ (Q.T @ y)
+    if np.sum((left - Q @ (Q.T @ left)) ** 2) <= (1e-13 * np.sqrt(np.sum(y**2))) ** 2:
+        raise DataError("y: the columns of X fit it exactly; no variation is left to estimate a variance from")

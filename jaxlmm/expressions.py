@@ -99,9 +99,7 @@ class _Checker(ast.NodeTransformer):
 
     def visit_Name(self, node: ast.Name) -> ast.AST:
         if node.id.startswith("__"):
-            raise ExpressionError(
-                f"names that start with '__' ({node.id!r}) are not allowed", node.col_offset
-            )
+            raise ExpressionError(f"names that start with '__' ({node.id!r}) are not allowed", node.col_offset)
         if node.id in _LITERALS:
             return ast.copy_location(ast.Constant(_LITERALS[node.id]), node)
         return node
@@ -128,9 +126,7 @@ class _Checker(ast.NodeTransformer):
 
     def visit_Compare(self, node: ast.Compare) -> ast.AST:
         if len(node.ops) != 1 or not isinstance(node.ops[0], _COMPARISONS):
-            raise ExpressionError(
-                "only a single comparison (<, <=, >, >=, ==, !=) is allowed", node.col_offset
-            )
+            raise ExpressionError("only a single comparison (<, <=, >, >=, ==, !=) is allowed", node.col_offset)
         node.left = self.visit(node.left)
         node.comparators = [self._comparand(node.comparators[0])]
         return node

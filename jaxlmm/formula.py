@@ -264,9 +264,7 @@ class _Parser:
         operator = self.next()
         exponent = self.next()
         if not re.fullmatch(r"[1-9]\d{0,2}", exponent.text):
-            self.fail(
-                "a power of terms must be a whole number; for powers of x write I(x**2)", exponent.position
-            )
+            self.fail("a power of terms must be a whole number; for powers of x write I(x**2)", exponent.position)
         self._plain(base, "raised to a power", base.position)
         terms = base.terms
         for _ in range(int(exponent.text) - 1):
@@ -276,9 +274,7 @@ class _Parser:
             terms = grown
         return _Sum(sorted(terms, key=len), position=base.position)
 
-    def _cross(
-        self, left: list[tuple[str, ...]], right: list[tuple[str, ...]], position: int
-    ) -> list[tuple[str, ...]]:
+    def _cross(self, left: list[tuple[str, ...]], right: list[tuple[str, ...]], position: int) -> list[tuple[str, ...]]:
         if len(left) * len(right) > _MOST_TERMS:
             self.fail(f"this makes more than {_MOST_TERMS} terms", position)
         return _unique([tuple(dict.fromkeys(a + b)) for a in left for b in right])
@@ -298,9 +294,7 @@ class _Parser:
             return self.parenthesis(token)
         if token.kind == "number":
             if token.text not in ("0", "1"):
-                self.fail(
-                    "numbers other than 0 and 1 (the intercept) need I(...), as in I(2 * x)", token.position
-                )
+                self.fail("numbers other than 0 and 1 (the intercept) need I(...), as in I(2 * x)", token.position)
             return _Sum([()] if token.text == "1" else [("0",)], position=token.position)
         if token.kind == "name" and self.token.text == "(":
             return self.call(token)
@@ -329,9 +323,7 @@ class _Parser:
         start = self.at - 1
         self.at = closing + 1
         if name.text == "offset":
-            return _Sum(
-                offsets=[self._elementwise(inside, "an offset", name.position)], position=name.position
-            )
+            return _Sum(offsets=[self._elementwise(inside, "an offset", name.position)], position=name.position)
         return self._term(self.tokens[start : closing + 1])
 
     def _closing(self, opening: int) -> int:

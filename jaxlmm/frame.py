@@ -116,12 +116,8 @@ class ModelFrame:
             message = "the offset was given as an array, so it is not known for newdata; give it as a column"
             raise DataError(message)
         texts = formula.offsets + ((formula.response,) if response else ())
-        plain = (_bar_columns(formula) if random else ()) + (
-            (self.offset_source,) if self.offset_source else ()
-        )
-        names = dict.fromkeys(
-            side_columns(formula.side, formula) + expression_columns(texts, formula) + plain
-        )
+        plain = (_bar_columns(formula) if random else ()) + ((self.offset_source,) if self.offset_source else ())
+        names = dict.fromkeys(side_columns(formula.side, formula) + expression_columns(texts, formula) + plain)
         data = {name: _complete(table.column(name)) for name in names}
         _check_finite(data)
         coded = {name: self._recoded(column) for name, column in data.items()}
@@ -138,9 +134,7 @@ class ModelFrame:
         levels = self.levels.get(column.name)
         if levels is None:
             if not column.is_number and column.name in _side_columns(self.formula):
-                raise DataError(
-                    f"column {column.name!r} was numeric in the data of the fit and is not in newdata"
-                )
+                raise DataError(f"column {column.name!r} was numeric in the data of the fit and is not in newdata")
             return column
         codes = column.recode(levels)
         if (codes < 0).any():
@@ -174,11 +168,7 @@ def build_frame(formula: Formula, data: Any, weights: Any = None, offset: Any = 
     """
     table = open_table(data)
     columns = _used_columns(formula, table)
-    extra = {
-        key: _argument(key, v, table)
-        for key, v in (("weights", weights), ("offset", offset))
-        if v is not None
-    }
+    extra = {key: _argument(key, v, table) for key, v in (("weights", weights), ("offset", offset)) if v is not None}
     rows = _complete_rows([*columns.values(), *extra.values()], table.n)
     full = len(rows) == table.n
     data_used = {name: c if full and c.is_number else c.take(rows) for name, c in columns.items()}
@@ -194,9 +184,7 @@ def build_frame(formula: Formula, data: Any, weights: Any = None, offset: Any = 
     X, kept = _full_rank(finite(every, encoder.names))
     names = tuple(encoder.names[j] for j in kept)
     if n <= X.shape[1]:
-        raise DataError(
-            f"{n} complete rows cannot determine {X.shape[1]} fixed effects; more rows are needed"
-        )
+        raise DataError(f"{n} complete rows cannot determine {X.shape[1]} fixed effects; more rows are needed")
     parts = [random_term(bar, formula, data_used, n, w) for bar in formula.bars]
     return ModelFrame(
         y=y,
@@ -217,9 +205,7 @@ def build_frame(formula: Formula, data: Any, weights: Any = None, offset: Any = 
         kept=kept,
         term_encoders=tuple(p[1] for p in parts),
         groupings=tuple(p[2] for p in parts),
-        levels={
-            name: data_used[name].levels for name in _side_columns(formula) if not data_used[name].is_number
-        },
+        levels={name: data_used[name].levels for name in _side_columns(formula) if not data_used[name].is_number},
         offset_source=source,
     )
 
@@ -259,9 +245,7 @@ def _argument(what: str, value: Any, table: Table) -> Column:
     else:
         if not hasattr(value, "__len__") or len(value) != table.n:
             size = len(value) if hasattr(value, "__len__") else type(value).__name__
-            message = (
-                f"{what} must be a column's name or an array as long as the data ({table.n} rows), got {size}"
-            )
+            message = f"{what} must be a column's name or an array as long as the data ({table.n} rows), got {size}"
             raise DataError(message)
         column = read_column(what, value)
     if column.kind != "number":
@@ -281,9 +265,7 @@ def _complete_rows(columns: list[Column], n: int) -> np.ndarray:
     if missing.all():
         empty = [name for name, m in gaps if m.all()]
         why = (
-            f"column {empty[0]!r} has only missing values"
-            if empty
-            else "each row has a missing value in a used column"
+            f"column {empty[0]!r} has only missing values" if empty else "each row has a missing value in a used column"
         )
         raise DataError(f"the data have no complete rows: {why}")
     return np.flatnonzero(~missing)
@@ -292,9 +274,7 @@ def _complete_rows(columns: list[Column], n: int) -> np.ndarray:
 def _complete(column: Column) -> Column:
     if column.missing is not None:
         count = int(column.missing.sum())
-        raise DataError(
-            f"newdata has {count} missing value(s) in column {column.name!r}; fill or drop these rows"
-        )
+        raise DataError(f"newdata has {count} missing value(s) in column {column.name!r}; fill or drop these rows")
     return column
 
 

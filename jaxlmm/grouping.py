@@ -106,18 +106,14 @@ def _mixed_radix(parts: list[np.ndarray], sizes: list[int]) -> np.ndarray:
 def _check_size(bar: Bar, levels: int, q: int, n: int, weights: np.ndarray | None) -> None:
     """Refuse terms that cannot be estimated, as lme4 does."""
     if levels < 2:
-        raise DataError(
-            f"the grouping factor {bar.group_label!r} has only one level; at least two are needed"
-        )
+        raise DataError(f"the grouping factor {bar.group_label!r} has only one level; at least two are needed")
     if bar.structure not in _FREE_STRUCTURES:
         return
     known_variances = weights is not None and np.ptp(weights) > 0 and q == 1
     if levels * q >= n and not (known_variances and levels <= n):
         what = f"({bar.lhs} | {bar.group_label})"
         if levels >= n:
-            message = (
-                f"the grouping factor {bar.group_label!r} has as many levels as there are observations ({n})"
-            )
+            message = f"the grouping factor {bar.group_label!r} has as many levels as there are observations ({n})"
             raise DataError(f"{message}: its effects cannot be told from the residual")
         message = f"the term {what} has {levels * q} random effects ({levels} levels x {q} columns)"
         raise DataError(f"{message} for {n} observations: they cannot be told from the residual")

@@ -73,7 +73,7 @@ def lmm(
         for t, bar in zip(frame.terms, parsed.bars, strict=True)
     ]
     model = Model(frame.y, frame.X, random, weights=frame.weights, offset=frame.offset, engine=engine)
-    return fit_frame(frame, model, method, start)
+    return fit_frame(data, frame, model, method, start)
 
 
 def _structure(term: FrameTerm, bar: Bar, known: Mapping[str, type[Covariance]], text: str) -> Covariance:

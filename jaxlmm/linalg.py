@@ -8,6 +8,8 @@ result and is therefore differentiable again, to any order.
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,7 +23,10 @@ def matmul(a: Array, b: Array) -> Array:
     inner = a.shape[-1]
     if inner > UNROLL or inner == 0:
         return a @ b
-    return sum((a[..., :, k, None] * b[..., None, k, :] for k in range(1, inner)), a[..., :, 0, None] * b[..., None, 0, :])
+    return sum(
+        (a[..., :, k, None] * b[..., None, k, :] for k in range(1, inner)),
+        a[..., :, 0, None] * b[..., None, 0, :],
+    )
 
 
 def transpose(a: Array) -> Array:
@@ -92,7 +97,7 @@ def inv_logdet(S: Array) -> tuple[Array, Array]:
 
 
 @inv_logdet.defjvp
-def _inv_logdet_jvp(primals, tangents):
+def _inv_logdet_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Any, Any]:
     (S,), (dS,) = primals, tangents
     inv, logdet = inv_logdet(S)
     return (inv, logdet), (-matmul(matmul(inv, dS), inv), jnp.sum(inv * dS, (-2, -1)))
@@ -125,7 +130,9 @@ def tril_indices(q: int) -> tuple[np.ndarray, np.ndarray]:
 def lower_from_vector(v: Array, q: int) -> Array:
     """Lower triangular (q, q) from its q(q+1)/2 entries, column by column."""
     rows, columns = tril_indices(q)
-    return jnp.zeros((q, q), v.dtype).at[rows, columns].set(v)
+    basis = np.zeros((len(rows), q * q))
+    basis[np.arange(len(rows)), rows * q + columns] = 1.0
+    return (v @ basis).reshape(q, q)
 
 
 def block_diagonal(blocks: list[Array]) -> Array:

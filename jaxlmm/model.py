@@ -75,8 +75,23 @@ class Model:
         engine = choose_engine(engine, residual, n)
         layout = None
         if engine == "grouped":
-            layout = plan(tuple(t.group for t in random), tuple(t.levels for t in random), tuple(t.dim for t in random), n)
-        set_all(self, y=y, X=X, random=random, residual=residual, weights=weights, offset=offset, layout=layout, engine=engine)
+            layout = plan(
+                tuple(t.group for t in random),
+                tuple(t.levels for t in random),
+                tuple(t.dim for t in random),
+                n,
+            )
+        set_all(
+            self,
+            y=y,
+            X=X,
+            random=random,
+            residual=residual,
+            weights=weights,
+            offset=offset,
+            layout=layout,
+            engine=engine,
+        )
 
     def replace(self, **leaves: Any) -> Model:
         """Copy with other arrays of the same shapes (y, X, weights, offset, random); no checks, may be traced."""
@@ -93,7 +108,8 @@ class Model:
         if theta.shape != (self.size,):
             raise DataError(f"theta: expected {self.size} covariance parameters, found shape {theta.shape}")
         blocks, start = [], 0
-        for part in (*self.random, self.residual):
+        parts: list[Term | Residual] = [*self.random, self.residual]
+        for part in parts:
             stop = start + part.structure.size(part.dim)
             structure = part.structure.from_public(theta[start:stop], part.dim)
             blocks.append(structure.matrix(np.arange(part.dim, dtype=np.int32)))
@@ -108,7 +124,9 @@ def choose_engine(engine: str, residual: Residual, n: int) -> str:
     if engine == "auto":
         engine = "grouped" if residual.is_iid else "dense"
     if engine == "grouped" and not residual.is_iid:
-        raise DataError("engine: 'grouped' needs independent residuals, this model has a residual structure; use 'dense'")
+        raise DataError(
+            "engine: 'grouped' needs independent residuals, this model has a residual structure; use 'dense'"
+        )
     if engine == "dense" and n > MAX_DENSE_ROWS:
         raise DataError(f"engine: 'dense' forms an n x n matrix, sensible up to {MAX_DENSE_ROWS} rows; found {n}")
     return engine
@@ -124,6 +142,7 @@ class Basis(NamedTuple):
     c: Any  # (p,)
     log_weights: Any  # sum of log w
     n: Any  # number of rows, a float
+    residual_sd: Any  # of least squares, the scale of y
 
     def logdet_scale(self) -> Any:
         """log|X'V^-1 X| minus that of the internal columns."""
@@ -151,9 +170,11 @@ def prepare(model: Model, compact: bool = True, clusters: bool = False) -> Prepa
     c = Q.T @ y
     left = y - Q @ c
     again = Q.T @ left
-    rows = Rows(xp.concatenate([Q, (left - Q @ again)[:, None]], 1), tuple(weighted(t.Z) for t in model.random))
     log_weights = xp.zeros(()) if root is None else 2.0 * xp.sum(xp.log(root))
-    basis = Basis(R, c + again, log_weights, np.float64(n))
+    residual = left - Q @ again
+    residual_sd = xp.sqrt(xp.sum(residual**2) / (n - p))
+    basis = Basis(R, c + again, log_weights, np.float64(n), residual_sd)
+    rows = Rows(xp.concatenate([Q, residual[:, None]], 1), tuple(weighted(t.Z) for t in model.random))
     statistics: Engine
     if model.engine == "grouped":
         statistics = Grouped.prepare(rows, model.layout, compact, clusters)
@@ -165,7 +186,7 @@ def prepare(model: Model, compact: bool = True, clusters: bool = False) -> Prepa
 
 def require_float64() -> None:
     """Refuse to compute in float32."""
-    if not jax.config.jax_enable_x64:
+    if not jax.config.jax_enable_x64:  # type: ignore[attr-defined]
         raise Float64RequiredError(
             "64-bit floats are off, and a likelihood in float32 is not usable. Set "
             "jax.config.update('jax_enable_x64', True) at the top of your program, or call inside "
@@ -220,6 +241,3 @@ def _inner_gram(theta: Any, model: Model) -> tuple[Array, Array, Basis]:
     statistics, basis = prepare(model)
     logdet, inner = statistics.gram(model.blocks(theta))
     return logdet - basis.log_weights, inner, basis
-
-
-

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 DECREMENT = 1e-13
@@ -21,10 +22,10 @@ STATIONARY = 1e-6
 CURVATURE = 1e-7
 NOISE = 1e-11
 FIRST_RADIUS = 1.0
-LARGEST_RADIUS = 10.0
+LARGEST_RADIUS = 1e8
 SMALLEST_RADIUS = 1e-9
 
-Objective = Callable[[Array], tuple[Array, Array, Array, Any]]
+Evaluate = Callable[[Any], Any]
 
 
 class Status(IntEnum):
@@ -36,6 +37,7 @@ class Status(IntEnum):
     STALLED = 3
     NOT_FINITE = 4
     NOT_OPTIMAL = 5
+    PERFECT_FIT = 6
 
     @property
     def advice(self) -> str:
@@ -48,94 +50,145 @@ _ADVICE = {
     Status.CONVERGED: "converged",
     Status.MAX_ITERATIONS: "stopped at the iteration limit before convergence; start from other values (start=)",
     Status.STALLED: "no step improves the criterion, but its gradient is not zero; look at the scale of the data",
-    Status.NOT_FINITE: "the criterion is not finite at the start values: the model fits perfectly or the data are degenerate",
-    Status.NOT_OPTIMAL: "stationary, but a neighbouring covariance matrix has a higher likelihood; start from other values",
+    Status.NOT_FINITE: "the criterion is not finite at the start values: degenerate data, or start values out of range",
+    Status.PERFECT_FIT: "the residual variance tends to zero: the model fits the response exactly",
+    Status.NOT_OPTIMAL: "stationary, but a neighbouring covariance has a higher likelihood; start from other values",
 }
 
 
-class State(NamedTuple):
-    """State of the optimiser: the best point so far, and the point to be tried next."""
+class Point(NamedTuple):
+    """A point with everything that is known there."""
 
-    x: Array
-    value: Array
-    gradient: Array
-    hessian: Array
+    x: Any
+    value: Any
+    gradient: Any
+    hessian: Any
     aux: Any
-    trial: Array
-    predicted: Array
-    radius: Array
-    decrement: Array
-    curvature: Array
-    iteration: Array
-    status: Array
 
 
-def initial_state(objective: Objective, x: Array) -> State:
-    """State before the first evaluation, at start values x (k,)."""
-    k = x.shape[0]
-    aux = jax.tree_util.tree_map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(objective, x)[3])
-    infinite, zero = jnp.full((), jnp.inf, x.dtype), jnp.zeros((), x.dtype)
-    return State(
-        x, infinite, jnp.zeros(k, x.dtype), jnp.eye(k, dtype=x.dtype), aux, x, zero,
-        jnp.full((), FIRST_RADIUS, x.dtype), infinite, zero, jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32),
-    )  # fmt: skip
+class State(NamedTuple):
+    """State of the optimiser: the best point so far, packed into one vector, and the point to be tried next."""
+
+    best: Any
+    trial: Any
+    predicted: Any
+    radius: Any
+    decrement: Any
+    curvature: Any
+    iteration: Any
+    status: Any
 
 
-def newton_step(gradient: Array, hessian: Array, radius: Array) -> tuple[Array, Array, Array, Array]:
+class Packing:
+    """How a `Point` is laid out in one vector; `unpack` works in JAX and, on the host, in NumPy.
+
+    Parameters
+    ----------
+    k : number of coordinates
+    aux : pytree of anything with shapes, as the objective returns it
+    """
+
+    def __init__(self, k: int, aux: Any):
+        empty = np.empty
+        template = Point(empty(k), empty(()), empty(k), empty((k, k)), aux)
+        leaves, self._structure = jax.tree_util.tree_flatten(template)
+        self._shapes = [np.shape(leaf) for leaf in leaves]
+        self._bounds = np.cumsum([0, *(int(np.prod(shape)) for shape in self._shapes)])
+
+    @property
+    def size(self) -> int:
+        """Length of the vector."""
+        return int(self._bounds[-1])
+
+    def pack(self, point: Point) -> Array:
+        """One vector of all numbers."""
+        return jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree_util.tree_leaves(point)])
+
+    def unpack(self, packed: Any) -> Point:
+        """Inverse of `pack`."""
+        parts = zip(self._bounds[:-1], self._bounds[1:], self._shapes, strict=True)
+        leaves = [packed[..., a:b].reshape((*packed.shape[:-1], *shape)) for a, b, shape in parts]
+        return jax.tree_util.tree_unflatten(self._structure, leaves)
+
+
+def initial_state(packing: Packing, x: Any, xp: Any = jnp) -> State:
+    """State before the first evaluation at start values x (k,); `xp` is jax.numpy or numpy."""
+    infinite, zero, radius = xp.full((), xp.inf), xp.zeros(()), xp.full((), FIRST_RADIUS)
+    count = xp.zeros((), xp.int32)
+    return State(xp.zeros(packing.size), xp.asarray(x), zero, radius, infinite, zero, count, count)
+
+
+def newton_step(gradient: Any, hessian: Any, radius: Any, xp: Any) -> tuple[Any, Any, Any, Any]:
     """Step, predicted decrease, Newton decrement and smallest relative curvature."""
-    w, Q = jnp.linalg.eigh(hessian)
-    largest = jnp.max(jnp.abs(w), initial=0.0)
-    modified = jnp.maximum(jnp.abs(w), 1e-10 * largest + 1e-300)
+    w, Q = xp.linalg.eigh(hessian)
+    largest = xp.max(xp.abs(w), initial=0.0)
+    modified = xp.maximum(xp.abs(w), 1e-10 * largest + 1e-300)
     c = Q.T @ gradient
-    decrement = jnp.sum(c**2 / modified)
-    curvature = jnp.min(w, initial=jnp.inf) / (largest + 1e-300)
+    decrement = xp.sum(c**2 / modified)
+    curvature = xp.min(w, initial=xp.inf) / (largest + 1e-300)
     saddle = (curvature < -CURVATURE) & (decrement < STATIONARY)
-    toward = jnp.where(c[:1] > 0, -1.0, 1.0)
-    coefficients = -c / modified + jnp.where(saddle, toward * radius, 0.0) * (jnp.arange(w.shape[0]) == 0)
-    length = jnp.sqrt(jnp.sum(coefficients**2))
-    coefficients = coefficients * jnp.minimum(1.0, radius / jnp.maximum(length, 1e-300))
-    predicted = -jnp.sum(c * coefficients + 0.5 * w * coefficients**2)
+    toward = xp.where(c[:1] > 0, -1.0, 1.0)
+    coefficients = -c / modified + xp.where(saddle, toward * radius, 0.0) * (xp.arange(w.shape[0]) == 0)
+    length = xp.sqrt(xp.sum(coefficients**2))
+    coefficients = coefficients * xp.minimum(1.0, radius / xp.maximum(length, 1e-300))
+    predicted = -xp.sum(c * coefficients + 0.5 * w * coefficients**2)
     return Q @ coefficients, predicted, decrement, curvature
 
 
-def step(objective: Objective, state: State) -> State:
-    """Evaluate the trial point, accept or reject it, and choose the next one. A finished state is returned as is."""
-    value, gradient, hessian, aux = objective(state.trial)
-    finite = jnp.isfinite(value) & jnp.all(jnp.isfinite(gradient)) & jnp.all(jnp.isfinite(hessian))
-    first = jnp.isinf(state.value)
-    gain = jnp.where(first, jnp.inf, state.value - value)
-    noise = NOISE * jnp.maximum(1.0, jnp.abs(value))
-    accept = finite & ((gain > 0) | (jnp.abs(gain) <= noise))
-    old = (state.x, state.value, state.gradient, state.hessian, state.aux)
-    new = (state.trial, value, gradient, hessian, aux)
-    x, value, gradient, hessian, aux = jax.tree_util.tree_map(lambda a, b: jnp.where(accept, a, b), new, old)
+def advance(packing: Packing, state: State, evaluated: Any, xp: Any = jnp) -> State:
+    """Accept or reject the trial point, `evaluated` being all that is known there (packed), and choose the next.
 
-    ratio = jnp.where(jnp.abs(gain) <= noise, 1.0, gain / jnp.maximum(state.predicted, 1e-300))
-    length = jnp.sqrt(jnp.sum((state.trial - state.x) ** 2))
-    radius = jnp.where(accept & (ratio > 0.25), state.radius, 0.25 * jnp.minimum(state.radius, length))
-    grown = jnp.minimum(2.0 * state.radius, LARGEST_RADIUS)
-    radius = jnp.where(accept & (ratio > 0.75) & (length > 0.9 * state.radius), grown, radius)
-    radius = jnp.where(first, state.radius, radius)
+    Pure, and the same code in JAX (inside a compiled loop, over many problems) and in NumPy (driven from the host,
+    where only the objective needs compiling).
+    """
+    old, new = packing.unpack(state.best), packing.unpack(evaluated)
+    finite = xp.isfinite(new.value) & xp.all(xp.isfinite(new.gradient)) & xp.all(xp.isfinite(new.hessian))
+    first = state.iteration == 0
+    gain = xp.where(first, xp.inf, old.value - new.value)
+    noise = NOISE * xp.maximum(1.0, xp.abs(new.value))
+    accept = finite & ((gain > 0) | (xp.abs(gain) <= noise))
+    best = xp.where(accept, evaluated, state.best)
+    point = packing.unpack(best)
 
-    move, predicted, decrement, curvature = newton_step(gradient, hessian, radius)
+    ratio = xp.where(xp.abs(gain) <= noise, 1.0, gain / xp.maximum(state.predicted, 1e-300))
+    length = xp.sqrt(xp.sum((state.trial - old.x) ** 2))
+    radius = xp.where(accept & (ratio > 0.25), state.radius, 0.25 * xp.minimum(state.radius, length))
+    grown = xp.minimum(2.0 * state.radius, LARGEST_RADIUS)
+    radius = xp.where(accept & (ratio > 0.75) & (length > 0.9 * state.radius), grown, radius)
+    radius = xp.where(first, state.radius, radius)
+
+    move, predicted, decrement, curvature = newton_step(point.gradient, point.hessian, radius, xp)
     small = decrement < DECREMENT
-    exhausted = (decrement < STATIONARY) & (jnp.abs(gain) <= noise) & (decrement > 0.5 * state.decrement)
+    exhausted = (decrement < STATIONARY) & (xp.abs(gain) <= noise) & (decrement > 0.5 * state.decrement)
     done = (small | exhausted) & (curvature >= -CURVATURE)
-    status = jnp.where(done, Status.CONVERGED, Status.RUNNING)
-    status = jnp.where(~done & (radius < SMALLEST_RADIUS), Status.STALLED, status)
-    status = jnp.where(first & ~finite, Status.NOT_FINITE, status).astype(jnp.int32)
-    after = State(
-        x, value, gradient, hessian, aux, x + move, predicted, radius, decrement, curvature, state.iteration + 1, status
-    )
-    return jax.tree_util.tree_map(lambda a, b: jnp.where(state.status == Status.RUNNING, a, b), after, state)
+    status = xp.where(done, Status.CONVERGED, Status.RUNNING)
+    status = xp.where(~done & (radius < SMALLEST_RADIUS), Status.STALLED, status)
+    status = xp.where(first & ~finite, Status.NOT_FINITE, status).astype(xp.int32)
+    count = state.iteration + 1
+    return State(best, point.x + move, predicted, radius, decrement, curvature, count, status)
 
 
-def minimise(objective: Objective, x: Array, max_iterations: Array) -> State:
-    """Step until every problem has ended or `max_iterations` evaluations are spent; traceable."""
+def minimise(evaluate: Evaluate, packing: Packing, x: Any, max_iterations: int, xp: Any = jnp) -> State:
+    """Step until an end or until `max_iterations` evaluations are spent.
 
-    def running(state: State) -> Array:
+    Parameters
+    ----------
+    evaluate : maps a point (k,) to a packed `Point`
+    xp : jax.numpy for a loop that can be traced, numpy for one driven from the host
+    """
+
+    def running(state: State) -> Any:
         return (state.status == Status.RUNNING) & (state.iteration < max_iterations)
 
-    state = jax.lax.while_loop(running, lambda s: step(objective, s), initial_state(objective, x))
-    ended = jnp.where(state.status == Status.RUNNING, Status.MAX_ITERATIONS, state.status)
-    return state._replace(status=ended.astype(jnp.int32))
+    def step(state: State) -> State:
+        return advance(packing, state, evaluate(state.trial), xp)
+
+    state = initial_state(packing, x, xp)
+    if xp is jnp:
+        state = jax.lax.while_loop(running, step, state)
+    else:
+        with np.errstate(all="ignore"):  # a rejected point may be anything
+            while running(state):
+                state = step(state)
+    ended = xp.where(state.status == Status.RUNNING, Status.MAX_ITERATIONS, state.status)
+    return state._replace(status=ended.astype(xp.int32))

@@ -65,9 +65,9 @@ class VarianceKind:
         """Coordinates with everything within `tolerance` of the boundary put on it."""
         return np.where(np.abs(s) < tolerance, 0.0, s)
 
-    def at_boundary(self, s: np.ndarray, dim: int, tolerance: float) -> bool:
-        """Whether canonical coordinates are on the boundary of the parameter space, up to `tolerance`."""
-        return bool(np.any(np.abs(s) < tolerance))
+    def at_boundary(self, s: np.ndarray, dim: int, tolerance: float) -> np.ndarray:
+        """Whether canonical coordinates (..., size) are on the boundary of their space, up to `tolerance`."""
+        return np.any(np.abs(s) < tolerance, -1)
 
 
 @dataclass(frozen=True)
@@ -103,9 +103,9 @@ class PositiveKind:
         """An open parameter has no boundary to be put on."""
         return s
 
-    def at_boundary(self, s: np.ndarray, dim: int, tolerance: float) -> bool:
+    def at_boundary(self, s: np.ndarray, dim: int, tolerance: float) -> np.ndarray:
         """An open parameter has no boundary."""
-        return False
+        return np.zeros(s.shape[:-1], bool)
 
 
 @dataclass(frozen=True)
@@ -164,9 +164,9 @@ class IntervalKind:
         end = 0.5 * np.pi * np.sign(s)
         return np.where(np.abs(end - s) < tolerance, end, s)
 
-    def at_boundary(self, s: np.ndarray, dim: int, tolerance: float) -> bool:
-        """Whether canonical coordinates are at an end of the interval, up to `tolerance`."""
-        return bool(np.any(0.5 * np.pi - np.abs(s) < tolerance))
+    def at_boundary(self, s: np.ndarray, dim: int, tolerance: float) -> np.ndarray:
+        """Whether canonical coordinates (..., size) are at an end of the interval, up to `tolerance`."""
+        return np.any(0.5 * np.pi - np.abs(s) < tolerance, -1)
 
 
 @dataclass(frozen=True)
@@ -201,13 +201,16 @@ class CovarianceMatrixKind:
 
     def canonical(self, s: np.ndarray, dim: int) -> np.ndarray:
         """Cholesky factor with non-negative diagonal in which a zero pivot has a zero column."""
-        L = np.zeros((dim, dim))
-        L[tril_indices(dim)] = s
-        pivots = np.diagonal(L)
-        below = np.array([np.abs(L[j + 1 :, j]).max(initial=0.0) for j in range(dim)])
-        if np.any((np.abs(pivots) < 1e-8 * np.abs(L).max(initial=0.0)) & (below > 0)):
-            L = semidefinite_factor(L @ L.T)
-        return (L * np.where(np.diagonal(L) < 0, -1.0, 1.0))[tril_indices(dim)]
+        rows, columns = tril_indices(dim)
+        L = factor_matrix(s, dim)
+        pivots = np.abs(np.diagonal(L, axis1=-2, axis2=-1))
+        largest = np.abs(s).max(-1, initial=0.0)
+        below = np.abs(np.tril(L, -1)).max(-2, initial=0.0)
+        odd = np.any((pivots < 1e-8 * largest[..., None]) & (below > 0), -1)
+        for lane in np.argwhere(odd):
+            L[tuple(lane)] = semidefinite_factor(L[tuple(lane)] @ L[tuple(lane)].T)
+        signs = np.where(np.diagonal(L, axis1=-2, axis2=-1) < 0, -1.0, 1.0)
+        return (L * signs[..., None, :])[..., rows, columns]
 
     def solver_to_public(self, s: np.ndarray, dim: int) -> np.ndarray:
         """Public coordinates of canonical solver coordinates (host side), without a detour that costs digits."""
@@ -218,15 +221,23 @@ class CovarianceMatrixKind:
     def snapped(self, s: np.ndarray, dim: int, tolerance: float) -> np.ndarray:
         """Cholesky factor with every column whose pivot is below `tolerance` set to zero."""
         _, columns = tril_indices(dim)
-        return np.where(self._small(s, dim, tolerance)[columns], 0.0, s)
+        return np.where(self._small(s, dim, tolerance)[..., columns], 0.0, s)
 
-    def at_boundary(self, s: np.ndarray, dim: int, tolerance: float) -> bool:
+    def at_boundary(self, s: np.ndarray, dim: int, tolerance: float) -> np.ndarray:
         """Whether the matrix is singular: a pivot of its Cholesky factor below `tolerance`."""
-        return bool(np.any(self._small(s, dim, tolerance)))
+        return np.any(self._small(s, dim, tolerance), -1)
 
     def _small(self, s: np.ndarray, dim: int, tolerance: float) -> np.ndarray:
         rows, columns = tril_indices(dim)
-        return np.abs(s[rows == columns]) < tolerance
+        return np.abs(s[..., rows == columns]) < tolerance
+
+
+def factor_matrix(s: np.ndarray, dim: int) -> np.ndarray:
+    """Lower triangular factors (..., q, q) from their entries (..., q(q+1)/2) in NumPy."""
+    rows, columns = tril_indices(dim)
+    L = np.zeros((*s.shape[:-1], dim, dim))
+    L[..., rows, columns] = s
+    return L
 
 
 def semidefinite_factor(G: np.ndarray) -> np.ndarray:
@@ -301,5 +312,3 @@ class Field:
             same_length = self.per_level is not None and self.per_level.extra == 0
             return unit if same_length else np.full(self.size(dim), 1.0 / np.sqrt(np.mean(unit**-2.0)))
         return np.ones(self.size(dim))
-
-

@@ -13,10 +13,11 @@ import numpy as np
 
 from . import predict as _predict
 from . import simulate as _simulate
+from .columns import extend_rows, make_frame
 from .design import as_array
 from .errors import DataError
 from .fitting import Certificate, Estimate, estimate
-from .frame import ModelFrame, make_frame
+from .frame import ModelFrame
 from .model import Model
 from .optimize import Status
 from .tables import Summary, Table, format_column
@@ -46,7 +47,7 @@ class VarCorr:
     kind: str = "dict"
 
     def frame(self) -> Any:
-        """One row a variance or covariance: group, column, column2, covariance, sd_or_corr (as lme4's as.data.frame)."""
+        """One row a variance or covariance: group, column, column2, covariance, sd_or_corr (as in lme4)."""
         rows: list[tuple[str, str, str, float, float]] = []
         for g in self.groups:
             rows += [(g.group, c, "", g.cov[i, i], g.sd[i]) for i, c in enumerate(g.columns)]
@@ -57,7 +58,7 @@ class VarCorr:
         names = ("group", "column", "column2", "covariance", "sd_or_corr")
         return make_frame(self.kind, dict(zip(names, map(list, zip(*rows, strict=True)), strict=True)))
 
-    def table(self, largest_first: bool = False) -> Table:
+    def table(self) -> Table:
         """As lme4 prints it: group, name, variance, SD, correlations with the columns before."""
         rows = []
         for g in self.groups:
@@ -69,7 +70,14 @@ class VarCorr:
         most = max((len(r[4]) for r in rows), default=0)
         header = ("Groups", "Name", "Variance", "Std.Dev.", *(("Corr",) + ("",) * (most - 1) if most else ()))
         body = tuple(
-            (r[0], r[1], v, s, *("" if np.isnan(c) else f"{c:.2f}" for c in r[4]), *("",) * (most - len(r[4])))
+            (
+                r[0],
+                r[1],
+                v,
+                s,
+                *("" if np.isnan(c) else f"{c:.2f}" for c in r[4]),
+                *("",) * (most - len(r[4])),
+            )
             for r, v, s in zip(rows, variances, sds, strict=True)
         )
         return Table("Random effects:", header, body, labels=2)
@@ -144,8 +152,10 @@ class Fit:
     model : the arrays, a `jaxlmm.Model`; ``jaxlmm.reml(fit.theta, fit.model) == fit.loglik`` (`ml` for ML fits)
     frame : names and layout of the data
     estimate : all numbers of the fit
+    data : what `lmm` was given
     """
 
+    data: Any
     frame: ModelFrame
     model: Model
     estimate: Estimate
@@ -330,14 +340,18 @@ class Fit:
         y = as_array("y", y, (self.nobs,))
         if np.ptp(y) == 0:
             raise DataError(f"y: constant response, all {self.nobs} values equal {float(y[0]):g}")
-        return fit_frame(dataclasses.replace(self.frame, y=y), self.model.replace(y=y), self.method)
+        return fit_frame(self.data, dataclasses.replace(self.frame, y=y), self.model.replace(y=y), self.method)
 
     # -- tables ----------------------------------------------------------------------------------------------
 
     def tidy(self) -> Any:
         """Fixed effects as a frame: term, estimate, std_error, statistic."""
-        columns = {"estimate": self.coef, "std_error": self.se, "statistic": self.coef / self.se}
+        columns = {"estimate": self.coef, "std_error": self.se, "statistic": self._t_values()}
         return make_frame(self.frame.kind, {"term": list(self.coef_names), **columns})
+
+    def _t_values(self) -> np.ndarray:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return self.coef / self.se
 
     def glance(self) -> Any:
         """One row about the fit: nobs, sigma, loglik, aic, bic, df_resid, method, status, singular."""
@@ -347,7 +361,7 @@ class Fit:
     def augment(self) -> Any:
         """The rows used, with the columns of the data and fitted, resid and fixed (population mean)."""
         added = {"fitted": self.fitted, "resid": self.residuals(), "fixed": self.predict(random=False)}
-        return make_frame(self.frame.kind, {**self.frame.used_columns(), **added})
+        return extend_rows(self.data, self.frame.rows, added)
 
     def summary(self) -> Summary:
         """The account that lme4's users expect, as text or HTML."""
@@ -374,8 +388,8 @@ class Fit:
     def _fixed(self) -> Table:
         estimates, errors = format_column(self.coef, 6), format_column(self.se)
         rows = tuple(
-            (name, e, s, f"{c / d:.3f}")
-            for name, e, s, c, d in zip(self.coef_names, estimates, errors, self.coef, self.se, strict=True)
+            (name, e, s, f"{t:.3f}")
+            for name, e, s, t in zip(self.coef_names, estimates, errors, self._t_values(), strict=True)
         )
         note = ""
         if self.frame.aliased:
@@ -400,10 +414,10 @@ class Fit:
         return self.summary()._repr_html_()
 
 
-def fit_frame(frame: ModelFrame, model: Model, method: str, start: np.ndarray | None = None) -> Fit:
+def fit_frame(data: Any, frame: ModelFrame, model: Model, method: str, start: np.ndarray | None = None) -> Fit:
     """Estimate a model whose rows are described by `frame`."""
     with jax.enable_x64(True):
         found = estimate(model, method, start)
     if found.status != Status.CONVERGED:
         warnings.warn(f"{frame.formula.text}: {found.status.advice}", ConvergenceWarning, stacklevel=3)
-    return Fit(frame, model, found, method)
+    return Fit(data, frame, model, found, method)

@@ -59,9 +59,7 @@ class Encoder:
             unknown = np.setdiff1d(data[name].values, values)
             if unknown.size:
                 label = number_label(unknown[0].item())
-                raise DataError(
-                    f"column {name!r} has the level {label!r}, which was not in the data of the fit"
-                )
+                raise DataError(f"column {name!r} has the level {label!r}, which was not in the data of the fit")
         matrix = _call_formulaic(lambda: self.spec.get_model_matrix(_frame(self, data), context=_context()))
         return _float_matrix(matrix, n)
 
@@ -120,9 +118,7 @@ def values_of(text: str, formula: Formula, data: Mapping[str, Column], n: int) -
             continue
         column = data[formula.column(name)]
         if not column.is_number:
-            raise DataError(
-                f"column {column.name!r} is not numeric, but {formula.readable(text)} computes with it"
-            )
+            raise DataError(f"column {column.name!r} is not numeric, but {formula.readable(text)} computes with it")
         columns[name] = column.values
     return np.broadcast_to(expressions.evaluate(text, columns), (n,))
 
@@ -140,14 +136,10 @@ def is_direct(side: Side, formula: Formula, data: Mapping[str, Column]) -> bool:
 
 def _is_factor(text: str, formula: Formula, data: Mapping[str, Column]) -> bool:
     """Say whether an expression is the bare name of a column that holds a factor."""
-    return (
-        text.isidentifier() and text not in expressions.CONSTANTS and not data[formula.column(text)].is_number
-    )
+    return text.isidentifier() and text not in expressions.CONSTANTS and not data[formula.column(text)].is_number
 
 
-def _full_dummies(
-    side: Side, formula: Formula, data: Mapping[str, Column]
-) -> frozenset[tuple[str, ...]] | None:
+def _full_dummies(side: Side, formula: Formula, data: Mapping[str, Column]) -> frozenset[tuple[str, ...]] | None:
     """Return the terms whose factor has a column for each level; None where the coding is not plain.
 
     It is plain where each factor of a term can be left out and gives a term of the model: then all have a
@@ -190,9 +182,7 @@ def _direct(
     return matrix, tuple(names), tuple(terms)
 
 
-def _coded(
-    text: str, full: bool, formula: Formula, data: Mapping[str, Column], n: int
-) -> list[tuple[str, np.ndarray]]:
+def _coded(text: str, full: bool, formula: Formula, data: Mapping[str, Column], n: int) -> list[tuple[str, np.ndarray]]:
     """Return the named columns of one factor of a term: a number itself, a factor's indicators."""
     label = formula.readable(text)
     if not _is_factor(text, formula, data):
@@ -267,17 +257,13 @@ def _frame(encoder: Encoder, data: Mapping[str, Column]) -> Any:
             continue
         column = data[encoder.formula.column(name)]
         if name in expressions.ELEMENTWISE or name in expressions.STATEFUL or name in ("I", "contr"):
-            raise DataError(
-                f"column {name!r} has the name of a function; rename it or put backquotes round it"
-            )
+            raise DataError(f"column {name!r} has the name of a function; rename it or put backquotes round it")
         if column.is_number and column.name in categorical:
             columns[name] = _as_levels(column)
         elif column.is_number:
             columns[name] = column.values.astype(np.float64)
         else:
-            columns[name] = pandas.Categorical.from_codes(
-                column.values.astype(np.int32), pandas.Index(column.levels)
-            )
+            columns[name] = pandas.Categorical.from_codes(column.values.astype(np.int32), pandas.Index(column.levels))
     return pandas.DataFrame(columns)
 
 
@@ -318,7 +304,5 @@ def finite(matrix: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
         bad = ~np.isfinite(matrix)
         first = int(np.argmax(bad.any(axis=0)))
         count = int(bad[:, first].sum())
-        raise DataError(
-            f"the term {names[first]} is undefined or infinite in {count} row(s); check its argument"
-        )
+        raise DataError(f"the term {names[first]} is undefined or infinite in {count} row(s); check its argument")
     return matrix

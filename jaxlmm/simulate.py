@@ -35,7 +35,12 @@ def simulate(model: Model, estimate: Estimate, n: int, seed: int) -> np.ndarray:
 
 @jax.jit
 def _draw(
-    keys: Array, mean: Array, random: tuple[Term, ...], residual: Residual, weights: Any, factors: tuple[Array, ...]
+    keys: Array,
+    mean: Array,
+    random: tuple[Term, ...],
+    residual: Residual,
+    weights: Any,
+    factors: tuple[Array, ...],
 ) -> Array:
     def one(key: Array) -> Array:
         y = mean

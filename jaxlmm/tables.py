@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 
-def format_column(values: Sequence[float], digits: int = 4) -> list[str]:
-    """Numbers of one column with common decimals: `digits` significant for the largest, two for the smallest."""
+def format_column(values: Sequence[float] | np.ndarray, digits: int = 4) -> list[str]:
+    """One column with common decimals: `digits` significant for its largest, two for its smallest number."""
     finite = np.abs([v for v in values if np.isfinite(v) and v != 0])
     if not len(finite):
         return ["" if np.isnan(v) else "0" if v == 0 else f"{v:g}" for v in values]
@@ -37,7 +37,9 @@ class Table:
         widths = [max(len(row[j]) for row in every) for j in range(len(self.header))]
 
         def line(row: tuple[str, ...]) -> str:
-            cells = [c.ljust(w) if j < self.labels else c.rjust(w) for j, (c, w) in enumerate(zip(row, widths, strict=True))]
+            cells = [
+                c.ljust(w) if j < self.labels else c.rjust(w) for j, (c, w) in enumerate(zip(row, widths, strict=True))
+            ]
             return " ".join(cells).rstrip()
 
         lines = [self.title, *(line(row) for row in every)]

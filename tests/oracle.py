@@ -25,9 +25,7 @@ def expand(Z: np.ndarray, codes: np.ndarray) -> np.ndarray:
     return full.reshape(n, levels * q)
 
 
-def marginal(
-    terms: Sequence[RandomTerm], sigma: float, n: int, weights: np.ndarray | None = None
-) -> np.ndarray:
+def marginal(terms: Sequence[RandomTerm], sigma: float, n: int, weights: np.ndarray | None = None) -> np.ndarray:
     """V, the marginal covariance of y."""
     V = sigma**2 * np.diag(np.ones(n) if weights is None else 1 / weights)
     for Z, codes, G in terms:

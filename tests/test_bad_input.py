@@ -206,7 +206,7 @@ def test_crossed_terms_too_large():
     data = {"y": rng.normal(size=n), "a": rng.integers(0, 3000, size=n), "b": rng.integers(0, 2500, size=n)}
     with pytest.raises(JaxlmmError) as caught:
         jaxlmm.lmm("y ~ 1 + (1 | a) + (1 | b)", data)
-    check(caught, "crossed")
+    check(caught, "cross")
 
 
 # ---------------------------------------------------------------------------- a fit and new data

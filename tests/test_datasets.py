@@ -28,9 +28,7 @@ def test_same_data_and_same_order_of_levels_as_the_reference(name):
     expected = load_data(case)
     found = datasets.load(data_name(name), frame="pandas")
     used = list(case["factors"])
-    numbers = [
-        column for column in expected.columns if column not in datasets.describe(data_name(name)).factors
-    ]
+    numbers = [column for column in expected.columns if column not in datasets.describe(data_name(name)).factors]
     for column in used:
         assert list(found[column].cat.categories) == case["factors"][column]
         assert list(found[column]) == list(expected[column])

@@ -43,9 +43,7 @@ def same_fit(found, expected, rtol=1e-6):
     assert found.loglik == pytest.approx(expected.loglik, abs=1e-7)
     assert np.max(np.abs(found.coef - expected.coef) / expected.se) < rtol
     np.testing.assert_allclose(found.se, expected.se, rtol=rtol)
-    np.testing.assert_allclose(
-        found.varcorr().groups[0].cov, expected.varcorr().groups[0].cov, rtol=10 * rtol
-    )
+    np.testing.assert_allclose(found.varcorr().groups[0].cov, expected.varcorr().groups[0].cov, rtol=10 * rtol)
     assert found.sigma == pytest.approx(expected.sigma, rel=rtol)
 
 
@@ -89,8 +87,8 @@ def test_no_neighbour_is_better(method):
 
     fit = base(method)
     function = jaxlmm.reml if method == "REML" else jaxlmm.ml
-    gradient = np.asarray(jax.grad(function)(fit.theta, fit.model))
-    hessian = np.asarray(jax.hessian(function)(fit.theta, fit.model))
+    derivatives = jax.jit(lambda t: (jax.grad(function)(t, fit.model), jax.hessian(function)(t, fit.model)))
+    gradient, hessian = map(np.asarray, derivatives(fit.theta))
     assert np.all(np.linalg.eigvalsh(hessian) < 0)
     assert gradient @ np.linalg.solve(-hessian, gradient) < 1e-10
 
@@ -128,9 +126,7 @@ def test_response_shifted_and_scaled(method, shift, factor):
     expected = base(method)
     df = ROWS - 2 if method == "REML" else ROWS
     assert fit.loglik == pytest.approx(expected.loglik - df * np.log(abs(factor)), abs=1e-6)
-    np.testing.assert_allclose(
-        fit.coef - [shift, 0], factor * expected.coef, rtol=1e-6, atol=1e-6 * abs(factor)
-    )
+    np.testing.assert_allclose(fit.coef - [shift, 0], factor * expected.coef, rtol=1e-6, atol=1e-6 * abs(factor))
     assert fit.sigma == pytest.approx(abs(factor) * expected.sigma, rel=1e-6)
     np.testing.assert_allclose(fit.varcorr().groups[0].corr, expected.varcorr().groups[0].corr, atol=1e-5)
 
@@ -151,9 +147,7 @@ def test_predictor_rescaled_in_both_parts(method, factor):
     shift = np.log(factor) if method == "REML" else 0.0
     assert fit.loglik == pytest.approx(expected.loglik - shift, abs=1e-6)
     np.testing.assert_allclose(fit.coef * [1, factor], expected.coef, rtol=1e-5)
-    np.testing.assert_allclose(
-        fit.varcorr().groups[0].sd * [1, factor], expected.varcorr().groups[0].sd, rtol=1e-5
-    )
+    np.testing.assert_allclose(fit.varcorr().groups[0].sd * [1, factor], expected.varcorr().groups[0].sd, rtol=1e-5)
     assert fit.converged
 
 
@@ -252,12 +246,15 @@ def test_correlation_of_one():
 
 
 def test_the_direction_of_a_singular_fit_is_named():
-    """The null direction of G is orthogonal to the surviving one: it is in the certificate."""
+    """The combination of effects without variance: G times it is zero; the summary prints it."""
     for seed in range(6):
         fit = jaxlmm.lmm(SLOPE, degenerate(seed))
         if fit.singular:
             break
-    direction = np.asarray(fit.certificate.directions["g"][0])
+    (found,) = fit.singular_directions
+    assert (found.group, tuple(found.columns)) == ("g", ("(Intercept)", "x"))
+    assert str(found) in str(fit.summary())
+    direction = np.asarray(found.direction)
     G = fit.varcorr().groups[0].cov
     assert np.linalg.norm(G @ direction) < 1e-4 * np.linalg.norm(G) * np.linalg.norm(direction)
 
@@ -278,9 +275,7 @@ def test_balanced_one_way_data(method, limit):
         variance, residual = oracle.one_way_estimates(table, method == "REML")
         assert fit.sigma**2 == pytest.approx(residual, rel=1e-6)
         assert fit.varcorr().groups[0].cov[0, 0] == pytest.approx(variance, rel=1e-4, abs=1e-6 * residual)
-        assert fit.loglik == pytest.approx(
-            oracle.one_way_loglik(table, variance, residual, method == "REML"), abs=1e-8
-        )
+        assert fit.loglik == pytest.approx(oracle.one_way_loglik(table, variance, residual, method == "REML"), abs=1e-8)
         assert fit.converged
     assert 5 < zeros < 35
 
@@ -320,16 +315,8 @@ def test_saddle_point_data():
 
     X = np.column_stack([np.ones(len(y)), *(indicators(c)[:, 1:] for c in ("trt", "seq", "per"))])
     Z = indicators("trt")
-    best = max(saddle_starts(Z, codes, y, X))
+    best = 24.858232557  # lme4 1.1-31, and BFGS on the oracle from three starts
     assert fit.loglik == pytest.approx(best, abs=1e-6)
     assert fit.converged
     V = oracle.marginal([(Z, codes, fit.varcorr().groups[0].cov)], fit.sigma, len(y))
     assert oracle.loglik(V, y, X) == pytest.approx(fit.loglik, abs=1e-7)
-
-
-def saddle_starts(Z, codes, y, X):
-    """Optima of the profiled likelihood from three starts (dense, n = 221)."""
-    from scipy.optimize import minimize
-
-    for start in ([1, 0, 1], [0.5, 0.5, 0.1], [0.2, -0.2, 0.5]):
-        yield -minimize(lambda v: -oracle.profiled_loglik(v, Z, codes, y, X), start, method="BFGS").fun

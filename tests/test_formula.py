@@ -71,9 +71,7 @@ def random_terms(draw):
     """Text of one random-effect term and the bars of findbars, expandSlash and makeInteraction."""
     lhs, double = draw(st.sampled_from(sorted(LEFT))), draw(st.booleans())
     levels = draw(
-        st.lists(
-            st.lists(st.sampled_from(NAMES), min_size=1, max_size=2, unique=True), min_size=1, max_size=3
-        )
+        st.lists(st.lists(st.sampled_from(NAMES), min_size=1, max_size=2, unique=True), min_size=1, max_size=3)
     )
     group = "/".join(":".join(level) for level in levels)
     nested = []
@@ -86,9 +84,7 @@ def random_terms(draw):
 
 
 @settings(deadline=None, max_examples=200)
-@given(
-    st.lists(random_terms(), min_size=1, max_size=3), st.permutations(["x", "a", "x:a", "0", None]), st.data()
-)
+@given(st.lists(random_terms(), min_size=1, max_size=3), st.permutations(["x", "a", "x:a", "0", None]), st.data())
 def test_bars_and_fixed_part_in_any_order(terms, fixed, data):
     pieces = [f for f in fixed if f] + [text for text, _ in terms]
     order = data.draw(st.permutations(range(len(pieces))))
@@ -145,9 +141,7 @@ def test_fixed_part(text):
 
 
 def test_offsets_response_and_options():
-    found = parse(
-        "log(y + 1) ~ x + offset(log(t)) + offset(o) + diag(0 + x | g, d=[1, 2], by='h', v=TRUE) + ou(t | g)"
-    )
+    found = parse("log(y + 1) ~ x + offset(log(t)) + offset(o) + diag(0 + x | g, d=[1, 2], by='h', v=TRUE) + ou(t | g)")
     assert found.response == "log(y + 1)"
     assert found.offsets == ("log(t)", "o")
     first, second = found.bars
@@ -169,9 +163,7 @@ def test_double_bar_marks_its_parts_as_uncorrelated():
 
 
 def test_unusual_names_of_columns():
-    found = parse(
-        "yield ~ `my col` + Sepal.Length + größe + log(`a b`) + lambda + x__y + (1 | `the group`/Block.No)"
-    )
+    found = parse("yield ~ `my col` + Sepal.Length + größe + log(`a b`) + lambda + x__y + (1 | `the group`/Block.No)")
     names = [found.column(n) for f in found.side.factors for n in expressions.variables(f)]
     assert names == ["my col", "Sepal.Length", "größe", "a b", "lambda", "x__y"]
     assert found.column(found.response) == "yield"

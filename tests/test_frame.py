@@ -131,9 +131,7 @@ def test_columns_are_named_and_ordered_as_in_r(fixed):
 
 @settings(deadline=None, max_examples=60)
 @given(
-    st.lists(
-        st.sampled_from(["x", "z", "a", "b", "flag", "I(x ** 2)", "sin(2 * pi * z)"]), min_size=1, max_size=4
-    ),
+    st.lists(st.sampled_from(["x", "z", "a", "b", "flag", "I(x ** 2)", "sin(2 * pi * z)"]), min_size=1, max_size=4),
     st.sampled_from(["+", "*"]),
     st.sampled_from(["1", "0"]),
     st.sampled_from(["", " + a:b", " + x:a"]),
@@ -229,8 +227,7 @@ def test_levels(kind):
     if not kind.endswith("days"):
         fixed = "f" if kind not in ("numbers", "floats", "nullable integers", "booleans") else "C(f)"
         assert [
-            r_name(c)[len(fixed) :]
-            for c in frame_of(f"y ~ {fixed}", columns() | {"f": values}).coef_names[1:]
+            r_name(c)[len(fixed) :] for c in frame_of(f"y ~ {fixed}", columns() | {"f": values}).coef_names[1:]
         ] == levels[1:]
 
 
@@ -317,7 +314,8 @@ def test_redundant_columns_are_left_out_and_named():
     assert found.coef_names == ("(Intercept)", "x", "z", "a[T.a2]", "a[T.a3]")
     assert found.aliased == ("twice", "null", "sum")
     assert found.fixed_terms == (
-        ("(Intercept)", (0,)), ("x", (1,)), ("twice", ()), ("null", ()), ("z", (2,)), ("sum", ()), ("a", (3, 4)),
+        ("(Intercept)", (0,)), ("x", (1,)), ("twice", ()), ("null", ()), ("z", (2,)), ("sum", ()),
+        ("a", (3, 4)),
     )  # fmt: skip
     np.testing.assert_array_equal(found.design(data).X, found.X)
 
@@ -347,8 +345,7 @@ def test_rank_rule_keeps_a_basis_of_earliest_columns(seed, p):
 # -- new data
 
 STATEFUL = (
-    "y ~ poly(x, 2) + bs(z, df=5) + scale(t) + center(k) * a + C(k) + flag + offset(z)"
-    " + (scale(x) | g) + (1 | a/b)"
+    "y ~ poly(x, 2) + bs(z, df=5) + scale(t) + center(k) * a + C(k) + flag + offset(z) + (scale(x) | g) + (1 | a/b)"
 )
 
 
@@ -494,9 +491,11 @@ def test_known_variances_allow_a_level_for_each_row():
     "text",
     [
         "open", "I(open)", "exit", "C(print)", "log(np)", "I(np.os)", "np.random", "center", "C(center)",
-        "log(log)",         "poly(x, degree='__import__(1)')", "C(a, contr.treatment('a1) + __import__(1) + (a'))",
+        "log(log)",
+        "poly(x, degree='__import__(1)')", "C(a, contr.treatment('a1) + __import__(1) + (a'))",
         "C(a, contr.treatment(\"] + __import__(1) + [\"))", "`__import__(1)`", "I(`__import__(1)`)",
-        "C(`{open(1)}`)",         "C(a, levels=['a1', 'a2', 'a3) + __import__(1)'])", "`__FORMULAIC_STATE__`", "`__builtins__`",
+        "C(`{open(1)}`)",
+        "C(a, levels=['a1', 'a2', 'a3) + __import__(1)'])", "`__FORMULAIC_STATE__`", "`__builtins__`",
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("place", ["y ~ {} + (1 | g)", "y ~ x + (0 + {} | g)", "y ~ x:{}"])

@@ -193,9 +193,7 @@ def test_weights_by_column_and_by_array_and_offset_in_the_formula():
 def test_residuals():
     f = jaxlmm.lmm(FORMULA, columns(), weights=np.linspace(0.5, 2, N))
     np.testing.assert_allclose(f.fitted + f.residuals("response"), columns()["y"], atol=1e-10)
-    np.testing.assert_allclose(
-        f.residuals("pearson"), f.residuals() * np.sqrt(np.linspace(0.5, 2, N)), atol=1e-10
-    )
+    np.testing.assert_allclose(f.residuals("pearson"), f.residuals() * np.sqrt(np.linspace(0.5, 2, N)), atol=1e-10)
 
 
 # ---------------------------------------------------------------------------- missing rows, rank
@@ -343,9 +341,7 @@ def test_prediction_without_random_effects_and_for_new_levels():
     mean = f.coef[0] + 0.5 * f.coef[1] + f.coef[names.index("f[mid]")]
     np.testing.assert_allclose(f.predict(new, random=False), [mean, mean], rtol=1e-9)
     b = f.ranef()["g"].values[0]
-    np.testing.assert_allclose(
-        f.predict(new, allow_new_levels=True), [mean + b[0] + 0.5 * b[1], mean], rtol=1e-9
-    )
+    np.testing.assert_allclose(f.predict(new, allow_new_levels=True), [mean + b[0] + 0.5 * b[1], mean], rtol=1e-9)
     del new["g"]
     np.testing.assert_allclose(f.predict(new, random=False), [mean, mean], rtol=1e-9)
 

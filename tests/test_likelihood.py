@@ -34,9 +34,7 @@ class Design:
 
     def model(self, engine):
         random = [jaxlmm.Term(Z, codes, STRUCTURES[name]()) for Z, codes, name in self.terms]
-        return jaxlmm.Model(
-            self.y, self.X, random=random, weights=self.weights, offset=self.offset, engine=engine
-        )
+        return jaxlmm.Model(self.y, self.X, random=random, weights=self.weights, offset=self.offset, engine=engine)
 
     def theta(self, shift=0.0):
         """An interior parameter vector, the residual last."""
@@ -114,11 +112,13 @@ def one_term(q, structure="us", **extra):
 
 
 def balanced():
-    """Four groups with one and the same design of six rows: a single pattern."""
+    """Two patterns of eight equal groups each, and one group of its own: enough to be compressed."""
     rng = np.random.default_rng(11)
-    x = np.tile(np.arange(6.0), 4)
-    X = np.column_stack([np.ones(24), x])
-    return Design(rng.normal(size=24) + x, X, ((X, np.repeat(np.arange(4), 6), "us"),))
+    x = np.r_[np.tile([0.0, 1.0, 2.0], 8), np.tile([0.0, 0.5, 3.0], 8), 1.0, 4.0]
+    codes = np.r_[np.repeat(np.arange(16), 3), 16, 16]
+    order = rng.permutation(50)
+    X = np.column_stack([np.ones(50), x])[order]
+    return Design(rng.normal(size=50) + x[order], X, ((X, codes[order], "us"),))
 
 
 def several_terms_of_one_factor():
@@ -336,9 +336,7 @@ def test_balanced_one_way_closed_form(engine, criterion):
     f = jax.jit(getattr(jaxlmm, criterion))
     theta = np.array([0.3, -0.2])
     variance, residual = np.exp(2 * theta)
-    assert float(f(theta, model)) == pytest.approx(
-        oracle.one_way_loglik(table, variance, residual, reml), abs=1e-10
-    )
+    assert float(f(theta, model)) == pytest.approx(oracle.one_way_loglik(table, variance, residual, reml), abs=1e-10)
 
     variance, residual = oracle.one_way_estimates(table, reml)
     assert variance > 0
@@ -374,9 +372,7 @@ def test_jit_is_eager_and_the_model_is_a_pytree(name):
         model, theta = model_of(name, engine), design(name).theta()
         leaves, treedef = jax.tree.flatten(model)
         again = jax.tree.unflatten(treedef, leaves)
-        assert float(jax.jit(jaxlmm.reml)(theta, again)) == pytest.approx(
-            float(jaxlmm.reml(theta, model)), rel=1e-13
-        )
+        assert float(jax.jit(jaxlmm.reml)(theta, again)) == pytest.approx(float(jaxlmm.reml(theta, model)), rel=1e-13)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -436,8 +432,7 @@ def test_vmap_over_y_X_Z_and_weights(engine):
     batch = variants("weights")
     G, sigma = d.covariances(theta)[0][0], d.covariances(theta)[1]
     single = [
-        oracle.loglik(oracle.marginal([(X, codes, G)], sigma, N, w), y, X)
-        for y, X, w in zip(*batch, strict=True)
+        oracle.loglik(oracle.marginal([(X, codes, G)], sigma, N, w), y, X) for y, X, w in zip(*batch, strict=True)
     ]
     everything = jax.value_and_grad(loglik, argnums=(0, 1, 2))
     values, gradients = jax.jit(jax.vmap(everything))(*batch)

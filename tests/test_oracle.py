@@ -21,9 +21,7 @@ def recorded(name):
         rows = list(csv.DictReader(handle))
     columns = {k: [row[k] for row in rows] for k in rows[0]}
     codes = {
-        f: np.array([levels.index(v) for v in columns[f]])
-        for f, levels in case["factors"].items()
-        if f in columns
+        f: np.array([levels.index(v) for v in columns[f]]) for f, levels in case["factors"].items() if f in columns
     }
     return case, columns, codes
 
@@ -51,10 +49,7 @@ def compare(case, terms, y, X, weights=None):
         np.testing.assert_allclose([values[levels.index(k)] for k in rows], list(rows.values()), atol=1e-5)
         cond = case["condVar"][group]
         expected = np.array(list(cond.values()))
-        assert (
-            np.abs(np.array([condvar[levels.index(k)] for k in cond]) - expected).max()
-            <= 1e-6 * expected.max()
-        )
+        assert np.abs(np.array([condvar[levels.index(k)] for k in cond]) - expected).max() <= 1e-6 * expected.max()
 
 
 @pytest.mark.parametrize(
@@ -71,9 +66,7 @@ def test_sleepstudy(name):
     compare(case, [(label, (X, codes["Subject"], G))], numbers(columns, "Reaction"), X, weights)
 
 
-@pytest.mark.parametrize(
-    "name", ["dyestuff_reml", "dyestuff_ml", "dyestuff2_singular_reml", "dyestuff2_singular_ml"]
-)
+@pytest.mark.parametrize("name", ["dyestuff_reml", "dyestuff_ml", "dyestuff2_singular_reml", "dyestuff2_singular_ml"])
 def test_one_way(name):
     case, columns, codes = recorded(name)
     y, one = numbers(columns, "Yield"), np.ones((30, 1))

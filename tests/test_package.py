@@ -20,21 +20,24 @@ ROOT = Path(__file__).parents[1]
 # order in which they may use each other. Folders count as one module.
 LAYERS = """
 errors
+cache
 linalg
 parameters
 covariance
 design
 engines
 criterion
-model
 optimize
+model
+objective boundary
 fitting batching
 inference
 predict
 simulate
 study
-columns expressions formula sides frame
-results plot
+columns expressions terms formula sides grouping frame
+tables results plot
+interface
 datasets
 testing
 __init__

@@ -174,9 +174,7 @@ CHECKS = (
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda c: c.__name__.removeprefix("check_"))
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.smoke) if n == QUICK else n for n in NAMES]
-)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.smoke) if n == QUICK else n for n in NAMES])
 def test_case(name, check):
     check(*fitted(name))
 

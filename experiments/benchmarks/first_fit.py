@@ -4,15 +4,18 @@
 
 Everything runs on this machine, in turn (one run of each per round, so that a slow minute hits all
 alike); medians are reported. Software that is not installed is left out of the tables; nothing is
-installed. `--write` puts the tables in experiments/results/first_fit.md.
+installed. `--write` puts the tables in experiments/results/first_fit.md, which keeps one section a
+version of Python: run it with each.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
 import importlib.metadata
 import os
 import platform
+import re
 import shutil
 import statistics
 import subprocess
@@ -27,14 +30,13 @@ ROOT = Path(__file__).parents[2]
 DATA = ROOT / "jaxlmm" / "datasets" / "sleepstudy.csv"
 RESULTS = ROOT / "experiments" / "results" / "first_fit.md"
 FORMULA = "Reaction ~ Days + (Days | Subject)"
+ROUNDS, REPEATS = 7, 30
 LOGLIK = -871.8141359792  # lme4, polished: every program has to arrive here
 
 READ = f"import pandas as pd; data = pd.read_csv({str(DATA)!r}, dtype={{'Subject': str}})\n"
 JAXLMM = f"fit = jaxlmm.lmm({FORMULA!r}, data)\n"
 MIXEDLM = f"fit = lmer({FORMULA!r}, data)\n"
-STATSMODELS = (
-    "fit = smf.mixedlm('Reaction ~ Days', data, groups='Subject', re_formula='~Days').fit(reml=True)\n"
-)
+STATSMODELS = "fit = smf.mixedlm('Reaction ~ Days', data, groups='Subject', re_formula='~Days').fit(reml=True)\n"
 LMER = f"fit <- lmer({FORMULA}, data)\n"
 READ_R = f"data <- read.csv('{DATA}', colClasses=c(Subject='character'))\n"
 
@@ -97,9 +99,7 @@ PEERS = (
 
 def warm_program(folder: str) -> Program:
     """jaxlmm with the compiled code of an earlier process in `folder`."""
-    first = COLD.first.replace(
-        "import jaxlmm\n", f"import jaxlmm\njaxlmm.enable_compilation_cache({folder!r})\n"
-    )
+    first = COLD.first.replace("import jaxlmm\n", f"import jaxlmm\njaxlmm.enable_compilation_cache({folder!r})\n")
     return Program("jaxlmm, compile cache warm", "jax", first)
 
 
@@ -107,9 +107,7 @@ def available(program: Program) -> bool:
     """Whether the software is on this machine."""
     if program.is_r:
         check = ["Rscript", "-e", "stopifnot(requireNamespace('lme4', quietly=TRUE))"]
-        return (
-            shutil.which("Rscript") is not None and subprocess.run(check, capture_output=True).returncode == 0
-        )
+        return shutil.which("Rscript") is not None and subprocess.run(check, capture_output=True).returncode == 0
     try:
         importlib.metadata.version(program.needs)
     except importlib.metadata.PackageNotFoundError:
@@ -118,8 +116,12 @@ def available(program: Program) -> bool:
 
 
 def run(command: Sequence[str]) -> tuple[float, str]:
-    """Seconds a process takes from start to end, and what it prints. No cache from outside is used."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("JAX_COMPILATION")}
+    """Seconds a process takes from start to end, and what it prints.
+
+    No compile cache from outside is used; Python keeps byte code, as it does unless told otherwise.
+    """
+    left_out = ("JAX_COMPILATION", "PYTHONDONTWRITEBYTECODE")
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(left_out)}
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), environment.get("PYTHONPATH", "")])
     start = time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
@@ -277,57 +279,75 @@ def median_seconds(call: Callable[[], object], repeats: int = 50) -> float:
     return statistics.median(seconds)
 
 
-def machine() -> str:
+def versions() -> str:
     """What the tables were made with."""
-    names = ("jax", "numpy", "pandas", "formulaic", "statsmodels", "mixedlm")
-    versions = [
-        f"{name} {importlib.metadata.version(name)}" for name in names if available(Program("", name, ""))
-    ]
+    names = ("numpy", "pandas", "formulaic", "statsmodels", "mixedlm")
+    found = [f"{name} {importlib.metadata.version(name)}" for name in names if available(Program("", name, ""))]
     if available(PEERS[-1]):
-        versions.append(run(["Rscript", "-e", "cat('lme4', format(packageVersion('lme4')))"])[1])
-    return f"{os.cpu_count()} cores ({platform.machine()}), Python {platform.python_version()}, " + ", ".join(
-        versions
-    )
+        found.append(run(["Rscript", "-e", "cat('lme4', format(packageVersion('lme4')))"])[1])
+    return ", ".join(found)
+
+
+def section(rounds: int, repeats: int) -> str:
+    """All tables of this Python, under one heading."""
+    peers = [program for program in PEERS if available(program)]
+    with tempfile.TemporaryDirectory() as folder:
+        seconds = first_fits([FLOOR, COLD, warm_program(folder), *peers], rounds)
+    options = "" if rounds == ROUNDS and repeats == REPEATS else f" --rounds {rounds} --repeats {repeats}"
+    return f"""## Python {platform.python_version()}, jax {importlib.metadata.version("jax")}
+
+{datetime.date.today()}, {os.cpu_count()} cores ({platform.machine()}), {versions()}.
+`python experiments/benchmarks/first_fit.py --write{options}`
+
+From starting the process to the printed summary, {rounds} rounds in turn:
+
+{first_fit_table(seconds)}
+
+Later fits in the same process, medians of {repeats}:
+
+{later_fit_table([COLD, *peers], repeats)}
+
+One evaluation of the grouped engine:
+
+{evaluation_table()}
+"""
+
+
+HEADING = re.compile(r"^(?=## Python )", re.MULTILINE)
+INTRODUCTION = f"""# A first fit, and the fits after it
+
+`{FORMULA}` on sleepstudy (180 rows, 18 groups) by REML.
+
+- "added / floor" is what a program takes beyond the floor, in units of the floor.
+- Later fits are of another response each time, from formula and data frame to the fit.
+- Evaluations: {GROUPS} groups, random intercept and slope, no two groups alike. The statistics are computed
+  once from the rows; after that an evaluation does not see the rows.
+
+"""
+
+
+def merged(old: str, new: str) -> str:
+    """The file `old` with the section of the same minor version of Python replaced, newest Python first."""
+
+    def minor(text: str) -> tuple[int, ...]:
+        return tuple(int(part) for part in text.removeprefix("## Python ").split(",")[0].split(".")[:2])
+
+    sections = {minor(text): text.strip() + "\n" for text in [*HEADING.split(old)[1:], new]}
+    return INTRODUCTION + "\n".join(sections[key] for key in sorted(sections, reverse=True))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=7, help="runs of each program (default 7)")
-    parser.add_argument("--repeats", type=int, default=30, help="later fits in one process (default 30)")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"runs of each program (default {ROUNDS})")
+    parser.add_argument("--repeats", type=int, default=REPEATS, help=f"later fits in a process (default {REPEATS})")
     parser.add_argument("--write", action="store_true", help=f"write {RESULTS.relative_to(ROOT)}")
     options = parser.parse_args()
-
-    peers = [program for program in PEERS if available(program)]
-    with tempfile.TemporaryDirectory() as folder:
-        seconds = first_fits([FLOOR, COLD, warm_program(folder), *peers], options.rounds)
-    report = f"""# A first fit, and the fits after it
-
-`{FORMULA}` on sleepstudy (180 rows, 18 groups) by REML. {machine()}.
-Made by `python experiments/benchmarks/first_fit.py --write`.
-
-## From starting the process to the printed summary ({options.rounds} rounds, in turn)
-
-{first_fit_table(seconds)}
-
-"added / floor" is what a program takes beyond the floor, in units of the floor.
-
-## Later fits in the same process
-
-Another response each time, from formula and data frame to the fit; medians of {options.repeats}.
-
-{later_fit_table([COLD, *peers], options.repeats)}
-
-## One evaluation of the grouped engine
-
-{GROUPS} groups, random intercept and slope, no two groups alike. The statistics are computed once from
-the rows; after that an evaluation does not see the rows.
-
-{evaluation_table()}
-"""
+    report = section(options.rounds, options.repeats)
     print(report)
     if options.write:
         RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text(report, encoding="utf-8")
+        old = RESULTS.read_text(encoding="utf-8") if RESULTS.exists() else ""
+        RESULTS.write_text(merged(old, report), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import sys
 import typing
-from typing import Any, ClassVar, dataclass_transform
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
 from jax import Array
 
 from ..errors import JaxlmmError
-from ..parameters import Field, Kind, PerLevel
+from ..parameters import CovarianceMatrixKind, Field, Kind, PerLevel
 
 
 def _fields_of(cls: type, namespace: dict[str, Any]) -> tuple[tuple[Field, ...], tuple[str, ...]]:
@@ -32,7 +32,6 @@ def _fields_of(cls: type, namespace: dict[str, Any]) -> tuple[tuple[Field, ...],
     return tuple(natural), tuple(static)
 
 
-@dataclass_transform(kw_only_default=True, frozen_default=True)
 class Covariance:
     """A covariance structure: a small frozen pytree whose leaves are natural parameters.
 
@@ -63,7 +62,7 @@ class Covariance:
         dataclasses.dataclass(frozen=True, kw_only=True)(cls)
         jax.tree_util.register_dataclass(cls, [f.name for f in natural], list(static))
 
-    def matrix(self, levels: Array) -> Array:
+    def matrix(self, levels: Any) -> Array:
         """Covariance matrix (m, m) at `levels` (m,): positions 0, 1, ... of the levels, or coordinates."""
         raise NotImplementedError(f"{type(self).__name__} must implement matrix(self, levels)")
 
@@ -73,7 +72,7 @@ class Covariance:
 
     def bind(self, values: dict[str, Any]) -> Covariance:
         """The structure at given natural values, by field name."""
-        return dataclasses.replace(self, **values)
+        return dataclasses.replace(self, **values)  # type: ignore[type-var]
 
     @property
     def is_free(self) -> bool:
@@ -83,7 +82,7 @@ class Covariance:
     def _split(self, v: Any, dim: int) -> list[tuple[Field, Any]]:
         parts, start = [], 0
         for f in self.fields:
-            parts.append((f, v[start : start + f.size(dim)]))
+            parts.append((f, v[..., start : start + f.size(dim)]))
             start += f.size(dim)
         return parts
 
@@ -101,10 +100,14 @@ class Covariance:
         return np.concatenate(values) if values else np.zeros(0)
 
     def _by_field(self, function: Any, dim: int, s: np.ndarray | None = None) -> np.ndarray:
-        """Concatenate ``function(field, part of s)`` over the fields."""
-        parts = self._split(np.zeros(self.size(dim)) if s is None else s, dim)
-        values = [np.ravel(function(f, v)) for f, v in parts]
-        return np.concatenate(values) if values else np.zeros(0)
+        """Concatenate ``function(field, part of s)`` over the fields, for coordinates s (..., size)."""
+        s = np.zeros(self.size(dim)) if s is None else s
+        values = [np.reshape(function(f, v), (*s.shape[:-1], -1)) for f, v in self._split(s, dim)]
+        return np.concatenate([np.zeros((*s.shape[:-1], 0)), *values], -1)
+
+    def to_solver(self, dim: int) -> np.ndarray:
+        """Coordinates of the solver of a structure with values (host side)."""
+        return self._by_field(lambda f, _: f.kind.to_solver(np.asarray(getattr(self, f.name)), dim), dim)
 
     def start(self, dim: int) -> np.ndarray:
         """Start values in coordinates of the solver."""
@@ -122,16 +125,24 @@ class Covariance:
         """Canonical coordinates with everything within `tolerance` of the boundary put on it."""
         return self._by_field(lambda f, v: f.kind.snapped(v, dim, tolerance), dim, s)
 
-    def at_boundary(self, s: np.ndarray, dim: int, tolerance: float) -> bool:
-        """Whether any parameter is on the boundary of its space, up to `tolerance`."""
-        return any(f.kind.at_boundary(v, dim, tolerance) for f, v in self._split(s, dim))
+    def at_boundary(self, s: np.ndarray, dim: int, tolerance: float) -> np.ndarray:
+        """Whether any parameter of coordinates (..., size) is on the boundary of its space, up to `tolerance`."""
+        found = np.zeros(s.shape[:-1], bool)
+        for f, v in self._split(s, dim):
+            found = found | f.kind.at_boundary(v, dim, tolerance)
+        return found
+
+    @property
+    def is_matrix(self) -> bool:
+        """Whether the structure is one free covariance matrix."""
+        return len(self.fields) == 1 and isinstance(self.fields[0].kind, CovarianceMatrixKind)
 
     def solver_to_public(self, s: np.ndarray, dim: int) -> np.ndarray:
         """Public coordinates of canonical solver coordinates."""
         return self._by_field(lambda f, v: f.kind.solver_to_public(v, dim), dim, s)
 
     def checked(self, where: str) -> Covariance:
-        """This structure, or a clear error when it cannot be estimated from its start values."""
+        """The structure itself, or a clear error when it cannot be estimated from its start values."""
         if not isinstance(self, Covariance) or type(self) is Covariance:
             raise JaxlmmError(f"{where}: expected a covariance structure such as Unstructured(), found {self!r}")
         if not self.is_free:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from ..parameters import CovarianceMatrix, IntervalKind, Variance, each_level
@@ -15,6 +16,11 @@ def _same(levels: Array) -> Array:
     return levels[:, None] == levels[None, :]
 
 
+def _all_levels(levels: Array | np.ndarray, dim: int) -> bool:
+    """Whether `levels` are known to be 0, ..., dim-1, so that nothing needs to be gathered."""
+    return isinstance(levels, np.ndarray) and np.array_equal(levels, np.arange(dim))
+
+
 class Unstructured(Covariance):
     """Any covariance matrix: q variances and q(q-1)/2 covariances, log-Cholesky in ``theta``."""
 
@@ -22,6 +28,8 @@ class Unstructured(Covariance):
 
     def matrix(self, levels: Array) -> Array:
         """Covariances between `levels`, integer positions."""
+        if _all_levels(levels, self.covariance.shape[-1]):
+            return self.covariance
         return self.covariance[levels[:, None], levels[None, :]]
 
 

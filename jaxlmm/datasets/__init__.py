@@ -83,8 +83,7 @@ def _read(description: Description) -> dict[str, np.ndarray]:
     header, *rows = csv.reader(file.read_text(encoding="utf-8").splitlines())
     texts = dict(zip(header, zip(*rows, strict=True), strict=True))
     return {
-        column: np.array(text) if column in description.factors else _numbers(text)
-        for column, text in texts.items()
+        column: np.array(text) if column in description.factors else _numbers(text) for column, text in texts.items()
     }
 
 

@@ -64,8 +64,7 @@ _ALL = (
         name="dyestuff",
         title="yield of dyestuff from six batches of an intermediate product",
         columns={"Batch": "batch of the intermediate product (6)", "Yield": "yield of standard colour (g)"},
-        source="Davies and Goldsmith (1972), Statistical Methods in Research and Production, 4th ed.; "
-        "R package lme4",
+        source="Davies and Goldsmith (1972), Statistical Methods in Research and Production, 4th ed.; R package lme4",
         formula="Yield ~ 1 + (1 | Batch)",
         factors={"Batch": ()},
     ),
@@ -85,8 +84,7 @@ _ALL = (
             "plate": "assay plate (24)",
             "sample": "penicillin sample (6)",
         },
-        source="Davies and Goldsmith (1972), Statistical Methods in Research and Production, 4th ed.; "
-        "R package lme4",
+        source="Davies and Goldsmith (1972), Statistical Methods in Research and Production, 4th ed.; R package lme4",
         formula="diameter ~ 1 + (1 | plate) + (1 | sample)",
         factors={"plate": (), "sample": ()},
     ),
@@ -98,8 +96,7 @@ _ALL = (
             "batch": "delivery batch (10)",
             "cask": "cask within the batch (3)",
         },
-        source="Davies and Goldsmith (1972), Statistical Methods in Research and Production, 4th ed.; "
-        "R package lme4",
+        source="Davies and Goldsmith (1972), Statistical Methods in Research and Production, 4th ed.; R package lme4",
         formula="strength ~ 1 + (1 | batch/cask)",
         factors={"batch": (), "cask": ()},
     ),
@@ -135,8 +132,7 @@ _ALL = (
             "Nitrogen": "nitrogen, as a factor (4), on subplots",
             "yield": "yield of the subplot (quarter pounds)",
         },
-        source="Yates (1935), Supplement to the Journal of the Royal Statistical Society 2:181-247; "
-        "R package nlme",
+        source="Yates (1935), Supplement to the Journal of the Royal Statistical Society 2:181-247; R package nlme",
         formula="yield ~ Variety * Nitrogen + (1 | Block/Variety)",
         factors={"Block": ("VI", "V", "III", "IV", "II", "I"), "Variety": (), "Nitrogen": ()},
     ),

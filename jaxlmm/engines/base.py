@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import jax
 from jax import Array
@@ -22,8 +22,8 @@ from jax import Array
 class Blocks(NamedTuple):
     """Covariance blocks in which V is linear: one (q, q) matrix a random term, and the residual block."""
 
-    random: tuple[Array, ...]
-    residual: Array
+    random: tuple[Any, ...]
+    residual: Any
 
 
 class Rows(NamedTuple):
@@ -62,7 +62,7 @@ class Moments:
 class Engine(Protocol):
     """What every engine offers."""
 
-    name: str
+    name: ClassVar[str]
 
     def gram(self, C: Blocks) -> tuple[Array, Array]:
         """log|V| and U'V^-1 U (r, r)."""

@@ -29,7 +29,9 @@ class Dense:
     name: ClassVar[str] = "dense"
 
     @classmethod
-    def prepare(cls, rows: Rows, groups, levels, subject, position) -> Dense:
+    def prepare(
+        cls, rows: Rows, groups: tuple[Any, ...], levels: tuple[int, ...], subject: Any, position: Any
+    ) -> Dense:
         """Keep the rows; `subject` and `position` are None for independent errors."""
         n = rows.U.shape[0]
         if subject is None:

@@ -84,7 +84,7 @@ def moments(G: Array, cross: Cross | None, factor: Factor | None) -> tuple[Array
     return matmul(shrink, cross.zz), matmul(shrink, cross.zw)
 
 
-def _moments_jvp(primals, tangents):
+def _moments_jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
     G, cross, factor = primals
     H, dcross, _ = tangents
     M, N = moments(G, cross, factor)
@@ -119,7 +119,7 @@ def eliminate(
     return jnp.sum(weight * logdet), gram
 
 
-def _eliminate_jvp(parents, primals, tangents):
+def _eliminate_jvp(parents: int, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
     G, cross, factor, weight, parent = primals
     H, dcross, _, _, _ = tangents
     out = eliminate(parents, G, cross, factor, weight, parent)

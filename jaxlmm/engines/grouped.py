@@ -90,12 +90,20 @@ def plan(groups: tuple[np.ndarray, ...], levels: tuple[int, ...], dims: tuple[in
     size = max(levels[first], n) * float(stacked)
     if stacked > MAX_STACKED or size > MAX_STATISTICS:
         raise DataError(
-            f"random terms: after the factor with most levels ({levels[first]}) is eliminated, {stacked} random effects "
-            f"that cross it remain, too many for this version (at most {MAX_STACKED}, and rows * effects at most "
-            f"{MAX_STATISTICS:.0e}); drop a term or fit a subset"
+            f"random terms: after the factor with most levels ({levels[first]}) is eliminated, {stacked} random "
+            f"effects that cross it remain, too many for this version (at most {MAX_STACKED}, and rows * effects "
+            f"at most {MAX_STATISTICS:.0e}); drop a term or fit a subset"
         )
     return Layout(
-        groups[first], parent, component, tuple(copy), tuple(slot), levels[first], components, inner, tuple(copies)
+        groups[first],
+        parent,
+        component,
+        tuple(copy),
+        tuple(slot),
+        levels[first],
+        components,
+        inner,
+        tuple(copies),
     )
 
 
@@ -152,7 +160,12 @@ class Grouped:
         concrete = not any(isinstance(leaf, Array) for leaf in jax.tree_util.tree_leaves((rows, layout)))
         xp: Any = np if concrete else jnp
         Z, W = _stack(rows, layout, xp)
-        codes, component, components, parent = layout.codes, layout.component, layout.components, layout.parent
+        codes, component, components, parent = (
+            layout.codes,
+            layout.component,
+            layout.components,
+            layout.parent,
+        )
         if clusters and not layout.outer:
             component, components, parent = codes, layout.groups, np.arange(layout.groups, dtype=np.int32)
         stop = (lambda x: x) if concrete else jax.lax.stop_gradient
@@ -214,9 +227,7 @@ class Grouped:
                 N[t], M[t] = N1[:, start:stop], M1[:, start:stop, start:stop]
                 start = stop
         order = range(len(C.random))
-        return Moments(
-            tuple(N[t] / s2 for t in order), tuple(M[t] / s2 for t in order), lambda D: self.gram(D)[0], C
-        )
+        return Moments(tuple(N[t] / s2 for t in order), tuple(M[t] / s2 for t in order), lambda D: self.gram(D)[0], C)
 
     # -- the two levels --------------------------------------------------------------------------------------
 
@@ -289,7 +300,16 @@ def _cross(Z: Array, W: Array, codes: Any, groups: int, component: Any, componen
     return Cross(zz, zw, ww)
 
 
-def _unstack(N, M, N2, M2, outer, copies, slots, dims) -> None:
+def _unstack(
+    N: dict[int, Array],
+    M: dict[int, Array],
+    N2: Array,
+    M2: Array,
+    outer: tuple[int, ...],
+    copies: tuple[int, ...],
+    slots: tuple[Any, ...],
+    dims: list[int],
+) -> None:
     """Cut stacked moments (components, Q, ...) into levels of each outer term."""
     start = 0
     for t, c, slot, q in zip(outer, copies, slots, dims, strict=True):

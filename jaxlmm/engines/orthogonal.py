@@ -40,7 +40,8 @@ def orthogonalise(
     """
     q, r = Z.shape[1], W.shape[1]
     F = [[xp.zeros(groups)] * q for _ in range(q)]
-    B, Q = [], []
+    B: list[Any] = []
+    Q: list[Any] = []
     for j in range(q):
         z = Z[:, j]
         size = group_sum(z * z, codes, groups, xp)
@@ -102,7 +103,7 @@ def compress_patterns(factor: Factor, weight: np.ndarray) -> tuple[Factor, np.nd
     weights: list[float] = []
     for k, count in enumerate(counts):
         members = B[order[bounds[k] : bounds[k + 1]]].reshape(count, -1)
-        kept = np.linalg.qr(members, mode="r") if count > q * r else members
+        kept: Any = np.linalg.qr(members, mode="r") if count > q * r else members
         parts.append(kept)
         index += [int(first[k])] * len(kept)
         weights += [count / len(kept)] * len(kept)

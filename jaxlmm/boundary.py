@@ -1,0 +1,165 @@
+"""What the solver leaves to be decided on the boundary of the parameter space, for many problems at once (NumPy).
+
+A fit ends in coordinates in which a zero variance is an ordinary point. Three questions remain: is a parameter that
+is nearly on the boundary exactly on it; is a singular covariance matrix optimal on the cone of covariance matrices
+(Karush-Kuhn-Tucker conditions), or does the likelihood rise into it; and is there a better optimum elsewhere, as
+singular fits of small data often have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .objective import Spec
+from .optimize import Packing, Point, Status
+from .parameters import factor_matrix, semidefinite_factor, tril_indices
+
+SINGULAR = 1e-4  # lme4's tolerance of isSingular, on relative standard deviations
+RISE = 1e-9  # relative rise of the criterion that is allowed when a parameter is put on the boundary
+SLOPE = -1e-6  # slope into the cone, absolute and relative to the largest, below which a point is not optimal
+RESTARTS = 3
+FURTHER_STARTS = (0.1, 10.0)  # times the start values, where a covariance matrix came out singular
+
+
+class Ends(NamedTuple):
+    """Where runs of the solver ended, one row a problem."""
+
+    best: np.ndarray  # (b, size) packed points
+    status: np.ndarray  # (b,) int
+    decrement: np.ndarray  # (b,)
+    iterations: np.ndarray  # (b,) int
+
+    def take(self, lanes: np.ndarray) -> Ends:
+        """The given rows."""
+        return Ends(*(field[lanes] for field in self))
+
+    def put(self, lanes: np.ndarray, new: Ends) -> Ends:
+        """Copy with the given rows replaced; iterations add up."""
+        out = Ends(*(field.copy() for field in self))
+        for field, value in zip(out, new, strict=True):
+            field[lanes] = value
+        out.iterations[lanes] += self.iterations[lanes]
+        return out
+
+
+Run = Callable[[np.ndarray, np.ndarray], Ends]  # lanes (b,), scaled coordinates (b, k)
+
+
+class Search:
+    """Runs of the solver followed by the decisions on the boundary."""
+
+    def __init__(self, spec: Spec, packing: Packing, scale: np.ndarray, run: Run):
+        self.spec, self.packing, self.scale, self.run = spec, packing, scale, run
+
+    def optimum(self, lanes: np.ndarray, s: np.ndarray, further: bool = True) -> tuple[Ends, np.ndarray]:
+        """Best points found from start coordinates s (b, k), and the dual slopes (b,; NaN where regular).
+
+        With `further`, problems whose covariance matrices come out singular are started from elsewhere too.
+        """
+        ends, dual = self._certified(lanes, self.run(lanes, s))
+        again = np.flatnonzero(self._is_singular_matrix(ends)) if further else np.zeros(0, int)
+        for factor in FURTHER_STARTS if len(again) else ():
+            other, other_dual = self._certified(lanes[again], self.run(lanes[again], factor * s[again]))
+            old, new = self.point(ends).value[again], self.point(other).value
+            better = (other.status == Status.CONVERGED) & (new < old - RISE * np.maximum(1.0, np.abs(old)))
+            ends.iterations[again[~better]] += other.iterations[~better]
+            ends = ends.put(again[better], other.take(better))
+            dual[again[better]] = other_dual[better]
+        return ends, dual
+
+    def point(self, ends: Ends) -> Point:
+        """Unpacked points."""
+        return self.packing.unpack(ends.best)
+
+    def _certified(self, lanes: np.ndarray, ends: Ends) -> tuple[Ends, np.ndarray]:
+        """Put what is nearly on the boundary on it, and leave singular points from which the likelihood rises."""
+        todo = np.arange(len(lanes))
+        dual = np.full(len(lanes), np.nan)
+        for _ in range(RESTARTS):
+            ends = ends.put(todo, self._snapped(lanes[todo], ends.take(todo)))
+            dual[todo], better, starts = self._dual(ends.take(todo))
+            todo, starts = todo[better], starts[better]
+            if not len(todo):
+                break
+            ends = ends.put(todo, self.run(lanes[todo], starts))
+        return ends, dual
+
+    def _snapped(self, lanes: np.ndarray, ends: Ends) -> Ends:
+        """Canonical coordinates, on the boundary where they were next to it and the criterion does not mind."""
+        point = self.point(ends)
+        s = self.spec.map("canonical", point.x)
+        target = self.spec.map("snapped", s, SINGULAR)
+        near = np.flatnonzero(np.any(target != s, -1) & (ends.status == Status.CONVERGED))
+        ends = self._at(ends._replace(iterations=np.zeros_like(ends.iterations)), s)
+        if not len(near):
+            return ends
+        again = self.run(lanes[near], target[near])
+        value = point.value[near]
+        limit = value + RISE * np.maximum(1.0, np.abs(value))
+        keep = (again.status == Status.CONVERGED) & (self.point(again).value <= limit)
+        ends.iterations[near[~keep]] += again.iterations[~keep]
+        again = self._at(again, self.spec.map("canonical", self.point(again).x))
+        return ends.put(near[keep], again.take(keep))
+
+    def _at(self, ends: Ends, s: np.ndarray) -> Ends:
+        """The same ends with equivalent coordinates, which come first in a packed point."""
+        best = ends.best.copy()
+        best[:, : s.shape[1]] = s
+        return ends._replace(best=best)
+
+    def _is_singular_matrix(self, ends: Ends) -> np.ndarray:
+        s = self.point(ends).x
+        found = np.zeros(len(s), bool)
+        for structure, dim, v in self.spec.split(s):
+            if structure.is_matrix and dim > 1:
+                found |= structure.at_boundary(v, dim, SINGULAR)
+        return found
+
+    def _dual(self, ends: Ends) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Slope into the cone (NaN where regular), whether it says the point is not optimal, and where to go on.
+
+        Over the null space of a singular estimate the derivative of the criterion in the matrix must be positive
+        semidefinite; its most negative eigenvector, if any, is added to the estimate.
+        """
+        point = self.point(ends)
+        worst, starts = np.full(len(point.x), np.nan), point.x.copy()
+        begin = 0
+        slopes = (*point.aux.slopes.random, point.aux.slopes.residual)
+        for (structure, dim, v), (_, _, size), S in zip(
+            self.spec.split(point.x), self.spec.split(self.scale), slopes, strict=False
+        ):
+            end = begin + v.shape[-1]
+            singular = structure.at_boundary(v, dim, SINGULAR) & (ends.status == Status.CONVERGED)
+            for lane in np.flatnonzero(singular) if structure.is_matrix else ():
+                relative, better = _cone_slope(v[lane], S[lane], size if size.ndim == 1 else size[lane], dim)
+                worst[lane] = np.fmin(worst[lane], relative)
+                if better is not None:
+                    starts[lane, begin:end] = better
+            begin = end
+        return worst, np.any(starts != point.x, -1), starts
+
+
+def _cone_slope(v: np.ndarray, S: np.ndarray, size: np.ndarray, dim: int) -> tuple[float, np.ndarray | None]:
+    """Relative slope of one matrix and, where it is negative, coordinates a little inside the cone."""
+    rows, columns = tril_indices(dim)
+    unit = np.zeros(dim)
+    unit[rows[columns == 0]] = size[columns == 0]
+    S = 0.5 * (S + S.T) * np.outer(unit, unit)
+    L = factor_matrix(v, dim)
+    w, Q = np.linalg.eigh(L @ L.T)
+    null = Q[:, w <= max(SINGULAR**2, 1e-10 * w.max(initial=0.0))]
+    slope, direction = np.linalg.eigh(null.T @ S @ null)
+    relative = float(slope[0] / max(np.abs(S).max(), 1e-300))
+    if relative >= SLOPE or slope[0] >= SLOPE:
+        return relative, None
+    step = null @ direction[:, 0]
+    return relative, semidefinite_factor(L @ L.T + 1e-2 * np.outer(step, step))[rows, columns]
+
+
+def boundaries(spec: Spec, s: np.ndarray) -> np.ndarray:
+    """For each part whether it is on the boundary of its space: (b, parts) bool."""
+    found: list[Any] = [structure.at_boundary(v, dim, SINGULAR) for structure, dim, v in spec.split(s)]
+    return np.stack(found, -1) if found else np.zeros((len(s), 0), bool)
