@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from . import datasets
+from .batching import BatchFit, fit_batch
 from .cache import enable_compilation_cache
 from .covariance import CompoundSymmetry, Covariance, Diagonal, Identity, Unstructured
 from .design import Residual, Term
@@ -16,6 +17,7 @@ from .results import ConvergenceWarning, Fit
 __version__ = "0.1.0"
 
 __all__ = [
+    "BatchFit",
     "CompoundSymmetry",
     "ConvergenceWarning",
     "Correlation",
@@ -39,6 +41,7 @@ __all__ = [
     "datasets",
     "each_level",
     "enable_compilation_cache",
+    "fit_batch",
     "gram",
     "interval",
     "lmm",

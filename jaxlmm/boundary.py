@@ -133,30 +133,34 @@ class Search:
         ):
             end = begin + v.shape[-1]
             singular = structure.at_boundary(v, dim, SINGULAR) & (ends.status == Status.CONVERGED)
-            for lane in np.flatnonzero(singular) if structure.is_matrix else ():
-                relative, better = _cone_slope(v[lane], S[lane], size if size.ndim == 1 else size[lane], dim)
-                worst[lane] = np.fmin(worst[lane], relative)
-                if better is not None:
-                    starts[lane, begin:end] = better
+            lanes = np.flatnonzero(singular)
+            if structure.is_matrix and len(lanes):
+                relative, better, into = _cone_slopes(v[lanes], S[lanes], dim, size if size.ndim == 1 else size[lanes])
+                worst[lanes] = np.fmin(worst[lanes], relative)
+                starts[lanes[into], begin:end] = better
             begin = end
         return worst, np.any(starts != point.x, -1), starts
 
 
-def _cone_slope(v: np.ndarray, S: np.ndarray, size: np.ndarray, dim: int) -> tuple[float, np.ndarray | None]:
-    """Relative slope of one matrix and, where it is negative, coordinates a little inside the cone."""
+def _cone_slopes(v: np.ndarray, S: np.ndarray, dim: int, size: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Relative slopes (b,) and, for the problems `into` where it is negative, coordinates a little inside the cone."""
     rows, columns = tril_indices(dim)
-    unit = np.zeros(dim)
-    unit[rows[columns == 0]] = size[columns == 0]
-    S = 0.5 * (S + S.T) * np.outer(unit, unit)
+    unit = np.broadcast_to(size[..., columns == 0], (len(v), dim))  # the first column has an entry of every row
+    S = 0.5 * (S + np.swapaxes(S, -1, -2)) * unit[:, :, None] * unit[:, None, :]
     L = factor_matrix(v, dim)
-    w, Q = np.linalg.eigh(L @ L.T)
-    null = Q[:, w <= max(SINGULAR**2, 1e-10 * w.max(initial=0.0))]
-    slope, direction = np.linalg.eigh(null.T @ S @ null)
-    relative = float(slope[0] / max(np.abs(S).max(), 1e-300))
-    if relative >= SLOPE or slope[0] >= SLOPE:
-        return relative, None
-    step = null @ direction[:, 0]
-    return relative, semidefinite_factor(L @ L.T + 1e-2 * np.outer(step, step))[rows, columns]
+    G = L @ np.swapaxes(L, -1, -2)
+    w, Q = np.linalg.eigh(G)
+    null = w <= np.maximum(SINGULAR**2, 1e-10 * w[:, -1:])
+    largest = np.maximum(np.abs(S).max((-1, -2)), 1e-300)
+    within = (np.swapaxes(Q, -1, -2) @ S @ Q) * null[:, :, None] * null[:, None, :]
+    within[:, np.arange(dim), np.arange(dim)] += ~null * (1.0 + dim * largest)[:, None]  # elsewhere no slope counts
+    slope, direction = np.linalg.eigh(within)
+    relative = slope[:, 0] / largest
+    into = np.flatnonzero((relative < SLOPE) & (slope[:, 0] < SLOPE))
+    step = (Q[into] @ direction[into, :, :1])[..., 0]
+    inside = G[into] + 1e-2 * step[:, :, None] * step[:, None, :]
+    factors = [semidefinite_factor(one)[rows, columns] for one in inside]
+    return relative, np.reshape(factors, (len(into), v.shape[1])), into
 
 
 def boundaries(spec: Spec, s: np.ndarray) -> np.ndarray:

@@ -153,6 +153,11 @@ def jacobi_eigenvalue(H: np.ndarray) -> float:
     """Smallest eigenvalue of H scaled to unit diagonal; directions without curvature count as zero."""
     if not len(H) or not np.all(np.isfinite(H)):
         return float("nan")
-    d = np.sqrt(np.abs(np.diagonal(H)))
-    d = np.maximum(np.maximum(d, 1e-6 * d.max()), 1e-4)
-    return float(np.linalg.eigvalsh(H / np.outer(d, d))[0])
+    return float(jacobi_eigenvalues(H[None])[0])
+
+
+def jacobi_eigenvalues(H: np.ndarray) -> np.ndarray:
+    """Smallest eigenvalues of finite H (b, k, k) scaled to unit diagonal; directions without curvature give zero."""
+    d = np.sqrt(np.abs(np.diagonal(H, axis1=-2, axis2=-1)))
+    d = np.maximum(np.maximum(d, 1e-6 * d.max(-1, keepdims=True)), 1e-4)
+    return np.linalg.eigvalsh(H / (d[:, :, None] * d[:, None, :]))[:, 0]

@@ -38,6 +38,8 @@ class Status(IntEnum):
     NOT_FINITE = 4
     NOT_OPTIMAL = 5
     PERFECT_FIT = 6
+    BAD_RESPONSE = 7
+    NOT_RUN = 8
 
     @property
     def advice(self) -> str:
@@ -51,6 +53,8 @@ _ADVICE = {
     Status.MAX_ITERATIONS: "stopped at the iteration limit before convergence; start from other values (start=)",
     Status.STALLED: "no step improves the criterion, but its gradient is not zero; look at the scale of the data",
     Status.NOT_FINITE: "the criterion is not finite at the start values: degenerate data, or start values out of range",
+    Status.BAD_RESPONSE: "the response has missing or infinite values, or no variation that X does not fit exactly",
+    Status.NOT_RUN: "interrupted before this one was fitted",
     Status.PERFECT_FIT: "the residual variance tends to zero: the model fits the response exactly",
     Status.NOT_OPTIMAL: "stationary, but a neighbouring covariance has a higher likelihood; start from other values",
 }

@@ -13,6 +13,7 @@ import numpy as np
 
 from . import predict as _predict
 from . import simulate as _simulate
+from .batching import BatchFit, Progress, refit_batch
 from .columns import extend_rows, make_frame
 from .design import as_array
 from .errors import DataError
@@ -335,8 +336,22 @@ class Fit:
         """Draw n new responses (n, nobs) from the fitted model; replicate r depends only on seed and r."""
         return _simulate.simulate(self.model, self.estimate, n, seed)
 
-    def refit(self, y: Any) -> Fit:
-        """Fit the same model to another response y (nobs,)."""
+    def refit(self, y: Any, progress: Progress | None = None) -> Fit | BatchFit:
+        """Fit the same model to another response, or to many in one go.
+
+        Parameters
+        ----------
+        y : (nobs,) a response, which gives a `Fit`; or (b, nobs) responses, which give a `BatchFit` with a row each
+        progress : for many responses, called as ``progress(done, total)`` now and then
+
+        Raises
+        ------
+        DataError
+            For a wrong shape; a single response that is not finite or does not vary. Among many responses, such a
+            one is a status in its row.
+        """
+        if np.ndim(y) == 2:
+            return refit_batch(self.model, y, self.method, self.coef_names, self.frame.kind, progress)
         y = as_array("y", y, (self.nobs,))
         if np.ptp(y) == 0:
             raise DataError(f"y: constant response, all {self.nobs} values equal {float(y[0]):g}")

@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = """
 errors
 cache
+columns
 linalg
 parameters
 covariance
@@ -30,12 +31,12 @@ criterion
 optimize
 model
 objective boundary
-fitting batching
+fitting responses batching
 inference
 predict
 simulate
 study
-columns expressions terms formula sides grouping frame
+expressions terms formula sides grouping frame
 tables results plot
 interface
 datasets

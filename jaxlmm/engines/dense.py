@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ..design import frozen_pytree
+from ..design import frozen_pytree, replace
 from .base import Blocks, Moments, Rows
 
 
@@ -37,6 +37,10 @@ class Dense:
         if subject is None:
             subject, position = np.arange(n, dtype=np.int32), np.zeros(n, np.int32)
         return cls(rows.U, rows.Z, groups, subject, position, levels)
+
+    def with_response(self, lane: Any) -> Dense:
+        """The same design with another response (n,)."""
+        return replace(self, U=jnp.concatenate([jnp.asarray(self.U)[:, :-1], lane[:, None]], 1))
 
     def covariance(self, C: Blocks) -> Array:
         """V (n, n)."""

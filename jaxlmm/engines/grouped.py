@@ -20,12 +20,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ..design import frozen_pytree
+from ..design import frozen_pytree, replace
 from ..errors import DataError
 from ..linalg import block_diagonal, identity, inv_logdet, matmul, psd_cholesky, transpose
 from .base import Blocks, Moments, Rows
 from .elimination import Cross, Factor, eliminate, moments
-from .orthogonal import compress_patterns, group_sum, orthogonalise, pad_groups
+from .orthogonal import Patterns, bucket, group_sum, orthogonalise, pad_rows, products, project
 
 MAX_STACKED = 1500
 MAX_STATISTICS = 2e8
@@ -159,7 +159,7 @@ class Grouped:
         r = rows.U.shape[1]
         concrete = not any(isinstance(leaf, Array) for leaf in jax.tree_util.tree_leaves((rows, layout)))
         xp: Any = np if concrete else jnp
-        Z, W = _stack(rows, layout, xp)
+        Z, W = stack_rows(rows, layout, xp)
         codes, component, components, parent = (
             layout.codes,
             layout.component,
@@ -169,17 +169,24 @@ class Grouped:
         if clusters and not layout.outer:
             component, components, parent = codes, layout.groups, np.arange(layout.groups, dtype=np.int32)
         stop = (lambda x: x) if concrete else jax.lax.stop_gradient
-        F, B, E = orthogonalise(stop(Z), stop(W), codes, layout.groups, component, components, xp)
-        factor, weight = Factor(F, B, E), xp.ones(layout.groups)
+        F, units = orthogonalise(stop(Z), codes, layout.groups, xp)
+        B, left = project(units, stop(W), codes, layout.groups, xp)
+        factor, weight = Factor(F, B, products(left, component, components, xp)), xp.ones(layout.groups)
         cross = None if concrete else _cross(Z, W, codes, layout.groups, component, components)
         if concrete and compact:
-            if not layout.outer:
-                factor, weight = compress_patterns(factor, weight)
-            factor, weight, parent = pad_groups(factor, weight, parent, components)
+            factor, weight, parent, _ = compacted(factor, parent, bool(layout.outer))
         n = np.float64(rows.U.shape[0])
         source = None if compact else Source(rows, layout)
         shape = (layout.inner, layout.outer, layout.copies, components, r)
         return cls(n, factor, cross, weight, parent, source, shape)
+
+    def with_response(self, lane: Any) -> Grouped:
+        """The same design with another response: the last column of B (g, q) and of E (components, r)."""
+        By, Ey = lane
+        B = jnp.concatenate([jnp.asarray(self.factor.B)[..., :-1], By[..., None]], -1)
+        E = jnp.concatenate([jnp.asarray(self.factor.E)[:, :-1, :-1], Ey[:, None, :-1]], 1)
+        E = jnp.concatenate([E, Ey[..., None]], 2)
+        return replace(self, factor=Factor(self.factor.F, B, E))
 
     # -- the interface ---------------------------------------------------------------------------------------
 
@@ -281,7 +288,21 @@ class Grouped:
         return index.at[levels].set(jnp.arange(len(levels), dtype=jnp.int32))[slot]
 
 
-def _stack(rows: Rows, layout: Layout, xp: Any) -> tuple[Any, Any]:
+def compacted(
+    factor: Factor, parent: np.ndarray, outer: bool
+) -> tuple[Factor, np.ndarray, np.ndarray, Patterns | None]:
+    """Compressed patterns and empty groups up to a bucket of sizes, so that compiled code is shared (NumPy)."""
+    F, B, E = factor
+    patterns, weight = None, np.ones(len(F))
+    if not outer:
+        patterns = Patterns.find(F, B[..., :-1])
+        B = np.concatenate([patterns.fixed(B[..., :-1]), patterns.response(B[..., -1:])], -1)
+        F, weight, parent = F[patterns.source], patterns.weight, np.zeros(len(B), np.int32)
+    size = bucket(len(weight))
+    return Factor(pad_rows(F, size), pad_rows(B, size), E), pad_rows(weight, size), pad_rows(parent, size), patterns
+
+
+def stack_rows(rows: Rows, layout: Layout, xp: Any) -> tuple[Any, Any]:
     """Inner Z (n, q) and W = [outer Z stacked by copy, U] (n, Q + r)."""
     n = rows.U.shape[0]
     Z = xp.concatenate([rows.Z[t] for t in layout.inner], 1) if layout.inner else xp.zeros((n, 0))

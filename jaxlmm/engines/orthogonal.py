@@ -1,13 +1,12 @@
-"""Sufficient statistics of groups from rows, by orthogonalisation: ``Z = Q F'``, ``B = Q'W``, ``E`` the rest."""
+"""Sufficient statistics of groups from rows, by orthogonalisation: ``Z = Q F'``, ``B = Q'W`` and what is left of W."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import numpy as np
-
-from .elimination import Factor
 
 RANK_TOLERANCE = 1e-10
 
@@ -23,30 +22,23 @@ def group_sum(x: Any, codes: Any, groups: int, xp: Any) -> Any:
     return out.reshape(groups, *x.shape[1:])
 
 
-def orthogonalise(
-    Z: Any, W: Any, codes: Any, groups: int, component: Any, components: int, xp: Any
-) -> tuple[Any, Any, Any]:
-    """Gram-Schmidt, twice, in all groups at once.
-
-    Parameters
-    ----------
-    Z (n, q), W (n, r) : rows;  codes (n,), component (n,) : group and component of each row.
+def orthogonalise(Z: Any, codes: Any, groups: int, xp: Any) -> tuple[Any, list[Any]]:
+    """Gram-Schmidt, twice, on the columns of Z (n, q) in all groups at once.
 
     Returns
     -------
-    F (groups, q, q) lower triangular with Z_g'Z_g = F_g F_g', B (groups, q, r) with Z_g'W_g = F_g B_g, and
-    E (components, r, r), the cross-products of what is left of W. A column of Z without a part of its own in
-    a group (single rows, repeated values) has a zero row and column there.
+    F (groups, q, q) lower triangular with Z_g'Z_g = F_g F_g', and q columns (n,), orthonormal within every group,
+    with Z_g = Q_g F_g'. A column of Z without a part of its own in a group (single rows, repeated values) has a
+    zero row and column of F there.
     """
-    q, r = Z.shape[1], W.shape[1]
+    q = Z.shape[1]
     F = [[xp.zeros(groups)] * q for _ in range(q)]
-    B: list[Any] = []
-    Q: list[Any] = []
+    units: list[Any] = []
     for j in range(q):
         z = Z[:, j]
         size = group_sum(z * z, codes, groups, xp)
         for _ in range(2):
-            for i, unit in enumerate(Q):
+            for i, unit in enumerate(units):
                 part = group_sum(unit * z, codes, groups, xp)
                 F[j][i] = F[j][i] + part
                 z = z - unit * part[codes]
@@ -54,20 +46,24 @@ def orthogonalise(
         present = left > RANK_TOLERANCE**2 * size
         norm = xp.sqrt(xp.where(present, left, 1.0))
         F[j][j] = xp.where(present, norm, 0.0)
-        Q.append(z * xp.where(present, 1.0 / norm, 0.0)[codes])
-    for unit in Q:
-        total = xp.zeros((groups, r))
+        units.append(z * xp.where(present, 1.0 / norm, 0.0)[codes])
+    return xp.stack([xp.stack(row, -1) for row in F], -2) if q else xp.zeros((groups, 0, 0)), units
+
+
+def project(units: list[Any], W: Any, codes: Any, groups: int, xp: Any) -> tuple[Any, Any]:
+    """Split W (n, r) along orthonormal columns: B (groups, q, r) with B_g = Q_g'W_g, and what is left of W."""
+    B: list[Any] = []
+    for unit in units:
+        total = xp.zeros((groups, W.shape[1]))
         for _ in range(2):
             part = group_sum(unit[:, None] * W, codes, groups, xp)
             total = total + part
             W = W - unit[:, None] * part[codes]
         B.append(total)
-    factor = xp.stack([xp.stack(row, -1) for row in F], -2) if q else xp.zeros((groups, 0, 0))
-    coefficients = xp.stack(B, -2) if q else xp.zeros((groups, 0, r))
-    return factor, coefficients, _products(W, component, components, xp)
+    return xp.stack(B, -2) if B else xp.zeros((groups, 0, W.shape[1])), W
 
 
-def _products(W: Any, component: Any, components: int, xp: Any) -> Any:
+def products(W: Any, component: Any, components: int, xp: Any) -> Any:
     """W_c'W_c by component (components, r, r)."""
     if components == 1:
         return (W.T @ W)[None]
@@ -80,34 +76,88 @@ def _products(W: Any, component: Any, components: int, xp: Any) -> Any:
     return np.stack(parts)
 
 
-def compress_patterns(factor: Factor, weight: np.ndarray) -> tuple[Factor, np.ndarray]:
-    """Replace groups with the same F by pseudo-groups with the same sums (NumPy).
+@dataclass(frozen=True)
+class Patterns:
+    """Replacement of groups with the same F by fewer pseudo-groups with the same sums (NumPy, design only).
 
-    Every result depends on the groups of a pattern only through ``sum_g vec(B_g) vec(B_g)'``, of rank at most
-    q r; its triangular factor gives q r pseudo-groups, each counting for its share of the log-determinant.
+    Every result depends on the groups of a pattern only through the sum of ``vec(B_g) vec(B_g)'``. The columns of X
+    span few directions over the groups of a pattern (rho, often one); rotated onto these, rho pseudo-groups carry X
+    and the part of y along them, and q more carry the rest of y, of which only a (q, q) matrix matters.
+
+    Attributes
+    ----------
+    kept : groups that stay as they are;  rotations : (members, V (count, rho)) a compressed pattern
+    source : (pseudo-groups,) a group with the F of each;  weight : its share of the log-determinant
     """
-    F, B, E = factor
-    groups, q, r = B.shape
-    if groups <= q * r:
-        return factor, weight
-    scale = np.abs(F).max(initial=0.0) or 1.0
-    keys = np.round(F.reshape(groups, -1) / scale, 11) + 0.0
-    _, first, pattern, counts = np.unique(keys, axis=0, return_index=True, return_inverse=True, return_counts=True)
-    pattern = pattern.reshape(-1)
-    if not np.any(counts > q * r):
-        return factor, weight
-    order = np.argsort(pattern, kind="stable")
-    bounds = np.concatenate([[0], np.cumsum(counts)])
-    parts: list[np.ndarray] = []
-    index: list[int] = []
-    weights: list[float] = []
-    for k, count in enumerate(counts):
-        members = B[order[bounds[k] : bounds[k + 1]]].reshape(count, -1)
-        kept: Any = np.linalg.qr(members, mode="r") if count > q * r else members
-        parts.append(kept)
-        index += [int(first[k])] * len(kept)
-        weights += [count / len(kept)] * len(kept)
-    return Factor(F[index], np.concatenate(parts).reshape(-1, q, r), E), np.array(weights)
+
+    kept: np.ndarray
+    rotations: tuple[tuple[np.ndarray, np.ndarray], ...]
+    source: np.ndarray
+    weight: np.ndarray
+
+    @classmethod
+    def find(cls, F: np.ndarray, Bx: np.ndarray) -> Patterns:
+        """Patterns of groups from F (groups, q, q) and the part of B that belongs to X (groups, q, p)."""
+        groups, q = F.shape[:2]
+        scale = np.abs(F).max(initial=0.0) or 1.0
+        keys = np.round(F.reshape(groups, -1) / scale, 11) + 0.0
+        if groups <= q + 1 or q == 0:
+            return cls(np.arange(groups), (), np.arange(groups), np.ones(groups))
+        _, first, pattern, counts = np.unique(keys, axis=0, return_index=True, return_inverse=True, return_counts=True)
+        pattern = pattern.reshape(-1)
+        order = np.argsort(pattern, kind="stable")
+        bounds = np.concatenate([[0], np.cumsum(counts)])
+        kept, rotations, source, weight = [], [], [], []
+        for k, count in enumerate(counts):
+            members = order[bounds[k] : bounds[k + 1]]
+            V = _row_space(Bx[members].reshape(count, -1)) if count > q + 1 else None
+            if V is None or V.shape[1] + q >= count:
+                kept.append(members)
+                continue
+            rotations.append((members, V))
+            pseudo = V.shape[1] + q
+            source.append(np.full(pseudo, first[k]))
+            weight.append(np.full(pseudo, count / pseudo))
+        stay = np.concatenate([np.zeros(0, int), *kept])
+        return cls(
+            stay, tuple(rotations), np.concatenate([stay, *source]), np.concatenate([np.ones(len(stay)), *weight])
+        )
+
+    def fixed(self, Bx: np.ndarray) -> np.ndarray:
+        """Columns of X for the pseudo-groups: (pseudo-groups, q, p)."""
+        q, p = Bx.shape[1:]
+        parts = [Bx[self.kept]]
+        for members, V in self.rotations:
+            parts += [np.einsum("cr,cqp->rqp", V, Bx[members]), np.zeros((q, q, p))]
+        return np.concatenate(parts)
+
+    def response(self, By: np.ndarray) -> np.ndarray:
+        """Responses (groups, q, b) for the pseudo-groups: (pseudo-groups, q, b)."""
+        parts = [By[self.kept]]
+        for members, V in self.rotations:
+            y = By[members]
+            along = np.einsum("cr,cqb->rqb", V, y)
+            rest = y - np.einsum("cr,rqb->cqb", V, along)
+            parts += [along, np.moveaxis(_lower_root(np.einsum("cqb,cpb->bqp", rest, rest)), 0, -1).swapaxes(0, 1)]
+        return np.concatenate(parts)
+
+
+def _row_space(M: np.ndarray) -> np.ndarray:
+    """Orthonormal V (count, rho) with V V'M = M."""
+    U, s, _ = np.linalg.svd(M, full_matrices=False)
+    return U[:, s > 1e-12 * s.max(initial=0.0)]
+
+
+def _lower_root(A: np.ndarray) -> np.ndarray:
+    """Lower triangular factors of positive semidefinite matrices (b, q, q); a zero pivot gives a zero column."""
+    L = np.zeros_like(A)
+    q = A.shape[-1]
+    for j in range(q):
+        column = A[:, :, j] - np.einsum("bik,bk->bi", L, L[:, j])
+        pivot = column[:, j]
+        ok = pivot > 1e-15 * A[:, j, j]
+        L[:, j:, j] = column[:, j:] * np.where(ok, 1.0 / np.sqrt(np.where(ok, pivot, 1.0)), 0.0)[:, None]
+    return L
 
 
 def bucket(size: int) -> int:
@@ -116,15 +166,6 @@ def bucket(size: int) -> int:
     return power * 3 // 4 if power >= 4 and size <= power * 3 // 4 else power
 
 
-def pad_groups(
-    factor: Factor, weight: np.ndarray, parent: np.ndarray, components: int
-) -> tuple[Factor, np.ndarray, np.ndarray]:
-    """Add empty groups, which contribute nothing, up to the next bucket, so that compiled code is shared."""
-    groups = len(weight)
-    extra = bucket(groups) - groups
-    parent = parent[:groups] if components > 1 else np.zeros(groups, np.int32)
-
-    def pad(x: np.ndarray) -> np.ndarray:
-        return np.concatenate([x, np.zeros((extra, *x.shape[1:]), x.dtype)])
-
-    return Factor(pad(factor.F), pad(factor.B), factor.E), pad(weight), pad(parent)
+def pad_rows(x: np.ndarray, size: int) -> np.ndarray:
+    """Add zero rows up to `size`: empty groups contribute nothing."""
+    return np.concatenate([x, np.zeros((size - len(x), *x.shape[1:]), x.dtype)])
