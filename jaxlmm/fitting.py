@@ -37,9 +37,10 @@ def evaluator(spec: Spec, prepared: Prepared, scale: np.ndarray) -> Evaluate:
     """
     size = sum(np.size(leaf) for leaf in jax.tree_util.tree_leaves(prepared.statistics))
     short = size * len(scale) < SHORT and jax.default_backend() == "cpu"
-    compiled = _evaluate_short if short else _evaluate_long
-    prepared, scale = jax.device_put((prepared, scale))
-    return lambda s: np.asarray(compiled(spec, prepared, scale, s))
+    if short:
+        return lambda s: np.asarray(_evaluate_short(spec, prepared, scale, s))
+    prepared, scale = jax.device_put((prepared, scale))  # once, not at every evaluation
+    return lambda s: np.asarray(_evaluate_long(spec, prepared, scale, s))
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ result and is therefore differentiable again, to any order.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -121,6 +122,7 @@ def psd_cholesky(G: Array) -> Array:
     return L
 
 
+@lru_cache(maxsize=64)
 def tril_indices(q: int) -> tuple[np.ndarray, np.ndarray]:
     """Rows and columns of a lower triangle, column by column (lme4's order)."""
     columns, rows = np.triu_indices(q)

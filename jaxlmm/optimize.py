@@ -104,6 +104,12 @@ class Packing:
         """Length of the vector."""
         return int(self._bounds[-1])
 
+    def derivatives(self, packed: Any) -> tuple[Any, Any, Any, Any]:
+        """x, value, gradient and Hessian alone."""
+        k = self._shapes[0][0]
+        x, value, gradient = packed[:k], packed[k], packed[k + 1 : 2 * k + 1]
+        return x, value, gradient, packed[2 * k + 1 : 2 * k + 1 + k * k].reshape(k, k)
+
     def pack(self, point: Point) -> Array:
         """One vector of all numbers."""
         return jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree_util.tree_leaves(point)])
@@ -145,23 +151,24 @@ def advance(packing: Packing, state: State, evaluated: Any, xp: Any = jnp) -> St
     Pure, and the same code in JAX (inside a compiled loop, over many problems) and in NumPy (driven from the host,
     where only the objective needs compiling).
     """
-    old, new = packing.unpack(state.best), packing.unpack(evaluated)
-    finite = xp.isfinite(new.value) & xp.all(xp.isfinite(new.gradient)) & xp.all(xp.isfinite(new.hessian))
+    old_x, old_value, _, _ = packing.derivatives(state.best)
+    _, new_value, new_gradient, new_hessian = packing.derivatives(evaluated)
+    finite = xp.isfinite(new_value) & xp.all(xp.isfinite(new_gradient)) & xp.all(xp.isfinite(new_hessian))
     first = state.iteration == 0
-    gain = xp.where(first, xp.inf, old.value - new.value)
-    noise = NOISE * xp.maximum(1.0, xp.abs(new.value))
+    gain = xp.where(first, xp.inf, old_value - new_value)
+    noise = NOISE * xp.maximum(1.0, xp.abs(new_value))
     accept = finite & ((gain > 0) | (xp.abs(gain) <= noise))
     best = xp.where(accept, evaluated, state.best)
-    point = packing.unpack(best)
+    x, _, gradient, hessian = packing.derivatives(best)
 
     ratio = xp.where(xp.abs(gain) <= noise, 1.0, gain / xp.maximum(state.predicted, 1e-300))
-    length = xp.sqrt(xp.sum((state.trial - old.x) ** 2))
+    length = xp.sqrt(xp.sum((state.trial - old_x) ** 2))
     radius = xp.where(accept & (ratio > 0.25), state.radius, 0.25 * xp.minimum(state.radius, length))
     grown = xp.minimum(2.0 * state.radius, LARGEST_RADIUS)
     radius = xp.where(accept & (ratio > 0.75) & (length > 0.9 * state.radius), grown, radius)
     radius = xp.where(first, state.radius, radius)
 
-    move, predicted, decrement, curvature = newton_step(point.gradient, point.hessian, radius, xp)
+    move, predicted, decrement, curvature = newton_step(gradient, hessian, radius, xp)
     small = decrement < DECREMENT
     exhausted = (decrement < STATIONARY) & (xp.abs(gain) <= noise) & (decrement > 0.5 * state.decrement)
     done = (small | exhausted) & (curvature >= -CURVATURE)
@@ -169,7 +176,7 @@ def advance(packing: Packing, state: State, evaluated: Any, xp: Any = jnp) -> St
     status = xp.where(~done & (radius < SMALLEST_RADIUS), Status.STALLED, status)
     status = xp.where(first & ~finite, Status.NOT_FINITE, status).astype(xp.int32)
     count = state.iteration + 1
-    return State(best, point.x + move, predicted, radius, decrement, curvature, count, status)
+    return State(best, x + move, predicted, radius, decrement, curvature, count, status)
 
 
 def minimise(evaluate: Evaluate, packing: Packing, x: Any, max_iterations: int, xp: Any = jnp) -> State:
