@@ -1,0 +1,145 @@
+"""Every engine offers the same: solve, moments and clusters against the dense matrix itself."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxlmm import CompoundSymmetry, Diagonal, Model, Residual, Term
+from jaxlmm.engines import Blocks
+from jaxlmm.model import prepare
+
+N = 40
+
+
+@functools.cache
+def model(kind, engine="auto"):
+    rng = np.random.default_rng(7)
+    a, one, x = np.sort(rng.integers(0, 6, N)), np.ones(N), rng.normal(size=N)
+    b, c, X, y = a * 4 + rng.integers(0, 3, N), rng.integers(0, 5, N), np.column_stack([one, x]), rng.normal(size=N)
+    terms = {
+        "one factor": [Term(X, a)],
+        "two terms of one factor": [Term(one, a), Term(x, a)],
+        "nested": [Term(X, a), Term(one, b)],
+        "crossed": [Term(X, a), Term(X, c, Diagonal())],
+        "nested and crossed": [Term(one, c), Term(x, a), Term(one, b)],
+        "no random effects": [],
+    }[kind]
+    return Model(y, X, terms, weights=rng.uniform(0.5, 2, N), engine=engine)
+
+
+KINDS = ("one factor", "two terms of one factor", "nested", "crossed", "nested and crossed", "no random effects")
+
+
+@functools.cache
+def parts(kind):
+    """Blocks, both engines, V of the weighted rows and the expanded Z, from their definitions."""
+    m = model(kind)
+    C = m.blocks(0.4 * np.random.default_rng(1).normal(size=m.size))
+    engines = {e: prepare(model(kind, e), compact=False).statistics for e in ("grouped", "dense")}
+    root = np.sqrt(m.weights)
+    Z = [np.concatenate([(root * (t.group == g))[:, None] * t.Z for g in range(t.levels)], 1) for t in m.random]
+    V = np.asarray(C.residual)[0, 0] * np.eye(N)
+    for z, t, G in zip(Z, m.random, C.random, strict=True):
+        V += z @ np.kron(np.eye(t.levels), G) @ z.T
+    return C, engines, V, Z
+
+
+def directions(C, seed):
+    rng = np.random.default_rng(seed)
+
+    def symmetric(G):
+        H = rng.normal(size=G.shape)
+        return jnp.asarray(H + H.T)
+
+    return Blocks(tuple(symmetric(G) for G in C.random), jnp.asarray(rng.normal(size=(1, 1))))
+
+
+def change_of_v(kind, H):
+    _, _, _, Z = parts(kind)
+    out = np.asarray(H.residual)[0, 0] * np.eye(N)
+    for z, t, G in zip(Z, model(kind).random, H.random, strict=True):
+        out = out + z @ np.kron(np.eye(t.levels), G) @ z.T
+    return out
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("engine", ["grouped", "dense"])
+def test_gram_and_solve(kind, engine):
+    C, engines, V, _ = parts(kind)
+    U = np.asarray(engines["dense"].U)
+    logdet, gram = engines[engine].gram(C)
+    assert logdet == pytest.approx(np.linalg.slogdet(V)[1], abs=1e-9)
+    np.testing.assert_allclose(gram, U.T @ np.linalg.solve(V, U), atol=1e-9)
+    B = np.random.default_rng(3).normal(size=(N, 2))
+    np.testing.assert_allclose(engines[engine].solve(C, B), np.linalg.solve(V, B), atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", KINDS[:-1])
+@pytest.mark.parametrize("engine", ["grouped", "dense"])
+def test_moments(kind, engine):
+    C, engines, V, Z = parts(kind)
+    U = np.asarray(engines["dense"].U)
+    moments = engines[engine].moments(C)
+    for z, t, found_n, found_m in zip(Z, model(kind).random, moments.N, moments.M, strict=True):
+        np.testing.assert_allclose(
+            found_n, (z.T @ np.linalg.solve(V, U)).reshape(t.levels, t.dim, U.shape[1]), atol=1e-9
+        )
+        M = (z.T @ np.linalg.solve(V, z)).reshape(t.levels, t.dim, t.levels, t.dim)
+        np.testing.assert_allclose(found_m, M[np.arange(t.levels), :, np.arange(t.levels)], atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", KINDS[:-1])
+@pytest.mark.parametrize("engine", ["grouped", "dense"])
+def test_traces_with_the_whole_of_m(kind, engine):
+    C, engines, V, _ = parts(kind)
+    H, K = directions(C, 1), directions(C, 2)
+    moments = engines[engine].moments(C)
+    VH, VK = np.linalg.solve(V, change_of_v(kind, H)), np.linalg.solve(V, change_of_v(kind, K))
+    assert moments.trace(H) == pytest.approx(np.trace(VH), abs=1e-8)
+    assert moments.trace(H, K) == pytest.approx(np.trace(VH @ VK), abs=1e-8)
+
+
+def test_clusters_are_the_groups_or_the_components():
+    for kind, clusters in (("one factor", 6), ("nested", 6), ("crossed", 1)):
+        C, engines, _, _ = parts(kind)
+        split = prepare(model(kind), compact=False, clusters=True).statistics.cluster_grams(C)
+        assert split.shape[0] == clusters
+        np.testing.assert_allclose(split.sum(0), engines["dense"].gram(C)[1], atol=1e-9)
+
+
+def test_row_products_need_rows():
+    with pytest.raises(ValueError, match="compact=False"):
+        prepare(model("one factor")).statistics.solve(parts("one factor")[0], np.ones((N, 1)))
+
+
+def test_balanced_groups_are_compressed_and_nothing_changes():
+    """Hundred groups of one pattern cost as many pseudo-groups as X and q ask for, not hundred."""
+    rng = np.random.default_rng(0)
+    g, t = np.repeat(np.arange(100), 4), np.tile(np.arange(4.0), 100)
+    Z, arm = np.column_stack([np.ones(400), t]), (g % 2).astype(float)
+    m = Model(rng.normal(size=400), np.column_stack([Z, arm, arm * t]), [Term(Z, g)])
+    statistics = prepare(m).statistics
+    assert int(np.sum(np.asarray(statistics.weight) > 0)) <= 2 * 2 + 2
+    assert np.sum(statistics.weight) == pytest.approx(100)
+    C = m.blocks(np.array([0.3, 0.2, -0.5, 0.1]))
+    logdet, gram = statistics.gram(C)
+    loose = prepare(m, compact=False).statistics.gram(C)
+    assert logdet == pytest.approx(float(loose[0]), abs=1e-9)
+    np.testing.assert_allclose(gram, loose[1], atol=1e-9)
+
+
+def test_the_dense_engine_takes_any_residual():
+    g, t = np.repeat(np.arange(5), 4), np.tile(np.arange(4), 5)
+    keep = np.arange(20) != 6  # a visit missing
+    m = Model(np.arange(19.0) ** 1.5, np.ones((19, 1)), [], Residual(CompoundSymmetry(), g[keep], t[keep]))
+    C = m.blocks(np.array([0.2, 0.4]))
+    V = np.where(g[keep][:, None] == g[keep], np.asarray(C.residual)[t[keep][:, None], t[keep]], 0.0)
+    statistics = prepare(m).statistics
+    np.testing.assert_allclose(statistics.covariance(C), V, atol=1e-14)
+    assert statistics.gram(C)[0] == pytest.approx(np.linalg.slogdet(V)[1])
+    assert np.all(np.isfinite(jax.grad(lambda C: statistics.gram(C)[0])(C).residual))

@@ -1,0 +1,106 @@
+"""Small matrices: values, derivatives of any order, and failures that stay in their own matrix."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxlmm.linalg import (
+    UNROLL,
+    block_diagonal,
+    inv_logdet,
+    lower_from_vector,
+    matmul,
+    psd_cholesky,
+    tril_indices,
+)
+
+SIZES = (1, 2, 3, UNROLL, UNROLL + 1)
+
+
+def positive(q, stack=3):
+    A = np.random.default_rng(q).normal(size=(stack, q, q))
+    return A @ A.transpose(0, 2, 1) + q * np.eye(q)
+
+
+def plain(S):
+    """The same by JAX's own linear algebra, differentiated by JAX's own rules."""
+    return jnp.linalg.inv(S), jnp.linalg.slogdet(S)[1]
+
+
+@pytest.mark.parametrize("q", SIZES)
+def test_values(q):
+    inverse, logdet = jax.jit(inv_logdet)(positive(q))
+    np.testing.assert_allclose(inverse, np.linalg.inv(positive(q)), rtol=1e-10, atol=1e-13)
+    np.testing.assert_allclose(logdet, np.linalg.slogdet(positive(q))[1], rtol=1e-12)
+
+
+@pytest.mark.parametrize("q", (2, 3, UNROLL + 1))
+def test_derivatives_to_third_order(q):
+    S, H = positive(q), np.random.default_rng(1).normal(size=(q, q))
+    H = H + H.T
+
+    def along(function, t):
+        inverse, logdet = function(S + t * H)
+        return jnp.sum(jnp.sin(inverse)) + jnp.sum(logdet**2)
+
+    ours, theirs = (lambda t: along(inv_logdet, t)), (lambda t: along(plain, t))
+    for _ in range(3):
+        ours, theirs = jax.grad(ours), jax.grad(theirs)
+        np.testing.assert_allclose(jax.jit(ours)(0.1), jax.jit(theirs)(0.1), rtol=1e-9)
+
+
+def test_reverse_mode_of_forward_mode():
+    S = positive(3)[0]
+    ours = jax.jacrev(jax.jacfwd(lambda S: inv_logdet(S)[1]))(S)
+    inverse = np.linalg.inv(S)
+    np.testing.assert_allclose(ours, -np.einsum("jk,li->ijkl", inverse, inverse).transpose(3, 2, 0, 1), rtol=1e-9)
+
+
+@pytest.mark.parametrize("q", (2, UNROLL + 1))
+def test_a_matrix_that_is_not_positive_definite_is_nan_alone(q):
+    S = positive(q)
+    S[1] -= 100 * np.eye(q)
+    inverse, logdet = map(np.asarray, inv_logdet(S))
+    assert np.isnan(logdet[1])
+    assert np.all(np.isfinite(inverse[[0, 2]])) and np.all(np.isfinite(logdet[[0, 2]]))
+
+
+def test_no_rows_at_all():
+    inverse, logdet = inv_logdet(jnp.zeros((4, 0, 0)))
+    assert inverse.shape == (4, 0, 0)
+    np.testing.assert_array_equal(logdet, np.zeros(4))
+
+
+@pytest.mark.parametrize("inner", (0, 1, 3, UNROLL + 1))
+def test_matmul(inner):
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(5, 2, inner)), rng.normal(size=(5, inner, 4))
+    np.testing.assert_allclose(matmul(jnp.asarray(a), jnp.asarray(b)), a @ b, atol=1e-14)
+
+
+@pytest.mark.parametrize("rank", (0, 1, 2, 4))
+def test_psd_cholesky_of_singular_matrices(rank):
+    A = np.random.default_rng(rank).normal(size=(4, rank))
+    G = A @ A.T
+    L = np.asarray(psd_cholesky(jnp.asarray(G)))
+    assert np.all(np.triu(L, 1) == 0)
+    np.testing.assert_allclose(L @ L.T, G, atol=1e-6 * max(1.0, np.abs(G).max()))
+    zero = G.copy()
+    zero[1], zero[:, 1] = 0, 0
+    L = np.asarray(psd_cholesky(jnp.asarray(zero)))
+    np.testing.assert_array_equal(L[:, 1], 0)
+
+
+def test_packing_is_column_by_column():
+    rows, columns = tril_indices(3)
+    assert list(zip(rows, columns, strict=True)) == [(0, 0), (1, 0), (2, 0), (1, 1), (2, 1), (2, 2)]
+    L = lower_from_vector(jnp.arange(1.0, 7.0), 3)
+    np.testing.assert_array_equal(L, [[1, 0, 0], [2, 4, 0], [3, 5, 6]])
+
+
+def test_block_diagonal():
+    blocks = [jnp.ones((1, 1)), 2 * jnp.ones((2, 2))]
+    np.testing.assert_array_equal(block_diagonal(blocks), [[1, 0, 0], [0, 2, 2], [0, 2, 2]])
