@@ -28,7 +28,7 @@ from .objective import Spec, objective, packing_of, scale_of
 from .optimize import FIRST_RADIUS, Packing, State, Status, advance
 from .responses import Design, assemble, stack_lanes
 
-SLOTS = 1024
+SLOTS = 256
 STEPS = 3
 CHUNK_FLOATS = 2e7  # numbers of responses read at a time
 

@@ -1,9 +1,10 @@
 """Small symmetric matrices: inverse with log-determinant, packing; knows no statistics.
 
-Everything below works on stacks ``(..., q, q)``. Up to ``UNROLL`` the Cholesky factorisation is written out
-element by element, which XLA fuses over the stack (no LAPACK call per matrix); above it LAPACK or cuSOLVER is
-used. Derivatives never pass through a factorisation: the rule of `inv_logdet` is written in terms of its own
-result and is therefore differentiable again, to any order.
+Stacks of matrices have the matrix in front and the stack behind, ``(q, q, ...)``: an entry is then a contiguous array
+over the stack, which is what vector units want. Up to ``UNROLL`` the Cholesky factorisation is written out entry by
+entry, which XLA fuses over the stack (no LAPACK call per matrix); above it LAPACK or cuSOLVER is used. Derivatives
+never pass through a factorisation: the rule of `inv_logdet` is written in terms of its own result and is therefore
+differentiable again, to any order.
 """
 
 from __future__ import annotations
@@ -20,38 +21,37 @@ UNROLL = 6
 
 
 def matmul(a: Array, b: Array) -> Array:
-    """Product of stacks of matrices; a short inner dimension is written out so that XLA can fuse it."""
-    inner = a.shape[-1]
+    """Products of stacks (i, k, ...) and (k, j, ...); a short inner dimension is written out so that XLA fuses it."""
+    inner, depth = a.shape[1], max(a.ndim, b.ndim)
+    a, b = (x.reshape(x.shape + (1,) * (depth - x.ndim)) for x in (a, b))
     if inner > UNROLL or inner == 0:
-        return a @ b
-    return sum(
-        (a[..., :, k, None] * b[..., None, k, :] for k in range(1, inner)),
-        a[..., :, 0, None] * b[..., None, 0, :],
-    )
+        return jnp.einsum("ik...,kj...->ij...", a, b)
+    return sum((a[:, None, k] * b[None, k] for k in range(1, inner)), a[:, None, 0] * b[None, 0])
 
 
 def transpose(a: Array) -> Array:
-    """Transpose of the last two axes."""
-    return jnp.swapaxes(a, -1, -2)
+    """Transpose of the matrices of a stack (i, j, ...)."""
+    return jnp.swapaxes(a, 0, 1)
 
 
-def identity(q: int) -> Array:
-    """Identity matrix in float64."""
-    return jnp.eye(q, dtype=jnp.float64)
+def identity(q: int, like: Array | None = None) -> Array:
+    """Identity matrix in float64; of the depth of a stack `like` (q, q, ...), to be broadcast with it."""
+    eye = jnp.eye(q, dtype=jnp.float64)
+    return eye if like is None else eye.reshape((q, q) + (1,) * (like.ndim - 2))
 
 
 def _inverse_of_factor(S: Array) -> tuple[list[list[Array]], Array]:
-    """Inverse of the Cholesky factor of S, element by element, and log|S|."""
-    q = S.shape[-1]
+    """Inverse of the Cholesky factor of S, entry by entry, and log|S|."""
+    q = S.shape[0]
     L: list[list[Array]] = [[None] * q for _ in range(q)]  # type: ignore[list-item]
     T: list[list[Array]] = [[None] * q for _ in range(q)]  # type: ignore[list-item]
-    logdet = jnp.zeros(S.shape[:-2], S.dtype)
+    logdet = jnp.zeros(S.shape[2:], S.dtype)
     for j in range(q):
-        pivot = S[..., j, j] - sum((L[j][k] ** 2 for k in range(j)), jnp.zeros((), S.dtype))
+        pivot = S[j, j] - sum((L[j][k] ** 2 for k in range(j)), jnp.zeros((), S.dtype))
         logdet = logdet + jnp.log(pivot)
         T[j][j] = jax.lax.rsqrt(pivot)
         for i in range(j + 1, q):
-            s = S[..., i, j] - sum((L[i][k] * L[j][k] for k in range(j)), jnp.zeros((), S.dtype))
+            s = S[i, j] - sum((L[i][k] * L[j][k] for k in range(j)), jnp.zeros((), S.dtype))
             L[i][j] = s * T[j][j]
     for j in range(q):
         for i in range(j + 1, q):
@@ -60,22 +60,23 @@ def _inverse_of_factor(S: Array) -> tuple[list[list[Array]], Array]:
 
 
 def _inv_logdet_unrolled(S: Array) -> tuple[Array, Array]:
-    q = S.shape[-1]
+    q = S.shape[0]
     T, logdet = _inverse_of_factor(S)
 
     def entry(i: int, j: int) -> Array:
         return sum((T[k][i] * T[k][j] for k in range(max(i, j) + 1, q)), T[max(i, j)][i] * T[max(i, j)][j])
 
-    rows = [[entry(max(i, j), min(i, j)) for j in range(q)] for i in range(q)]
-    return jnp.stack([jnp.stack(r, -1) for r in rows], -2), logdet
+    lower = {(i, j): entry(i, j) for i in range(q) for j in range(i + 1)}
+    return jnp.stack([jnp.stack([lower[max(i, j), min(i, j)] for j in range(q)]) for i in range(q)]), logdet
 
 
 def _inv_logdet_lapack(S: Array) -> tuple[Array, Array]:
+    S = jnp.moveaxis(S, (0, 1), (-2, -1))
     L = jax.lax.linalg.cholesky(S, symmetrize_input=False)
     eye = jnp.broadcast_to(identity(S.shape[-1]), S.shape)
     T = jax.lax.linalg.triangular_solve(L, eye, left_side=True, lower=True)
     logdet = 2.0 * jnp.sum(jnp.log(jnp.diagonal(L, axis1=-2, axis2=-1)), -1)
-    return transpose(T) @ T, logdet
+    return jnp.moveaxis(jnp.swapaxes(T, -1, -2) @ T, (-2, -1), (0, 1)), logdet
 
 
 @jax.custom_jvp
@@ -84,24 +85,24 @@ def inv_logdet(S: Array) -> tuple[Array, Array]:
 
     Parameters
     ----------
-    S : (..., q, q) symmetric positive definite; only its lower triangle is read.
+    S : (q, q, ...) symmetric positive definite; only its lower triangle is read.
 
     Returns
     -------
-    inverse : (..., q, q)
+    inverse : (q, q, ...)
     logdet : (...)
         Both NaN where S is not positive definite, in that matrix of the stack alone.
     """
-    if S.shape[-1] == 0:
-        return S, jnp.zeros(S.shape[:-2], S.dtype)
-    return _inv_logdet_unrolled(S) if S.shape[-1] <= UNROLL else _inv_logdet_lapack(S)
+    if S.shape[0] == 0:
+        return S, jnp.zeros(S.shape[2:], S.dtype)
+    return _inv_logdet_unrolled(S) if S.shape[0] <= UNROLL else _inv_logdet_lapack(S)
 
 
 @inv_logdet.defjvp
 def _inv_logdet_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Any, Any]:
     (S,), (dS,) = primals, tangents
     inv, logdet = inv_logdet(S)
-    return (inv, logdet), (-matmul(matmul(inv, dS), inv), jnp.sum(inv * dS, (-2, -1)))
+    return (inv, logdet), (-matmul(matmul(inv, dS), inv), jnp.sum(inv * dS, (0, 1)))
 
 
 def psd_cholesky(G: Array) -> Array:

@@ -10,7 +10,7 @@ import numpy as np
 from .engines import Grouped, Rows
 from .engines.elimination import Factor
 from .engines.grouped import compacted, stack_rows
-from .engines.orthogonal import orthogonalise, pad_rows, products, project
+from .engines.orthogonal import orthogonalise, pad_last, products, project
 from .model import Basis, Model, Prepared, prepare
 
 
@@ -87,7 +87,7 @@ class Design:
         return Responses((c + again).T, sd, data)
 
     def _group_data(self, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """By (b, g, q) and Ey (b, components, r) of residualised responses y (n, b)."""
+        """By (b, q, g) and Ey (b, r, components) of residualised responses y (n, b)."""
         layout = self.model.layout
         parts = []
         for unit in self._units:
@@ -96,20 +96,20 @@ class Design:
                 part = np.add.reduceat((unit[:, None] * y)[self._order], self._starts, 0)
                 total = total + part
                 y = y - unit[:, None] * part[layout.codes]
-            parts.append(total)
-        By = np.stack(parts, 1) if parts else np.zeros((layout.groups, 0, y.shape[1]))
+            parts.append(total.T)
+        By = np.stack(parts) if parts else np.zeros((0, y.shape[1], layout.groups))
         if self._patterns is not None:
             By = self._patterns.response(By)
         if layout.components == 1:
-            cross, square = (self._left.T @ y)[None], np.sum(y * y, 0)[None, None]
+            cross, square = (self._left.T @ y)[..., None], np.sum(y * y, 0)[None, :, None]
         else:
             sorted_y, sorted_x = y[self._by_component], self._left[self._by_component]
             bounds = [*self._component_starts, len(y)]
             pieces = list(zip(bounds[:-1], bounds[1:], strict=True))
-            cross = np.stack([sorted_x[a:b].T @ sorted_y[a:b] for a, b in pieces])
-            square = np.stack([np.sum(sorted_y[a:b] ** 2, 0)[None] for a, b in pieces])
-        Ey = np.concatenate([cross, square], 1)
-        return np.moveaxis(pad_rows(By, self._size), -1, 0), np.moveaxis(Ey, -1, 0)
+            cross = np.stack([sorted_x[a:b].T @ sorted_y[a:b] for a, b in pieces], -1)
+            square = np.stack([np.sum(sorted_y[a:b] ** 2, 0)[None] for a, b in pieces], -1)
+        Ey = np.concatenate([cross, square], 0)
+        return np.moveaxis(pad_last(By, self._size), 1, 0), np.moveaxis(Ey, 1, 0)
 
 
 def stack_lanes(prepared: list[Prepared]) -> Prepared:

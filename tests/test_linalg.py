@@ -22,25 +22,31 @@ SIZES = (1, 2, 3, UNROLL, UNROLL + 1)
 
 def positive(q, stack=3):
     A = np.random.default_rng(q).normal(size=(stack, q, q))
-    return A @ A.transpose(0, 2, 1) + q * np.eye(q)
+    return np.moveaxis(A @ A.transpose(0, 2, 1) + q * np.eye(q), 0, -1)
+
+
+def each(S):
+    """The stack in front, as NumPy wants it."""
+    return np.moveaxis(np.asarray(S), -1, 0)
 
 
 def plain(S):
     """The same by JAX's own linear algebra, differentiated by JAX's own rules."""
-    return jnp.linalg.inv(S), jnp.linalg.slogdet(S)[1]
+    front = jnp.moveaxis(S, -1, 0)
+    return jnp.moveaxis(jnp.linalg.inv(front), 0, -1), jnp.linalg.slogdet(front)[1]
 
 
 @pytest.mark.parametrize("q", SIZES)
 def test_values(q):
     inverse, logdet = jax.jit(inv_logdet)(positive(q))
-    np.testing.assert_allclose(inverse, np.linalg.inv(positive(q)), rtol=1e-10, atol=1e-13)
-    np.testing.assert_allclose(logdet, np.linalg.slogdet(positive(q))[1], rtol=1e-12)
+    np.testing.assert_allclose(each(inverse), np.linalg.inv(each(positive(q))), rtol=1e-10, atol=1e-13)
+    np.testing.assert_allclose(logdet, np.linalg.slogdet(each(positive(q)))[1], rtol=1e-12)
 
 
 @pytest.mark.parametrize("q", (2, 3, UNROLL + 1))
 def test_derivatives_to_third_order(q):
     S, H = positive(q), np.random.default_rng(1).normal(size=(q, q))
-    H = H + H.T
+    H = (H + H.T)[..., None]
 
     def along(function, t):
         inverse, logdet = function(S + t * H)
@@ -53,7 +59,7 @@ def test_derivatives_to_third_order(q):
 
 
 def test_reverse_mode_of_forward_mode():
-    S = positive(3)[0]
+    S = positive(3)[..., 0]
     ours = jax.jacrev(jax.jacfwd(lambda S: inv_logdet(S)[1]))(S)
     inverse = np.linalg.inv(S)
     np.testing.assert_allclose(ours, -np.einsum("jk,li->ijkl", inverse, inverse).transpose(3, 2, 0, 1), rtol=1e-9)
@@ -62,23 +68,25 @@ def test_reverse_mode_of_forward_mode():
 @pytest.mark.parametrize("q", (2, UNROLL + 1))
 def test_a_matrix_that_is_not_positive_definite_is_nan_alone(q):
     S = positive(q)
-    S[1] -= 100 * np.eye(q)
+    S[..., 1] -= 100 * np.eye(q)
     inverse, logdet = map(np.asarray, inv_logdet(S))
     assert np.isnan(logdet[1])
-    assert np.all(np.isfinite(inverse[[0, 2]])) and np.all(np.isfinite(logdet[[0, 2]]))
+    assert np.all(np.isfinite(inverse[..., [0, 2]])) and np.all(np.isfinite(logdet[[0, 2]]))
 
 
 def test_no_rows_at_all():
-    inverse, logdet = inv_logdet(jnp.zeros((4, 0, 0)))
-    assert inverse.shape == (4, 0, 0)
+    inverse, logdet = inv_logdet(jnp.zeros((0, 0, 4)))
+    assert inverse.shape == (0, 0, 4)
     np.testing.assert_array_equal(logdet, np.zeros(4))
 
 
 @pytest.mark.parametrize("inner", (0, 1, 3, UNROLL + 1))
 def test_matmul(inner):
     rng = np.random.default_rng(0)
-    a, b = rng.normal(size=(5, 2, inner)), rng.normal(size=(5, inner, 4))
-    np.testing.assert_allclose(matmul(jnp.asarray(a), jnp.asarray(b)), a @ b, atol=1e-14)
+    a, b = rng.normal(size=(2, inner, 5)), rng.normal(size=(inner, 4, 5))
+    np.testing.assert_allclose(each(matmul(jnp.asarray(a), jnp.asarray(b))), each(a) @ each(b), atol=1e-14)
+    single = matmul(jnp.asarray(a[..., 0]), jnp.asarray(b))  # one matrix with every one of a stack
+    np.testing.assert_allclose(each(single), a[..., 0] @ each(b), atol=1e-14)
 
 
 @pytest.mark.parametrize("rank", (0, 1, 2, 4))

@@ -23,44 +23,43 @@ import jax.numpy as jnp
 from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
-from ..linalg import identity, inv_logdet, matmul, psd_cholesky, transpose
+from ..linalg import UNROLL, identity, inv_logdet, matmul, psd_cholesky, transpose
 
 
 class Cross(NamedTuple):
     """Cross-products of [Z W] by group; `ww` summed over the groups of each parent."""
 
-    zz: Any  # (g, q, q)
-    zw: Any  # (g, q, r)
-    ww: Any  # (parents, r, r)
+    zz: Any  # (q, q, g)
+    zw: Any  # (q, r, g)
+    ww: Any  # (r, r, parents)
 
 
 class Factor(NamedTuple):
     """Orthogonal factor of the same, see the module docstring."""
 
-    F: Any  # (g, q, q)
-    B: Any  # (g, q, r)
-    E: Any  # (parents, r, r)
+    F: Any  # (q, q, g)
+    B: Any  # (q, r, g)
+    E: Any  # (r, r, parents)
 
 
 def sum_to_parents(x: Array, parent: Array, parents: int) -> Array:
-    """Sum x (g, ...) over the groups of each parent: (parents, ...)."""
+    """Sum x (..., g) over the groups of each parent: (..., parents)."""
     if parents == 1:
-        return jnp.sum(x, 0, keepdims=True)
-    return jax.ops.segment_sum(x, parent, parents)
+        return jnp.sum(x, -1, keepdims=True)
+    return jnp.moveaxis(jax.ops.segment_sum(jnp.moveaxis(x, -1, 0), parent, parents), 0, -1)
 
 
 def _quadratic(a: Array, b: Array, parent: Array, parents: int) -> Array:
-    """Sum over groups of a'b for a, b (g, q, r): (parents, r, r)."""
-    if parents == 1:
-        r = a.shape[-1]
-        return (a.reshape(-1, r).T @ b.reshape(-1, r))[None]
+    """Sum over groups of a'b for a, b (q, r, g): (r, r, parents)."""
+    if parents == 1 and a.shape[1] > UNROLL:
+        return jnp.einsum("qrg,qsg->rs", a, b)[..., None]
     return sum_to_parents(matmul(transpose(a), b), parent, parents)
 
 
 def _by_factor(G: Array, factor: Factor) -> tuple[Array, Array, Array]:
     """S^-1, log|S| and F S^-1 for S = I + F'G F."""
     F = jnp.asarray(factor.F)
-    S = identity(G.shape[-1]) + matmul(matmul(transpose(F), G), F)
+    S = identity(G.shape[0], F) + matmul(matmul(transpose(F), G), F)
     W, logdet = inv_logdet(S)
     return W, logdet, matmul(F, W)
 
@@ -68,19 +67,19 @@ def _by_factor(G: Array, factor: Factor) -> tuple[Array, Array, Array]:
 def _by_covariance(G: Array, zz: Array) -> tuple[Array, Array]:
     """Posterior covariance K = (G^-1 + Z'Z)^-1 and log|I + G Z'Z|, from a factor of G."""
     L = psd_cholesky(G)
-    W, logdet = inv_logdet(identity(G.shape[-1]) + matmul(matmul(L.T, zz), L))
+    W, logdet = inv_logdet(identity(G.shape[0], zz) + matmul(matmul(L.T, zz), L))
     return matmul(matmul(L, W), L.T), logdet
 
 
 @jax.custom_jvp
 def moments(G: Array, cross: Cross | None, factor: Factor | None) -> tuple[Array, Array]:
-    """``M = Z'V^-1 Z`` (g, q, q) and ``N = Z'V^-1 W`` (g, q, r) by group."""
+    """``M = Z'V^-1 Z`` (q, q, g) and ``N = Z'V^-1 W`` (q, r, g) by group."""
     if factor is not None:
         _, _, FW = _by_factor(G, factor)
         return matmul(FW, transpose(jnp.asarray(factor.F))), matmul(FW, jnp.asarray(factor.B))
     assert cross is not None
     K, _ = _by_covariance(G, cross.zz)
-    shrink = identity(G.shape[-1]) - matmul(cross.zz, K)
+    shrink = identity(G.shape[0], K) - matmul(cross.zz, K)
     return matmul(shrink, cross.zz), matmul(shrink, cross.zw)
 
 
@@ -94,7 +93,7 @@ def _moments_jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[A
         dM, dN = -matmul(MH, M), -matmul(MH, N)
     if dcross is not None and not (_is_zero(dcross.zz) and _is_zero(dcross.zw)):
         dzz, dzw = _instantiate(dcross.zz), _instantiate(dcross.zw)
-        P = identity(G.shape[-1]) - matmul(G, M)
+        P = identity(G.shape[0], M) - matmul(G, M)
         dM = dM + matmul(matmul(transpose(P), dzz), P)
         dN = dN + matmul(transpose(P), dzw - matmul(dzz, matmul(G, N)))
     return (M, N), (dM, dN)
@@ -107,7 +106,7 @@ moments.defjvp(_moments_jvp, symbolic_zeros=True)
 def eliminate(
     parents: int, G: Array, cross: Cross | None, factor: Factor | None, weight: Array, parent: Array
 ) -> tuple[Array, Array]:
-    """Log-determinant (summed with `weight` (g,)) and gram by parent (parents, r, r)."""
+    """Log-determinant (summed with `weight` (g,)) and gram by parent (r, r, parents)."""
     if factor is not None:
         W, logdet, _ = _by_factor(G, factor)
         B = jnp.asarray(factor.B)
@@ -126,13 +125,13 @@ def _eliminate_jvp(parents: int, primals: tuple[Any, ...], tangents: tuple[Any, 
     M, N = moments(G, cross, factor)
     dlogdet, dgram = jnp.zeros_like(out[0]), jnp.zeros_like(out[1])
     if not _is_zero(H):
-        dlogdet = jnp.sum(jnp.sum(weight[:, None, None] * M, 0) * H)
+        dlogdet = jnp.sum(jnp.sum(weight * M, -1) * H)
         dgram = -_quadratic(N, matmul(H, N), parent, parents)
     if dcross is not None and not all(_is_zero(t) for t in dcross):
         dzz, dzw, dww = (_instantiate(t) for t in dcross)
         GM, T = matmul(G, M), matmul(G, N)
-        K = G - matmul(GM, G)
-        dlogdet = dlogdet + jnp.sum(weight[:, None, None] * K * dzz)
+        K = G[..., None] - matmul(GM, G)
+        dlogdet = dlogdet + jnp.sum(weight * K * dzz)
         half = _quadratic(T, dzw - 0.5 * matmul(dzz, T), parent, parents)
         dgram = dgram + dww - half - transpose(half)
     return out, (dlogdet, dgram)

@@ -25,7 +25,7 @@ from ..errors import DataError
 from ..linalg import block_diagonal, identity, inv_logdet, matmul, psd_cholesky, transpose
 from .base import Blocks, Moments, Rows
 from .elimination import Cross, Factor, eliminate, moments
-from .orthogonal import Patterns, bucket, group_sum, orthogonalise, pad_rows, products, project
+from .orthogonal import Patterns, bucket, group_sum, orthogonalise, pad_last, products, project
 
 MAX_STACKED = 1500
 MAX_STATISTICS = 2e8
@@ -181,11 +181,11 @@ class Grouped:
         return cls(n, factor, cross, weight, parent, source, shape)
 
     def with_response(self, lane: Any) -> Grouped:
-        """The same design with another response: the last column of B (g, q) and of E (components, r)."""
+        """The same design with another response: the last column of B (q, g) and of E (r, components)."""
         By, Ey = lane
-        B = jnp.concatenate([jnp.asarray(self.factor.B)[..., :-1], By[..., None]], -1)
-        E = jnp.concatenate([jnp.asarray(self.factor.E)[:, :-1, :-1], Ey[:, None, :-1]], 1)
-        E = jnp.concatenate([E, Ey[..., None]], 2)
+        B = jnp.concatenate([jnp.asarray(self.factor.B)[:, :-1], By[:, None]], 1)
+        E = jnp.concatenate([jnp.asarray(self.factor.E)[:-1, :-1], Ey[None, :-1]], 0)
+        E = jnp.concatenate([E, Ey[:, None]], 1)
         return replace(self, factor=Factor(self.factor.F, B, E))
 
     # -- the interface ---------------------------------------------------------------------------------------
@@ -193,11 +193,11 @@ class Grouped:
     def gram(self, C: Blocks) -> tuple[Array, Array]:
         """log|V| and U'V^-1 U."""
         logdet, grams = self._grams(C)
-        return logdet, jnp.sum(grams, 0)
+        return logdet, jnp.sum(grams, -1)
 
     def cluster_grams(self, C: Blocks) -> Array:
         """U_c'V_c^-1 U_c of each connected component (prepare with ``clusters=True`` for each group)."""
-        return self._grams(C)[1]
+        return jnp.moveaxis(self._grams(C)[1], -1, 0)
 
     def solve(self, C: Blocks, B: Array) -> Array:
         """V^-1 B by ``R^-1 (B - Z G Z'V^-1 B)``."""
@@ -223,15 +223,17 @@ class Grouped:
                 G2, cross = self._outer_block(C), self._outer_cross(C)
                 M2, N2 = moments(G2, cross, None)
                 L = psd_cholesky(G2)
-                K2 = matmul(matmul(L, inv_logdet(identity(L.shape[0]) + matmul(matmul(L.T, cross.zz), L))[0]), L.T)
-                N12, N1 = N1[..., :-r], N1[..., -r:]
-                N1 = N1 - matmul(N12, matmul(G2, N2)[self.parent])
-                M1 = M1 - matmul(matmul(N12, K2[self.parent]), transpose(N12))
+                S = identity(L.shape[0], cross.zz) + matmul(matmul(L.T, cross.zz), L)
+                K2 = matmul(matmul(L, inv_logdet(S)[0]), L.T)
+                N12, N1 = N1[:, :-r], N1[:, -r:]
+                N1 = N1 - matmul(N12, matmul(G2, N2)[..., self.parent])
+                M1 = M1 - matmul(matmul(N12, K2[..., self.parent]), transpose(N12))
                 _unstack(N, M, N2, M2, outer, copies, layout.slot, [C.random[t].shape[0] for t in outer])
             start = 0
             for t in inner:
                 stop = start + C.random[t].shape[0]
-                N[t], M[t] = N1[:, start:stop], M1[:, start:stop, start:stop]
+                N[t] = jnp.moveaxis(N1[start:stop], -1, 0)
+                M[t] = jnp.moveaxis(M1[start:stop, start:stop], -1, 0)
                 start = stop
         order = range(len(C.random))
         return Moments(tuple(N[t] / s2 for t in order), tuple(M[t] / s2 for t in order), lambda D: self.gram(D)[0], C)
@@ -261,8 +263,8 @@ class Grouped:
 
     def _outer_cross(self, C: Blocks) -> Cross:
         _, gram = self._eliminate_inner(C)
-        q = gram.shape[-1] - self.shape[4]
-        return Cross(gram[:, :q, :q], gram[:, :q, q:], gram[:, q:, q:])
+        q = gram.shape[0] - self.shape[4]
+        return Cross(gram[:q, :q], gram[:q, q:], gram[q:, q:])
 
     def _inner_block(self, C: Blocks) -> Array:
         return block_diagonal([C.random[t] for t in self.shape[0]]) / C.residual[0, 0]
@@ -293,13 +295,13 @@ def compacted(
 ) -> tuple[Factor, np.ndarray, np.ndarray, Patterns | None]:
     """Compressed patterns and empty groups up to a bucket of sizes, so that compiled code is shared (NumPy)."""
     F, B, E = factor
-    patterns, weight = None, np.ones(len(F))
+    patterns, weight = None, np.ones(F.shape[-1])
     if not outer:
-        patterns = Patterns.find(F, B[..., :-1])
-        B = np.concatenate([patterns.fixed(B[..., :-1]), patterns.response(B[..., -1:])], -1)
-        F, weight, parent = F[patterns.source], patterns.weight, np.zeros(len(B), np.int32)
+        patterns = Patterns.find(F, B[:, :-1])
+        B = np.concatenate([patterns.fixed(B[:, :-1]), patterns.response(B[:, -1:])], 1)
+        F, weight, parent = F[..., patterns.source], patterns.weight, np.zeros(B.shape[-1], np.int32)
     size = bucket(len(weight))
-    return Factor(pad_rows(F, size), pad_rows(B, size), E), pad_rows(weight, size), pad_rows(parent, size), patterns
+    return Factor(pad_last(F, size), pad_last(B, size), E), pad_last(weight, size), pad_last(parent, size), patterns
 
 
 def stack_rows(rows: Rows, layout: Layout, xp: Any) -> tuple[Any, Any]:
@@ -317,8 +319,7 @@ def _cross(Z: Array, W: Array, codes: Any, groups: int, component: Any, componen
     """Cross-products as polynomials of the data, which carry derivatives with respect to data."""
     zz = group_sum(Z[:, :, None] * Z[:, None, :], codes, groups, jnp)
     zw = group_sum(Z[:, :, None] * W[:, None, :], codes, groups, jnp)
-    ww = (W.T @ W)[None] if components == 1 else group_sum(W[:, :, None] * W[:, None, :], component, components, jnp)
-    return Cross(zz, zw, ww)
+    return Cross(jnp.moveaxis(zz, 0, -1), jnp.moveaxis(zw, 0, -1), products(W, component, components, jnp))
 
 
 def _unstack(
@@ -331,7 +332,8 @@ def _unstack(
     slots: tuple[Any, ...],
     dims: list[int],
 ) -> None:
-    """Cut stacked moments (components, Q, ...) into levels of each outer term."""
+    """Cut stacked moments (Q, ..., components) into levels of each outer term."""
+    N2, M2 = jnp.moveaxis(N2, -1, 0), jnp.moveaxis(M2, -1, 0)
     start = 0
     for t, c, slot, q in zip(outer, copies, slots, dims, strict=True):
         stop = start + c * q

@@ -27,7 +27,7 @@ def orthogonalise(Z: Any, codes: Any, groups: int, xp: Any) -> tuple[Any, list[A
 
     Returns
     -------
-    F (groups, q, q) lower triangular with Z_g'Z_g = F_g F_g', and q columns (n,), orthonormal within every group,
+    F (q, q, groups) lower triangular with Z_g'Z_g = F_g F_g', and q columns (n,), orthonormal within every group,
     with Z_g = Q_g F_g'. A column of Z without a part of its own in a group (single rows, repeated values) has a
     zero row and column of F there.
     """
@@ -47,11 +47,11 @@ def orthogonalise(Z: Any, codes: Any, groups: int, xp: Any) -> tuple[Any, list[A
         norm = xp.sqrt(xp.where(present, left, 1.0))
         F[j][j] = xp.where(present, norm, 0.0)
         units.append(z * xp.where(present, 1.0 / norm, 0.0)[codes])
-    return xp.stack([xp.stack(row, -1) for row in F], -2) if q else xp.zeros((groups, 0, 0)), units
+    return xp.stack([xp.stack(row) for row in F]) if q else xp.zeros((0, 0, groups)), units
 
 
 def project(units: list[Any], W: Any, codes: Any, groups: int, xp: Any) -> tuple[Any, Any]:
-    """Split W (n, r) along orthonormal columns: B (groups, q, r) with B_g = Q_g'W_g, and what is left of W."""
+    """Split W (n, r) along orthonormal columns: B (q, r, groups) with B_g = Q_g'W_g, and what is left of W."""
     B: list[Any] = []
     for unit in units:
         total = xp.zeros((groups, W.shape[1]))
@@ -59,21 +59,21 @@ def project(units: list[Any], W: Any, codes: Any, groups: int, xp: Any) -> tuple
             part = group_sum(unit[:, None] * W, codes, groups, xp)
             total = total + part
             W = W - unit[:, None] * part[codes]
-        B.append(total)
-    return xp.stack(B, -2) if B else xp.zeros((groups, 0, W.shape[1])), W
+        B.append(total.T)
+    return xp.stack(B) if B else xp.zeros((0, W.shape[1], groups)), W
 
 
 def products(W: Any, component: Any, components: int, xp: Any) -> Any:
-    """W_c'W_c by component (components, r, r)."""
+    """W_c'W_c by component (r, r, components)."""
     if components == 1:
-        return (W.T @ W)[None]
+        return (W.T @ W)[..., None]
     if xp is not np:
-        return group_sum(W[:, :, None] * W[:, None, :], component, components, xp)
+        return xp.moveaxis(group_sum(W[:, :, None] * W[:, None, :], component, components, xp), 0, -1)
     order = np.argsort(component, kind="stable")
     bounds = np.searchsorted(component[order], np.arange(components + 1))
     W = W[order]
     parts = [W[a:b].T @ W[a:b] for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
-    return np.stack(parts)
+    return np.stack(parts, -1)
 
 
 @dataclass(frozen=True)
@@ -97,10 +97,11 @@ class Patterns:
 
     @classmethod
     def find(cls, F: np.ndarray, Bx: np.ndarray) -> Patterns:
-        """Patterns of groups from F (groups, q, q) and the part of B that belongs to X (groups, q, p)."""
-        groups, q = F.shape[:2]
+        """Patterns of groups from F (q, q, groups) and the part of B that belongs to X (q, p, groups)."""
+        q, groups = F.shape[1:]
         scale = np.abs(F).max(initial=0.0) or 1.0
-        keys = np.round(F.reshape(groups, -1) / scale, 11) + 0.0
+        keys = np.round(F.reshape(-1, groups).T / scale, 11) + 0.0
+        rows = Bx.reshape(-1, groups).T
         if groups <= q + 1 or q == 0:
             return cls(np.arange(groups), (), np.arange(groups), np.ones(groups))
         _, first, pattern, counts = np.unique(keys, axis=0, return_index=True, return_inverse=True, return_counts=True)
@@ -110,7 +111,7 @@ class Patterns:
         kept, rotations, source, weight = [], [], [], []
         for k, count in enumerate(counts):
             members = order[bounds[k] : bounds[k + 1]]
-            V = _row_space(Bx[members].reshape(count, -1)) if count > q + 1 else None
+            V = _row_space(rows[members]) if count > q + 1 else None
             if V is None or V.shape[1] + q >= count:
                 kept.append(members)
                 continue
@@ -124,22 +125,22 @@ class Patterns:
         )
 
     def fixed(self, Bx: np.ndarray) -> np.ndarray:
-        """Columns of X for the pseudo-groups: (pseudo-groups, q, p)."""
-        q, p = Bx.shape[1:]
-        parts = [Bx[self.kept]]
+        """Columns of X (q, p, groups) for the pseudo-groups: (q, p, pseudo-groups)."""
+        q, p = Bx.shape[:2]
+        parts = [Bx[..., self.kept]]
         for members, V in self.rotations:
-            parts += [np.einsum("cr,cqp->rqp", V, Bx[members]), np.zeros((q, q, p))]
-        return np.concatenate(parts)
+            parts += [Bx[..., members] @ V, np.zeros((q, p, q))]
+        return np.concatenate(parts, -1)
 
     def response(self, By: np.ndarray) -> np.ndarray:
-        """Responses (groups, q, b) for the pseudo-groups: (pseudo-groups, q, b)."""
-        parts = [By[self.kept]]
+        """Responses (q, b, groups) for the pseudo-groups: (q, b, pseudo-groups)."""
+        parts = [By[..., self.kept]]
         for members, V in self.rotations:
-            y = By[members]
-            along = np.einsum("cr,cqb->rqb", V, y)
-            rest = y - np.einsum("cr,rqb->cqb", V, along)
-            parts += [along, np.moveaxis(_lower_root(np.einsum("cqb,cpb->bqp", rest, rest)), 0, -1).swapaxes(0, 1)]
-        return np.concatenate(parts)
+            y = By[..., members]
+            along = y @ V
+            rest = y - along @ V.T
+            parts += [along, np.moveaxis(_lower_root(np.einsum("qbc,pbc->bqp", rest, rest)), 0, 1)]
+        return np.concatenate(parts, -1)
 
 
 def _row_space(M: np.ndarray) -> np.ndarray:
@@ -166,6 +167,6 @@ def bucket(size: int) -> int:
     return power * 3 // 4 if power >= 4 and size <= power * 3 // 4 else power
 
 
-def pad_rows(x: np.ndarray, size: int) -> np.ndarray:
-    """Add zero rows up to `size`: empty groups contribute nothing."""
-    return np.concatenate([x, np.zeros((size - len(x), *x.shape[1:]), x.dtype)])
+def pad_last(x: np.ndarray, size: int) -> np.ndarray:
+    """Add zeros behind the last axis up to `size`: empty groups contribute nothing."""
+    return np.concatenate([x, np.zeros((*x.shape[:-1], size - x.shape[-1]), x.dtype)], -1)
