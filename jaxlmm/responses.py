@@ -8,9 +8,8 @@ import jax
 import numpy as np
 
 from .engines import Grouped, Rows
-from .engines.elimination import Factor
-from .engines.grouped import compacted, stack_rows
-from .engines.orthogonal import orthogonalise, pad_last, products, project
+from .engines.grouped import stack_rows
+from .engines.orthogonal import Patterns, orthogonalise, pad_last, project
 from .model import Basis, Model, Prepared, prepare
 
 
@@ -55,17 +54,14 @@ class Design:
             self._prepare_groups()
 
     def _prepare_groups(self) -> None:
+        """What turns a response into statistics: orthonormal columns within groups, and the patterns of groups."""
         model, layout = self.model, self.model.layout
         Z = tuple(t.Z if self._root is None else t.Z * self._root[:, None] for t in model.random)
-        inner, W = stack_rows(Rows(np.concatenate([self._Q, np.zeros((len(model.y), 1))], 1), Z), layout, np)
+        inner, W = stack_rows(Rows(self._Q, Z), layout, np)
         F, self._units = orthogonalise(inner, layout.codes, layout.groups, np)
-        B, left = project(self._units, W, layout.codes, layout.groups, np)
-        E = products(left, layout.component, layout.components, np)
-        factor, weight, parent, self._patterns = compacted(Factor(F, B, E), layout.parent, bool(layout.outer))
-        self._left, self._size = left[:, :-1], len(weight)
-        statistics: Any = self.template.statistics
-        statistics = Grouped(statistics.n, factor, None, weight, parent, None, statistics.shape)
-        self.template = Prepared(statistics, self.template.basis)
+        B, self._left = project(self._units, W, layout.codes, layout.groups, np)
+        self._patterns = None if layout.outer else Patterns.find(F, B)
+        self._size = len(self.template.statistics.weight)
         self._order = np.argsort(layout.codes, kind="stable")
         self._starts = np.searchsorted(layout.codes[self._order], np.arange(layout.groups))
         self._by_component = np.argsort(layout.component, kind="stable")

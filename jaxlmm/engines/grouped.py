@@ -174,7 +174,7 @@ class Grouped:
         factor, weight = Factor(F, B, products(left, component, components, xp)), xp.ones(layout.groups)
         cross = None if concrete else _cross(Z, W, codes, layout.groups, component, components)
         if concrete and compact:
-            factor, weight, parent, _ = compacted(factor, parent, bool(layout.outer))
+            factor, weight, parent = compacted(factor, parent, bool(layout.outer))
         n = np.float64(rows.U.shape[0])
         source = None if compact else Source(rows, layout)
         shape = (layout.inner, layout.outer, layout.copies, components, r)
@@ -290,18 +290,16 @@ class Grouped:
         return index.at[levels].set(jnp.arange(len(levels), dtype=jnp.int32))[slot]
 
 
-def compacted(
-    factor: Factor, parent: np.ndarray, outer: bool
-) -> tuple[Factor, np.ndarray, np.ndarray, Patterns | None]:
+def compacted(factor: Factor, parent: np.ndarray, outer: bool) -> tuple[Factor, np.ndarray, np.ndarray]:
     """Compressed patterns and empty groups up to a bucket of sizes, so that compiled code is shared (NumPy)."""
     F, B, E = factor
-    patterns, weight = None, np.ones(F.shape[-1])
+    weight = np.ones(F.shape[-1])
     if not outer:
         patterns = Patterns.find(F, B[:, :-1])
         B = np.concatenate([patterns.fixed(B[:, :-1]), patterns.response(B[:, -1:])], 1)
         F, weight, parent = F[..., patterns.source], patterns.weight, np.zeros(B.shape[-1], np.int32)
     size = bucket(len(weight))
-    return Factor(pad_last(F, size), pad_last(B, size), E), pad_last(weight, size), pad_last(parent, size), patterns
+    return Factor(pad_last(F, size), pad_last(B, size), E), pad_last(weight, size), pad_last(parent, size)
 
 
 def stack_rows(rows: Rows, layout: Layout, xp: Any) -> tuple[Any, Any]:
