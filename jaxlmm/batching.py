@@ -28,8 +28,9 @@ from .objective import Spec, objective, packing_of, scale_of
 from .optimize import FIRST_RADIUS, Packing, State, Status, advance
 from .responses import Design, assemble, stack_lanes
 
-SLOTS = 256
-STEPS = 3
+SLOTS = {"cpu": 128}  # lanes that a worker keeps going: what stays in a core's cache
+SLOTS_OTHERWISE = 8192
+STEPS = 4  # evaluations a burst
 CHUNK_FLOATS = 2e7  # numbers of responses read at a time
 
 Progress = Callable[[int, int], None]
@@ -83,8 +84,9 @@ class Runner:
         best = np.zeros((b, self.packing.size))
         ends = Ends(best, np.full(b, Status.NOT_RUN), np.full(b, np.inf), np.zeros(b, int))
         queue, lock = iter(range(b)), threading.Lock()
-        workers = max(1, min(os.cpu_count() or 1, -(-b // SLOTS))) if jax.default_backend() == "cpu" else 1
-        slots = min(SLOTS, 1 << max(3, (-(-b // workers) - 1).bit_length()))
+        most = SLOTS.get(jax.default_backend(), SLOTS_OTHERWISE)
+        workers = max(1, min(os.cpu_count() or 1, -(-b // most))) if jax.default_backend() == "cpu" else 1
+        slots = min(most, 1 << max(3, (-(-b // workers) - 1).bit_length()))
 
         def work(_: int) -> None:
             with jax.enable_x64(True):

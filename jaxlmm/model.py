@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -12,10 +13,13 @@ import numpy as np
 from jax import Array
 
 from . import design
+from .covariance import Covariance
 from .criterion import deviance, solve_normal
 from .design import Residual, Term, as_array, check_design, check_weights, frozen_pytree, set_all
 from .engines import Blocks, Dense, Engine, Grouped, Rows, plan
 from .errors import DataError, Float64RequiredError
+
+Structures = tuple[tuple[Covariance, int], ...]
 
 ENGINES = ("auto", "dense", "grouped")
 MAX_DENSE_ROWS = 5000
@@ -104,17 +108,28 @@ class Model:
 
     def blocks(self, theta: Array) -> Blocks:
         """Covariance blocks at theta: terms in order, residual last; see ``fit.theta`` for its coordinates."""
+        return _blocks(self._structures, self._checked(theta))
+
+    @property
+    def _structures(self) -> Structures:
+        parts: list[Term | Residual] = [*self.random, self.residual]
+        return tuple((part.structure, part.dim) for part in parts)
+
+    def _checked(self, theta: Any) -> Array:
         theta = jnp.asarray(theta)
         if theta.shape != (self.size,):
             raise DataError(f"theta: expected {self.size} covariance parameters, found shape {theta.shape}")
-        blocks, start = [], 0
-        parts: list[Term | Residual] = [*self.random, self.residual]
-        for part in parts:
-            stop = start + part.structure.size(part.dim)
-            structure = part.structure.from_public(theta[start:stop], part.dim)
-            blocks.append(structure.matrix(np.arange(part.dim, dtype=np.int32)))
-            start = stop
-        return Blocks(tuple(blocks[:-1]), blocks[-1])
+        return theta
+
+
+def _blocks(structures: Structures, theta: Array) -> Blocks:
+    """Covariance blocks of the structures, the residual's last, at public coordinates theta."""
+    blocks, start = [], 0
+    for structure, dim in structures:
+        stop = start + structure.size(dim)
+        blocks.append(structure.from_public(theta[start:stop], dim).matrix(np.arange(dim, dtype=np.int32)))
+        start = stop
+    return Blocks(tuple(blocks[:-1]), blocks[-1])
 
 
 def choose_engine(engine: str, residual: Residual, n: int) -> str:
@@ -157,8 +172,18 @@ class Prepared(NamedTuple):
 
 
 def prepare(model: Model, compact: bool = True, clusters: bool = False) -> Prepared:
-    """Statistics of a model for its engine; in NumPy when the model is concrete, traced otherwise."""
-    xp: Any = np if not any(isinstance(leaf, Array) for leaf in jax.tree_util.tree_leaves(model)) else jnp
+    """Statistics of a model for its engine; in NumPy when the model is concrete, in one traced function otherwise."""
+    if any(isinstance(leaf, Array) for leaf in jax.tree_util.tree_leaves(model)):
+        return _prepare_traced(model, compact, clusters)
+    return _prepare(model, compact, clusters, np)
+
+
+@partial(jax.jit, static_argnames=("compact", "clusters"))
+def _prepare_traced(model: Model, compact: bool, clusters: bool) -> Prepared:
+    return _prepare(model, compact, clusters, jnp)
+
+
+def _prepare(model: Model, compact: bool, clusters: bool, xp: Any) -> Prepared:
     n, p = model.X.shape
     root = None if model.weights is None else xp.sqrt(model.weights)
 
@@ -196,10 +221,8 @@ def require_float64() -> None:
 
 def gram(theta: Any, model: Model) -> tuple[Array, Array]:
     """log|V| and ``[X y]'V^-1 [X y]`` (p+1, p+1) at theta; y without its offset."""
-    logdet, inner, basis = _inner_gram(theta, model)
-    p = inner.shape[0] - 1
-    T = jnp.zeros((p + 1, p + 1)).at[:p, :p].set(basis.R).at[:p, p].set(basis.c).at[p, p].set(1.0)
-    return logdet, T.T @ inner @ T
+    require_float64()
+    return _gram(model._structures, model._checked(theta), prepare(model))
 
 
 def reml(theta: Any, model: Model) -> Array:
@@ -221,23 +244,35 @@ def reml(theta: Any, model: Model) -> Array:
     Float64RequiredError
         When 64-bit floats are off.
     """
-    return _loglik(theta, model, reml=True)
+    require_float64()
+    return _loglik(model._structures, model._checked(theta), prepare(model), reml=True)
 
 
 def ml(theta: Any, model: Model) -> Array:
     """Log-likelihood maximised over beta: ``-n/2 log 2pi - 1/2 log|V| - 1/2 rss``. Parameters as in `reml`."""
-    return _loglik(theta, model, reml=False)
-
-
-def _loglik(theta: Any, model: Model, reml: bool) -> Array:
-    logdet, inner, basis = _inner_gram(theta, model)
-    normal = solve_normal(inner)
-    normal = normal._replace(logdet=normal.logdet + basis.logdet_scale())
-    return -0.5 * deviance(logdet, normal, basis.n, inner.shape[0] - 1, reml)
-
-
-def _inner_gram(theta: Any, model: Model) -> tuple[Array, Array, Basis]:
     require_float64()
-    statistics, basis = prepare(model)
-    logdet, inner = statistics.gram(model.blocks(theta))
-    return logdet - basis.log_weights, inner, basis
+    return _loglik(model._structures, model._checked(theta), prepare(model), reml=False)
+
+
+# Compiled as wholes, so that calls outside of jit, derivatives included, do not run operation by operation.
+
+
+@partial(jax.jit, static_argnames=("structures", "reml"))
+def _loglik(structures: Structures, theta: Array, prepared: Prepared, reml: bool) -> Array:
+    logdet, inner = _inner_gram(structures, theta, prepared)
+    normal = solve_normal(inner)
+    normal = normal._replace(logdet=normal.logdet + prepared.basis.logdet_scale())
+    return -0.5 * deviance(logdet, normal, prepared.basis.n, inner.shape[0] - 1, reml)
+
+
+@partial(jax.jit, static_argnames=("structures",))
+def _gram(structures: Structures, theta: Array, prepared: Prepared) -> tuple[Array, Array]:
+    logdet, inner = _inner_gram(structures, theta, prepared)
+    basis, p = prepared.basis, inner.shape[0] - 1
+    T = jnp.zeros((p + 1, p + 1)).at[:p, :p].set(basis.R).at[:p, p].set(basis.c).at[p, p].set(1.0)
+    return logdet, T.T @ inner @ T
+
+
+def _inner_gram(structures: Structures, theta: Array, prepared: Prepared) -> tuple[Array, Array]:
+    logdet, inner = prepared.statistics.gram(_blocks(structures, theta))
+    return logdet - prepared.basis.log_weights, inner

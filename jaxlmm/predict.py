@@ -53,7 +53,7 @@ def random_effects(model: Model, estimate: Estimate) -> tuple[Effects, ...]:
         prepared = prepare(replace(model, random=merged, layout=layout), compact=False)
         beta = prepared.basis.R @ estimate.coef - prepared.basis.c
         out = jax.device_get(_posterior(prepared, Blocks(G, estimate.residual), beta))
-    return tuple(Effects(tuple(t), v, c) for t, (v, c) in zip(shared, out, strict=True))
+    return tuple(Effects(tuple(t), np.array(v), np.array(c)) for t, (v, c) in zip(shared, out, strict=True))
 
 
 @jax.jit

@@ -30,7 +30,7 @@ def simulate(model: Model, estimate: Estimate, n: int, seed: int) -> np.ndarray:
     factors = tuple(semidefinite_factor(G) for G in (*estimate.covariances, estimate.residual))
     with jax.enable_x64(True):
         keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(np.arange(n, dtype=np.uint32))
-        return np.asarray(_draw(keys, mean, model.random, model.residual, model.weights, factors))
+        return np.array(_draw(keys, mean, model.random, model.residual, model.weights, factors))
 
 
 @jax.jit
