@@ -40,6 +40,8 @@ def lmm(
     weights : column name or array (n,), optional
         ``Var(e_i) = sigma^2 / w_i``.
     offset : column name or array (n,), optional
+    residual : None
+        Residual structures are for `jaxlmm.Model` only as yet.
     structures : mapping of names to covariance classes, optional
         Further names for structured terms in the formula.
     engine : "auto", "grouped" or "dense"

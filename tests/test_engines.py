@@ -143,3 +143,20 @@ def test_the_dense_engine_takes_any_residual():
     np.testing.assert_allclose(statistics.covariance(C), V, atol=1e-14)
     assert statistics.gram(C)[0] == pytest.approx(np.linalg.slogdet(V)[1])
     assert np.all(np.isfinite(jax.grad(lambda C: statistics.gram(C)[0])(C).residual))
+
+
+def equations(jaxpr):
+    """Number of equations, those of inner functions included."""
+    inner = [v for e in jaxpr.eqns for v in e.params.values() if hasattr(v, "jaxpr")]
+    return len(jaxpr.eqns) + sum(equations(v.jaxpr) for v in inner)
+
+
+def test_the_program_does_not_grow_with_the_levels_of_a_crossed_factor():
+    """What is compiled depends on the terms, not on how many effects are stacked."""
+    counts = []
+    for levels in (10, 40):
+        a, b = np.arange(200) % 50, (np.arange(200) * 7) % levels
+        m = Model(np.arange(200.0) ** 1.5, np.ones((200, 1)), [Term(np.ones(200), a), Term(np.ones(200), b)])
+        statistics = prepare(m).statistics
+        counts.append(equations(jax.make_jaxpr(statistics.gram)(m.blocks(np.zeros(3))).jaxpr))
+    assert counts[0] == counts[1]

@@ -10,7 +10,7 @@ derivative ever passes through a factorisation. Singular G and singular ``Z'Z`` 
 Digits: with a factor ``Z'Z = F F'``, ``Z'W = F B``, ``W'W = E + B'B`` from an orthogonalisation of the rows,
 ``S = I + F'G F`` is factored and ``gram = E + B'S^-1 B`` adds positive terms only: nothing cancels, whatever the
 ratio of variances. The cross-products themselves then only carry derivatives with respect to data. Without such a
-factor (second level, where A depends on theta) G is factored instead.
+factor (second level, where A depends on theta) a root L of G is used instead, ``G = L L'``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
-from ..linalg import UNROLL, identity, inv_logdet, matmul, psd_cholesky, transpose
+from ..linalg import UNROLL, identity, inv_logdet, matmul, transpose
 
 
 class Cross(NamedTuple):
@@ -64,29 +64,28 @@ def _by_factor(G: Array, factor: Factor) -> tuple[Array, Array, Array]:
     return W, logdet, matmul(F, W)
 
 
-def _by_covariance(G: Array, zz: Array) -> tuple[Array, Array]:
-    """Posterior covariance K = (G^-1 + Z'Z)^-1 and log|I + G Z'Z|, from a factor of G."""
-    L = psd_cholesky(G)
-    W, logdet = inv_logdet(identity(G.shape[0], zz) + matmul(matmul(L.T, zz), L))
+def posterior(L: Array, zz: Array) -> tuple[Array, Array]:
+    """Posterior covariance K = (G^-1 + Z'Z)^-1 and log|I + G Z'Z|, from a root L of G."""
+    W, logdet = inv_logdet(identity(L.shape[0], zz) + matmul(matmul(L.T, zz), L))
     return matmul(matmul(L, W), L.T), logdet
 
 
 @jax.custom_jvp
-def moments(G: Array, cross: Cross | None, factor: Factor | None) -> tuple[Array, Array]:
-    """``M = Z'V^-1 Z`` (q, q, g) and ``N = Z'V^-1 W`` (q, r, g) by group."""
+def moments(G: Array, cross: Cross | None, factor: Factor | None, root: Array | None = None) -> tuple[Array, Array]:
+    """``M = Z'V^-1 Z`` (q, q, g) and ``N = Z'V^-1 W`` (q, r, g) by group; from a factor of A or a root of G."""
     if factor is not None:
         _, _, FW = _by_factor(G, factor)
         return matmul(FW, transpose(jnp.asarray(factor.F))), matmul(FW, jnp.asarray(factor.B))
-    assert cross is not None
-    K, _ = _by_covariance(G, cross.zz)
+    assert cross is not None and root is not None
+    K, _ = posterior(root, cross.zz)
     shrink = identity(G.shape[0], K) - matmul(cross.zz, K)
     return matmul(shrink, cross.zz), matmul(shrink, cross.zw)
 
 
 def _moments_jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
-    G, cross, factor = primals
-    H, dcross, _ = tangents
-    M, N = moments(G, cross, factor)
+    G, cross, factor, root = primals
+    H, dcross, _, _ = tangents
+    M, N = moments(G, cross, factor, root)
     dM, dN = jnp.zeros_like(M), jnp.zeros_like(N)
     if not _is_zero(H):
         MH = matmul(M, H)
@@ -104,25 +103,34 @@ moments.defjvp(_moments_jvp, symbolic_zeros=True)
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def eliminate(
-    parents: int, G: Array, cross: Cross | None, factor: Factor | None, weight: Array, parent: Array
+    parents: int,
+    G: Array,
+    cross: Cross | None,
+    factor: Factor | None,
+    weight: Array,
+    parent: Array,
+    root: Array | None = None,
 ) -> tuple[Array, Array]:
-    """Log-determinant (summed with `weight` (g,)) and gram by parent (r, r, parents)."""
+    """Log-determinant (summed with `weight` (g,)) and gram by parent (r, r, parents).
+
+    `factor` belongs to `cross` and `root` to `G`: their derivatives are accounted for there.
+    """
     if factor is not None:
         W, logdet, _ = _by_factor(G, factor)
         B = jnp.asarray(factor.B)
         gram = factor.E + _quadratic(B, matmul(W, B), parent, parents)
     else:
-        assert cross is not None
-        K, logdet = _by_covariance(G, cross.zz)
+        assert cross is not None and root is not None
+        K, logdet = posterior(root, cross.zz)
         gram = cross.ww - _quadratic(cross.zw, matmul(K, cross.zw), parent, parents)
     return jnp.sum(weight * logdet), gram
 
 
 def _eliminate_jvp(parents: int, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
-    G, cross, factor, weight, parent = primals
-    H, dcross, _, _, _ = tangents
-    out = eliminate(parents, G, cross, factor, weight, parent)
-    M, N = moments(G, cross, factor)
+    G, cross, factor, weight, parent, root = primals
+    H, dcross, _, _, _, _ = tangents
+    out = eliminate(parents, G, cross, factor, weight, parent, root)
+    M, N = moments(G, cross, factor, root)
     dlogdet, dgram = jnp.zeros_like(out[0]), jnp.zeros_like(out[1])
     if not _is_zero(H):
         dlogdet = jnp.sum(jnp.sum(weight * M, -1) * H)

@@ -22,9 +22,9 @@ from jax import Array
 
 from ..design import frozen_pytree, replace
 from ..errors import DataError
-from ..linalg import block_diagonal, identity, inv_logdet, matmul, psd_cholesky, transpose
+from ..linalg import block_diagonal, identity, matmul, psd_cholesky, transpose
 from .base import Blocks, Moments, Rows
-from .elimination import Cross, Factor, eliminate, moments
+from .elimination import Cross, Factor, eliminate, moments, posterior
 from .orthogonal import Patterns, bucket, group_sum, orthogonalise, pad_last, products, project
 
 MAX_STACKED = 1500
@@ -221,10 +221,9 @@ class Grouped:
             M1, N1 = moments(self._inner_block(C), self.cross, self.factor)
             if outer:
                 G2, cross = self._outer_block(C), self._outer_cross(C)
-                M2, N2 = moments(G2, cross, None)
-                L = psd_cholesky(G2)
-                S = identity(L.shape[0], cross.zz) + matmul(matmul(L.T, cross.zz), L)
-                K2 = matmul(matmul(L, inv_logdet(S)[0]), L.T)
+                root = self._outer_root(C)
+                M2, N2 = moments(G2, cross, None, root)
+                K2, _ = posterior(root, cross.zz)
                 N12, N1 = N1[:, :-r], N1[:, -r:]
                 N1 = N1 - matmul(N12, matmul(G2, N2)[..., self.parent])
                 M1 = M1 - matmul(matmul(N12, K2[..., self.parent]), transpose(N12))
@@ -253,7 +252,7 @@ class Grouped:
             extra, _ = self._eliminate_inner(C)
             cross = self._outer_cross(C)
             ones, own = jnp.ones(components), jnp.arange(components, dtype=jnp.int32)
-            more, gram = eliminate(components, self._outer_block(C), cross, None, ones, own)
+            more, gram = eliminate(components, self._outer_block(C), cross, None, ones, own, self._outer_root(C))
             logdet = logdet + extra + more
         return logdet, gram / s2
 
@@ -270,9 +269,17 @@ class Grouped:
         return block_diagonal([C.random[t] for t in self.shape[0]]) / C.residual[0, 0]
 
     def _outer_block(self, C: Blocks) -> Array:
+        return self._stacked(list(C.random)) / C.residual[0, 0]
+
+    def _outer_root(self, C: Blocks) -> Array:
+        """A root of the outer block, from roots of the small blocks."""
+        roots = self._stacked([psd_cholesky(G) for G in C.random]) / jnp.sqrt(C.residual[0, 0])
+        return jax.lax.stop_gradient(roots)
+
+    def _stacked(self, blocks: list[Array]) -> Array:
+        """Block diagonal matrix with every outer term's block once a copy."""
         _, outer, copies, _, _ = self.shape
-        blocks = [jnp.kron(identity(c), C.random[t]) for t, c in zip(outer, copies, strict=True)]
-        return block_diagonal(blocks) / C.residual[0, 0]
+        return block_diagonal([jnp.kron(identity(c), blocks[t]) for t, c in zip(outer, copies, strict=True)])
 
     def _source(self) -> Source:
         if self.source is None:
