@@ -23,6 +23,8 @@ from .model import Model
 from .optimize import Status
 from .tables import Summary, Table, format_column
 
+FLAT = 1e-6  # smallest eigenvalue of the scaled information below which a direction has no curvature
+
 
 class ConvergenceWarning(UserWarning):
     """A fit ended without reaching an optimum; its numbers must not be used."""
@@ -420,6 +422,8 @@ class Fit:
             f"smallest eigenvalue of the scaled information {c.min_eigenvalue:.2g}",
         ]
         lines += [f"singular fit; {direction}" for direction in self.singular_directions]
+        if self.converged and not self.singular and c.min_eigenvalue < FLAT:
+            lines.append("the likelihood is flat in a direction: not all covariance parameters are identified")
         return "\n".join(lines)
 
     def __repr__(self) -> str:

@@ -320,3 +320,11 @@ def test_saddle_point_data():
     assert fit.converged
     V = oracle.marginal([(Z, codes, fit.varcorr().groups[0].cov)], fit.sigma, len(y))
     assert oracle.loglik(V, y, X) == pytest.approx(fit.loglik, abs=1e-7)
+
+
+def test_a_flat_likelihood_is_said():
+    """A fixed effect of every level leaves nothing to estimate the variance between levels from."""
+    rng = np.random.default_rng(0)
+    data = {"y": rng.normal(size=30), "x": rng.normal(size=30), "g": np.repeat(np.arange(6), 5)}
+    assert "not all covariance parameters are identified" in str(jaxlmm.lmm("y ~ x + C(g) + (1 | g)", data).summary())
+    assert "identified" not in str(base().summary())
