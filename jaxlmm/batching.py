@@ -19,10 +19,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .boundary import SLOPE, Ends, Search, boundaries
+from .boundary import Ends, Search
 from .columns import make_frame
 from .errors import DataError
-from .fitting import MAX_ITERATIONS, PERFECT, jacobi_eigenvalues
+from .fitting import MAX_ITERATIONS, in_units
 from .model import Model, Prepared, prepare
 from .objective import Spec, objective, packing_of, scale_of
 from .optimize import FIRST_RADIUS, Packing, State, Status, advance
@@ -217,39 +217,20 @@ def _fit_lanes(
     """Fit lanes of one shape and put everything in the user's units."""
     packing = packing_of(spec, p)
     search = Search(spec, packing, scale, Runner(spec, packing, template, lanes, scale))
-    b = len(scale)
-    ends, dual = search.optimum(np.arange(b), np.tile(spec.start, (b, 1)))
-    point, s = packing.unpack(ends.best), packing.unpack(ends.best).x
-    basis = lanes.basis if template is None else template.basis
-    c, residual_sd = (basis.c, basis.residual_sd) if template is None else (lanes.c, lanes.residual_sd)
-    normal = point.aux.normal
-    nu = np.broadcast_to(basis.n - p if spec.reml else basis.n, (b,))
-    sigma = np.sqrt(normal.rss / nu) if spec.profiled else np.full(b, np.nan)
-    factor = sigma if spec.profiled else np.ones(b)
-    theta = []
-    for structure, dim, v in spec.split(s * scale):
-        unit = structure.scale(dim, np.ones(dim), 2.0) == 2.0  # coordinates that carry the scale of y
-        theta.append(structure.solver_to_public(np.where(unit, v * factor[:, None], v), dim))
-    if spec.profiled:
-        theta.append(np.log(sigma)[:, None])
-    root = np.linalg.inv(basis.R) if p else np.zeros((0, 0))
-    status = np.where((ends.status == Status.CONVERGED) & (dual < SLOPE), Status.NOT_OPTIMAL, ends.status)
-    if spec.profiled:
-        perfect = np.isin(status, (Status.CONVERGED, Status.MAX_ITERATIONS)) & ~(sigma > PERFECT * residual_sd)
-        status = np.where(perfect, Status.PERFECT_FIT, status)
-    finite = np.all(np.isfinite(point.hessian), (-1, -2))
-    hessian = np.where(finite[:, None, None], point.hessian, 0.0)
+    ends, dual = search.optimum(np.arange(len(scale)), np.tile(spec.start, (len(scale), 1)))
+    shared = template.basis._replace(c=lanes.c, residual_sd=lanes.residual_sd) if template is not None else lanes.basis
+    found = in_units(spec, shared, scale, packing.unpack(ends.best), ends, dual)
     return BatchFit(
-        loglik=-0.5 * point.value,
-        coef=np.einsum("...ij,...j->...i", root, c + normal.beta),
-        vcov=(factor**2)[:, None, None] * (root @ normal.Phi @ np.swapaxes(root, -1, -2)),
-        theta=np.concatenate(theta, -1),
-        varcorr=tuple(G * (factor**2)[:, None, None] for G in point.aux.blocks.random),
-        sigma=sigma,
-        status=status.astype(int),
-        singular=np.any(boundaries(spec, s), -1),
+        loglik=found.loglik,
+        coef=found.coef,
+        vcov=found.vcov,
+        theta=found.theta,
+        varcorr=found.covariances,
+        sigma=found.sigma,
+        status=found.status,
+        singular=np.any(found.boundary, -1),
         decrement=ends.decrement,
-        min_eigenvalue=jacobi_eigenvalues(hessian) if hessian.shape[-1] else np.full(b, np.nan),
+        min_eigenvalue=found.min_eigenvalue,
         iterations=ends.iterations,
         coef_names=names,
         kind=kind,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from .boundary import SLOPE, Ends, Search, boundaries
 from .errors import DataError
 from .model import Basis, Model, Prepared, prepare
 from .objective import Spec, objective, packing_of, scale_of
-from .optimize import Evaluate, Status, minimise
+from .optimize import Evaluate, Point, Status, minimise
 
 MAX_ITERATIONS = 200
 SHORT = 200_000  # numbers * parameters below which compiling costs more than running
@@ -102,7 +102,10 @@ def estimate(model: Model, method: str = "REML", start: np.ndarray | None = None
 
     s = spec.start if start is None else _from_theta(spec, model, np.asarray(start, float)) / scale
     ends, dual = Search(spec, packing, scale, run).optimum(np.zeros(1, int), s[None], further=start is None)
-    return _package(spec, prepared.basis, scale, packing.unpack(ends.best[0]), ends, float(dual[0]))
+    point = packing.unpack(ends.best)
+    with np.errstate(all="ignore"):  # rows that are not finite are NaN in the end
+        found = in_units(spec, prepared.basis, scale, point, ends, dual)
+    return _single(spec, found, point, ends, float(dual[0]))
 
 
 def _from_theta(spec: Spec, model: Model, theta: np.ndarray) -> np.ndarray:
@@ -117,48 +120,83 @@ def _from_theta(spec: Spec, model: Model, theta: np.ndarray) -> np.ndarray:
     return np.concatenate([np.zeros(0), *values])
 
 
-def _package(spec: Spec, basis: Basis, scale: np.ndarray, point: Any, ends: Ends, dual: float) -> Estimate:
-    """Everything in the user's units."""
-    normal, blocks = point.aux.normal, point.aux.blocks
-    p, n, s = basis.R.shape[0], float(basis.n), point.x
-    sigma = float(np.sqrt(normal.rss / (n - p if spec.reml else n))) if spec.profiled else None
-    factor = 1.0 if sigma is None else sigma
-    theta = [c.solver_to_public(v * c.scale(dim, np.ones(dim), factor), dim) for c, dim, v in spec.split(s * scale)]
+class Estimates(NamedTuple):
+    """Fits in the user's units, a row each; as in `Estimate`, NaN where the criterion was not finite."""
+
+    theta: np.ndarray
+    sigma: np.ndarray  # NaN where it is not profiled
+    loglik: np.ndarray
+    coef: np.ndarray
+    vcov: np.ndarray
+    covariances: tuple[np.ndarray, ...]
+    residual: np.ndarray
+    boundary: np.ndarray
+    status: np.ndarray
+    min_eigenvalue: np.ndarray
+
+
+def in_units(
+    spec: Spec, basis: Basis, scale: np.ndarray, point: Point, ends: Ends, dual: np.ndarray
+) -> Estimates:  # fmt: skip
+    """Everything in the user's units, for points with one row a fit; `basis` and `scale` may be shared or by row."""
+    normal, blocks, s = point.aux.normal, point.aux.blocks, point.x
+    b, p = len(s), basis.R.shape[-1]
+    nu = np.broadcast_to(basis.n - p if spec.reml else basis.n, (b,))
+    sigma = np.sqrt(normal.rss / nu) if spec.profiled else np.full(b, np.nan)
+    factor = sigma if spec.profiled else np.ones(b)
+    theta = [np.zeros((b, 0))]
+    for structure, dim, v in spec.split(s * scale):
+        carries = structure.scale(dim, np.ones(dim), 2.0) == 2.0  # coordinates that carry the scale of y
+        theta.append(structure.solver_to_public(np.where(carries, v * factor[:, None], v), dim))
+    if spec.profiled:
+        theta.append(np.log(sigma)[:, None])
     root = np.linalg.inv(basis.R) if p else np.zeros((0, 0))
-    status = Status(int(ends.status[0]))
-    if status == Status.CONVERGED and dual < SLOPE:
-        status = Status.NOT_OPTIMAL
-    if sigma is not None and not sigma > PERFECT * basis.residual_sd:
-        status = Status.PERFECT_FIT
+    status = np.where((ends.status == Status.CONVERGED) & (dual < SLOPE), Status.NOT_OPTIMAL, ends.status)
+    if spec.profiled:
+        perfect = (status != Status.NOT_FINITE) & ~(sigma > PERFECT * basis.residual_sd)
+        status = np.where(perfect, Status.PERFECT_FIT, status)
+    lost = np.where(status == Status.NOT_FINITE, np.nan, 1.0)
+    square = (lost * factor**2)[:, None, None]
+    return Estimates(
+        theta=lost[:, None] * np.concatenate(theta, -1),
+        sigma=lost * sigma,
+        loglik=lost * -0.5 * point.value,
+        coef=lost[:, None] * np.einsum("...ij,...j->...i", root, basis.c + normal.beta),
+        vcov=square * (root @ normal.Phi @ np.swapaxes(root, -1, -2)),
+        covariances=tuple(G * square for G in blocks.random),
+        residual=blocks.residual * square,
+        boundary=boundaries(spec, s),
+        status=status.astype(int),
+        min_eigenvalue=lost * jacobi_eigenvalues(point.hessian),
+    )
+
+
+def _single(spec: Spec, found: Estimates, point: Point, ends: Ends, dual: float) -> Estimate:
+    """The first row, with its certificate."""
     return Estimate(
-        theta=np.concatenate(theta if sigma is None else [*theta, np.log([sigma])]),
-        sigma=sigma,
-        loglik=-0.5 * float(point.value),
-        coef=root @ (basis.c + normal.beta),
-        vcov=factor**2 * root @ normal.Phi @ root.T,
-        covariances=tuple(G * factor**2 for G in blocks.random),
-        residual=blocks.residual * factor**2,
-        boundary=tuple(bool(b) for b in boundaries(spec, s[None])[0]),
-        status=status,
+        theta=found.theta[0],
+        sigma=float(found.sigma[0]) if spec.profiled else None,
+        loglik=float(found.loglik[0]),
+        coef=found.coef[0],
+        vcov=found.vcov[0],
+        covariances=tuple(G[0] for G in found.covariances),
+        residual=found.residual[0],
+        boundary=tuple(bool(b) for b in found.boundary[0]),
+        status=Status(int(found.status[0])),
         certificate=Certificate(
-            gradient_norm=float(np.abs(point.gradient).max(initial=0.0)),
+            gradient_norm=float(np.abs(point.gradient[0]).max(initial=0.0)),
             decrement=float(ends.decrement[0]),
-            min_eigenvalue=jacobi_eigenvalue(point.hessian),
+            min_eigenvalue=float(found.min_eigenvalue[0]),
             dual=None if np.isnan(dual) else dual,
             iterations=int(ends.iterations[0]),
         ),
     )
 
 
-def jacobi_eigenvalue(H: np.ndarray) -> float:
-    """Smallest eigenvalue of H scaled to unit diagonal; directions without curvature count as zero."""
-    if not len(H) or not np.all(np.isfinite(H)):
-        return float("nan")
-    return float(jacobi_eigenvalues(H[None])[0])
-
-
 def jacobi_eigenvalues(H: np.ndarray) -> np.ndarray:
     """Smallest eigenvalues of finite H (b, k, k) scaled to unit diagonal; directions without curvature give zero."""
+    if not H.shape[-1]:
+        return np.full(len(H), np.nan)
     d = np.sqrt(np.abs(np.diagonal(H, axis1=-2, axis2=-1)))
     d = np.maximum(np.maximum(d, 1e-6 * d.max(-1, keepdims=True)), 1e-4)
     return np.linalg.eigvalsh(H / (d[:, :, None] * d[:, None, :]))[:, 0]
