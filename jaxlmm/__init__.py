@@ -13,6 +13,7 @@ from .model import Model, gram, ml, reml
 from .optimize import Status
 from .parameters import Correlation, CovarianceMatrix, Positive, Variance, each_level, interval
 from .results import ConvergenceWarning, Fit
+from .traceable import Estimates, fit
 
 __version__ = "0.1.0"
 
@@ -24,6 +25,7 @@ __all__ = [
     "Covariance",
     "CovarianceMatrix",
     "DataError",
+    "Estimates",
     "Diagonal",
     "Fit",
     "Float64RequiredError",
@@ -41,6 +43,7 @@ __all__ = [
     "datasets",
     "each_level",
     "enable_compilation_cache",
+    "fit",
     "fit_batch",
     "gram",
     "interval",

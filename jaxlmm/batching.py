@@ -1,136 +1,28 @@
-"""Fitting many data sets: lanes of one shape go through the solver together, each on its own.
-
-The driver keeps a fixed number of slots. A short compiled burst advances all of them by a few steps; lanes that have
-ended are taken out and the next ones put in, so no lane waits for a slow neighbour and one shape is compiled. What a
-lane does depends on its own data only.
-"""
+"""Fitting many data sets: a row each, whatever happens to it."""
 
 from __future__ import annotations
 
-import os
-import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from .boundary import Ends, Search
+from .chunks import Progress, chunks, run
 from .columns import make_frame
 from .errors import DataError
-from .fitting import MAX_ITERATIONS, in_units
-from .model import Model, Prepared, prepare
-from .objective import Spec, objective, packing_of, scale_of
-from .optimize import FIRST_RADIUS, Packing, State, Status, advance
-from .responses import Design, assemble, stack_lanes
+from .fitting import Estimates, in_units
+from .lanes import Runner
+from .model import Model, weighted
+from .objective import Spec, column_units, packing_of, scale_of
+from .optimize import Status
+from .responses import Design, Lane, Shared, basis_of
+from .stacking import Stack, stacks_of_models, stacks_of_responses
 
-SLOTS = {"cpu": 128}  # lanes that a worker keeps going: what stays in a core's cache
-SLOTS_OTHERWISE = 8192
-STEPS = 4  # evaluations a burst
-CHUNK_FLOATS = 2e7  # numbers of responses read at a time
-
-Progress = Callable[[int, int], None]
-
-
-@partial(jax.jit, static_argnames=("spec", "steps"))
-def _burst(spec: Spec, template: Prepared | None, lanes: Any, scale: Any, state: State, steps: int) -> State:
-    """Advance every running lane by up to `steps` evaluations."""
-
-    def one(lane: Any, scale: Any, state: State) -> State:
-        prepared = assemble(template, lane)
-        packing = packing_of(spec, prepared.basis.R.shape[-1])
-        evaluate = objective(spec, prepared, scale)
-
-        def step(_: Any, old: State) -> State:
-            new = advance(packing, old, evaluate(old.trial), jnp)
-            running = (old.status == Status.RUNNING) & (old.iteration < MAX_ITERATIONS)
-            return jax.tree_util.tree_map(lambda a, b: jnp.where(running, a, b), new, old)
-
-        return jax.lax.fori_loop(0, steps, step, state)
-
-    return jax.vmap(one)(lanes, scale, state)
-
-
-def _take(tree: Any, rows: np.ndarray) -> Any:
-    return jax.tree_util.tree_map(lambda a: a[rows], tree)
-
-
-def _put(tree: Any, rows: np.ndarray, values: Any) -> None:
-    """Overwrite rows of the arrays of a pytree."""
-    for leaf, value in zip(jax.tree_util.tree_leaves(tree), jax.tree_util.tree_leaves(values), strict=True):
-        leaf[rows] = value
-
-
-class Runner:
-    """Runs the solver for lanes of one shape.
-
-    Parameters
-    ----------
-    template : what the lanes share, or None
-    lanes : pytree of arrays with one row a lane
-    scale : (b, k) sizes of the solver coordinates
-    """
-
-    def __init__(self, spec: Spec, packing: Packing, template: Prepared | None, lanes: Any, scale: np.ndarray):
-        self.spec, self.packing, self.template, self.lanes, self.scale = spec, packing, template, lanes, scale
-
-    def __call__(self, lanes: np.ndarray, s: np.ndarray) -> Ends:
-        """Run `lanes` (b,) from scaled coordinates s (b, k)."""
-        b = len(lanes)
-        best = np.zeros((b, self.packing.size))
-        ends = Ends(best, np.full(b, Status.NOT_RUN), np.full(b, np.inf), np.zeros(b, int))
-        queue, lock = iter(range(b)), threading.Lock()
-        most = SLOTS.get(jax.default_backend(), SLOTS_OTHERWISE)
-        workers = max(1, min(os.cpu_count() or 1, -(-b // most))) if jax.default_backend() == "cpu" else 1
-        slots = min(most, 1 << max(3, (-(-b // workers) - 1).bit_length()))
-
-        def work(_: int) -> None:
-            with jax.enable_x64(True):
-                self._work(lanes, s, ends, queue, lock, slots)
-
-        if workers == 1:
-            work(0)
-        else:
-            with ThreadPoolExecutor(workers) as pool:
-                list(pool.map(work, range(workers)))
-        return ends
-
-    def _work(self, lanes: np.ndarray, s: np.ndarray, ends: Ends, queue: Any, lock: Any, slots: int) -> None:
-        """Keep `slots` lanes going until the queue is empty."""
-        owner = np.full(slots, -1)
-        idle = np.zeros(slots, int)  # slots without a lane compute lane 0 and are not looked at
-        data, scale = _take((self.lanes, self.scale), lanes[idle])
-        state = self._fresh(s[idle])
-        while True:
-            free = np.flatnonzero(owner < 0)
-            with lock:
-                new = np.array([i for _, i in zip(free, queue, strict=False)], int)
-            if len(new):
-                into = free[: len(new)]
-                owner[into] = new
-                _put((data, scale), into, _take((self.lanes, self.scale), lanes[new]))
-                _put(state, into, self._fresh(s[new]))
-            if np.all(owner < 0):
-                return
-            out = jax.device_get(_burst(self.spec, self.template, data, scale, state, STEPS))
-            state = State(*(np.array(a) for a in out))
-            ended = (state.status != Status.RUNNING) | (state.iteration >= MAX_ITERATIONS)
-            done = np.flatnonzero(ended & (owner >= 0))
-            status = np.where(state.status == Status.RUNNING, Status.MAX_ITERATIONS, state.status)
-            result = Ends(state.best, status, state.decrement, state.iteration)
-            _put(ends, owner[done], result.take(done))
-            owner[done] = -1
-
-    def _fresh(self, s: np.ndarray) -> State:
-        """States before the first evaluation at coordinates s (m, k)."""
-        m = len(s)
-        best, count = np.zeros((m, self.packing.size)), np.zeros(m, np.int32)
-        zero, radius, infinite = np.zeros(m), np.full(m, FIRST_RADIUS), np.full(m, np.inf)
-        return State(best, s.copy(), zero, radius, infinite, zero.copy(), count, count.copy())
+ROUNDING = 1e-13  # of y less what X explains, relative to y: X fits y exactly
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,8 +56,8 @@ class BatchFit:
 
     @property
     def converged(self) -> np.ndarray:
-        """Whether each fit reached a certified optimum (b,)."""
-        return self.status == Status.CONVERGED
+        """Whether each fit reached a certified optimum (b,), those with aliased columns of X included."""
+        return np.isin(self.status, [s for s in Status if s.is_fitted])
 
     @property
     def se(self) -> np.ndarray:
@@ -202,107 +94,187 @@ class BatchFit:
             np.full(b, status, int), np.zeros(b, bool), nan(), nan(), np.zeros(b, int), names, kind,
         )  # fmt: skip
 
-    def put(self, rows: np.ndarray, other: BatchFit) -> None:
-        """Fill rows with those of another batch."""
-        for name in ("loglik", "coef", "vcov", "theta", "sigma", "status", "singular", "decrement",
-                     "min_eigenvalue", "iterations"):  # fmt: skip
-            getattr(self, name)[rows] = getattr(other, name)
-        for mine, theirs in zip(self.varcorr, other.varcorr, strict=True):
+    def put(self, rows: np.ndarray, found: Estimates, ends: Ends, columns: np.ndarray) -> None:
+        """Fill rows with what was found; `columns` are the positions of the coefficients."""
+        for name in ("loglik", "theta", "sigma", "status", "min_eigenvalue"):
+            getattr(self, name)[rows] = getattr(found, name)
+        self.coef[np.ix_(rows, columns)] = found.coef
+        self.vcov[np.ix_(rows, columns, columns)] = found.vcov
+        for mine, theirs in zip(self.varcorr, found.covariances, strict=True):
             mine[rows] = theirs
+        self.singular[rows] = np.any(found.boundary, -1)
+        self.decrement[rows], self.iterations[rows] = ends.decrement, ends.iterations
 
 
-def _fit_lanes(
-    spec: Spec, template: Prepared | None, lanes: Any, scale: np.ndarray, p: int, names: tuple[str, ...], kind: str
-) -> BatchFit:
-    """Fit lanes of one shape and put everything in the user's units."""
-    packing = packing_of(spec, p)
-    search = Search(spec, packing, scale, Runner(spec, packing, template, lanes, scale))
-    ends, dual = search.optimum(np.arange(len(scale)), np.tile(spec.start, (len(scale), 1)))
-    shared = template.basis._replace(c=lanes.c, residual_sd=lanes.residual_sd) if template is not None else lanes.basis
-    found = in_units(spec, shared, scale, packing.unpack(ends.best), ends, dual)
-    return BatchFit(
-        loglik=found.loglik,
-        coef=found.coef,
-        vcov=found.vcov,
-        theta=found.theta,
-        varcorr=found.covariances,
-        sigma=found.sigma,
-        status=found.status,
-        singular=np.any(found.boundary, -1),
-        decrement=ends.decrement,
-        min_eigenvalue=found.min_eigenvalue,
-        iterations=ends.iterations,
-        coef_names=names,
-        kind=kind,
-    )
+@dataclass(frozen=True, eq=False)
+class Job:
+    """What all chunks of a batch need to know."""
+
+    spec: Spec
+    out: BatchFit
+    start: np.ndarray
+    columns: np.ndarray  # positions of the model's columns of X in those of the user
+
+    def fit(self, rows: np.ndarray, shared: Shared, lanes: Lane) -> None:
+        """Fit lanes of one shape and put them into `rows` of the result."""
+        spec, b = self.spec, len(rows)
+        if not b:
+            return
+        packing = packing_of(spec, self.out.coef.shape[1])
+        scale = np.broadcast_to(lanes.scale if shared.scale is None else shared.scale, (b, len(self.start)))
+        search = Search(spec, packing, scale, Runner(spec, packing, shared, lanes, b))
+        ends, dual = search.optimum(np.arange(b), np.tile(self.start, (b, 1)))
+        basis = basis_of(shared, lanes)
+        found = in_units(spec, basis, scale, packing.unpack(ends.best), ends, dual)
+        self.out.put(rows, found, ends, self.columns)
+
+    def fit_stack(self, rows: np.ndarray, stack: Stack) -> None:
+        """Fit data sets of one shape with designs of their own; `rows` are those of all data sets stacked."""
+        free = stack.prepared.basis.n - stack.prepared.basis.rank
+        good = np.flatnonzero((stack.spread > ROUNDING) & (free > 0))
+        bad = np.setdiff1d(np.arange(len(stack.rows)), good)
+        self.out.status[rows[stack.rows[bad]]] = Status.BAD_RESPONSE
+        prepared, units = _take((stack.prepared, stack.units), good)
+        scale = scale_of(self.spec, units, prepared.basis.residual_sd)
+        self.fit(rows[stack.rows[good]], Shared(None, None), Lane(prepared, scale))
+
+
+def _take(tree: Any, rows: np.ndarray) -> Any:
+    return jax.tree_util.tree_map(lambda a: a[rows], tree)
 
 
 def refit_batch(
-    model: Model, Y: Any, method: str = "REML", names: tuple[str, ...] = (), kind: str = "dict",
-    progress: Progress | None = None,
+    model: Model, Y: Any, method: str = "REML", *, missing: str = "status", weights: Any = None,
+    column: int | None = None, values: Any = None, pairs: str = "rows", progress: Progress = "auto",
+    names: tuple[str, ...] = (), kind: str = "dict",
 ) -> BatchFit:  # fmt: skip
-    """Fit one design to many responses.
-
-    Parameters
-    ----------
-    Y : (b, n) responses; a row with missing or infinite values, or without variation, gets a status
-    progress : called as ``progress(done, total)`` after every chunk
-
-    Returns
-    -------
-    BatchFit
-        A row a response, in order. An interrupt (Ctrl-C) returns what is done, the rest with status "not_run".
-    """
-    Y = np.asarray(Y, dtype=np.float64)
+    """Fit one design to many responses; see `jaxlmm.fit_batch` for the arguments and the result."""
+    Y = as_batch("Y", Y, len(model.y))
+    if missing not in ("status", "drop"):
+        raise DataError(f"missing: found {missing!r}, expected 'status' or 'drop'")
+    if pairs not in ("rows", "all"):
+        raise DataError(f"pairs: found {pairs!r}, expected 'rows' or 'all'")
     n, p = model.X.shape
-    if Y.ndim != 2 or Y.shape[1] != n:
-        raise DataError(f"Y: expected responses of shape (batch, {n}), found shape {Y.shape}")
+    if (column is None) != (values is None):
+        raise DataError("column, values: give both (which column of X varies, and its values) or neither")
+    count, columns = len(Y), np.arange(p)
+    if column is not None:
+        values = as_batch("values", values, n)
+        if not 0 <= column < p:
+            raise DataError(f"column: found {column}, expected a column of X, 0 to {p - 1}")
+        if pairs == "rows" and len(values) != len(Y):
+            raise DataError(f"values: expected {len(Y)} rows as in Y, found {len(values)}; or use pairs='all'")
+        count = len(Y) * (len(values) if pairs == "all" else 1)
+        columns = np.append(np.delete(columns, column), column)
+        model = model.replace(X=model.X[:, columns])
+    if weights is not None:
+        weights = as_batch("weights", weights, n)
+        if len(weights) != len(Y):
+            raise DataError(f"weights: expected {len(Y)} rows as in Y, found {len(weights)}")
     spec = Spec.of(model, method)
-    out = BatchFit.empty(len(Y), p, spec, Status.NOT_RUN, names, kind)
-    with jax.enable_x64(True), np.errstate(all="ignore"):
-        design = Design(model)
-        chunk = max(1, int(CHUNK_FLOATS // n))
-        for start in range(0, len(Y), chunk):
-            rows = np.arange(start, min(start + chunk, len(Y)))
-            try:
-                _refit_chunk(design, spec, Y[rows], rows, out)
-                if progress is not None:
-                    progress(int(rows[-1]) + 1, len(Y))
-            except KeyboardInterrupt:
-                break
+    out = BatchFit.empty(count, p, spec, Status.NOT_RUN, names, kind)
+    job = Job(spec, out, spec.start, columns)
+    with jax.enable_x64(True):
+        design = Design(model, column is not None)
+
+    def task(rows: np.ndarray) -> None:
+        first, second = divmod(rows, len(values)) if pairs == "all" and values is not None else (rows, rows)
+        x = None if values is None else values[second]
+        _refit_chunk(job, design, rows, Y[first], x, None if weights is None else weights[first], missing)
+
+    parts = chunks(count, n)
+    run([partial(task, rows) for rows in parts], [len(rows) for rows in parts], progress)
     return out
 
 
-def _refit_chunk(design: Design, spec: Spec, Y: np.ndarray, rows: np.ndarray, out: BatchFit) -> None:
-    good = np.all(np.isfinite(Y), 1)
-    out.status[rows[~good]] = Status.BAD_RESPONSE
-    lanes = design.responses(Y[good])
-    size = np.sqrt(np.sum(Y[good] ** 2, 1))
-    varies = lanes.residual_sd * np.sqrt(Y.shape[1]) > 1e-13 * size
-    out.status[rows[good][~varies]] = Status.BAD_RESPONSE
-    use = np.flatnonzero(varies)
-    if not len(use):
+def as_batch(name: str, value: Any, n: int) -> np.ndarray:
+    """A float64 array (b, n), any values."""
+    value = np.asarray(value, dtype=np.float64)
+    if value.ndim != 2 or value.shape[1] != n:
+        raise DataError(f"{name}: expected an array of shape (batch, {n}), found shape {value.shape}")
+    return value
+
+
+def _refit_chunk(
+    job: Job, design: Design, rows: np.ndarray, Y: np.ndarray, x: np.ndarray | None, weights: np.ndarray | None,
+    missing: str,
+) -> None:  # fmt: skip
+    model, status = design.model, job.out.status
+    bad_y, bad_x = np.any(np.isinf(Y), 1), np.zeros(len(Y), bool)
+    absent = np.isnan(Y)
+    if x is not None:
+        bad_x |= np.any(np.isinf(x), 1)
+        if missing == "drop":
+            absent |= np.isnan(x)
+        else:
+            bad_x |= np.any(np.isnan(x), 1)
+    if weights is not None:
+        bad_x |= ~np.all(np.isfinite(weights) & (weights > 0), 1)
+    incomplete = np.any(absent, 1)
+    if missing == "status":
+        bad_y |= incomplete
+    bad_y |= np.sum(~absent, 1) <= model.X.shape[1]
+    status[rows[bad_x]], status[rows[bad_y]] = Status.BAD_COVARIATE, Status.BAD_RESPONSE
+    good = ~bad_x & ~bad_y
+    own = good & incomplete if weights is None else good
+    _fit_shared(job, design, rows, Y, x, np.flatnonzero(good & ~own))
+    if np.any(own):
+        Y = np.where(absent, np.nan, Y)[own]
+        x, weights = None if x is None else x[own], None if weights is None else weights[own]
+        for stack in stacks_of_responses(model, Y, weights, x):
+            job.fit_stack(rows[own], stack)
+
+
+def _fit_shared(
+    job: Job, design: Design, rows: np.ndarray, Y: np.ndarray, x: np.ndarray | None, good: np.ndarray
+) -> None:  # fmt: skip
+    """Fit complete responses with the weights of the model, which share the design."""
+    if not len(good):
         return
-    lanes = _take(lanes, use)
+    spec, model, template = job.spec, design.model, design.template
+    every = len(good) == len(Y)
+    if not every:
+        Y, x = Y[good], None if x is None else x[good]
+    data = design.responses(Y, x)
+    offset = 0.0 if model.offset is None else model.offset
+    size = np.sqrt(np.sum(weighted(model, (Y - offset).T) ** 2, 0))
+    varies = data.residual_sd * np.sqrt(Y.shape[1]) > ROUNDING * size
+    job.out.status[rows[good[~varies]]] = Status.BAD_RESPONSE
+    if not varies.all():
+        data = _take(data, np.flatnonzero(varies))
+    units = column_units(model)
     if spec.profiled:
-        scale = np.tile(scale_of(spec, design.model, design.template), (len(use), 1))
+        shared, own = Shared(template, scale_of(spec, units, 1.0)), None
     else:
-        bases = [design.template.basis._replace(residual_sd=sd) for sd in lanes.residual_sd]
-        scale = np.stack([scale_of(spec, design.model, design.template._replace(basis=b)) for b in bases])
-    p = design.model.X.shape[1]
-    fitted = _fit_lanes(spec, design.template, lanes, scale, p, out.coef_names, out.kind)
-    out.put(rows[good][use], fitted)
+        shared, own = Shared(template, None), scale_of(spec, units, data.residual_sd)
+    job.fit(rows[good[varies]], shared, Lane(data, own))
 
 
-def fit_batch(models: Sequence[Model] | Model, Y: Any = None, method: str = "REML") -> BatchFit:
+def fit_batch(
+    models: Sequence[Model] | Model, Y: Any = None, method: str = "REML", *, missing: str = "status",
+    weights: Any = None, column: int | None = None, values: Any = None, pairs: str = "rows",
+    progress: Progress = "auto",
+) -> BatchFit:  # fmt: skip
     """Fit many data sets: independent models, or one model with responses Y (b, n).
+
+    Nothing raises and nothing is dropped once fitting has begun: every data set gets a row with a `jaxlmm.Status`.
+    The result of a data set does not depend on the others, on their number or order, or on the devices (to rounding:
+    1e-10 in the log-likelihood). Ctrl-C returns what is done, the rest with status "not_run".
 
     Parameters
     ----------
-    models : models with the same terms, structures and number of columns; they may differ in everything else, such as
-        y, X, Z, weights, rows and groups. Those of one shape (up to padding) are fitted together.
+    models : models with the same terms, structures and number of columns; they may differ in everything else: y, X,
+        Z, weights, rows and groups. (``Model(..., checks=False)`` leaves unusable data to a status.)
     Y : (b, n) responses for a single model
     method : "REML" or "ML"
+    missing : what NaN in Y (or in `values`) means: "status" gives the row status "bad_response", "drop" leaves these
+        observations out, with the number of observations, and the rank of X, counted for each row
+    weights : (b, n) positive weights for each response, instead of those of the model
+    column, values : column of X (a position) that differs between rows, and its values (b, n), as in genome-wide scans
+    pairs : "rows" fits row i of Y with row i of `values`; "all" fits every row of Y with every row of `values` (m, n),
+        row ``i * m + j`` of the result for row i of Y and j of `values`
+    progress : "auto" shows a bar on a terminal for long batches (needs tqdm), False is silent, a function is called
+        as ``progress(done, total)`` after every chunk
 
     Returns
     -------
@@ -312,12 +284,17 @@ def fit_batch(models: Sequence[Model] | Model, Y: Any = None, method: str = "REM
     Raises
     ------
     DataError
-        When the models do not have the same terms.
+        When shapes do not fit, or the models do not have the same terms.
     """
     if isinstance(models, Model):
-        return refit_batch(models, models.y[None] if Y is None else Y, method)
-    if Y is not None:
-        raise DataError("Y: expected only with a single model; a list of models carries its own responses")
+        Y = models.y[None] if Y is None else Y
+        return refit_batch(
+            models, Y, method, missing=missing, weights=weights, column=column, values=values, pairs=pairs,
+            progress=progress,
+        )  # fmt: skip
+    for name, value in (("Y", Y), ("weights", weights), ("column", column), ("values", values)):
+        if value is not None:
+            raise DataError(f"{name}: expected only with a single model; a list of models carries its own data")
     models = list(models)
     if not models:
         raise DataError("models: expected at least one model, found none")
@@ -327,15 +304,13 @@ def fit_batch(models: Sequence[Model] | Model, Y: Any = None, method: str = "REM
         if spec != specs[0] or width != widths[0]:
             raise DataError(f"models: model {i} has other terms or another number of columns of X than model 0")
     out = BatchFit.empty(len(models), widths[0], specs[0], Status.NOT_RUN, (), "dict")
-    with jax.enable_x64(True), np.errstate(all="ignore"):
-        prepared = [prepare(m) for m in models]
-        scales = np.stack([scale_of(specs[0], m, q) for m, q in zip(models, prepared, strict=True)])
-        shapes: dict[Any, list[int]] = {}
-        for i, q in enumerate(prepared):
-            leaves, tree = jax.tree_util.tree_flatten(q)
-            shapes.setdefault((tree, tuple(np.shape(leaf) for leaf in leaves)), []).append(i)
-        for members in shapes.values():
-            rows = np.array(members)
-            lanes = stack_lanes([prepared[i] for i in members])
-            out.put(rows, _fit_lanes(specs[0], None, lanes, scales[rows], widths[0], (), "dict"))
+    job = Job(specs[0], out, specs[0].start, np.arange(widths[0]))
+
+    def task(rows: np.ndarray) -> None:
+        for stack in stacks_of_models([models[i] for i in rows]):
+            job.fit_stack(rows, stack)
+
+    longest = max(m.X.size + sum(t.Z.size for t in m.random) for m in models)
+    parts = chunks(len(models), longest)
+    run([partial(task, rows) for rows in parts], [len(rows) for rows in parts], progress)
     return out

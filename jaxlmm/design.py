@@ -153,6 +153,12 @@ class Residual:
                 raise DataError("residual: a position is repeated within a group; each row needs its own")
         set_all(self, structure=structure, group=group, position=position, dim=dim)
 
+    def subset(self, rows: np.ndarray) -> Residual:
+        """The residual of some rows, with the same positions."""
+        if self.group is None:
+            return self
+        return replace(self, group=self.group[rows], position=self.position[rows])
+
     @property
     def is_iid(self) -> bool:
         """True for independent errors of one variance, where sigma can be profiled out."""

@@ -13,7 +13,7 @@ from jax import Array
 from .boundary import SLOPE, Ends, Search, boundaries
 from .errors import DataError
 from .model import Basis, Model, Prepared, prepare
-from .objective import Spec, objective, packing_of, scale_of
+from .objective import Spec, column_units, objective, packing_of, scale_of
 from .optimize import Evaluate, Point, Status, minimise
 
 MAX_ITERATIONS = 200
@@ -91,7 +91,7 @@ def estimate(model: Model, method: str = "REML", start: np.ndarray | None = None
     """Fit one concrete model; 64-bit floats must be on. `start` (k,) is a public theta without entries of -inf."""
     spec = Spec.of(model, method)
     prepared = prepare(model)
-    scale = scale_of(spec, model, prepared)
+    scale = scale_of(spec, column_units(model), prepared.basis.residual_sd)
     packing = packing_of(spec, model.X.shape[1])
     evaluate = evaluator(spec, prepared, scale)
 
@@ -141,28 +141,25 @@ def in_units(
     """Everything in the user's units, for points with one row a fit; `basis` and `scale` may be shared or by row."""
     normal, blocks, s = point.aux.normal, point.aux.blocks, point.x
     b, p = len(s), basis.R.shape[-1]
-    nu = np.broadcast_to(basis.n - p if spec.reml else basis.n, (b,))
+    nu = np.broadcast_to(basis.n - basis.rank if spec.reml else basis.n, (b,))
     sigma = np.sqrt(normal.rss / nu) if spec.profiled else np.full(b, np.nan)
     factor = sigma if spec.profiled else np.ones(b)
-    theta = [np.zeros((b, 0))]
-    for structure, dim, v in spec.split(s * scale):
-        carries = structure.scale(dim, np.ones(dim), 2.0) == 2.0  # coordinates that carry the scale of y
-        theta.append(structure.solver_to_public(np.where(carries, v * factor[:, None], v), dim))
-    if spec.profiled:
-        theta.append(np.log(sigma)[:, None])
     root = np.linalg.inv(basis.R) if p else np.zeros((0, 0))
     status = np.where((ends.status == Status.CONVERGED) & (dual < SLOPE), Status.NOT_OPTIMAL, ends.status)
+    aliased = np.broadcast_to(np.asarray(basis.alias) > 0, (b, p))
+    status = np.where((status == Status.CONVERGED) & np.any(aliased, -1), Status.RANK_DEFICIENT, status)
     if spec.profiled:
         perfect = (status != Status.NOT_FINITE) & ~(sigma > PERFECT * basis.residual_sd)
         status = np.where(perfect, Status.PERFECT_FIT, status)
     lost = np.where(status == Status.NOT_FINITE, np.nan, 1.0)
+    known = np.where(aliased, np.nan, lost[:, None])
     square = (lost * factor**2)[:, None, None]
     return Estimates(
-        theta=lost[:, None] * np.concatenate(theta, -1),
+        theta=lost[:, None] * spec.theta(s * scale, sigma),
         sigma=lost * sigma,
         loglik=lost * -0.5 * point.value,
-        coef=lost[:, None] * np.einsum("...ij,...j->...i", root, basis.c + normal.beta),
-        vcov=square * (root @ normal.Phi @ np.swapaxes(root, -1, -2)),
+        coef=known * np.einsum("...ij,...j->...i", root, basis.c + normal.beta),
+        vcov=square * known[:, :, None] * known[:, None, :] * (root @ normal.Phi @ np.swapaxes(root, -1, -2)),
         covariances=tuple(G * square for G in blocks.random),
         residual=blocks.residual * square,
         boundary=boundaries(spec, s),

@@ -17,6 +17,7 @@ from .covariance import Covariance
 from .criterion import deviance, solve_normal
 from .design import Residual, Term, as_array, check_design, check_weights, frozen_pytree, set_all
 from .engines import Blocks, Dense, Engine, Grouped, Rows, plan
+from .engines.orthogonal import RANK_TOLERANCE, orthogonalise
 from .errors import DataError, Float64RequiredError
 
 Structures = tuple[tuple[Covariance, int], ...]
@@ -43,6 +44,8 @@ class Model:
     weights : (n,) positive, ``Var(e_i) = sigma^2 / w_i``
     offset : (n,) known part of the mean
     engine : "auto", "dense" (any V, O(n^3)) or "grouped" (independent residuals, sufficient statistics)
+    checks : False accepts data to which the model cannot be fitted (n <= p, collinear X, constant y), for
+        `jaxlmm.fit_batch`, where they get a status
 
     Raises
     ------
@@ -61,7 +64,7 @@ class Model:
 
     def __init__(
         self, y: Any, X: Any, random: Sequence[Term] = (), residual: Residual | None = None,
-        weights: Any = None, offset: Any = None, engine: str = "auto",
+        weights: Any = None, offset: Any = None, engine: str = "auto", checks: bool = True,
     ):  # fmt: skip
         y = as_array("y", y, (None,))
         n = y.shape[0]
@@ -75,7 +78,8 @@ class Model:
             raise DataError(f"residual: expected {n} rows as in y, found {len(residual.group)}")
         weights = None if weights is None else check_weights(weights, n)
         offset = None if offset is None else as_array("offset", offset, (n,))
-        check_design(y, X)
+        if checks:
+            check_design(y, X)
         engine = choose_engine(engine, residual, n)
         layout = None
         if engine == "grouped":
@@ -157,7 +161,13 @@ class Basis(NamedTuple):
     c: Any  # (p,)
     log_weights: Any  # sum of log w
     n: Any  # number of rows, a float
+    alias: Any  # (p,) one for columns of X that the columns before them span, whose column of Q is zero; else zero
     residual_sd: Any  # of least squares, the scale of y
+
+    @property
+    def rank(self) -> Any:
+        """Rank of X."""
+        return self.alias.shape[-1] - self.alias.sum(-1)
 
     def logdet_scale(self) -> Any:
         """log|X'V^-1 X| minus that of the internal columns."""
@@ -171,11 +181,14 @@ class Prepared(NamedTuple):
     basis: Basis
 
 
-def prepare(model: Model, compact: bool = True, clusters: bool = False) -> Prepared:
-    """Statistics of a model for its engine; in NumPy when the model is concrete, in one traced function otherwise."""
+def prepare(model: Model, compact: bool = True, clusters: bool = False, varying: int = 1) -> Prepared:
+    """Statistics of a model for its engine; in NumPy when the model is concrete, in one traced function otherwise.
+
+    `compact`, `clusters`, `varying`: see ``Grouped.prepare``.
+    """
     if any(isinstance(leaf, Array) for leaf in jax.tree_util.tree_leaves(model)):
         return _prepare_traced(model, compact, clusters)
-    return _prepare(model, compact, clusters, np)
+    return _prepare(model, compact, clusters, np, varying)
 
 
 @partial(jax.jit, static_argnames=("compact", "clusters"))
@@ -183,30 +196,50 @@ def _prepare_traced(model: Model, compact: bool, clusters: bool) -> Prepared:
     return _prepare(model, compact, clusters, jnp)
 
 
-def _prepare(model: Model, compact: bool, clusters: bool, xp: Any) -> Prepared:
-    n, p = model.X.shape
-    root = None if model.weights is None else xp.sqrt(model.weights)
+def weighted(model: Model, a: Any, xp: Any = np) -> Any:
+    """Rows (n, ...) multiplied by the square roots of the weights."""
+    if model.weights is None:
+        return a
+    root = xp.sqrt(model.weights)
+    return a * (root[:, None] if a.ndim == 2 else root)
 
-    def weighted(a: Any) -> Any:
-        return a if root is None else a * (root[:, None] if a.ndim == 2 else root)
 
-    y = weighted(model.y if model.offset is None else model.y - model.offset)
-    Q, R = xp.linalg.qr(weighted(model.X)) if p else (model.X, xp.zeros((0, 0)))
+def _prepare(model: Model, compact: bool, clusters: bool, xp: Any, varying: int = 1) -> Prepared:
+    n, _ = model.X.shape
+    y = weighted(model, model.y if model.offset is None else model.y - model.offset, xp)
+    Q, R, alias = orthonormal(weighted(model, model.X, xp), xp)
     c = Q.T @ y
     left = y - Q @ c
     again = Q.T @ left
-    log_weights = xp.zeros(()) if root is None else 2.0 * xp.sum(xp.log(root))
     residual = left - Q @ again
-    residual_sd = xp.sqrt(xp.sum(residual**2) / (n - p))
-    basis = Basis(R, c + again, log_weights, np.float64(n), residual_sd)
-    rows = Rows(xp.concatenate([Q, residual[:, None]], 1), tuple(weighted(t.Z) for t in model.random))
+    log_weights = xp.zeros(()) if model.weights is None else xp.sum(xp.log(model.weights))
+    basis = Basis(R, c + again, log_weights, np.float64(n), alias, xp.zeros(()))
+    basis = basis._replace(residual_sd=xp.sqrt(xp.sum(residual**2) / (n - basis.rank)))
+    rows = Rows(xp.concatenate([Q, residual[:, None]], 1), tuple(weighted(model, t.Z, xp) for t in model.random))
     statistics: Engine
     if model.engine == "grouped":
-        statistics = Grouped.prepare(rows, model.layout, compact, clusters)
+        statistics = Grouped.prepare(rows, model.layout, compact, clusters, varying)
     else:
         groups, levels = tuple(t.group for t in model.random), tuple(t.levels for t in model.random)
         statistics = Dense.prepare(rows, groups, levels, model.residual.group, model.residual.position)
     return Prepared(statistics, basis)
+
+
+def orthonormal(X: Any, xp: Any = np) -> tuple[Any, Any, Any]:
+    """Q (n, p), R (p, p) and alias (p,) with ``X = Q R``; an aliased column has a zero in Q and a one in R."""
+    p = X.shape[1]
+    alias = np.zeros(p)
+    if not p:
+        return X, xp.zeros((0, 0)), alias
+    Q, R = xp.linalg.qr(X)
+    signs = xp.where(xp.diagonal(R) < 0, -1.0, 1.0)  # as Gram-Schmidt has them
+    Q, R = Q * signs, R * signs[:, None]
+    if xp is np and (len(X) < p or np.any(np.diagonal(R) <= RANK_TOLERANCE * np.sqrt(np.sum(X**2, 0)))):
+        F, units = orthogonalise(X, np.zeros(len(X), np.int32), 1, np)
+        Q, R = np.stack(units, 1), F[:, :, 0].T
+        alias = 1.0 * (np.diagonal(R) == 0)
+        R = R + np.diag(alias)
+    return Q, R, alias
 
 
 def require_float64() -> None:
@@ -260,9 +293,9 @@ def ml(theta: Any, model: Model) -> Array:
 @partial(jax.jit, static_argnames=("structures", "reml"))
 def _loglik(structures: Structures, theta: Array, prepared: Prepared, reml: bool) -> Array:
     logdet, inner = _inner_gram(structures, theta, prepared)
-    normal = solve_normal(inner)
+    normal = solve_normal(inner, prepared.basis.alias)
     normal = normal._replace(logdet=normal.logdet + prepared.basis.logdet_scale())
-    return -0.5 * deviance(logdet, normal, prepared.basis.n, inner.shape[0] - 1, reml)
+    return -0.5 * deviance(logdet, normal, prepared.basis.n, prepared.basis.rank, reml)
 
 
 @partial(jax.jit, static_argnames=("structures",))

@@ -11,11 +11,12 @@ import numpy as np
 from jax import Array
 
 from .covariance import Covariance
-from .criterion import Normal, deviance, gram_slopes, profiled_deviance, solve_normal
+from .criterion import Normal, deviance, gram_curvature, gram_slopes, profiled_deviance, solve_normal
 from .engines import Blocks
 from .errors import DataError
-from .model import Model, Prepared
+from .model import Model, Prepared, weighted
 from .optimize import Evaluate, Packing, Point
+from .parameters import concatenated, module_of
 
 
 @dataclass(frozen=True)
@@ -57,10 +58,21 @@ class Spec:
             matrices.append(jnp.ones((1, 1)))
         return Blocks(tuple(matrices[:-1]), matrices[-1])
 
-    def map(self, method: str, s: np.ndarray, *args: Any) -> np.ndarray:
+    def map(self, method: str, s: Any, *args: Any) -> Any:
         """Apply a method of the structures to their parts of s (..., k) and concatenate."""
         values = [getattr(c, method)(v, dim, *args) for c, dim, v in self.split(s)]
-        return np.concatenate([np.zeros((*s.shape[:-1], 0)), *values], -1)
+        return concatenated(s, values)
+
+    def theta(self, s: Any, sigma: Any) -> Any:
+        """Public coordinates (..., m) of solver coordinates s (..., k), terms being relative to sigma (...)."""
+        values = []
+        for structure, dim, v in self.split(s):
+            carries = structure.scale(dim, np.ones(dim), 2.0) == 2.0  # coordinates that carry the scale of y
+            factor = sigma[..., None] if self.profiled else 1.0
+            values.append(structure.solver_to_public(v * factor * carries + v * ~carries, dim))
+        if self.profiled:
+            values.append(module_of(s).log(sigma)[..., None])
+        return concatenated(s, values)
 
     @property
     def start(self) -> np.ndarray:
@@ -83,27 +95,43 @@ def objective(spec: Spec, prepared: Prepared, scale: Array) -> Evaluate:
     coordinates, and the Hessian of the whole, is autodiff through rules that are closed forms again.
     """
     statistics, basis = prepared
-    p = basis.R.shape[0]
-    criterion = profiled_deviance if spec.profiled else deviance
-
-    def gradient(s: Array) -> tuple[Array, tuple[Array, Array, Evaluation]]:
-        C, to_coordinates = jax.vjp(lambda s: spec.blocks(s * scale), s)
-        (logdet, gram), to_blocks = jax.vjp(statistics.gram, C)
-        normal = solve_normal(gram)
-        shifted = normal._replace(logdet=normal.logdet + basis.logdet_scale())
-        d = criterion(logdet - basis.log_weights, shifted, basis.n, p, spec.reml)
-        weights = gram_slopes(normal, basis.n, p, spec.reml, spec.profiled)
-        (slopes,) = to_blocks((jnp.ones_like(logdet), weights))
-        (g,) = to_coordinates(slopes)
-        return g, (d, g, Evaluation(C, slopes, normal))
-
-    packing = packing_of(spec, p)
+    n, rank, reml, profiled = basis.n, basis.rank, spec.reml, spec.profiled
+    criterion = profiled_deviance if profiled else deviance
+    packing = packing_of(spec, basis.R.shape[0])
 
     def evaluate(s: Array) -> Array:
-        H, (d, g, evaluation) = jax.jacfwd(gradient, has_aux=True)(s)
-        return packing.pack(Point(s, d, g, 0.5 * (H + H.T), evaluation))
+        def blocks(s: Array) -> Blocks:
+            return spec.blocks(s * scale)
+
+        C = blocks(s)
+        D = jax.vmap(lambda direction: jax.jvp(blocks, (s,), (direction,))[1])(jnp.eye(len(s)))
+
+        def weigh(gram: Array) -> Array:
+            return gram_slopes(solve_normal(gram, basis.alias), n, rank, reml, profiled)
+
+        found = statistics.expand(C, D._replace(residual=None) if profiled else D, weigh)
+        normal = solve_normal(found.gram, basis.alias)
+        shifted = normal._replace(logdet=normal.logdet + basis.logdet_scale())
+        d = criterion(found.logdet - basis.log_weights, shifted, n, rank, reml)
+
+        def pulled(s: Array) -> Array:
+            return jax.vjp(blocks, s)[1](found.slopes)[0]
+
+        of_criterion = gram_curvature(normal, found.gram_slopes, n, rank, reml, profiled)
+        H = found.curvature + of_criterion + jax.jacfwd(pulled)(s)
+        return packing.pack(Point(s, d, pulled(s), H, Evaluation(C, found.slopes, normal)))
 
     return evaluate
+
+
+def criterion_at(spec: Spec, prepared: Prepared, C: Blocks) -> tuple[Array, Normal]:
+    """-2 log-likelihood and estimates at covariance blocks, to be differentiated in anything, data included."""
+    basis = prepared.basis
+    logdet, gram = prepared.statistics.gram(C)
+    normal = solve_normal(gram, basis.alias)
+    shifted = normal._replace(logdet=normal.logdet + basis.logdet_scale())
+    criterion = profiled_deviance if spec.profiled else deviance
+    return criterion(logdet - basis.log_weights, shifted, basis.n, basis.rank, spec.reml), normal
 
 
 def packing_of(spec: Spec, p: int) -> Packing:
@@ -116,22 +144,27 @@ def packing_of(spec: Spec, p: int) -> Packing:
     return Packing(k, Evaluation(blocks, blocks, normal))
 
 
-def column_units(model: Model) -> list[np.ndarray]:
+def column_units(model: Model, xp: Any = np) -> list[Any]:
     """One over the root mean square of each column of Z, by term: the size of one effect per residual SD."""
-    units = []
-    for term in model.random:
-        Z = term.Z if model.weights is None else term.Z * np.sqrt(model.weights)[:, None]
-        rms = np.sqrt(np.mean(Z**2, 0))
-        units.append(1.0 / np.where(rms > 0, rms, 1.0))
-    return units
+    return [units_of(xp.sqrt(xp.mean(weighted(model, term.Z, xp) ** 2, 0)), xp) for term in model.random]
 
 
-def scale_of(spec: Spec, model: Model, prepared: Prepared) -> np.ndarray:
-    """Size of every solver coordinate, so that the solver sees numbers of order one whatever the units."""
-    units = column_units(model)
-    sd = 1.0
+def units_of(rms: Any, xp: Any = np) -> Any:
+    """One over root mean squares; one for a column of zeros."""
+    return 1.0 / xp.where(rms > 0, rms, 1.0)
+
+
+def scale_of(spec: Spec, units: list[Any], residual_sd: Any, xp: Any = np) -> Any:
+    """Size of every solver coordinate (..., k), so that the solver sees numbers of order one whatever the units.
+
+    Parameters
+    ----------
+    units : of the columns of each term (..., q), see `column_units`
+    residual_sd : (...) of least squares, the size of what the covariances explain where sigma is not profiled
+    """
+    residual_sd = xp.asarray(residual_sd)[..., None]
+    lead, sd = residual_sd.shape[:-1], 1.0 if spec.profiled else residual_sd
     if not spec.profiled:
-        units.append(np.ones(model.residual.dim))
-        sd = float(prepared.basis.residual_sd)
-    sizes = [c.scale(dim, unit, sd) for (c, dim), unit in zip(spec.parts, units, strict=True)]
-    return np.concatenate(sizes) if sizes else np.zeros(0)
+        units = [*units, xp.ones((*lead, spec.parts[-1][1]))]
+    sizes = [c.scale(dim, unit, sd, xp) for (c, dim), unit in zip(spec.parts, units, strict=True)]
+    return xp.concatenate([xp.zeros((*lead, 0)), *(xp.broadcast_to(x, (*lead, x.shape[-1])) for x in sizes)], -1)

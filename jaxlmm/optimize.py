@@ -17,6 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from .linalg import eigh
+
 DECREMENT = 1e-13
 STATIONARY = 1e-6
 CURVATURE = 1e-7
@@ -40,6 +42,13 @@ class Status(IntEnum):
     PERFECT_FIT = 6
     BAD_RESPONSE = 7
     NOT_RUN = 8
+    RANK_DEFICIENT = 9
+    BAD_COVARIATE = 10
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether there is a certified optimum."""
+        return self in (Status.CONVERGED, Status.RANK_DEFICIENT)
 
     @property
     def advice(self) -> str:
@@ -55,6 +64,8 @@ _ADVICE = {
     Status.NOT_FINITE: "the criterion is not finite at the start values: degenerate data, or start values out of range",
     Status.BAD_RESPONSE: "the response has missing or infinite values, or no variation that X does not fit exactly",
     Status.NOT_RUN: "interrupted before this one was fitted",
+    Status.RANK_DEFICIENT: "converged; some columns of X are combinations of others and have no coefficient",
+    Status.BAD_COVARIATE: "the varying column of X or the weights have missing, infinite or otherwise unusable values",
     Status.PERFECT_FIT: "the residual variance tends to zero: the model fits the response exactly",
     Status.NOT_OPTIMAL: "stationary, but a neighbouring covariance has a higher likelihood; start from other values",
 }
@@ -130,15 +141,16 @@ def initial_state(packing: Packing, x: Any, xp: Any = jnp) -> State:
 
 def newton_step(gradient: Any, hessian: Any, radius: Any, xp: Any) -> tuple[Any, Any, Any, Any]:
     """Step, predicted decrease, Newton decrement and smallest relative curvature."""
-    w, Q = xp.linalg.eigh(hessian)
+    w, Q = eigh(hessian) if xp is jnp else np.linalg.eigh(hessian)
     largest = xp.max(xp.abs(w), initial=0.0)
     modified = xp.maximum(xp.abs(w), 1e-10 * largest + 1e-300)
     c = Q.T @ gradient
     decrement = xp.sum(c**2 / modified)
     curvature = xp.min(w, initial=xp.inf) / (largest + 1e-300)
     saddle = (curvature < -CURVATURE) & (decrement < STATIONARY)
-    toward = xp.where(c[:1] > 0, -1.0, 1.0)
-    coefficients = -c / modified + xp.where(saddle, toward * radius, 0.0) * (xp.arange(w.shape[0]) == 0)
+    lowest = xp.arange(w.shape[0]) == (xp.argmin(w) if w.shape[0] else 0)
+    away = xp.where(c > 0, -radius, radius)
+    coefficients = -c / modified + xp.where(saddle & lowest, away, 0.0)
     length = xp.sqrt(xp.sum(coefficients**2))
     coefficients = coefficients * xp.minimum(1.0, radius / xp.maximum(length, 1e-300))
     predicted = -xp.sum(c * coefficients + 0.5 * w * coefficients**2)

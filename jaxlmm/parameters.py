@@ -21,6 +21,24 @@ from .linalg import lower_from_vector, tril_indices
 Bound = float | Callable[[int], float]
 
 
+def module_of(x: Any) -> Any:
+    """jax.numpy for JAX arrays, traced ones included, and numpy for NumPy's."""
+    return jnp if isinstance(x, Array) else np
+
+
+def concatenated(like: Any, values: list[Any]) -> Any:
+    """Coordinates side by side (..., k), none giving (..., 0), with the leading axes of `like`."""
+    xp = module_of(like)
+    return xp.concatenate([xp.zeros((*like.shape[:-1], 0)), *values], -1)
+
+
+def _log_size(s: Any) -> Any:
+    """Logarithm of |s|, minus infinity at zero, with a derivative of zero there."""
+    xp = module_of(s)
+    size = xp.abs(s)
+    return xp.where(size > 0, xp.log(xp.where(size > 0, size, 1.0)), -xp.inf)
+
+
 def _at(bound: Bound, dim: int) -> float:
     return bound(dim) if callable(bound) else bound
 
@@ -52,18 +70,17 @@ class VarianceKind:
         """Start value on a scale where the residual variance is one."""
         return 1.0
 
-    def canonical(self, s: np.ndarray, dim: int) -> np.ndarray:
+    def canonical(self, s: Any, dim: int) -> Any:
         """The representative among equivalent solver coordinates."""
-        return np.abs(s)
+        return abs(s)
 
-    def solver_to_public(self, s: np.ndarray, dim: int) -> np.ndarray:
-        """Public coordinates of canonical solver coordinates (host side), without a detour that costs digits."""
-        with np.errstate(divide="ignore"):
-            return np.log(np.abs(s))
+    def solver_to_public(self, s: Any, dim: int) -> Any:
+        """Public coordinates of canonical solver coordinates, without a detour that costs digits."""
+        return _log_size(s)
 
-    def snapped(self, s: np.ndarray, dim: int, tolerance: float) -> np.ndarray:
+    def snapped(self, s: Any, dim: int, tolerance: float) -> Any:
         """Coordinates with everything within `tolerance` of the boundary put on it."""
-        return np.where(np.abs(s) < tolerance, 0.0, s)
+        return module_of(s).where(abs(s) < tolerance, 0.0, s)
 
     def at_boundary(self, s: np.ndarray, dim: int, tolerance: float) -> np.ndarray:
         """Whether canonical coordinates (..., size) are on the boundary of their space, up to `tolerance`."""
@@ -152,17 +169,21 @@ class IntervalKind:
 
     def canonical(self, s: np.ndarray, dim: int) -> np.ndarray:
         """The representative among equivalent solver coordinates."""
-        return np.arcsin(np.sin(s))
+        xp = module_of(s)
+        return xp.arcsin(xp.sin(s))
 
-    def solver_to_public(self, s: np.ndarray, dim: int) -> np.ndarray:
-        """Public coordinates of canonical solver coordinates (host side)."""
-        with np.errstate(divide="ignore"):
-            return np.arctanh(np.sin(s))
+    def solver_to_public(self, s: Any, dim: int) -> Any:
+        """Public coordinates of canonical solver coordinates."""
+        xp = module_of(s)
+        x = xp.sin(s)
+        inside = abs(x) < 1.0
+        return xp.where(inside, xp.arctanh(xp.where(inside, x, 0.0)), xp.sign(x) * xp.inf)
 
-    def snapped(self, s: np.ndarray, dim: int, tolerance: float) -> np.ndarray:
+    def snapped(self, s: Any, dim: int, tolerance: float) -> Any:
         """Coordinates with everything within `tolerance` of an end of the interval put on it."""
-        end = 0.5 * np.pi * np.sign(s)
-        return np.where(np.abs(end - s) < tolerance, end, s)
+        xp = module_of(s)
+        end = 0.5 * np.pi * xp.sign(s)
+        return xp.where(abs(end - s) < tolerance, end, s)
 
     def at_boundary(self, s: np.ndarray, dim: int, tolerance: float) -> np.ndarray:
         """Whether canonical coordinates (..., size) are at an end of the interval, up to `tolerance`."""
@@ -199,9 +220,11 @@ class CovarianceMatrixKind:
         """Start value."""
         return np.eye(dim)
 
-    def canonical(self, s: np.ndarray, dim: int) -> np.ndarray:
-        """Cholesky factor with non-negative diagonal in which a zero pivot has a zero column."""
+    def canonical(self, s: Any, dim: int) -> Any:
+        """Cholesky factor with non-negative diagonal in which a zero pivot has a zero column (the latter in NumPy)."""
         rows, columns = tril_indices(dim)
+        if isinstance(s, Array):
+            return s * jnp.where(s[..., rows == columns] < 0, -1.0, 1.0)[..., columns]
         L = factor_matrix(s, dim)
         pivots = np.abs(np.diagonal(L, axis1=-2, axis2=-1))
         largest = np.abs(s).max(-1, initial=0.0)
@@ -212,16 +235,16 @@ class CovarianceMatrixKind:
         signs = np.where(np.diagonal(L, axis1=-2, axis2=-1) < 0, -1.0, 1.0)
         return (L * signs[..., None, :])[..., rows, columns]
 
-    def solver_to_public(self, s: np.ndarray, dim: int) -> np.ndarray:
-        """Public coordinates of canonical solver coordinates (host side), without a detour that costs digits."""
+    def solver_to_public(self, s: Any, dim: int) -> Any:
+        """Public coordinates of canonical solver coordinates, without a detour that costs digits."""
         rows, columns = tril_indices(dim)
-        with np.errstate(divide="ignore"):
-            return np.where(rows == columns, np.log(np.where(rows == columns, np.abs(s), 1.0)), s)
+        xp = module_of(s)
+        return xp.where(rows == columns, _log_size(xp.where(rows == columns, s, 1.0)), s)
 
     def snapped(self, s: np.ndarray, dim: int, tolerance: float) -> np.ndarray:
         """Cholesky factor with every column whose pivot is below `tolerance` set to zero."""
         _, columns = tril_indices(dim)
-        return np.where(self._small(s, dim, tolerance)[..., columns], 0.0, s)
+        return module_of(s).where(self._small(s, dim, tolerance)[..., columns], 0.0, s)
 
     def at_boundary(self, s: np.ndarray, dim: int, tolerance: float) -> np.ndarray:
         """Whether the matrix is singular: a pivot of its Cholesky factor below `tolerance`."""
@@ -229,7 +252,7 @@ class CovarianceMatrixKind:
 
     def _small(self, s: np.ndarray, dim: int, tolerance: float) -> np.ndarray:
         rows, columns = tril_indices(dim)
-        return np.abs(s[..., rows == columns]) < tolerance
+        return abs(s[..., rows == columns]) < tolerance
 
 
 def factor_matrix(s: np.ndarray, dim: int) -> np.ndarray:
@@ -301,14 +324,16 @@ class Field:
         """Natural start value."""
         return np.broadcast_to(np.asarray(self.kind.start(dim), float), self.shape(dim))
 
-    def scale(self, dim: int, unit: np.ndarray) -> np.ndarray:
-        """Size of each solver coordinate when column i of Z has root mean square ``1 / unit[i]``.
+    def scale(self, dim: int, unit: Any, xp: Any = np) -> Any:
+        """Size of each solver coordinate when column i of Z has root mean square ``1 / unit[..., i]``.
 
         The optimiser sees coordinates divided by these, so that a unit step is one residual standard deviation.
         """
         if isinstance(self.kind, CovarianceMatrixKind):
-            return unit[tril_indices(dim)[0]]
+            return unit[..., tril_indices(dim)[0]]
         if isinstance(self.kind, VarianceKind):
-            same_length = self.per_level is not None and self.per_level.extra == 0
-            return unit if same_length else np.full(self.size(dim), 1.0 / np.sqrt(np.mean(unit**-2.0)))
-        return np.ones(self.size(dim))
+            if self.per_level is not None and self.per_level.extra == 0:
+                return unit
+            common = 1.0 / xp.sqrt(xp.mean(unit**-2.0, -1, keepdims=True))
+            return xp.repeat(common, self.size(dim), -1)
+        return xp.ones((*unit.shape[:-1], self.size(dim)))

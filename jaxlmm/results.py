@@ -13,7 +13,8 @@ import numpy as np
 
 from . import predict as _predict
 from . import simulate as _simulate
-from .batching import BatchFit, Progress, refit_batch
+from .batching import BatchFit, refit_batch
+from .chunks import Progress
 from .columns import extend_rows, make_frame
 from .design import as_array
 from .errors import DataError
@@ -338,13 +339,17 @@ class Fit:
         """Draw n new responses (n, nobs) from the fitted model; replicate r depends only on seed and r."""
         return _simulate.simulate(self.model, self.estimate, n, seed)
 
-    def refit(self, y: Any, progress: Progress | None = None) -> Fit | BatchFit:
+    def refit(
+        self, y: Any, *, missing: str = "status", weights: Any = None, column: str | None = None, values: Any = None,
+        pairs: str = "rows", progress: Progress = "auto",
+    ) -> Fit | BatchFit:  # fmt: skip
         """Fit the same model to another response, or to many in one go.
 
         Parameters
         ----------
         y : (nobs,) a response, which gives a `Fit`; or (b, nobs) responses, which give a `BatchFit` with a row each
-        progress : for many responses, called as ``progress(done, total)`` now and then
+        missing, weights, values, pairs, progress : for many responses, see `jaxlmm.fit_batch`
+        column : name of the coefficient whose column of X is replaced by `values`, row by row
 
         Raises
         ------
@@ -353,7 +358,13 @@ class Fit:
             one is a status in its row.
         """
         if np.ndim(y) == 2:
-            return refit_batch(self.model, y, self.method, self.coef_names, self.frame.kind, progress)
+            if column is not None and column not in self.coef_names:
+                raise DataError(f"column: found {column!r}, expected one of {', '.join(self.coef_names)}")
+            return refit_batch(
+                self.model, y, self.method, missing=missing, weights=weights, values=values, pairs=pairs,
+                column=None if column is None else self.coef_names.index(column), progress=progress,
+                names=self.coef_names, kind=self.frame.kind,
+            )  # fmt: skip
         y = as_array("y", y, (self.nobs,))
         if np.ptp(y) == 0:
             raise DataError(f"y: constant response, all {self.nobs} values equal {float(y[0]):g}")

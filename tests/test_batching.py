@@ -144,7 +144,8 @@ def test_models_that_differ_in_everything_but_their_terms():
 
 
 def test_an_interrupt_returns_what_is_done(monkeypatch):
-    monkeypatch.setattr(jaxlmm.batching, "CHUNK_FLOATS", 8 * N)
+    monkeypatch.setattr(jaxlmm.chunks, "CHUNK_FLOATS", 8 * N)
+    monkeypatch.setattr(jaxlmm.chunks, "workers", lambda: 1)
     Y = responses("uneven slopes")
     seen = []
 

@@ -31,7 +31,7 @@ criterion
 optimize
 model
 objective boundary
-fitting responses batching
+fitting traceable responses stacking lanes chunks batching
 inference
 predict
 simulate

@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array
 
 from ..errors import JaxlmmError
-from ..parameters import CovarianceMatrixKind, Field, Kind, PerLevel
+from ..parameters import CovarianceMatrixKind, Field, Kind, PerLevel, concatenated, module_of
 
 
 def _fields_of(cls: type, namespace: dict[str, Any]) -> tuple[tuple[Field, ...], tuple[str, ...]]:
@@ -99,11 +99,11 @@ class Covariance:
         values = [np.ravel(f.kind.to_public(np.asarray(getattr(self, f.name)), dim)) for f in self.fields]
         return np.concatenate(values) if values else np.zeros(0)
 
-    def _by_field(self, function: Any, dim: int, s: np.ndarray | None = None) -> np.ndarray:
+    def _by_field(self, function: Any, dim: int, s: Any = None) -> Any:
         """Concatenate ``function(field, part of s)`` over the fields, for coordinates s (..., size)."""
         s = np.zeros(self.size(dim)) if s is None else s
-        values = [np.reshape(function(f, v), (*s.shape[:-1], -1)) for f, v in self._split(s, dim)]
-        return np.concatenate([np.zeros((*s.shape[:-1], 0)), *values], -1)
+        values = [module_of(s).reshape(function(f, v), (*s.shape[:-1], f.size(dim))) for f, v in self._split(s, dim)]
+        return concatenated(s, values)
 
     def to_solver(self, dim: int) -> np.ndarray:
         """Coordinates of the solver of a structure with values (host side)."""
@@ -113,15 +113,16 @@ class Covariance:
         """Start values in coordinates of the solver."""
         return self._by_field(lambda f, _: f.kind.to_solver(f.start(dim), dim), dim)
 
-    def scale(self, dim: int, unit: np.ndarray, sd: float = 1.0) -> np.ndarray:
-        """Sizes of the solver coordinates for a residual standard deviation `sd`, see `Field.scale`."""
-        return self._by_field(lambda f, _: f.scale(dim, unit) * (sd if f.kind.has_scale else 1.0), dim)
+    def scale(self, dim: int, unit: Any, sd: Any = 1.0, xp: Any = np) -> Any:
+        """Sizes (..., size) of the solver coordinates for residual standard deviations `sd`, see `Field.scale`."""
+        sizes = [f.scale(dim, unit, xp) * (sd if f.kind.has_scale else xp.ones_like(sd)) for f in self.fields]
+        return concatenated(unit, sizes)
 
-    def canonical(self, s: np.ndarray, dim: int) -> np.ndarray:
+    def canonical(self, s: Any, dim: int) -> Any:
         """The representative among equivalent solver coordinates (signs, zero columns)."""
         return self._by_field(lambda f, v: f.kind.canonical(v, dim), dim, s)
 
-    def snapped(self, s: np.ndarray, dim: int, tolerance: float) -> np.ndarray:
+    def snapped(self, s: Any, dim: int, tolerance: float) -> Any:
         """Canonical coordinates with everything within `tolerance` of the boundary put on it."""
         return self._by_field(lambda f, v: f.kind.snapped(v, dim, tolerance), dim, s)
 
@@ -137,7 +138,7 @@ class Covariance:
         """Whether the structure is one free covariance matrix."""
         return len(self.fields) == 1 and isinstance(self.fields[0].kind, CovarianceMatrixKind)
 
-    def solver_to_public(self, s: np.ndarray, dim: int) -> np.ndarray:
+    def solver_to_public(self, s: Any, dim: int) -> Any:
         """Public coordinates of canonical solver coordinates."""
         return self._by_field(lambda f, v: f.kind.solver_to_public(v, dim), dim, s)
 

@@ -5,5 +5,6 @@ from __future__ import annotations
 from .base import Blocks, Engine, Moments, Rows
 from .dense import Dense
 from .grouped import Grouped, Layout, plan
+from .varying import Varying
 
-__all__ = ["Blocks", "Dense", "Engine", "Grouped", "Layout", "Moments", "Rows", "plan"]
+__all__ = ["Blocks", "Dense", "Engine", "Grouped", "Layout", "Moments", "Rows", "Varying", "plan"]

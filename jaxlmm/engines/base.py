@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 
 
@@ -59,6 +60,61 @@ class Moments:
         return -jax.jvp(first, (self.blocks,), (K,))[1]
 
 
+class Expansion(NamedTuple):
+    """log|V| and the Gram with what a Newton step needs of their derivatives.
+
+    Attributes
+    ----------
+    slopes : derivative in the blocks of ``logdet + sum(weights * gram)``, the weights being those of this point
+    gram_slopes : (k, r, r) derivatives of the Gram in k directions of the blocks
+    curvature : (k, k) second derivatives of ``logdet + sum(weights * gram)`` along these directions
+    """
+
+    logdet: Array
+    gram: Array
+    slopes: Blocks
+    gram_slopes: Array
+    curvature: Array
+
+
+Weigh = Callable[[Array], Array]
+
+
+def expand(gram: Callable[[Blocks], tuple[Array, Array]], C: Blocks, D: Blocks, weigh: Weigh) -> Expansion:
+    """Expansion of any engine by forward-over-reverse differentiation.
+
+    Parameters
+    ----------
+    gram : the engine's ``gram``
+    D : k directions, blocks with k in front; `residual` is None where the residual block is fixed
+    weigh : weights (r, r) at a Gram, the derivative of the criterion in it
+    """
+    free = D if D.residual is not None else D._replace(residual=jnp.zeros((_count(D), *C.residual.shape)))
+    (logdet, value), pull = jax.vjp(gram, C)
+    weights = weigh(value)
+    (slopes,) = pull((jnp.ones_like(logdet), weights))
+
+    def first(C: Blocks) -> tuple[Array, Blocks]:
+        (logdet, value), pull = jax.vjp(gram, C)
+        return value, pull((jnp.ones_like(logdet), weights))[0]
+
+    def along(direction: Blocks) -> tuple[Array, Array]:
+        _, (change, slope) = jax.jvp(first, (C,), (direction,))
+        rows = [jnp.tensordot(d, s, 2) for d, s in zip(_leaves(free), _leaves(slope), strict=True)]
+        return change, jnp.sum(jnp.stack(rows), 0)
+
+    gram_slopes, curvature = jax.vmap(along)(free)
+    return Expansion(logdet, value, slopes, gram_slopes, 0.5 * (curvature + curvature.T))
+
+
+def _leaves(blocks: Blocks) -> list[Any]:
+    return [*blocks.random, blocks.residual]
+
+
+def _count(D: Blocks) -> int:
+    return D.random[0].shape[0] if D.random else 0
+
+
 class Engine(Protocol):
     """What every engine offers."""
 
@@ -66,6 +122,10 @@ class Engine(Protocol):
 
     def gram(self, C: Blocks) -> tuple[Array, Array]:
         """log|V| and U'V^-1 U (r, r)."""
+        ...
+
+    def expand(self, C: Blocks, D: Blocks, weigh: Weigh) -> Expansion:
+        """The Gram with its derivatives along directions D of the blocks, see the function `expand`."""
         ...
 
     def solve(self, C: Blocks, B: Array) -> Array:

@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 
 from ..design import frozen_pytree, replace
-from .base import Blocks, Moments, Rows
+from .base import Blocks, Expansion, Moments, Rows, Weigh, expand
 
 
 @frozen_pytree(data=("U", "Z", "groups", "subject", "position"), meta=("levels",))
@@ -38,9 +38,9 @@ class Dense:
             subject, position = np.arange(n, dtype=np.int32), np.zeros(n, np.int32)
         return cls(rows.U, rows.Z, groups, subject, position, levels)
 
-    def with_response(self, lane: Any) -> Dense:
-        """The same design with another response (n,)."""
-        return replace(self, U=jnp.concatenate([jnp.asarray(self.U)[:, :-1], lane[:, None]], 1))
+    def with_columns(self, lane: Any) -> Dense:
+        """The same design with other last columns of U (n, count)."""
+        return replace(self, U=jnp.concatenate([jnp.asarray(self.U)[:, : -lane.shape[1]], lane], 1))
 
     def covariance(self, C: Blocks) -> Array:
         """V (n, n)."""
@@ -55,6 +55,10 @@ class Dense:
         L = jnp.linalg.cholesky(self.covariance(C))
         W = jax.lax.linalg.triangular_solve(L, jnp.asarray(self.U), left_side=True, lower=True)
         return 2.0 * jnp.sum(jnp.log(jnp.diagonal(L))), W.T @ W
+
+    def expand(self, C: Blocks, D: Blocks, weigh: Weigh) -> Expansion:
+        """The Gram with its derivatives along directions D of the blocks."""
+        return expand(self.gram, C, D, weigh)
 
     def solve(self, C: Blocks, B: Array) -> Array:
         """V^-1 B."""

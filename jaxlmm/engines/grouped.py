@@ -23,8 +23,8 @@ from jax import Array
 from ..design import frozen_pytree, replace
 from ..errors import DataError
 from ..linalg import block_diagonal, identity, matmul, psd_cholesky, transpose
-from .base import Blocks, Moments, Rows
-from .elimination import Cross, Factor, eliminate, moments, posterior
+from .base import Blocks, Expansion, Moments, Rows, Weigh, expand
+from .elimination import Cross, Factor, eliminate, moments, posterior, second_order
 from .orthogonal import Patterns, bucket, group_sum, orthogonalise, pad_last, products, project
 
 MAX_STACKED = 1500
@@ -147,7 +147,9 @@ class Grouped:
     name: ClassVar[str] = "grouped"
 
     @classmethod
-    def prepare(cls, rows: Rows, layout: Layout, compact: bool = True, clusters: bool = False) -> Grouped:
+    def prepare(
+        cls, rows: Rows, layout: Layout, compact: bool = True, clusters: bool = False, varying: int = 1
+    ) -> Grouped:
         """Statistics from rows.
 
         Parameters
@@ -155,6 +157,7 @@ class Grouped:
         compact : compress patterns and pad to a bucket of shapes (concrete values only); otherwise the rows are
             kept too and `solve` and `moments` are available.
         clusters : keep the Gram of each independent cluster apart (not compact).
+        varying : number of last columns of U that `with_columns` may replace.
         """
         r = rows.U.shape[1]
         concrete = not any(isinstance(leaf, Array) for leaf in jax.tree_util.tree_leaves((rows, layout)))
@@ -174,19 +177,20 @@ class Grouped:
         factor, weight = Factor(F, B, products(left, component, components, xp)), xp.ones(layout.groups)
         cross = None if concrete else _cross(Z, W, codes, layout.groups, component, components)
         if concrete and compact:
-            factor, weight, parent = compacted(factor, parent, bool(layout.outer))
+            factor, weight, parent = compacted(factor, parent, bool(layout.outer), varying)
         n = np.float64(rows.U.shape[0])
         source = None if compact else Source(rows, layout)
         shape = (layout.inner, layout.outer, layout.copies, components, r)
         return cls(n, factor, cross, weight, parent, source, shape)
 
-    def with_response(self, lane: Any) -> Grouped:
-        """The same design with another response: the last column of B (q, g) and of E (r, components)."""
-        By, Ey = lane
-        B = jnp.concatenate([jnp.asarray(self.factor.B)[:, :-1], By[:, None]], 1)
-        E = jnp.concatenate([jnp.asarray(self.factor.E)[:-1, :-1], Ey[None, :-1]], 0)
-        E = jnp.concatenate([E, Ey[:, None]], 1)
-        return replace(self, factor=Factor(self.factor.F, B, E))
+    def with_columns(self, lane: Any) -> Grouped:
+        """The same design with other last columns: B (q, count, g) and E (r, count, components), see `Varying`."""
+        Bv, Ev = lane
+        keep = self.factor.B.shape[1] - Bv.shape[1]
+        B = jnp.concatenate([jnp.asarray(self.factor.B)[:, :keep], Bv], 1)
+        top = jnp.concatenate([jnp.asarray(self.factor.E)[:keep, :keep], Ev[:keep]], 1)
+        bottom = jnp.concatenate([transpose(Ev[:keep]), Ev[keep:]], 1)
+        return replace(self, factor=Factor(self.factor.F, B, jnp.concatenate([top, bottom], 0)))
 
     # -- the interface ---------------------------------------------------------------------------------------
 
@@ -194,6 +198,24 @@ class Grouped:
         """log|V| and U'V^-1 U."""
         logdet, grams = self._grams(C)
         return logdet, jnp.sum(grams, -1)
+
+    def expand(self, C: Blocks, D: Blocks, weigh: Weigh) -> Expansion:
+        """The Gram with its derivatives along directions D of the blocks; in closed form with one level."""
+        inner, outer, _, components, _ = self.shape
+        if outer or not inner or components > 1 or D.residual is not None:
+            return expand(self.gram, C, D, weigh)
+        s2 = C.residual[0, 0]
+        directions = jax.vmap(lambda *blocks: block_diagonal(list(blocks)))(*D.random) / s2
+        weights = lambda gram: weigh(gram / s2) / s2  # noqa: E731
+        found = second_order(self._inner_block(C), directions, self.factor, jnp.asarray(self.weight), weights)
+        slopes, start = [], 0
+        for G in C.random:
+            stop = start + G.shape[0]
+            slopes.append(found.slopes[start:stop, start:stop] / s2)
+            start = stop
+        fixed = jnp.zeros_like(C.residual)
+        logdet = found.logdet + self.n * jnp.log(s2)
+        return Expansion(logdet, found.gram / s2, Blocks(tuple(slopes), fixed), found.gram_slopes / s2, found.curvature)
 
     def cluster_grams(self, C: Blocks) -> Array:
         """U_c'V_c^-1 U_c of each connected component (prepare with ``clusters=True`` for each group)."""
@@ -297,13 +319,16 @@ class Grouped:
         return index.at[levels].set(jnp.arange(len(levels), dtype=jnp.int32))[slot]
 
 
-def compacted(factor: Factor, parent: np.ndarray, outer: bool) -> tuple[Factor, np.ndarray, np.ndarray]:
+def compacted(
+    factor: Factor, parent: np.ndarray, outer: bool, varying: int = 1
+) -> tuple[Factor, np.ndarray, np.ndarray]:  # fmt: skip
     """Compressed patterns and empty groups up to a bucket of sizes, so that compiled code is shared (NumPy)."""
     F, B, E = factor
     weight = np.ones(F.shape[-1])
     if not outer:
-        patterns = Patterns.find(F, B[:, :-1])
-        B = np.concatenate([patterns.fixed(B[:, :-1]), patterns.response(B[:, -1:])], 1)
+        fixed, last = B[:, :-varying], B[:, None, -varying:]
+        patterns = Patterns.find(F, fixed, varying)
+        B = np.concatenate([patterns.fixed(fixed, varying), patterns.varying(last)[:, 0]], 1)
         F, weight, parent = F[..., patterns.source], patterns.weight, np.zeros(B.shape[-1], np.int32)
     size = bucket(len(weight))
     return Factor(pad_last(F, size), pad_last(B, size), E), pad_last(weight, size), pad_last(parent, size)

@@ -83,6 +83,7 @@ class Patterns:
     Every result depends on the groups of a pattern only through the sum of ``vec(B_g) vec(B_g)'``. The columns of X
     span few directions over the groups of a pattern (rho, often one); rotated onto these, rho pseudo-groups carry X
     and the part of y along them, and q more carry the rest of y, of which only a (q, q) matrix matters.
+    (With `count` columns that vary, y and perhaps one of X: q * count more.)
 
     Attributes
     ----------
@@ -96,50 +97,56 @@ class Patterns:
     weight: np.ndarray
 
     @classmethod
-    def find(cls, F: np.ndarray, Bx: np.ndarray) -> Patterns:
-        """Patterns of groups from F (q, q, groups) and the part of B that belongs to X (q, p, groups)."""
+    def find(cls, F: np.ndarray, fixed: np.ndarray, count: int = 1) -> Patterns:
+        """Patterns of groups from F (q, q, groups) and B (q, f, groups) of the columns that do not vary.
+
+        `count` columns vary (the response, perhaps a column of X) and will be given to `varying`.
+        """
         q, groups = F.shape[1:]
         scale = np.abs(F).max(initial=0.0) or 1.0
         keys = np.round(F.reshape(-1, groups).T / scale, 11) + 0.0
-        rows = Bx.reshape(-1, groups).T
-        if groups <= q + 1 or q == 0:
+        rows = fixed.reshape(-1, groups).T
+        most = q * count
+        if groups <= most + 1 or q == 0:
             return cls(np.arange(groups), (), np.arange(groups), np.ones(groups))
         _, first, pattern, counts = np.unique(keys, axis=0, return_index=True, return_inverse=True, return_counts=True)
         pattern = pattern.reshape(-1)
         order = np.argsort(pattern, kind="stable")
         bounds = np.concatenate([[0], np.cumsum(counts)])
         kept, rotations, source, weight = [], [], [], []
-        for k, count in enumerate(counts):
+        for k, members_count in enumerate(counts):
             members = order[bounds[k] : bounds[k + 1]]
-            V = _row_space(rows[members]) if count > q + 1 else None
-            if V is None or V.shape[1] + q >= count:
+            V = _row_space(rows[members]) if members_count > most + 1 else None
+            if V is None or V.shape[1] + most >= members_count:
                 kept.append(members)
                 continue
             rotations.append((members, V))
-            pseudo = V.shape[1] + q
+            pseudo = V.shape[1] + most
             source.append(np.full(pseudo, first[k]))
-            weight.append(np.full(pseudo, count / pseudo))
+            weight.append(np.full(pseudo, members_count / pseudo))
         stay = np.concatenate([np.zeros(0, int), *kept])
         return cls(
             stay, tuple(rotations), np.concatenate([stay, *source]), np.concatenate([np.ones(len(stay)), *weight])
         )
 
-    def fixed(self, Bx: np.ndarray) -> np.ndarray:
-        """Columns of X (q, p, groups) for the pseudo-groups: (q, p, pseudo-groups)."""
-        q, p = Bx.shape[:2]
-        parts = [Bx[..., self.kept]]
+    def fixed(self, B: np.ndarray, count: int = 1) -> np.ndarray:
+        """Columns that do not vary (q, f, groups) for the pseudo-groups: (q, f, pseudo-groups)."""
+        q, f = B.shape[:2]
+        parts = [B[..., self.kept]]
         for members, V in self.rotations:
-            parts += [Bx[..., members] @ V, np.zeros((q, p, q))]
+            parts += [B[..., members] @ V, np.zeros((q, f, q * count))]
         return np.concatenate(parts, -1)
 
-    def response(self, By: np.ndarray) -> np.ndarray:
-        """Responses (q, b, groups) for the pseudo-groups: (q, b, pseudo-groups)."""
-        parts = [By[..., self.kept]]
+    def varying(self, B: np.ndarray) -> np.ndarray:
+        """Columns that vary (q, b, count, groups) for the pseudo-groups: (q, b, count, pseudo-groups)."""
+        q, b, count, _ = B.shape
+        parts = [B[..., self.kept]]
         for members, V in self.rotations:
-            y = By[..., members]
+            y = B[..., members]
             along = y @ V
-            rest = y - along @ V.T
-            parts += [along, np.moveaxis(_lower_root(np.einsum("qbc,pbc->bqp", rest, rest)), 0, 1)]
+            rest = np.moveaxis(y - along @ V.T, 0, 1).reshape(b, q * count, len(members))
+            root = _lower_root(rest @ np.swapaxes(rest, 1, 2))
+            parts += [along, np.moveaxis(root.reshape(b, q, count, -1), 0, 1)]
         return np.concatenate(parts, -1)
 
 

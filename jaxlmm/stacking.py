@@ -1,0 +1,238 @@
+"""Many data sets that differ in their rows: statistics of all of them at once, grouped by shape (NumPy)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from .design import Term
+from .engines import Grouped
+from .engines.elimination import Factor
+from .engines.orthogonal import bucket, group_sum, orthogonalise, project
+from .model import Basis, Model, Prepared, prepare, weighted
+from .objective import column_units, units_of
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Data sets of one shape.
+
+    Attributes
+    ----------
+    rows : (b,) positions of the data sets
+    prepared : statistics with a leading axis (b, ...)
+    units : of the columns of Z of each term, (b, q)
+    spread : (b,) size of y less what X explains, relative to y: rounding error where X fits y exactly
+    """
+
+    rows: np.ndarray
+    prepared: Prepared
+    units: list[np.ndarray]
+    spread: np.ndarray
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of many data sets, one below the other, for models whose terms share one grouping factor.
+
+    Attributes
+    ----------
+    lane : (n,) data set of each row, ascending;  lanes : their number
+    y : (n,) less its offset;  X : (n, p);  Z : (n, q) a term
+    group : (n,) group of each row, ascending in `lane`, numbered through all data sets
+    weights : (n,) or None
+    """
+
+    lane: np.ndarray
+    lanes: int
+    y: np.ndarray
+    X: np.ndarray
+    Z: tuple[np.ndarray, ...]
+    group: np.ndarray
+    weights: np.ndarray | None
+
+    @classmethod
+    def of_models(cls, models: Sequence[Model]) -> Table:
+        """Models for which `is_stackable` holds."""
+        sizes = np.array([len(m.y) for m in models])
+        levels = np.array([m.layout.groups for m in models])
+        first = np.concatenate([[0], np.cumsum(levels)[:-1]])
+        some = any(m.weights is not None for m in models)
+        terms = range(len(models[0].random))
+        return cls(
+            lane=np.repeat(np.arange(len(models)), sizes),
+            lanes=len(models),
+            y=np.concatenate([m.y if m.offset is None else m.y - m.offset for m in models]),
+            X=np.concatenate([m.X for m in models]),
+            Z=tuple(np.concatenate([m.random[t].Z for m in models]) for t in terms),
+            group=np.concatenate([m.layout.codes + f for m, f in zip(models, first, strict=True)]),
+            weights=np.concatenate([np.ones(len(m.y)) if m.weights is None else m.weights for m in models])
+            if some
+            else None,
+        )
+
+    @classmethod
+    def of_responses(cls, model: Model, Y: np.ndarray, weights: np.ndarray | None, x: np.ndarray | None) -> Table:
+        """Responses Y (b, n) to one model, rows where they are NaN left out.
+
+        `weights` (b, n) replace those of the model, `x` (b, n) the last column of X.
+        """
+        lane, row = np.nonzero(~np.isnan(Y))
+        X = model.X[row]
+        if x is not None:
+            X[:, -1] = x[lane, row]
+        codes = lane.astype(np.int64) * model.layout.groups + model.layout.codes[row]
+        present = np.bincount(codes, minlength=len(Y) * model.layout.groups) > 0
+        offset = 0.0 if model.offset is None else model.offset[row]
+        if weights is None and model.weights is not None:
+            weights = np.broadcast_to(model.weights, Y.shape)
+        return cls(
+            lane=lane,
+            lanes=len(Y),
+            y=Y[lane, row] - offset,
+            X=X,
+            Z=tuple(t.Z[row] for t in model.random),
+            group=(np.cumsum(present) - 1)[codes],
+            weights=None if weights is None else weights[lane, row],
+        )
+
+    def stacks(self, inner: tuple[int, ...]) -> Iterator[Stack]:
+        """Statistics, data sets of one padded number of groups together."""
+        n, p = self.X.shape
+        lanes = self.lanes
+        counts = np.bincount(self.lane, minlength=lanes)
+        root = None if self.weights is None else np.sqrt(self.weights)
+
+        def rooted(a: np.ndarray) -> np.ndarray:
+            return a if root is None else a * root[:, None]
+
+        X, y = rooted(self.X), rooted(self.y[:, None])
+        R, columns = orthogonalise(X, self.lane, lanes, np)
+        alias = 1.0 * (np.diagonal(R, axis1=0, axis2=1) == 0)  # (lanes, p)
+        c, left = project(columns, y, self.lane, lanes, np)
+        c = c[:, 0].T if p else np.zeros((lanes, 0))
+        residual = left[:, 0]
+        ss, total = group_sum(residual**2, self.lane, lanes, np), group_sum(y[:, 0] ** 2, self.lane, lanes, np)
+        free = np.maximum(counts - p + alias.sum(1), 1)
+        log_weights = np.zeros(lanes) if root is None else 2.0 * group_sum(np.log(root), self.lane, lanes, np)
+        R = np.transpose(R, (2, 1, 0)) + alias[:, :, None] * np.eye(p)
+        basis = Basis(R, c, log_weights, counts.astype(float), alias, np.sqrt(ss / free))
+
+        Z = tuple(rooted(z) for z in self.Z)
+        stacked = np.concatenate([Z[t] for t in inner], 1) if inner else np.zeros((n, 0))
+        groups = int(self.group.max(initial=-1)) + 1
+        F, units = orthogonalise(stacked, self.group, groups, np)
+        B, rest = project(units, np.column_stack([*columns, residual]), self.group, groups, np)
+        E = _products(rest, self.lane, lanes)
+        mean_squares = [np.stack([group_sum(z**2, self.lane, lanes, np) for z in one.T], -1) for one in Z]
+        scales = [units_of(np.sqrt(s / np.maximum(counts, 1)[:, None])) for s in mean_squares]
+        spread = np.sqrt(ss) / np.where(total > 0, np.sqrt(total), 1.0)
+
+        home = np.zeros(groups, int)
+        home[self.group] = self.lane
+        per_lane = np.bincount(home, minlength=lanes)
+        position = np.arange(groups) - np.concatenate([[0], np.cumsum(per_lane)[:-1]])[home]
+        shape = np.array([bucket(int(m)) for m in per_lane], int)
+        for size in np.unique(shape):
+            rows = np.flatnonzero(shape == size)
+            index = np.full(lanes, -1)
+            index[rows] = np.arange(len(rows))
+            mine = np.flatnonzero(index[home] >= 0)
+
+            def spread_out(a: np.ndarray) -> np.ndarray:
+                out = np.zeros((len(rows), *a.shape[:-1], size))  # noqa: B023 used at once
+                out[index[home[mine]], ..., position[mine]] = np.moveaxis(a[..., mine], -1, 0)  # noqa: B023
+                return out
+
+            factor = Factor(spread_out(F), spread_out(B), E[rows][..., None])
+            parent = np.zeros((len(rows), size), np.int32)
+            shape_of = (inner, (), (), 1, p + 1)
+            count = counts[rows].astype(float)
+            statistics = Grouped(count, factor, None, spread_out(np.ones(groups)), parent, None, shape_of)
+            own = Basis(*(leaf[rows] for leaf in basis))
+            yield Stack(rows, Prepared(statistics, own), [s[rows] for s in scales], spread[rows])
+
+
+def _products(W: np.ndarray, lane: np.ndarray, lanes: int) -> np.ndarray:
+    """W'W of each data set (lanes, r, r), rows ascending in `lane`."""
+    r = W.shape[1]
+    out = np.empty((lanes, r, r))
+    for i in range(r):
+        for j in range(i + 1):
+            out[:, i, j] = out[:, j, i] = np.bincount(lane, W[:, i] * W[:, j], lanes)
+    return out
+
+
+def models_of_responses(
+    model: Model, Y: np.ndarray, weights: np.ndarray | None, x: np.ndarray | None
+) -> list[Model]:  # fmt: skip
+    """The same as models, for designs that cannot be stacked."""
+    models = []
+    for i, y in enumerate(Y):
+        rows = np.flatnonzero(~np.isnan(y))
+        X = model.X[rows]
+        if x is not None:
+            X[:, -1] = x[i, rows]
+        own = model.weights if weights is None else weights[i]
+        models.append(
+            Model(
+                y[rows],
+                X,
+                [Term(t.Z[rows], t.group[rows], t.structure, t.name) for t in model.random],
+                model.residual.subset(rows),
+                None if own is None else own[rows],
+                None if model.offset is None else model.offset[rows],
+                model.engine,
+                checks=False,
+            )
+        )
+    return models
+
+
+def is_stackable(model: Model) -> bool:
+    """Whether the terms share one grouping factor (or there are none) and the residuals are independent."""
+    return model.engine == "grouped" and not model.layout.outer
+
+
+def stacks_of_responses(
+    model: Model, Y: np.ndarray, weights: np.ndarray | None, x: np.ndarray | None
+) -> Iterator[Stack]:  # fmt: skip
+    """Statistics of responses with designs of their own, see `Table.of_responses`."""
+    if is_stackable(model):
+        yield from Table.of_responses(model, Y, weights, x).stacks(model.layout.inner)
+    else:
+        yield from stacks_of_models(models_of_responses(model, Y, weights, x))
+
+
+def stacks_of_models(models: Sequence[Model]) -> Iterator[Stack]:
+    """Statistics of models with the same terms, those of one shape together."""
+    if all(is_stackable(m) and m.layout.inner == models[0].layout.inner for m in models):
+        yield from Table.of_models(models).stacks(models[0].layout.inner)
+        return
+    prepared = [prepare(m) for m in models]
+    units = [column_units(m) for m in models]
+    spread = np.array([_spread(m, q.basis) for m, q in zip(models, prepared, strict=True)])
+    shapes: dict[Any, list[int]] = {}
+    for i, q in enumerate(prepared):
+        leaves, tree = jax.tree_util.tree_flatten(q)
+        shapes.setdefault((tree, tuple(np.shape(leaf) for leaf in leaves)), []).append(i)
+    for members in shapes.values():
+        rows = np.array(members)
+        together = jax.tree_util.tree_map(_stacked, *(prepared[i] for i in members))
+        by_term = [np.stack([units[i][t] for i in members]) for t in range(len(models[0].random))]
+        yield Stack(rows, together, by_term, spread[rows])
+
+
+def _stacked(*leaves: Any) -> np.ndarray:
+    return np.stack([np.asarray(leaf) for leaf in leaves])
+
+
+def _spread(model: Model, basis: Basis) -> float:
+    y = weighted(model, model.y if model.offset is None else model.y - model.offset)
+    size = float(np.sqrt(np.sum(y**2)))
+    left = float(basis.residual_sd) * np.sqrt(max(len(y) - float(basis.rank), 0.0))
+    return left / size if size > 0 else 0.0
