@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from . import datasets
-from .batching import BatchFit, fit_batch
+from .batching import BatchFit, Replicate, fit_batch
+from .bootstrap import Bootstrap
 from .cache import enable_compilation_cache
 from .covariance import CompoundSymmetry, Covariance, Diagonal, Identity, Unstructured
 from .design import Residual, Term
@@ -19,6 +20,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BatchFit",
+    "Bootstrap",
     "CompoundSymmetry",
     "ConvergenceWarning",
     "Correlation",
@@ -34,6 +36,7 @@ __all__ = [
     "JaxlmmError",
     "Model",
     "Positive",
+    "Replicate",
     "Residual",
     "Status",
     "Term",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -19,10 +19,28 @@ from .lanes import Runner
 from .model import Model, weighted
 from .objective import Spec, column_units, packing_of, scale_of
 from .optimize import Status
-from .responses import Design, Lane, Shared, basis_of
+from .responses import Design, Lane, Responses, Shared, basis_of
 from .stacking import Stack, stacks_of_models, stacks_of_responses
 
 ROUNDING = 1e-13  # of y less what X explains, relative to y: X fits y exactly
+
+
+@dataclass(frozen=True, eq=False)
+class Replicate:
+    """The numbers of one fit: loglik, coef (p,), vcov (p, p), theta (k,), varcorr (a (q, q) a term), sigma, status."""
+
+    loglik: float
+    coef: np.ndarray
+    vcov: np.ndarray
+    theta: np.ndarray
+    varcorr: tuple[np.ndarray, ...]
+    sigma: float
+    status: Status
+
+    @property
+    def se(self) -> np.ndarray:
+        """Standard errors of the fixed effects (p,)."""
+        return np.sqrt(np.diagonal(self.vcov))
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +71,13 @@ class BatchFit:
 
     def __len__(self) -> int:
         return len(self.loglik)
+
+    def __getitem__(self, row: int) -> Replicate:
+        """One fit."""
+        return Replicate(
+            float(self.loglik[row]), self.coef[row], self.vcov[row], self.theta[row],
+            tuple(G[row] for G in self.varcorr), float(self.sigma[row]), Status(int(self.status[row])),
+        )  # fmt: skip
 
     @property
     def converged(self) -> np.ndarray:
@@ -128,6 +153,14 @@ class Job:
         found = in_units(spec, basis, scale, packing.unpack(ends.best), ends, dual)
         self.out.put(rows, found, ends, self.columns)
 
+    def fit_responses(self, rows: np.ndarray, design: Design, data: Responses) -> None:
+        """Fit data sets that share a design."""
+        units = column_units(design.model)
+        if self.spec.profiled:
+            self.fit(rows, Shared(design.template, scale_of(self.spec, units, 1.0)), Lane(data, None))
+        else:
+            self.fit(rows, Shared(design.template, None), Lane(data, scale_of(self.spec, units, data.residual_sd)))
+
     def fit_stack(self, rows: np.ndarray, stack: Stack) -> None:
         """Fit data sets of one shape with designs of their own; `rows` are those of all data sets stacked."""
         free = stack.prepared.basis.n - stack.prepared.basis.rank
@@ -187,6 +220,25 @@ def refit_batch(
     return out
 
 
+def fit_drawn(
+    model: Model, method: str, draw: Callable[[Design, np.ndarray], Responses], count: int,
+    names: tuple[str, ...] = (), kind: str = "dict", progress: Progress = "auto",
+) -> BatchFit:  # fmt: skip
+    """Fit replicates 0..count-1 whose statistics ``draw(design, replicates)`` gives, chunk by chunk."""
+    spec, p = Spec.of(model, method), model.X.shape[1]
+    out = BatchFit.empty(count, p, spec, Status.NOT_RUN, names, kind)
+    job = Job(spec, out, spec.start, np.arange(p))
+    with jax.enable_x64(True):
+        design = Design(model)
+    parts = chunks(count, len(model.y))
+
+    def task(rows: np.ndarray) -> None:
+        job.fit_responses(rows, design, draw(design, rows))
+
+    run([partial(task, rows) for rows in parts], [len(rows) for rows in parts], progress)
+    return out
+
+
 def as_batch(name: str, value: Any, n: int) -> np.ndarray:
     """A float64 array (b, n), any values."""
     value = np.asarray(value, dtype=np.float64)
@@ -231,23 +283,14 @@ def _fit_shared(
     """Fit complete responses with the weights of the model, which share the design."""
     if not len(good):
         return
-    spec, model, template = job.spec, design.model, design.template
-    every = len(good) == len(Y)
-    if not every:
+    if len(good) < len(Y):
         Y, x = Y[good], None if x is None else x[good]
+    offset = 0.0 if design.model.offset is None else design.model.offset
+    size = np.sqrt(np.sum(weighted(design.model, (Y - offset).T) ** 2, 0))
     data = design.responses(Y, x)
-    offset = 0.0 if model.offset is None else model.offset
-    size = np.sqrt(np.sum(weighted(model, (Y - offset).T) ** 2, 0))
     varies = data.residual_sd * np.sqrt(Y.shape[1]) > ROUNDING * size
     job.out.status[rows[good[~varies]]] = Status.BAD_RESPONSE
-    if not varies.all():
-        data = _take(data, np.flatnonzero(varies))
-    units = column_units(model)
-    if spec.profiled:
-        shared, own = Shared(template, scale_of(spec, units, 1.0)), None
-    else:
-        shared, own = Shared(template, None), scale_of(spec, units, data.residual_sd)
-    job.fit(rows[good[varies]], shared, Lane(data, own))
+    job.fit_responses(rows[good[varies]], design, data if varies.all() else _take(data, np.flatnonzero(varies)))
 
 
 def fit_batch(

@@ -7,8 +7,10 @@ shape is compiled once. What a lane does depends on its own data only.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache, partial
+from threading import Lock
 from typing import Any, NamedTuple
 
 import jax
@@ -23,10 +25,15 @@ from .objective import Spec, objective, packing_of
 from .optimize import Packing, State, Status, advance, initial_state
 from .responses import Lane, Shared, assemble
 
-# Capacity of a queue and its slots: few sizes, so that few programs are compiled. The slots are what stays in a
-# core's cache, and enough for a vector unit.
+# Capacity of a queue and the most slots: few sizes, so that few programs are compiled.
 SIZES = {"cpu": ((16, 16), (256, 64), (4096, 128))}
 SIZES_OTHERWISE = ((1024, 1024), (65536, 16384))
+# Numbers that the slots may work with together: what a core's cache holds; on a GPU, what its memory holds.
+WORK = {"cpu": 2**15}
+WORK_OTHERWISE = 2**25
+
+_COMPILED: set[Any] = set()  # what has been compiled in this process, beside JAX's own cache
+_COMPILING = Lock()
 
 
 class Queue(NamedTuple):
@@ -112,7 +119,8 @@ class Runner:
 
     def __init__(self, spec: Spec, packing: Packing, shared: Shared, lanes: Lane, count: int):
         self.packing, self.devices = packing, tuple(jax.local_devices())
-        self.capacity, slots = sizes(-(-count // len(self.devices)))
+        statistics = (lanes.data if shared.prepared is None else shared.prepared).statistics
+        self.capacity, slots = sizes(-(-count // len(self.devices)), statistics.work)
         self.program = _program(spec, slots, self.devices)
         dealt = self._dealt(np.arange(count))[0]
         self.shared, self.lanes = jax.device_put((shared, jax.tree_util.tree_map(lambda a: a[dealt], lanes)))
@@ -133,18 +141,34 @@ class Runner:
             place[i, : len(mine)], taken[i, : len(mine)], totals[i] = mine, True, len(mine)
         return place.ravel(), taken.ravel(), totals
 
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Let one thread compile a program that the others are about to need as well."""
+        shapes = tuple(np.shape(leaf) for leaf in jax.tree_util.tree_leaves((self.shared, self.lanes)))
+        key = (self.program, self.capacity, shapes)
+        if key in _COMPILED:
+            yield
+            return
+        with _COMPILING:
+            yield
+            _COMPILED.add(key)
+
     def __call__(self, lanes: np.ndarray, s: np.ndarray) -> Ends:
         """Run `lanes` (b,) from scaled coordinates s (b, k)."""
         place, taken, totals = self._dealt(lanes)
         order = (lanes[place] // len(self.devices)).astype(np.int32)
-        out = self.program(self.shared, self.lanes, order, s[place], totals)
+        with self._alone():
+            out = jax.block_until_ready(self.program(self.shared, self.lanes, order, s[place], totals))
         ends = Ends(*(np.empty((len(lanes), *a.shape[1:]), a.dtype) for a in out))
         for mine, found in zip(ends, out, strict=True):
             mine[place[taken]] = np.asarray(found)[taken]
         return ends
 
 
-def sizes(count: int) -> tuple[int, int]:
-    """Capacity of the queue of a device for `count` lanes, and its slots."""
-    known = SIZES.get(jax.default_backend(), SIZES_OTHERWISE)
-    return next(((capacity, slots) for capacity, slots in known if count <= capacity), known[-1])
+def sizes(count: int, work: int = 1) -> tuple[int, int]:
+    """Capacity of the queue of a device for `count` lanes, and its slots, where a lane works with `work` numbers."""
+    backend = jax.default_backend()
+    known = SIZES.get(backend, SIZES_OTHERWISE)
+    capacity, slots = next(((capacity, slots) for capacity, slots in known if count <= capacity), known[-1])
+    fit = max(WORK.get(backend, WORK_OTHERWISE) // work, 4)
+    return capacity, min(slots, 1 << (fit.bit_length() - 1))

@@ -87,11 +87,36 @@ class VarianceKind:
         return np.any(np.abs(s) < tolerance, -1)
 
 
-@dataclass(frozen=True)
-class PositiveKind:
-    """A positive number, open at zero (ranges, shapes): the logarithm in both charts."""
+class _OpenKind:
+    """Shared by kinds without a boundary: their coordinates are what they are."""
 
-    has_scale = False
+    has_scale: ClassVar[bool] = False
+
+    def canonical(self, s: Any, dim: int) -> Any:
+        """The representative among equivalent solver coordinates."""
+        return s
+
+    def solver_to_public(self, s: Any, dim: int) -> Any:
+        """Public coordinates of canonical solver coordinates (host side)."""
+        return s
+
+    def snapped(self, s: Any, dim: int, tolerance: float) -> Any:
+        """An open parameter has no boundary to be put on."""
+        return s
+
+    def at_boundary(self, s: np.ndarray, dim: int, tolerance: float) -> np.ndarray:
+        """An open parameter has no boundary."""
+        return np.zeros(s.shape[:-1], bool)
+
+
+@dataclass(frozen=True)
+class PositiveKind(_OpenKind):
+    """A positive number, open at zero (ranges, shapes): the logarithm in both charts.
+
+    The start value may be a function of the number of levels.
+    """
+
+    first: Bound = 1.0
 
     def from_public(self, u: Array, dim: int) -> Array:
         """Natural value of public coordinates."""
@@ -106,23 +131,27 @@ class PositiveKind:
 
     def start(self, dim: int) -> float:
         """Start value."""
-        return 1.0
+        return _at(self.first, dim)
 
-    def canonical(self, s: np.ndarray, dim: int) -> np.ndarray:
-        """The representative among equivalent solver coordinates."""
-        return s
 
-    def solver_to_public(self, s: np.ndarray, dim: int) -> np.ndarray:
-        """Public coordinates of canonical solver coordinates (host side)."""
-        return s
+@dataclass(frozen=True)
+class RealKind(_OpenKind):
+    """Any number without a unit: itself in both charts, zero at the start."""
 
-    def snapped(self, s: np.ndarray, dim: int, tolerance: float) -> np.ndarray:
-        """An open parameter has no boundary to be put on."""
-        return s
+    def from_public(self, u: Any, dim: int) -> Any:
+        """Natural value of public coordinates."""
+        return u
 
-    def at_boundary(self, s: np.ndarray, dim: int, tolerance: float) -> np.ndarray:
-        """An open parameter has no boundary."""
-        return np.zeros(s.shape[:-1], bool)
+    def to_public(self, value: np.ndarray, dim: int) -> np.ndarray:
+        """Public coordinates of a natural value (host side)."""
+        return value
+
+    from_solver = from_public
+    to_solver = to_public
+
+    def start(self, dim: int) -> float:
+        """Start value."""
+        return 0.0
 
 
 @dataclass(frozen=True)
@@ -196,6 +225,10 @@ class CovarianceMatrixKind:
 
     has_scale = True
 
+    def entries(self, dim: int) -> tuple[np.ndarray, np.ndarray]:
+        """Rows and columns of the entries of the factor that are coordinates."""
+        return tril_indices(dim)
+
     def from_public(self, u: Array, dim: int) -> Array:
         """Natural value of public coordinates."""
         rows, columns = tril_indices(dim)
@@ -255,6 +288,89 @@ class CovarianceMatrixKind:
         return abs(s[..., rows == columns]) < tolerance
 
 
+@dataclass(frozen=True)
+class FactorKind:
+    """A (q, q) covariance matrix whose Cholesky factor is zero outside of a pattern.
+
+    With `bands` the factor, and with it the matrix, has that many diagonals, the main one included; with `rank` it
+    has that many columns. Charts as for `CovarianceMatrixKind`, without the zeros.
+    """
+
+    bands: int | None = None
+    rank: int | None = None
+
+    has_scale: ClassVar[bool] = True
+
+    def entries(self, dim: int) -> tuple[np.ndarray, np.ndarray]:
+        """Rows and columns of the entries of the factor that are coordinates."""
+        rows, columns = (index[self._kept(dim)] for index in tril_indices(dim))
+        return rows, columns
+
+    def _kept(self, dim: int) -> np.ndarray:
+        rows, columns = tril_indices(dim)
+        return (rows - columns < (self.bands or dim)) & (columns < (self.rank or dim))
+
+    def _full(self, s: Any, dim: int) -> Any:
+        """Coordinates (..., q(q+1)/2) of the whole lower triangle, zeros included."""
+        kept = self._kept(dim)
+        return s @ np.eye(len(kept))[kept]
+
+    def _diagonal(self, dim: int) -> np.ndarray:
+        rows, columns = self.entries(dim)
+        return rows == columns
+
+    def from_public(self, u: Array, dim: int) -> Array:
+        """Natural value of public coordinates."""
+        diagonal = self._diagonal(dim)
+        return self.from_solver(jnp.where(diagonal, jnp.exp(jnp.where(diagonal, u, 0.0)), u), dim)
+
+    def to_public(self, value: np.ndarray, dim: int) -> np.ndarray:
+        """Public coordinates of a natural value (host side)."""
+        return self.solver_to_public(self.to_solver(value, dim), dim)
+
+    def from_solver(self, s: Array, dim: int) -> Array:
+        """Natural value of solver coordinates."""
+        return CovarianceMatrixKind().from_solver(self._full(s, dim), dim)
+
+    def to_solver(self, value: np.ndarray, dim: int) -> np.ndarray:
+        """Solver coordinates of a natural value (host side)."""
+        L = semidefinite_factor(np.asarray(value))
+        if self.rank is not None:  # zero pivots leave zero columns, which need not be the last ones
+            L = L[:, np.argsort(~np.any(L, 0), kind="stable")]
+        return L[self.entries(dim)]
+
+    def start(self, dim: int) -> np.ndarray:
+        """Start value."""
+        return np.diag(1.0 * (np.arange(dim) < (self.rank or dim)))
+
+    def canonical(self, s: Any, dim: int) -> Any:
+        """Factor with non-negative diagonal; with bands, a zero pivot has a zero column (the latter in NumPy)."""
+        if self.rank is None and not isinstance(s, Array):
+            return CovarianceMatrixKind().canonical(self._full(s, dim), dim)[..., self._kept(dim)]
+        negative = s[..., self._diagonal(dim)] < 0
+        return s * module_of(s).where(negative, -1.0, 1.0)[..., self.entries(dim)[1]]
+
+    def solver_to_public(self, s: Any, dim: int) -> Any:
+        """Public coordinates of canonical solver coordinates, without a detour that costs digits."""
+        xp, diagonal = module_of(s), self._diagonal(dim)
+        return xp.where(diagonal, _log_size(xp.where(diagonal, s, 1.0)), s)
+
+    def snapped(self, s: Any, dim: int, tolerance: float) -> Any:
+        """Factor with every small column set to zero."""
+        return module_of(s).where(self._small(s, dim, tolerance)[..., self.entries(dim)[1]], 0.0, s)
+
+    def at_boundary(self, s: np.ndarray, dim: int, tolerance: float) -> np.ndarray:
+        """Whether the matrix has a lower rank than its pattern allows."""
+        return np.any(self._small(s, dim, tolerance), -1)
+
+    def _small(self, s: Any, dim: int, tolerance: float) -> Any:
+        """Columns with a pivot, or in a low-rank factor all of their entries, below `tolerance`."""
+        if self.rank is None:
+            return abs(s[..., self._diagonal(dim)]) < tolerance
+        xp, columns = module_of(s), self.entries(dim)[1]
+        return xp.stack([xp.all(abs(s[..., columns == j]) < tolerance, -1) for j in range(min(self.rank, dim))], -1)
+
+
 def factor_matrix(s: np.ndarray, dim: int) -> np.ndarray:
     """Lower triangular factors (..., q, q) from their entries (..., q(q+1)/2) in NumPy."""
     rows, columns = tril_indices(dim)
@@ -274,7 +390,7 @@ def semidefinite_factor(G: np.ndarray) -> np.ndarray:
     return L
 
 
-Kind = VarianceKind | PositiveKind | IntervalKind | CovarianceMatrixKind
+Kind = VarianceKind | PositiveKind | RealKind | IntervalKind | CovarianceMatrixKind | FactorKind
 
 
 @dataclass(frozen=True)
@@ -291,6 +407,7 @@ each_level = PerLevel()
 
 Variance = Annotated[Array, VarianceKind()]
 Positive = Annotated[Array, PositiveKind()]
+Real = Annotated[Array, RealKind()]
 Correlation = Annotated[Array, IntervalKind(-1.0, 1.0)]
 CovarianceMatrix = Annotated[Array, CovarianceMatrixKind()]
 
@@ -310,14 +427,14 @@ class Field:
 
     def shape(self, dim: int) -> tuple[int, ...]:
         """Shape of the natural value for `dim` levels."""
-        if isinstance(self.kind, CovarianceMatrixKind):
+        if isinstance(self.kind, CovarianceMatrixKind | FactorKind):
             return (dim, dim)
         return () if self.per_level is None else (dim + self.per_level.extra,)
 
     def size(self, dim: int) -> int:
         """Number of coordinates for `dim` levels."""
-        if isinstance(self.kind, CovarianceMatrixKind):
-            return dim * (dim + 1) // 2
+        if isinstance(self.kind, CovarianceMatrixKind | FactorKind):
+            return len(self.kind.entries(dim)[0])
         return int(np.prod(self.shape(dim), dtype=int))
 
     def start(self, dim: int) -> np.ndarray:
@@ -329,8 +446,8 @@ class Field:
 
         The optimiser sees coordinates divided by these, so that a unit step is one residual standard deviation.
         """
-        if isinstance(self.kind, CovarianceMatrixKind):
-            return unit[..., tril_indices(dim)[0]]
+        if isinstance(self.kind, CovarianceMatrixKind | FactorKind):
+            return unit[..., self.kind.entries(dim)[0]]
         if isinstance(self.kind, VarianceKind):
             if self.per_level is not None and self.per_level.extra == 0:
                 return unit

@@ -48,7 +48,7 @@ def random_effects(model: Model, estimate: Estimate) -> tuple[Effects, ...]:
     if layout is not None and len(merged) < len(model.random):
         levels, dims = tuple(t.levels for t in merged), tuple(t.dim for t in merged)
         layout = plan(tuple(t.group for t in merged), levels, dims, len(model.y))
-    G = tuple(_block_diagonal([estimate.covariances[t] for t in terms]) for terms in shared)
+    G = tuple(block_diagonal([estimate.covariances[t] for t in terms]) for terms in shared)
     with jax.enable_x64(True):
         prepared = prepare(replace(model, random=merged, layout=layout), compact=False)
         beta = prepared.basis.R @ estimate.coef - prepared.basis.c
@@ -71,7 +71,8 @@ def _merge(terms: list[Term]) -> Term:
     return terms[0] if len(terms) == 1 else replace(terms[0], Z=np.concatenate([t.Z for t in terms], 1))
 
 
-def _block_diagonal(blocks: list[np.ndarray]) -> np.ndarray:
+def block_diagonal(blocks: list[np.ndarray]) -> np.ndarray:
+    """Block diagonal matrix of square blocks."""
     q = sum(len(b) for b in blocks)
     out = np.zeros((q, q))
     start = 0

@@ -68,6 +68,7 @@ class Design:
     Attributes
     ----------
     template : statistics that all data sets share (what varies is overwritten)
+    varying : the grouped engine's design side, None for the dense engine;  size : padded number of its groups
     """
 
     def __init__(self, model: Model, column: bool = False):
@@ -78,10 +79,11 @@ class Design:
         self._Q, R, _ = orthonormal(X[:, :fixed])
         self._R = np.pad(R, (0, int(column)))
         self.varying: Varying | None = None
+        self.size = 0
         if model.engine == "grouped":
             Z = tuple(weighted(model, t.Z) for t in model.random)
             self.varying = Varying(self._Q, Z, model.layout, 2 if column else 1)
-            self._size = len(self.template.statistics.weight)
+            self.size = len(self.template.statistics.weight)
 
     def responses(self, Y: np.ndarray, x: np.ndarray | None = None) -> Responses:
         """Statistics of responses Y (b, n), with the last column x (b, n) of X where it varies; all finite."""
@@ -117,4 +119,4 @@ class Design:
     def _data(self, columns: list[np.ndarray]) -> Any:
         if self.varying is None:
             return np.stack([column.T for column in columns], -1)
-        return self.varying(columns, self._size)
+        return self.varying(columns, self.size)

@@ -14,6 +14,7 @@ import numpy as np
 from . import predict as _predict
 from . import simulate as _simulate
 from .batching import BatchFit, refit_batch
+from .bootstrap import Bootstrap, Statistic, bootstrap
 from .chunks import Progress
 from .columns import extend_rows, make_frame
 from .design import as_array
@@ -369,6 +370,30 @@ class Fit:
         if np.ptp(y) == 0:
             raise DataError(f"y: constant response, all {self.nobs} values equal {float(y[0]):g}")
         return fit_frame(self.data, dataclasses.replace(self.frame, y=y), self.model.replace(y=y), self.method)
+
+    def bootstrap(
+        self, n: int = 1000, seed: int = 0, statistic: Statistic | None = None, progress: Progress = "auto"
+    ) -> Bootstrap:
+        """Parametric bootstrap: simulate from the fitted model, fit again, n times.
+
+        Parameters
+        ----------
+        n : replicates;  seed : replicate r depends on the seed and r alone
+        statistic : function of a fit (see `jaxlmm.Replicate`: coef, vcov, theta, varcorr, sigma, loglik) that returns
+            a number or a vector; default coefficients, standard deviations and correlations of the random effects
+            and sigma
+        progress : see `jaxlmm.fit_batch`
+
+        Returns
+        -------
+        Bootstrap
+            With intervals by ``confint(level, method="percentile" | "basic" | "bca")``.
+        """
+        terms = [(term.group, term.columns) for term in self.frame.terms]
+        return bootstrap(
+            self.model, self.estimate, self.method, n, seed, statistic, self.coef_names, terms, self.frame.kind,
+            progress,
+        )  # fmt: skip
 
     # -- tables ----------------------------------------------------------------------------------------------
 

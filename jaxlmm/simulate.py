@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from scipy.special import gammaincinv
 
 from .design import Residual, Term
+from .engines.orthogonal import bucket
 from .errors import DataError
 from .fitting import Estimate
 from .model import Model
 from .parameters import semidefinite_factor
-from .predict import linear_predictor
+from .predict import block_diagonal, linear_predictor
+from .responses import Design, Responses
 
 
 def simulate(model: Model, estimate: Estimate, n: int, seed: int) -> np.ndarray:
@@ -23,13 +26,28 @@ def simulate(model: Model, estimate: Estimate, n: int, seed: int) -> np.ndarray:
 
     Replicate r depends only on the seed and r (its key is ``fold_in(key(seed), r)``), not on n.
     """
-    for name, value in (("n", n), ("seed", seed)):
-        if not isinstance(value, (int, np.integer)) or value < 0:
-            raise DataError(f"{name}: expected a non-negative integer, found {value!r}")
+    check_count("n", n)
+    return simulate_rows(model, estimate, np.arange(n), seed)
+
+
+def check_count(name: str, value: Any) -> None:
+    """Refuse what is not a non-negative integer."""
+    if not isinstance(value, (int, np.integer)) or value < 0:
+        raise DataError(f"{name}: expected a non-negative integer, found {value!r}")
+
+
+def replicate_keys(seed: int, replicates: np.ndarray) -> Array:
+    """A key for each replicate (b,)."""
+    check_count("seed", seed)
+    return jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(replicates.astype(np.uint32))
+
+
+def simulate_rows(model: Model, estimate: Estimate, replicates: np.ndarray, seed: int) -> np.ndarray:
+    """Responses (b, rows) of the given replicates."""
     mean = linear_predictor(model.X, estimate.coef, model.offset)
     factors = tuple(semidefinite_factor(G) for G in (*estimate.covariances, estimate.residual))
     with jax.enable_x64(True):
-        keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(np.arange(n, dtype=np.uint32))
+        keys = replicate_keys(seed, replicates)
         return np.array(_draw(keys, mean, model.random, model.residual, model.weights, factors))
 
 
@@ -53,5 +71,85 @@ def _draw(
         error = normal @ factors[-1].T
         error = error[:, 0] if residual.group is None else error[residual.group, residual.position]
         return y + (error if weights is None else error / jnp.sqrt(weights))
+
+    return jax.vmap(one)(keys)
+
+
+class Sampler:
+    """Draws the statistics of responses to a design without the responses.
+
+    With one grouping factor and independent errors, everything that a fit needs of ``y = Z u + e`` is U'y for the
+    orthonormal columns U of Z within groups, left'y for what U leaves of X, and the squared length of the rest of e,
+    which are independent: normal, normal, and sigma^2 chi-squared. The cost does not depend on the number of rows.
+    """
+
+    def __init__(self, design: Design, estimate: Estimate):
+        varying = design.varying
+        assert varying is not None
+        model, basis = design.model, design.template.basis
+        n = model.X.shape[0]
+        w, V = np.linalg.eigh(varying.left.T @ varying.left)
+        here = w > 1e-12
+        present = np.stack([np.diagonal(varying.F, axis1=0, axis2=1).T > 0]) if varying.units else np.zeros((1, 0, 1))
+        self.design, self.fixed = design, np.asarray(basis.R) @ estimate.coef
+        covariances = [estimate.covariances[t] for t in model.layout.inner]
+        self.arrays = Sources(
+            varying.F,
+            varying.B,
+            present[0] * 1.0,
+            V[:, here] * np.sqrt(w[here]),
+            semidefinite_factor(block_diagonal(covariances)) if covariances else np.zeros((0, 0)),
+            np.sqrt(estimate.residual[0, 0]),
+            np.float64(n - int(present.sum()) - int(here.sum())),
+        )
+
+    @classmethod
+    def applies(cls, model: Model) -> bool:
+        """Whether statistics can be drawn without rows."""
+        return model.engine == "grouped" and not model.layout.outer
+
+    def __call__(self, replicates: np.ndarray, seed: int) -> Responses:
+        """Statistics of the given replicates (b,), each depending on the seed and its number only."""
+        padded = np.resize(replicates, bucket(len(replicates)))  # few shapes to compile
+        drawn = _draw_statistics(replicate_keys(seed, padded), self.arrays)
+        c, By, cross, square, uniform = (np.asarray(a)[: len(replicates)] for a in drawn)
+        # chi-squared by inversion, on the host: jax.random.gamma takes longer to compile than all the rest
+        square = square + self.arrays.sigma**2 * 2.0 * gammaincinv(0.5 * self.arrays.df, uniform)
+        n, p = self.design.model.X.shape
+        sd = np.sqrt((np.sum(By**2, (1, 2)) + square) / (n - p))
+        E = np.concatenate([cross, square[:, None]], 1).T[:, None, None]
+        assert self.design.varying is not None
+        data = self.design.varying.finished([np.moveaxis(By, 0, -1)], E, self.design.size)
+        return Responses(c + self.fixed, sd, None, None, data)
+
+
+class Sources(NamedTuple):
+    """What `_draw_statistics` needs: see `Sampler`."""
+
+    F: Any  # (q, q, g)
+    B: Any  # (q, p, g), U'Q for the orthonormal basis Q of X
+    present: Any  # (q, g) one where U has a column
+    K: Any  # (p, rank) with K K' = left'left
+    root: Any  # (q, q) of the covariance of the effects
+    sigma: Any
+    df: Any  # dimension of the rest
+
+
+@jax.jit
+def _draw_statistics(keys: Array, design: Sources) -> tuple[Array, Array, Array, Array, Array]:
+    """For each key, with r the residual of y on X: Q'y (p,), U'r (q, g), left'r (p,), its square, a uniform number."""
+    F, B, present, K, root, sigma, _ = design
+
+    sizes = np.cumsum([F.shape[0] * F.shape[2], present.size])
+
+    def one(key: Array) -> tuple[Array, Array, Array, Array, Array]:
+        normal = jax.random.normal(jax.random.fold_in(key, 0), (sizes[-1] + K.shape[1],), jnp.float64)
+        u, e, z = jnp.split(normal, sizes)
+        effects = root @ u.reshape(F.shape[0], F.shape[2])
+        a = jnp.einsum("jig,jg->ig", F, effects) + sigma * present * e.reshape(present.shape)
+        c = jnp.einsum("ipg,ig->p", B, a) + sigma * K @ z
+        along = sigma * z - K.T @ c
+        uniform = jax.random.uniform(jax.random.fold_in(key, 1), (), jnp.float64)
+        return c, a - jnp.einsum("ipg,p->ig", B, c), K @ along, jnp.sum(along**2), uniform
 
     return jax.vmap(one)(keys)

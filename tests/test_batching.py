@@ -2,64 +2,18 @@
 
 from __future__ import annotations
 
-import functools
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
 import jaxlmm
-from jaxlmm import CompoundSymmetry, Diagonal, Model, Residual, Status, Term, fitting
-
-N, GROUPS = 48, 8
-
-
-def design(kind):
-    """Model of one of several kinds on common rows, with a response to be replaced."""
-    rng = np.random.default_rng(11)
-    x = np.round(rng.normal(size=N), 2)
-    balanced, t = np.arange(N) // 6, np.tile(np.arange(6.0), GROUPS)
-    uneven = np.sort(rng.integers(0, GROUPS, N))
-    X, one = np.column_stack([np.ones(N), x]), np.ones(N)
-    y = rng.normal(size=N)
-    return {
-        "one-way": lambda: Model(y, one[:, None], [Term(one, balanced)]),
-        "balanced slopes": lambda: Model(y, np.column_stack([one, t]), [Term(np.column_stack([one, t]), balanced)]),
-        "uneven slopes": lambda: Model(
-            y, X, [Term(X, uneven)], weights=np.linspace(0.5, 2, N), offset=np.linspace(0, 9, N)
-        ),
-        "nested": lambda: Model(y, X, [Term(one, balanced), Term(one, balanced // 2)]),
-        "crossed": lambda: Model(y, X, [Term(one, balanced), Term(X, np.arange(N) % 5, Diagonal())]),
-        "residual": lambda: Model(y, X, [], Residual(CompoundSymmetry(), balanced, t.astype(int))),
-    }[kind]()
-
-
-KINDS = ("one-way", "balanced slopes", "uneven slopes", "nested", "crossed", "residual")
-
-
-@functools.cache
-def responses(kind, b=24):
-    """Responses of which about half have no variance between groups."""
-    rng = np.random.default_rng(5)
-    model = design(kind)
-    mean = model.X.sum(1) + (0 if model.offset is None else model.offset)
-    Y = mean + rng.normal(size=(b, N))
-    for term in model.random:
-        effects = rng.normal(size=(b, term.levels, term.dim)) * (np.arange(b) % 2)[:, None, None]
-        Y += np.sum(term.Z * effects[:, term.group], -1)
-    return Y
-
-
-@functools.cache
-def batch(kind, method="REML"):
-    return jaxlmm.fit_batch(design(kind), responses(kind), method=method)
-
-
-@functools.cache
-def singles(kind, method="REML"):
-    model = design(kind)
-    with jax.enable_x64(True):
-        return [fitting.estimate(model.replace(y=y), method) for y in responses(kind)]
+from batches import GROUPS, KINDS, N, batch, design, responses, singles
+from jaxlmm import Model, Status, Term, fitting
 
 
 def assert_lane(fit, i, single):
@@ -160,6 +114,129 @@ def test_an_interrupt_returns_what_is_done(monkeypatch):
     np.testing.assert_array_equal(fit.status[16:], Status.NOT_RUN)
 
 
+def subset(model, rows, y, **changes):
+    """The model of some rows, with another response, and X or weights as given."""
+    X, weights = changes.get("X", model.X), changes.get("weights", model.weights)
+    return Model(
+        y[rows], X[rows], [Term(t.Z[rows], t.group[rows], t.structure) for t in model.random],
+        model.residual.subset(rows), None if weights is None else weights[rows],
+        None if model.offset is None else model.offset[rows],
+    )  # fmt: skip
+
+
+def assert_equals_fit_of(fit, i, model):
+    with jax.enable_x64(True):
+        assert_lane(fit, i, fitting.estimate(model))
+
+
+OWN = ("uneven slopes", "crossed", "residual")  # stacked at once; one by one; dense
+
+
+@pytest.mark.parametrize("kind", OWN)
+def test_missing_observations_can_be_left_out(kind):
+    model, Y = design(kind), responses(kind)[:6].copy()
+    rng = np.random.default_rng(1)
+    Y[1, 3], Y[2, rng.choice(N, 9, replace=False)], Y[3, 0], Y[4] = np.nan, np.nan, np.inf, np.nan
+    fit = jaxlmm.fit_batch(model, Y, missing="drop")
+    for i in (0, 1, 2, 5):
+        assert_equals_fit_of(fit, i, subset(model, ~np.isnan(Y[i]), Y[i]))
+    np.testing.assert_array_equal(fit.status[3:5], Status.BAD_RESPONSE)
+    kept = jaxlmm.fit_batch(model, Y)
+    np.testing.assert_array_equal(kept.status[1:5], Status.BAD_RESPONSE)
+
+
+@pytest.mark.parametrize("kind", OWN)
+def test_weights_of_each_response(kind):
+    model, Y = design(kind), responses(kind)[:6]
+    weights = np.random.default_rng(2).uniform(0.5, 2, Y.shape)
+    weights[2, 5] = -1.0
+    fit = jaxlmm.fit_batch(model, Y, weights=weights)
+    assert fit.status[2] == Status.BAD_COVARIATE
+    for i in (0, 4):
+        assert_equals_fit_of(fit, i, subset(model, np.ones(N, bool), Y[i], weights=weights[i]))
+
+
+@pytest.mark.parametrize("kind", ("balanced slopes", *OWN))
+def test_a_column_of_X_that_varies(kind):
+    model, Y = design(kind), responses(kind)[:6]
+    x = np.random.default_rng(3).normal(size=Y.shape)
+    x[2], x[3, 0] = 3.0, np.nan
+    fit = jaxlmm.fit_batch(model, Y, column=1, values=x)
+
+    def with_column(i):
+        return np.column_stack([model.X[:, 0], x[i]])
+
+    for i in (0, 5):
+        assert_equals_fit_of(fit, i, subset(model, np.ones(N, bool), Y[i], X=with_column(i)))
+    assert Status(fit.status[2]) == Status.RANK_DEFICIENT and fit.converged[2]
+    with jax.enable_x64(True):
+        without = fitting.estimate(subset(model, np.ones(N, bool), Y[2], X=model.X[:, :1]))
+    assert fit.loglik[2] == pytest.approx(without.loglik, abs=1e-8)
+    np.testing.assert_allclose(fit.coef[2], [without.coef[0], np.nan], rtol=1e-6)
+    assert Status(fit.status[3]) == Status.BAD_COVARIATE
+    every = jaxlmm.fit_batch(model, Y[:2], column=1, values=x[[0, 4, 1]], pairs="all")
+    assert len(every) == 6
+    np.testing.assert_allclose(every.loglik[[0, 5]], fit.loglik[:2], rtol=1e-10)
+
+
+def test_a_column_in_front_keeps_its_place():
+    model, Y = design("uneven slopes"), responses("uneven slopes")[:3]
+    x = np.random.default_rng(4).uniform(1, 2, Y.shape)
+    fit = jaxlmm.fit_batch(model, Y, column=0, values=x)
+    X = np.column_stack([x[1], model.X[:, 1]])
+    assert_equals_fit_of(fit, 1, subset(model, np.ones(N, bool), Y[1], X=X))
+
+
+def test_aliased_columns_and_unusable_data_are_statuses():
+    rng = np.random.default_rng(6)
+    models = []
+    for i in range(4):
+        g, x = rng.integers(0, 6, N), rng.normal(size=N)
+        X = np.column_stack([np.ones(N), x, x**2 if i % 2 else 2 * x])
+        models.append(Model(x + rng.normal(size=6)[g] + rng.normal(size=N), X, [Term(np.ones(N), g)], checks=False))
+    models.append(models[1].replace(y=np.ones(N)))
+    fit = jaxlmm.fit_batch(models)
+    names = [Status(s).name for s in fit.status]
+    assert names == ["RANK_DEFICIENT", "CONVERGED", "RANK_DEFICIENT", "CONVERGED", "BAD_RESPONSE"]
+    assert np.isnan(fit.coef[0, 2]) and np.isnan(fit.vcov[0, 2]).all() and np.isfinite(fit.vcov[0, :2, :2]).all()
+    assert_equals_fit_of(fit, 1, models[1])
+    with jax.enable_x64(True):
+        without = fitting.estimate(models[0].replace(X=models[0].X[:, :2]))
+    assert fit.loglik[0] == pytest.approx(without.loglik, abs=1e-8)
+    np.testing.assert_allclose(fit.coef[0, :2], without.coef, rtol=1e-6)
+
+
+@pytest.mark.parametrize("devices", [2, 4])
+def test_devices_do_not_matter(devices, tmp_path):
+    code = (
+        "import sys, numpy as np, jax, jaxlmm; sys.path.insert(0, 'tests'); import batches as t\n"
+        f"assert len(jax.devices()) == {devices}\n"
+        "fit = jaxlmm.fit_batch(t.design('uneven slopes'), t.responses('uneven slopes'))\n"
+        f"np.savez({str(tmp_path / 'fit.npz')!r}, loglik=fit.loglik, theta=fit.theta, status=fit.status)"
+    )
+    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu"}
+    root = Path(__file__).parent.parent
+    done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found, fit = np.load(tmp_path / "fit.npz"), batch("uneven slopes")
+    np.testing.assert_allclose(found["loglik"], fit.loglik, rtol=1e-10)
+    np.testing.assert_allclose(np.exp(found["theta"]), np.exp(fit.theta), atol=1e-6)
+    np.testing.assert_array_equal(found["status"], fit.status)
+
+
+def test_a_refit_of_a_formula_by_the_name_of_a_column():
+    rng = np.random.default_rng(8)
+    data = {"y": responses("one-way")[0], "x": rng.normal(size=N), "g": np.arange(N) // 6}
+    fit = jaxlmm.lmm("y ~ x + (1 | g)", data)
+    x, seen = rng.normal(size=(3, N)), []
+    scan = fit.refit(responses("one-way")[:2], column="x", values=x, pairs="all", progress=lambda *n: seen.append(n))
+    one = jaxlmm.lmm("y ~ x + (1 | g)", {**data, "y": responses("one-way")[1], "x": x[2]})
+    assert scan.loglik[5] == pytest.approx(one.loglik, abs=1e-8)
+    np.testing.assert_allclose(scan.coef[5], one.coef, rtol=1e-6)
+    assert seen[-1] == (6, 6)
+    assert scan[5].coef[1] == scan.coef[5, 1]
+
+
 def test_refit_of_a_formula_fit():
     data = {"y": responses("one-way")[0], "x": design("nested").X[:, 1], "g": np.arange(N) // 6}
     fit = jaxlmm.lmm("y ~ x + (1 | g)", data)
@@ -179,6 +256,15 @@ def test_refit_of_a_formula_fit():
         (lambda: jaxlmm.fit_batch([]), "at least one"),
         (lambda: jaxlmm.fit_batch([design("one-way"), design("nested")]), "model 1"),
         (lambda: jaxlmm.fit_batch([design("one-way")], np.zeros((1, N))), "Y"),
+        (lambda: jaxlmm.fit_batch(design("one-way"), responses("one-way"), missing="omit"), "missing"),
+        (lambda: jaxlmm.fit_batch(design("one-way"), responses("one-way"), column=0), "column, values"),
+        (
+            lambda: jaxlmm.fit_batch(design("one-way"), responses("one-way"), column=7, values=np.ones((24, N))),
+            "column",
+        ),
+        (lambda: jaxlmm.fit_batch(design("one-way"), responses("one-way"), column=0, values=np.ones((3, N))), "values"),
+        (lambda: jaxlmm.fit_batch(design("one-way"), responses("one-way"), weights=np.ones(N)), "weights"),
+        (lambda: jaxlmm.fit_batch(design("one-way"), responses("one-way"), progress="yes"), "progress"),
         (lambda: jaxlmm.fit_batch(design("one-way"), responses("one-way"), method="reml"), "method"),
     ],
 )

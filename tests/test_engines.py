@@ -160,3 +160,35 @@ def test_the_program_does_not_grow_with_the_levels_of_a_crossed_factor():
         statistics = prepare(m).statistics
         counts.append(equations(jax.make_jaxpr(statistics.gram)(m.blocks(np.zeros(3))).jaxpr))
     assert counts[0] == counts[1]
+
+
+@pytest.mark.parametrize("free", [False, True], ids=["residual fixed", "residual free"])
+@pytest.mark.parametrize("kind", KINDS[:-1])
+def test_expansions_are_those_of_the_dense_matrix(kind, free):
+    """Values and first and second derivatives along directions, with weights that depend on the Gram."""
+    C, engines, V, Z = parts(kind)
+    D = jax.tree_util.tree_map(lambda *x: jnp.stack(x), *(directions(C, seed) for seed in (1, 2, 3)))
+    D = D if free else D._replace(residual=None)
+
+    def weigh(gram):
+        return jnp.linalg.inv(gram)
+
+    found = engines["grouped"].expand(C, D, weigh)
+    logdet, gram = engines["dense"].gram(C)
+    np.testing.assert_allclose(found.logdet, logdet, rtol=1e-10)
+    np.testing.assert_allclose(found.gram, gram, rtol=1e-8, atol=1e-10)
+    weights = weigh(gram)
+
+    def value(t):
+        residual = C.residual + (jnp.tensordot(t, D.residual, 1) if free else 0.0)
+        moved = Blocks(tuple(G + jnp.tensordot(t, H, 1) for G, H in zip(C.random, D.random, strict=True)), residual)
+        logdet, gram = engines["dense"].gram(moved)
+        return gram, logdet + jnp.sum(weights * gram)
+
+    zero = jnp.zeros(3)
+    slopes = jax.jacfwd(lambda t: value(t)[0])(zero)
+    np.testing.assert_allclose(found.gram_slopes, jnp.moveaxis(slopes, -1, 0), rtol=1e-7, atol=1e-8)
+    np.testing.assert_allclose(found.curvature, jax.hessian(lambda t: value(t)[1])(zero), rtol=1e-7, atol=1e-8)
+    along = sum(jnp.tensordot(H, S, 2) for H, S in zip(D.random, found.slopes.random, strict=True))
+    along = along + (jnp.tensordot(D.residual, found.slopes.residual, 2) if free else 0.0)
+    np.testing.assert_allclose(along, jax.grad(lambda t: value(t)[1])(zero), rtol=1e-7, atol=1e-8)

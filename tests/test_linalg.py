@@ -10,6 +10,7 @@ import pytest
 from jaxlmm.linalg import (
     UNROLL,
     block_diagonal,
+    eigh,
     inv_logdet,
     lower_from_vector,
     matmul,
@@ -112,3 +113,19 @@ def test_packing_is_column_by_column():
 def test_block_diagonal():
     blocks = [jnp.ones((1, 1)), 2 * jnp.ones((2, 2))]
     np.testing.assert_array_equal(block_diagonal(blocks), [[1, 0, 0], [0, 2, 2], [0, 2, 2]])
+
+
+@pytest.mark.parametrize("k", [0, 1, 2, 3, 4, 5, 7])
+def test_eigenvalues_of_small_matrices(k):
+    rng = np.random.default_rng(k)
+    A = rng.normal(size=(30, k, k)) * 10.0 ** rng.integers(-6, 6, size=(30, 1, 1))
+    A = A + np.swapaxes(A, 1, 2)
+    A[0], A[1] = 0.0, np.eye(k)  # multiple eigenvalues
+    with jax.enable_x64(True):
+        w, Q = jax.vmap(eigh)(A)
+    size = np.maximum(np.abs(A).max((1, 2), initial=0.0), 1e-300)[:, None]
+    np.testing.assert_allclose(np.sort(w) / size, np.linalg.eigvalsh(A) / size, atol=1e-13)
+    np.testing.assert_allclose(Q @ np.swapaxes(Q, 1, 2), np.tile(np.eye(k), (30, 1, 1)), atol=1e-13)
+    np.testing.assert_allclose(
+        (Q * w[:, None]) @ np.swapaxes(Q, 1, 2) / size[..., None], A / size[..., None], atol=1e-13
+    )

@@ -35,6 +35,7 @@ fitting traceable responses stacking lanes chunks batching
 inference
 predict
 simulate
+bootstrap
 study
 expressions terms formula sides grouping frame
 tables results plot

@@ -120,6 +120,11 @@ class Engine(Protocol):
 
     name: ClassVar[str]
 
+    @property
+    def work(self) -> int:
+        """Numbers that an evaluation works with, to choose how many data sets are evaluated side by side."""
+        ...
+
     def gram(self, C: Blocks) -> tuple[Array, Array]:
         """log|V| and U'V^-1 U (r, r)."""
         ...

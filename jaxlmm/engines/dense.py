@@ -38,6 +38,11 @@ class Dense:
             subject, position = np.arange(n, dtype=np.int32), np.zeros(n, np.int32)
         return cls(rows.U, rows.Z, groups, subject, position, levels)
 
+    @property
+    def work(self) -> int:
+        """Numbers that an evaluation works with."""
+        return self.U.shape[-2] ** 2
+
     def with_columns(self, lane: Any) -> Dense:
         """The same design with other last columns of U (n, count)."""
         return replace(self, U=jnp.concatenate([jnp.asarray(self.U)[:, : -lane.shape[1]], lane], 1))

@@ -183,6 +183,12 @@ class Grouped:
         shape = (layout.inner, layout.outer, layout.copies, components, r)
         return cls(n, factor, cross, weight, parent, source, shape)
 
+    @property
+    def work(self) -> int:
+        """Numbers that an evaluation works with."""
+        q, r, groups = self.factor.B.shape[-3:]
+        return q * (q + r) * groups + int(np.prod(self.factor.E.shape[-3:]))
+
     def with_columns(self, lane: Any) -> Grouped:
         """The same design with other last columns: B (q, count, g) and E (r, count, components), see `Varying`."""
         Bv, Ev = lane
