@@ -14,10 +14,10 @@ from .boundary import Ends, Search
 from .chunks import Progress, chunks, run
 from .columns import make_frame
 from .errors import DataError
-from .fitting import Estimates, in_units
+from .fitting import Estimates, has_few_groups, in_units
 from .lanes import Runner
 from .model import Model, weighted
-from .objective import Spec, column_units, packing_of, scale_of
+from .objective import Spec, packing_of, scale_of
 from .optimize import Status
 from .responses import Design, Lane, Responses, Shared, basis_of
 from .stacking import Stack, stacks_of_models, stacks_of_responses
@@ -140,26 +140,26 @@ class Job:
     start: np.ndarray
     columns: np.ndarray  # positions of the model's columns of X in those of the user
 
-    def fit(self, rows: np.ndarray, shared: Shared, lanes: Lane) -> None:
-        """Fit lanes of one shape and put them into `rows` of the result."""
+    def fit(self, rows: np.ndarray, shared: Shared, lanes: Lane, few: np.ndarray | bool) -> None:
+        """Fit lanes of one shape and put them into `rows` of the result; `few`: see `has_few_groups`."""
         spec, b = self.spec, len(rows)
         if not b:
             return
         packing = packing_of(spec, self.out.coef.shape[1])
         scale = np.broadcast_to(lanes.scale if shared.scale is None else shared.scale, (b, len(self.start)))
         search = Search(spec, packing, scale, Runner(spec, packing, shared, lanes, b))
-        ends, dual = search.optimum(np.arange(b), np.tile(self.start, (b, 1)))
+        ends, dual = search.optimum(np.arange(b), np.tile(self.start, (b, 1)), few=few)
         basis = basis_of(shared, lanes)
         found = in_units(spec, basis, scale, packing.unpack(ends.best), ends, dual)
         self.out.put(rows, found, ends, self.columns)
 
     def fit_responses(self, rows: np.ndarray, design: Design, data: Responses) -> None:
         """Fit data sets that share a design."""
-        units = column_units(design.model)
+        basis, few = design.template.basis, has_few_groups(design.model)
         if self.spec.profiled:
-            self.fit(rows, Shared(design.template, scale_of(self.spec, units, 1.0)), Lane(data, None))
+            self.fit(rows, Shared(design.template, scale_of(self.spec, basis)), Lane(data, None), few)
         else:
-            self.fit(rows, Shared(design.template, None), Lane(data, scale_of(self.spec, units, data.residual_sd)))
+            self.fit(rows, Shared(design.template, None), Lane(data, scale_of(self.spec, data.put_into(basis))), few)
 
     def fit_stack(self, rows: np.ndarray, stack: Stack) -> None:
         """Fit data sets of one shape with designs of their own; `rows` are those of all data sets stacked."""
@@ -167,9 +167,9 @@ class Job:
         good = np.flatnonzero((stack.spread > ROUNDING) & (free > 0))
         bad = np.setdiff1d(np.arange(len(stack.rows)), good)
         self.out.status[rows[stack.rows[bad]]] = Status.BAD_RESPONSE
-        prepared, units = _take((stack.prepared, stack.units), good)
-        scale = scale_of(self.spec, units, prepared.basis.residual_sd)
-        self.fit(rows[stack.rows[good]], Shared(None, None), Lane(prepared, scale))
+        prepared = _take(stack.prepared, good)
+        lanes = Lane(prepared, scale_of(self.spec, prepared.basis))
+        self.fit(rows[stack.rows[good]], Shared(None, None), lanes, stack.few[good])
 
 
 def _take(tree: Any, rows: np.ndarray) -> Any:

@@ -21,7 +21,11 @@ SINGULAR = 1e-4  # lme4's tolerance of isSingular, on relative standard deviatio
 RISE = 1e-9  # relative rise of the criterion that is allowed when a parameter is put on the boundary
 SLOPE = -1e-6  # slope into the cone, absolute and relative to the largest, below which a point is not optimal
 RESTARTS = 3
-FURTHER_STARTS = (0.1, 10.0)  # times the start values, where a covariance matrix came out singular
+# Further starts: correlation between neighbouring effects, and times the start values. Where a covariance matrix came
+# out singular; and, with the last ones, where it has few groups, as then the likelihood often has several optima.
+FURTHER_STARTS = ((0.0, 0.1), (0.0, 10.0))
+FEW_GROUPS_STARTS = ((-0.9, 10.0), (0.9, 10.0), (-0.9, 0.1))
+FEW = 3  # groups a parameter of a covariance matrix, below which there are few
 
 
 class Ends(NamedTuple):
@@ -54,21 +58,49 @@ class Search:
     def __init__(self, spec: Spec, packing: Packing, scale: np.ndarray, run: Run):
         self.spec, self.packing, self.scale, self.run = spec, packing, scale, run
 
-    def optimum(self, lanes: np.ndarray, s: np.ndarray, further: bool = True) -> tuple[Ends, np.ndarray]:
+    def optimum(
+        self, lanes: np.ndarray, s: np.ndarray, further: bool = True, few: np.ndarray | bool = False
+    ) -> tuple[Ends, np.ndarray]:  # fmt: skip
         """Best points found from start coordinates s (b, k), and the dual slopes (b,; NaN where regular).
 
-        With `further`, problems whose covariance matrices come out singular are started from elsewhere too.
+        With `further`, problems that do not converge or whose covariance matrices come out singular are started from
+        elsewhere too, and those with `few` groups from more places.
         """
         ends, dual = self._certified(lanes, self.run(lanes, s))
-        again = np.flatnonzero(self._is_singular_matrix(ends)) if further else np.zeros(0, int)
-        for factor in FURTHER_STARTS if len(again) else ():
-            other, other_dual = self._certified(lanes[again], self.run(lanes[again], factor * s[again]))
-            old, new = self.point(ends).value[again], self.point(other).value
-            better = (other.status == Status.CONVERGED) & (new < old - RISE * np.maximum(1.0, np.abs(old)))
-            ends.iterations[again[~better]] += other.iterations[~better]
-            ends = ends.put(again[better], other.take(better))
-            dual[again[better]] = other_dual[better]
+        if not further or not any(structure.is_matrix and dim > 1 for structure, dim in self.spec.parts):
+            return ends, dual
+        few = np.broadcast_to(few, len(lanes))
+        again = np.flatnonzero(few | self._is_singular_matrix(ends) | (ends.status != Status.CONVERGED))
+        for correlation, factor in FURTHER_STARTS:
+            self._improve(again, lanes, factor * self._correlated(s, correlation), ends, dual)
+        for correlation, factor in FEW_GROUPS_STARTS:
+            self._improve(np.flatnonzero(few), lanes, factor * self._correlated(s, correlation), ends, dual)
         return ends, dual
+
+    def _improve(self, rows: np.ndarray, lanes: np.ndarray, s: np.ndarray, ends: Ends, dual: np.ndarray) -> None:
+        """Run the given rows from s (b, k) too, and keep what is better, in place."""
+        if not len(rows):
+            return
+        other, other_dual = self._certified(lanes[rows], self.run(lanes[rows], s[rows]))
+        old, new = self.point(ends).value[rows], self.point(other).value
+        lost = ends.status[rows] != Status.CONVERGED
+        better = (other.status == Status.CONVERGED) & (lost | (new < old - RISE * np.maximum(1.0, np.abs(old))))
+        ends.iterations[rows] += other.iterations
+        for field, value in zip(ends[:-1], other[:-1], strict=True):
+            field[rows[better]] = value[better]
+        dual[rows[better]] = other_dual[better]
+
+    def _correlated(self, s: np.ndarray, correlation: float) -> np.ndarray:
+        """Start coordinates s (b, k) with a correlation between neighbouring effects of free matrices."""
+        out, begin = s.copy(), 0
+        for structure, dim in self.spec.parts:
+            size = structure.size(dim)
+            if structure.is_matrix and dim > 1:
+                rows, columns = tril_indices(dim)
+                L = np.linalg.cholesky(correlation ** abs(np.arange(dim)[:, None] - np.arange(dim)))
+                out[:, begin : begin + size] = L[rows, columns]
+            begin += size
+        return out
 
     def point(self, ends: Ends) -> Point:
         """Unpacked points."""

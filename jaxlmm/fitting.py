@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from .boundary import SLOPE, Ends, Search, boundaries
+from .boundary import FEW, SLOPE, Ends, Search, boundaries
 from .errors import DataError
 from .model import Basis, Model, Prepared, prepare
-from .objective import Spec, column_units, objective, packing_of, scale_of
+from .objective import Spec, objective, packing_of, scale_of
 from .optimize import Evaluate, Point, Status, minimise
 
 MAX_ITERATIONS = 200
@@ -90,8 +90,8 @@ class Estimate:
 def estimate(model: Model, method: str = "REML", start: np.ndarray | None = None) -> Estimate:
     """Fit one concrete model; 64-bit floats must be on. `start` (k,) is a public theta without entries of -inf."""
     spec = Spec.of(model, method)
-    prepared = prepare(model)
-    scale = scale_of(spec, column_units(model), prepared.basis.residual_sd)
+    prepared = prepare(model, orthogonal=True)
+    scale = scale_of(spec, prepared.basis)
     packing = packing_of(spec, model.X.shape[1])
     evaluate = evaluator(spec, prepared, scale)
 
@@ -100,23 +100,31 @@ def estimate(model: Model, method: str = "REML", start: np.ndarray | None = None
         columns = [(state.best, state.status, state.decrement, state.iteration) for state in states]
         return Ends(*(np.stack(column) for column in zip(*columns, strict=True)))
 
-    s = spec.start if start is None else _from_theta(spec, model, np.asarray(start, float)) / scale
-    ends, dual = Search(spec, packing, scale, run).optimum(np.zeros(1, int), s[None], further=start is None)
+    s = spec.start if start is None else _from_theta(spec, model, np.asarray(start, float), prepared.basis) / scale
+    ends, dual = Search(spec, packing, scale, run).optimum(
+        np.zeros(1, int), s[None], start is None, has_few_groups(model)
+    )
     point = packing.unpack(ends.best)
     with np.errstate(all="ignore"):  # rows that are not finite are NaN in the end
         found = in_units(spec, prepared.basis, scale, point, ends, dual)
     return _single(spec, found, point, ends, float(dual[0]))
 
 
-def _from_theta(spec: Spec, model: Model, theta: np.ndarray) -> np.ndarray:
+def has_few_groups(model: Model) -> bool:
+    """Whether a free covariance matrix has few groups, so that there may be several optima."""
+    free = [t for t in model.random if t.structure.is_matrix and t.dim > 1]
+    return any(t.levels < FEW * t.structure.size(t.dim) for t in free)
+
+
+def _from_theta(spec: Spec, model: Model, theta: np.ndarray, basis: Basis) -> np.ndarray:
     """Solver coordinates of a public theta."""
     if theta.shape != (model.size,) or not np.all(np.isfinite(theta)):
         raise DataError(f"start: expected {model.size} finite covariance parameters as in fit.theta, found {theta}")
     sigma = np.exp(theta[-1]) if spec.profiled else 1.0
     values = []
-    for structure, dim, v in spec.split(theta):
-        bound = structure.from_public(jnp.asarray(v), dim)
-        values.append(bound.to_solver(dim) / structure.scale(dim, np.ones(dim), sigma))
+    for t, (structure, dim, v) in enumerate(spec.split(theta)):
+        s = structure.from_public(jnp.asarray(v), dim).to_solver(dim) / structure.scale(dim, np.ones(dim), sigma)
+        values.append(structure.in_basis(s, dim, np.linalg.inv(basis.K[t])) if t < len(basis.K) else s)
     return np.concatenate([np.zeros(0), *values])
 
 
@@ -155,12 +163,12 @@ def in_units(
     known = np.where(aliased, np.nan, lost[:, None])
     square = (lost * factor**2)[:, None, None]
     return Estimates(
-        theta=lost[:, None] * spec.theta(s * scale, sigma),
+        theta=lost[:, None] * spec.theta(s * scale, sigma, basis.K),
         sigma=lost * sigma,
         loglik=lost * -0.5 * point.value,
         coef=known * np.einsum("...ij,...j->...i", root, basis.c + normal.beta),
         vcov=square * known[:, :, None] * known[:, None, :] * (root @ normal.Phi @ np.swapaxes(root, -1, -2)),
-        covariances=tuple(G * square for G in blocks.random),
+        covariances=tuple(K @ G @ np.swapaxes(K, -1, -2) * square for G, K in zip(blocks.random, basis.K, strict=True)),
         residual=blocks.residual * square,
         boundary=boundaries(spec, s),
         status=status.astype(int),

@@ -24,6 +24,7 @@ Structures = tuple[tuple[Covariance, int], ...]
 
 ENGINES = ("auto", "dense", "grouped")
 MAX_DENSE_ROWS = 5000
+COLLINEAR = 0.1  # part of a column of Z that the others do not explain, below which the columns are orthogonalised
 
 
 @frozen_pytree(data=("y", "X", "random", "residual", "weights", "offset", "layout"), meta=("engine",))
@@ -163,6 +164,8 @@ class Basis(NamedTuple):
     n: Any  # number of rows, a float
     alias: Any  # (p,) one for columns of X that the columns before them span, whose column of Q is zero; else zero
     residual_sd: Any  # of least squares, the scale of y
+    K: tuple[Any, ...]  # (q, q) lower triangular for each term, Z K being the columns worked with
+    units: tuple[Any, ...]  # (q,) one over the root mean square of the columns of Z K
 
     @property
     def rank(self) -> Any:
@@ -181,19 +184,24 @@ class Prepared(NamedTuple):
     basis: Basis
 
 
-def prepare(model: Model, compact: bool = True, clusters: bool = False, varying: int = 1) -> Prepared:
+def prepare(
+    model: Model, compact: bool = True, clusters: bool = False, varying: int = 1, orthogonal: bool = False
+) -> Prepared:  # fmt: skip
     """Statistics of a model for its engine; in NumPy when the model is concrete, in one traced function otherwise.
 
-    `compact`, `clusters`, `varying`: see ``Grouped.prepare``.
+    Parameters
+    ----------
+    compact, clusters, varying : see ``Grouped.prepare``
+    orthogonal : work with orthogonal columns of Z where the covariance matrix is free, see `conditioned`
     """
     if any(isinstance(leaf, Array) for leaf in jax.tree_util.tree_leaves(model)):
-        return _prepare_traced(model, compact, clusters)
-    return _prepare(model, compact, clusters, np, varying)
+        return _prepare_traced(model, compact, clusters, orthogonal)
+    return _prepare(model, compact, clusters, orthogonal, np, varying)
 
 
-@partial(jax.jit, static_argnames=("compact", "clusters"))
-def _prepare_traced(model: Model, compact: bool, clusters: bool) -> Prepared:
-    return _prepare(model, compact, clusters, jnp)
+@partial(jax.jit, static_argnames=("compact", "clusters", "orthogonal"))
+def _prepare_traced(model: Model, compact: bool, clusters: bool, orthogonal: bool) -> Prepared:
+    return _prepare(model, compact, clusters, orthogonal, jnp)
 
 
 def weighted(model: Model, a: Any, xp: Any = np) -> Any:
@@ -204,7 +212,9 @@ def weighted(model: Model, a: Any, xp: Any = np) -> Any:
     return a * (root[:, None] if a.ndim == 2 else root)
 
 
-def _prepare(model: Model, compact: bool, clusters: bool, xp: Any, varying: int = 1) -> Prepared:
+def _prepare(
+    model: Model, compact: bool, clusters: bool, orthogonal: bool, xp: Any, varying: int = 1
+) -> Prepared:  # fmt: skip
     n, _ = model.X.shape
     y = weighted(model, model.y if model.offset is None else model.y - model.offset, xp)
     Q, R, alias = orthonormal(weighted(model, model.X, xp), xp)
@@ -213,9 +223,13 @@ def _prepare(model: Model, compact: bool, clusters: bool, xp: Any, varying: int 
     again = Q.T @ left
     residual = left - Q @ again
     log_weights = xp.zeros(()) if model.weights is None else xp.sum(xp.log(model.weights))
-    basis = Basis(R, c + again, log_weights, np.float64(n), alias, xp.zeros(()))
+    Z = [weighted(model, t.Z, xp) for t in model.random]
+    charts = [conditioned(z, orthogonal and t.structure.is_matrix, xp) for z, t in zip(Z, model.random, strict=True)]
+    K, units = tuple(chart[0] for chart in charts), tuple(chart[1] for chart in charts)
+    basis = Basis(R, c + again, log_weights, np.float64(n), alias, xp.zeros(()), K, units)
     basis = basis._replace(residual_sd=xp.sqrt(xp.sum(residual**2) / (n - basis.rank)))
-    rows = Rows(xp.concatenate([Q, residual[:, None]], 1), tuple(weighted(model, t.Z, xp) for t in model.random))
+    columns = tuple(z @ k for z, k in zip(Z, K, strict=True)) if orthogonal else tuple(Z)
+    rows = Rows(xp.concatenate([Q, residual[:, None]], 1), columns)
     statistics: Engine
     if model.engine == "grouped":
         statistics = Grouped.prepare(rows, model.layout, compact, clusters, varying)
@@ -240,6 +254,36 @@ def orthonormal(X: Any, xp: Any = np) -> tuple[Any, Any, Any]:
         alias = 1.0 * (np.diagonal(R) == 0)
         R = R + np.diag(alias)
     return Q, R, alias
+
+
+def conditioned(Z: Any, free: bool, xp: Any = np) -> tuple[Any, Any]:
+    """K (q, q) lower triangular such that the columns of Z K are orthogonal with a mean square of one, and their units.
+
+    The maximum of the likelihood over all covariance matrices of the effects does not depend on the basis of Z, the
+    solver's path does: a covariate far from zero makes intercepts and slopes nearly collinear. K is lower triangular so
+    that Cholesky factors correspond, ``L = K L'``. It is the identity for other structures (`free` False), one column,
+    columns that are dependent to rounding, and columns that are not nearly dependent, where the user's basis is more
+    often the one in which effects are uncorrelated.
+    """
+    n, q = Z.shape
+    Z = jax.lax.stop_gradient(Z) if xp is jnp else Z
+    rms = xp.sqrt(xp.mean(Z**2, 0))
+    units = 1.0 / xp.where(rms > 0, rms, 1.0)
+    if not free or q < 2 or n < q:
+        return xp.eye(q), units
+    R = xp.linalg.qr(Z[:, ::-1] * units[::-1], mode="r") / np.sqrt(n)  # columns are orthogonalised to those behind them
+    return inverse_chart(R, units, xp)
+
+
+def inverse_chart(R: Any, units: Any, xp: Any = np) -> tuple[Any, Any]:
+    """K (..., q, q) and units (..., q) from R (..., q, q) of the columns of Z in reverse order times `units`."""
+    diagonal = xp.diagonal(R, axis1=-2, axis2=-1)
+    size = abs(diagonal)
+    whole = (xp.all(size > RANK_TOLERANCE, -1) & xp.any(size < COLLINEAR, -1))[..., None, None]
+    eye = xp.eye(R.shape[-1])
+    R = xp.where(whole, R * xp.where(diagonal < 0, -1.0, 1.0)[..., None], eye)
+    K = xp.linalg.inv(R)[..., ::-1, ::-1] * units[..., :, None]
+    return xp.where(whole, K, eye), xp.where(whole[..., 0], xp.ones_like(units), units)
 
 
 def require_float64() -> None:

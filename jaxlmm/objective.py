@@ -14,7 +14,7 @@ from .covariance import Covariance
 from .criterion import Normal, deviance, gram_curvature, gram_slopes, profiled_deviance, solve_normal
 from .engines import Blocks
 from .errors import DataError
-from .model import Model, Prepared, weighted
+from .model import Basis, Model, Prepared
 from .optimize import Evaluate, Packing, Point
 from .parameters import concatenated, module_of
 
@@ -63,10 +63,11 @@ class Spec:
         values = [getattr(c, method)(v, dim, *args) for c, dim, v in self.split(s)]
         return concatenated(s, values)
 
-    def theta(self, s: Any, sigma: Any) -> Any:
+    def theta(self, s: Any, sigma: Any, K: tuple[Any, ...]) -> Any:
         """Public coordinates (..., m) of solver coordinates s (..., k), terms being relative to sigma (...)."""
         values = []
-        for structure, dim, v in self.split(s):
+        for t, (structure, dim, v) in enumerate(self.split(s)):
+            v = structure.in_basis(v, dim, K[t]) if t < len(K) else v
             carries = structure.scale(dim, np.ones(dim), 2.0) == 2.0  # coordinates that carry the scale of y
             factor = sigma[..., None] if self.profiled else 1.0
             values.append(structure.solver_to_public(v * factor * carries + v * ~carries, dim))
@@ -144,27 +145,16 @@ def packing_of(spec: Spec, p: int) -> Packing:
     return Packing(k, Evaluation(blocks, blocks, normal))
 
 
-def column_units(model: Model, xp: Any = np) -> list[Any]:
-    """One over the root mean square of each column of Z, by term: the size of one effect per residual SD."""
-    return [units_of(xp.sqrt(xp.mean(weighted(model, term.Z, xp) ** 2, 0)), xp) for term in model.random]
-
-
-def units_of(rms: Any, xp: Any = np) -> Any:
-    """One over root mean squares; one for a column of zeros."""
-    return 1.0 / xp.where(rms > 0, rms, 1.0)
-
-
-def scale_of(spec: Spec, units: list[Any], residual_sd: Any, xp: Any = np) -> Any:
+def scale_of(spec: Spec, basis: Basis, xp: Any = np) -> Any:
     """Size of every solver coordinate (..., k), so that the solver sees numbers of order one whatever the units.
 
-    Parameters
-    ----------
-    units : of the columns of each term (..., q), see `column_units`
-    residual_sd : (...) of least squares, the size of what the covariances explain where sigma is not profiled
+    The leading axes are those of ``basis.residual_sd`` where sigma is not profiled, else of ``basis.units``.
     """
-    residual_sd = xp.asarray(residual_sd)[..., None]
-    lead, sd = residual_sd.shape[:-1], 1.0 if spec.profiled else residual_sd
+    residual_sd = xp.asarray(basis.residual_sd)[..., None]
+    units = [xp.asarray(unit) for unit in basis.units]
+    lead, sd = units[0].shape[:-1] if units else (), 1.0
     if not spec.profiled:
-        units = [*units, xp.ones((*lead, spec.parts[-1][1]))]
+        lead, sd = residual_sd.shape[:-1], residual_sd
+        units.append(xp.ones((*lead, spec.parts[-1][1])))
     sizes = [c.scale(dim, unit, sd, xp) for (c, dim), unit in zip(spec.parts, units, strict=True)]
     return xp.concatenate([xp.zeros((*lead, 0)), *(xp.broadcast_to(x, (*lead, x.shape[-1])) for x in sizes)], -1)

@@ -206,7 +206,7 @@ class IntervalKind:
         xp = module_of(s)
         x = xp.sin(s)
         inside = abs(x) < 1.0
-        return xp.where(inside, xp.arctanh(xp.where(inside, x, 0.0)), xp.sign(x) * xp.inf)
+        return xp.where(inside, xp.arctanh(xp.where(inside, x, 0.0)), xp.copysign(xp.inf, x))
 
     def snapped(self, s: Any, dim: int, tolerance: float) -> Any:
         """Coordinates with everything within `tolerance` of an end of the interval put on it."""

@@ -73,7 +73,7 @@ class Design:
 
     def __init__(self, model: Model, column: bool = False):
         self.model, self.column = model, column
-        self.template = prepare(model, varying=2 if column else 1)
+        self.template = prepare(model, varying=2 if column else 1, orthogonal=True)
         X = weighted(model, model.X)
         fixed = X.shape[1] - column
         self._Q, R, _ = orthonormal(X[:, :fixed])
@@ -81,7 +81,7 @@ class Design:
         self.varying: Varying | None = None
         self.size = 0
         if model.engine == "grouped":
-            Z = tuple(weighted(model, t.Z) for t in model.random)
+            Z = tuple(weighted(model, t.Z) @ K for t, K in zip(model.random, self.template.basis.K, strict=True))
             self.varying = Varying(self._Q, Z, model.layout, 2 if column else 1)
             self.size = len(self.template.statistics.weight)
 

@@ -92,13 +92,14 @@ class Sampler:
         here = w > 1e-12
         present = np.stack([np.diagonal(varying.F, axis1=0, axis2=1).T > 0]) if varying.units else np.zeros((1, 0, 1))
         self.design, self.fixed = design, np.asarray(basis.R) @ estimate.coef
-        covariances = [estimate.covariances[t] for t in model.layout.inner]
+        # roots of the covariances of the effects of the columns worked with
+        roots = [np.linalg.solve(basis.K[t], semidefinite_factor(estimate.covariances[t])) for t in model.layout.inner]
         self.arrays = Sources(
             varying.F,
             varying.B,
             present[0] * 1.0,
             V[:, here] * np.sqrt(w[here]),
-            semidefinite_factor(block_diagonal(covariances)) if covariances else np.zeros((0, 0)),
+            block_diagonal(roots),
             np.sqrt(estimate.residual[0, 0]),
             np.float64(n - int(present.sum()) - int(here.sum())),
         )

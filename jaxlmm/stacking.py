@@ -9,12 +9,13 @@ from typing import Any
 import jax
 import numpy as np
 
+from .boundary import FEW
 from .design import Term
 from .engines import Grouped
 from .engines.elimination import Factor
 from .engines.orthogonal import bucket, group_sum, orthogonalise, project
-from .model import Basis, Model, Prepared, prepare, weighted
-from .objective import column_units, units_of
+from .fitting import has_few_groups
+from .model import Basis, Model, Prepared, inverse_chart, prepare, weighted
 
 
 @dataclass(frozen=True)
@@ -25,13 +26,13 @@ class Stack:
     ----------
     rows : (b,) positions of the data sets
     prepared : statistics with a leading axis (b, ...)
-    units : of the columns of Z of each term, (b, q)
+    few : (b,) whether there are few groups, see `has_few_groups`
     spread : (b,) size of y less what X explains, relative to y: rounding error where X fits y exactly
     """
 
     rows: np.ndarray
     prepared: Prepared
-    units: list[np.ndarray]
+    few: np.ndarray
     spread: np.ndarray
 
 
@@ -100,8 +101,9 @@ class Table:
             weights=None if weights is None else weights[lane, row],
         )
 
-    def stacks(self, inner: tuple[int, ...]) -> Iterator[Stack]:
-        """Statistics, data sets of one padded number of groups together."""
+    def stacks(self, model: Model) -> Iterator[Stack]:
+        """Statistics, data sets of one padded number of groups together; `model` has the terms."""
+        inner = model.layout.inner
         n, p = self.X.shape
         lanes = self.lanes
         counts = np.bincount(self.lane, minlength=lanes)
@@ -120,16 +122,16 @@ class Table:
         free = np.maximum(counts - p + alias.sum(1), 1)
         log_weights = np.zeros(lanes) if root is None else 2.0 * group_sum(np.log(root), self.lane, lanes, np)
         R = np.transpose(R, (2, 1, 0)) + alias[:, :, None] * np.eye(p)
-        basis = Basis(R, c, log_weights, counts.astype(float), alias, np.sqrt(ss / free))
+        charts = [self._chart(rooted(z), t.structure.is_matrix) for z, t in zip(self.Z, model.random, strict=True)]
+        K, units_of_terms = tuple(chart[0] for chart in charts), tuple(chart[1] for chart in charts)
+        basis = Basis(R, c, log_weights, counts.astype(float), alias, np.sqrt(ss / free), K, units_of_terms)
 
-        Z = tuple(rooted(z) for z in self.Z)
+        Z = tuple(np.einsum("ni,nij->nj", rooted(z), k[self.lane]) for z, k in zip(self.Z, K, strict=True))
         stacked = np.concatenate([Z[t] for t in inner], 1) if inner else np.zeros((n, 0))
         groups = int(self.group.max(initial=-1)) + 1
         F, units = orthogonalise(stacked, self.group, groups, np)
         B, rest = project(units, np.column_stack([*columns, residual]), self.group, groups, np)
         E = _products(rest, self.lane, lanes)
-        mean_squares = [np.stack([group_sum(z**2, self.lane, lanes, np) for z in one.T], -1) for one in Z]
-        scales = [units_of(np.sqrt(s / np.maximum(counts, 1)[:, None])) for s in mean_squares]
         spread = np.sqrt(ss) / np.where(total > 0, np.sqrt(total), 1.0)
 
         home = np.zeros(groups, int)
@@ -137,6 +139,8 @@ class Table:
         per_lane = np.bincount(home, minlength=lanes)
         position = np.arange(groups) - np.concatenate([[0], np.cumsum(per_lane)[:-1]])[home]
         shape = np.array([bucket(int(m)) for m in per_lane], int)
+        sizes = [t.structure.size(t.dim) for t in model.random if t.structure.is_matrix and t.dim > 1]
+        few = per_lane < FEW * max(sizes, default=0)
         for size in np.unique(shape):
             rows = np.flatnonzero(shape == size)
             index = np.full(lanes, -1)
@@ -153,8 +157,18 @@ class Table:
             shape_of = (inner, (), (), 1, p + 1)
             count = counts[rows].astype(float)
             statistics = Grouped(count, factor, None, spread_out(np.ones(groups)), parent, None, shape_of)
-            own = Basis(*(leaf[rows] for leaf in basis))
-            yield Stack(rows, Prepared(statistics, own), [s[rows] for s in scales], spread[rows])
+            own = jax.tree_util.tree_map(lambda leaf: leaf[rows], basis)  # noqa: B023
+            yield Stack(rows, Prepared(statistics, own), few[rows], spread[rows])
+
+    def _chart(self, Z: np.ndarray, free: bool) -> tuple[np.ndarray, np.ndarray]:
+        """See `conditioned`: K (lanes, q, q) and units (lanes, q)."""
+        q, counts = Z.shape[1], np.maximum(np.bincount(self.lane, minlength=self.lanes), 1)
+        rms = np.sqrt(np.stack([group_sum(z**2, self.lane, self.lanes, np) for z in Z.T], -1) / counts[:, None])
+        units = 1.0 / np.where(rms > 0, rms, 1.0)
+        if not free or q < 2:
+            return np.tile(np.eye(q), (self.lanes, 1, 1)), units
+        F, _ = orthogonalise((Z * units[self.lane])[:, ::-1], self.lane, self.lanes, np)
+        return inverse_chart(np.transpose(F, (2, 1, 0)) / np.sqrt(counts)[:, None, None], units)
 
 
 def _products(W: np.ndarray, lane: np.ndarray, lanes: int) -> np.ndarray:
@@ -203,7 +217,7 @@ def stacks_of_responses(
 ) -> Iterator[Stack]:  # fmt: skip
     """Statistics of responses with designs of their own, see `Table.of_responses`."""
     if is_stackable(model):
-        yield from Table.of_responses(model, Y, weights, x).stacks(model.layout.inner)
+        yield from Table.of_responses(model, Y, weights, x).stacks(model)
     else:
         yield from stacks_of_models(models_of_responses(model, Y, weights, x))
 
@@ -211,10 +225,9 @@ def stacks_of_responses(
 def stacks_of_models(models: Sequence[Model]) -> Iterator[Stack]:
     """Statistics of models with the same terms, those of one shape together."""
     if all(is_stackable(m) and m.layout.inner == models[0].layout.inner for m in models):
-        yield from Table.of_models(models).stacks(models[0].layout.inner)
+        yield from Table.of_models(models).stacks(models[0])
         return
-    prepared = [prepare(m) for m in models]
-    units = [column_units(m) for m in models]
+    prepared = [prepare(m, orthogonal=True) for m in models]
     spread = np.array([_spread(m, q.basis) for m, q in zip(models, prepared, strict=True)])
     shapes: dict[Any, list[int]] = {}
     for i, q in enumerate(prepared):
@@ -223,8 +236,8 @@ def stacks_of_models(models: Sequence[Model]) -> Iterator[Stack]:
     for members in shapes.values():
         rows = np.array(members)
         together = jax.tree_util.tree_map(_stacked, *(prepared[i] for i in members))
-        by_term = [np.stack([units[i][t] for i in members]) for t in range(len(models[0].random))]
-        yield Stack(rows, together, by_term, spread[rows])
+        few = np.array([has_few_groups(models[i]) for i in members])
+        yield Stack(rows, together, few, spread[rows])
 
 
 def _stacked(*leaves: Any) -> np.ndarray:

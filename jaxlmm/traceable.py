@@ -15,7 +15,7 @@ from .boundary import RISE, SINGULAR
 from .errors import DataError
 from .fitting import MAX_ITERATIONS
 from .model import Model, Prepared, prepare, require_float64
-from .objective import Spec, column_units, criterion_at, objective, packing_of, scale_of
+from .objective import Spec, criterion_at, objective, packing_of, scale_of
 from .optimize import Status, minimise
 
 GRADIENT = 1e-6  # largest entry of the scaled gradient at which a first-order optimiser has converged
@@ -80,9 +80,9 @@ def fit(
 
 @partial(jax.jit, static_argnames=("spec", "optimizer", "max_iterations"))
 def _fit(spec: Spec, optimizer: Any, max_iterations: int, model: Model) -> Estimates:
-    prepared, p = prepare(model, compact=False), model.X.shape[1]
+    prepared, p = prepare(model, compact=False, orthogonal=True), model.X.shape[1]
     basis = prepared.basis
-    scale = jax.lax.stop_gradient(scale_of(spec, column_units(model, jnp), basis.residual_sd, jnp))
+    scale = jax.lax.stop_gradient(scale_of(spec, basis, jnp))
     s, decrement, iterations, status = _optimum(spec, optimizer, max_iterations, prepared, scale)
     C = spec.blocks(s * scale)
     d, normal = criterion_at(spec, prepared, C)
@@ -91,12 +91,12 @@ def _fit(spec: Spec, optimizer: Any, max_iterations: int, model: Model) -> Estim
     square = sigma**2 if spec.profiled else jnp.ones(())
     root = jax.scipy.linalg.solve_triangular(basis.R, jnp.eye(p)) if p else jnp.zeros((0, 0))
     return Estimates(
-        theta=spec.theta(s * scale, sigma),
+        theta=spec.theta(s * scale, sigma, basis.K),
         sigma=sigma,
         loglik=-0.5 * d,
         coef=root @ (basis.c + normal.beta),
         vcov=square * root @ normal.Phi @ root.T,
-        covariances=tuple(G * square for G in C.random),
+        covariances=tuple(K @ G @ K.T * square for G, K in zip(C.random, basis.K, strict=True)),
         residual=C.residual * square,
         status=status.astype(jnp.int32),
         iterations=iterations.astype(jnp.int32),

@@ -19,7 +19,7 @@ from jaxlmm.engines.grouped import MAX_STACKED, MAX_STATISTICS, plan
 from jaxlmm.errors import DataError, JaxlmmError
 from jaxlmm.fitting import MAX_ITERATIONS, estimate
 from jaxlmm.model import MAX_DENSE_ROWS, prepare
-from jaxlmm.objective import Spec, column_units, objective, packing_of, scale_of
+from jaxlmm.objective import Spec, objective, packing_of, scale_of
 from jaxlmm.optimize import Status, minimise
 
 ENGINES = ("grouped", "dense")
@@ -403,7 +403,7 @@ def slopes_of(seed):
 def traced_fit(model, method="REML"):
     """y, start -> state of the solver and the best point, all of it JAX."""
     spec = Spec.of(model, method)
-    scale = scale_of(spec, column_units(model), prepare(model).basis.residual_sd)
+    scale = scale_of(spec, prepare(model).basis)
     packing = packing_of(spec, model.X.shape[1])
 
     def fit(y, s):
@@ -431,9 +431,7 @@ def test_the_solver_in_compiled_code_ends_where_the_host_s_does(method):
         assert not any(alone.boundary)
         assert -0.5 * float(points.value[lane]) == pytest.approx(alone.loglik, abs=1e-9)
         L = np.zeros((2, 2))
-        L[[0, 1, 1], [0, 0, 1]] = points.x[lane] * scale_of(
-            Spec.of(model, method), column_units(model), prepare(model).basis.residual_sd
-        )
+        L[[0, 1, 1], [0, 0, 1]] = points.x[lane] * scale_of(Spec.of(model, method), prepare(model).basis)
         np.testing.assert_allclose(L @ L.T * alone.sigma**2, alone.covariances[0], rtol=1e-5)
 
 
@@ -454,7 +452,7 @@ def test_a_saddle_is_left(name, xp):
     assert not any(best.boundary)
     spec, prepared = Spec.of(model, "REML"), prepare(model)
     packing = packing_of(spec, 2)
-    evaluate = jax.jit(objective(spec, prepared, scale_of(spec, column_units(model), prepared.basis.residual_sd)))
+    evaluate = jax.jit(objective(spec, prepared, scale_of(spec, prepared.basis)))
     saddle = np.array(SADDLES[name])
     first = packing.unpack(np.asarray(evaluate(saddle)))
     zero = saddle == 0

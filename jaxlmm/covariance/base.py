@@ -12,6 +12,7 @@ import numpy as np
 from jax import Array
 
 from ..errors import JaxlmmError
+from ..linalg import tril_indices
 from ..parameters import CovarianceMatrixKind, Field, Kind, PerLevel, concatenated, module_of
 
 
@@ -137,6 +138,15 @@ class Covariance:
     def is_matrix(self) -> bool:
         """Whether the structure is one free covariance matrix."""
         return len(self.fields) == 1 and isinstance(self.fields[0].kind, CovarianceMatrixKind)
+
+    def in_basis(self, s: Any, dim: int, K: Any) -> Any:
+        """Coordinates (..., size) of ``K G K'``, K (..., q, q) lower triangular; unchanged unless a free matrix."""
+        if not self.is_matrix or dim < 2:
+            return s
+        rows, columns = tril_indices(dim)
+        place = np.zeros((len(rows), dim, dim))
+        place[np.arange(len(rows)), rows, columns] = 1.0
+        return (K @ module_of(s).einsum("...m,mij->...ij", s, place))[..., rows, columns]
 
     def solver_to_public(self, s: Any, dim: int) -> Any:
         """Public coordinates of canonical solver coordinates."""
