@@ -14,7 +14,7 @@ from .boundary import Ends, Search
 from .chunks import Progress, chunks, run
 from .columns import make_frame
 from .errors import DataError
-from .fitting import Estimates, has_few_groups, in_units
+from .fitting import Estimates, in_units, says_little
 from .lanes import Runner
 from .model import Model, weighted
 from .objective import Spec, packing_of, scale_of
@@ -141,7 +141,7 @@ class Job:
     columns: np.ndarray  # positions of the model's columns of X in those of the user
 
     def fit(self, rows: np.ndarray, shared: Shared, lanes: Lane, few: np.ndarray | bool) -> None:
-        """Fit lanes of one shape and put them into `rows` of the result; `few`: see `has_few_groups`."""
+        """Fit lanes of one shape and put them into `rows` of the result; `few`: see `says_little`."""
         spec, b = self.spec, len(rows)
         if not b:
             return
@@ -155,7 +155,7 @@ class Job:
 
     def fit_responses(self, rows: np.ndarray, design: Design, data: Responses) -> None:
         """Fit data sets that share a design."""
-        basis, few = design.template.basis, has_few_groups(design.model)
+        basis, few = design.template.basis, says_little(design.model)
         if self.spec.profiled:
             self.fit(rows, Shared(design.template, scale_of(self.spec, basis)), Lane(data, None), few)
         else:

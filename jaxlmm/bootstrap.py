@@ -124,15 +124,16 @@ def bootstrap(
     """
     check_count("n", n)
     check_count("seed", seed)
+    profiled = estimate.sigma is not None
     fits = fit_drawn(model, method, _drawer(model, estimate, seed), n, coef_names, kind, progress)
 
     def evaluated(fits: BatchFit) -> np.ndarray:
-        values = standard(fits) if statistic is None else _each(statistic, fits)
+        values = standard(fits, profiled) if statistic is None else _each(statistic, fits)
         return np.where(fits.converged[:, None], values, np.nan)
 
     original = _batch_of_one(estimate)
-    center = standard(original)[0] if statistic is None else _vector(statistic, original[0])
-    names = standard_names(coef_names, terms) if statistic is None else _numbered(statistic, len(center))
+    center = standard(original, profiled)[0] if statistic is None else _vector(statistic, original[0])
+    names = standard_names(coef_names, terms, profiled) if statistic is None else _numbered(statistic, len(center))
     values = evaluated(fits) if n else np.zeros((0, len(center)))
 
     def jackknife() -> np.ndarray:
@@ -154,7 +155,7 @@ def _drawer(model: Model, estimate: Estimate, seed: int) -> Callable[[Design, np
     return draw
 
 
-def standard(fits: BatchFit) -> np.ndarray:
+def standard(fits: BatchFit, sigma: bool = True) -> np.ndarray:
     """Coefficients, standard deviations and correlations of the random effects, sigma: (b, m)."""
     columns = [*fits.coef.T]
     for G in fits.varcorr:
@@ -163,18 +164,20 @@ def standard(fits: BatchFit) -> np.ndarray:
             corr = G / (sd[:, :, None] * sd[:, None, :])
         for i in range(G.shape[1]):
             columns += [sd[:, i], *(corr[:, i, j] for j in range(i))]
-    if np.isfinite(fits.sigma).any():
+    if sigma:
         columns.append(fits.sigma)
     return np.stack(columns, 1)
 
 
-def standard_names(coef_names: tuple[str, ...], terms: Sequence[tuple[str, tuple[str, ...]]]) -> tuple[str, ...]:
+def standard_names(
+    coef_names: tuple[str, ...], terms: Sequence[tuple[str, tuple[str, ...]]], sigma: bool
+) -> tuple[str, ...]:  # fmt: skip
     """Names of `standard`'s columns, in lme4's manner."""
     names = list(coef_names)
     for group, columns in terms:
         for i, column in enumerate(columns):
             names += [f"sd_{column}|{group}", *(f"cor_{column}.{columns[j]}|{group}" for j in range(i))]
-    return (*names, "sigma")
+    return (*names, "sigma") if sigma else tuple(names)
 
 
 def _each(statistic: Statistic, fits: BatchFit) -> np.ndarray:

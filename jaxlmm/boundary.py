@@ -24,8 +24,7 @@ RESTARTS = 3
 # Further starts: correlation between neighbouring effects, and times the start values. Where a covariance matrix came
 # out singular; and, with the last ones, where it has few groups, as then the likelihood often has several optima.
 FURTHER_STARTS = ((0.0, 0.1), (0.0, 10.0))
-FEW_GROUPS_STARTS = ((-0.9, 10.0), (0.9, 10.0), (-0.9, 0.1))
-FEW = 3  # groups a parameter of a covariance matrix, below which there are few
+FEW_GROUPS_STARTS = ((-0.9, 10.0), (0.9, 10.0), (-0.9, 0.1), (0.0, 30.0))
 
 
 class Ends(NamedTuple):
@@ -47,6 +46,15 @@ class Ends(NamedTuple):
             field[lanes] = value
         out.iterations[lanes] += self.iterations[lanes]
         return out
+
+
+def has_few_groups(dim: int, groups: Any, rows: Any) -> Any:
+    """Whether data say so little about a free covariance matrix that the likelihood often has several optima.
+
+    Fewer than three groups a parameter; or fewer than ten, with hardly more rows than effects.
+    """
+    parameters = dim * (dim + 1) // 2
+    return (groups < 3 * parameters) | ((groups < 10 * parameters) & (rows < 2 * dim * groups))
 
 
 Run = Callable[[np.ndarray, np.ndarray], Ends]  # lanes (b,), scaled coordinates (b, k)

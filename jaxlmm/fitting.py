@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from .boundary import FEW, SLOPE, Ends, Search, boundaries
+from .boundary import SLOPE, Ends, Search, boundaries, has_few_groups
 from .errors import DataError
 from .model import Basis, Model, Prepared, prepare
 from .objective import Spec, objective, packing_of, scale_of
@@ -110,10 +110,10 @@ def estimate(model: Model, method: str = "REML", start: np.ndarray | None = None
     return _single(spec, found, point, ends, float(dual[0]))
 
 
-def has_few_groups(model: Model) -> bool:
-    """Whether a free covariance matrix has few groups, so that there may be several optima."""
+def says_little(model: Model) -> bool:
+    """Whether there may be several optima, see `has_few_groups`."""
     free = [t for t in model.random if t.structure.is_matrix and t.dim > 1]
-    return any(t.levels < FEW * t.structure.size(t.dim) for t in free)
+    return any(has_few_groups(t.dim, t.levels, len(model.y)) for t in free)
 
 
 def _from_theta(spec: Spec, model: Model, theta: np.ndarray, basis: Basis) -> np.ndarray:

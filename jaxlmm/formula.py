@@ -61,6 +61,33 @@ def parse(text: str, known_structures: Collection[str] | None = None) -> Formula
     return _parse(text, names)
 
 
+def parse_residual(text: str, known_structures: Collection[str]) -> tuple[Bar, Formula]:
+    """Parse a residual structure such as ``"us(visit | id)"``.
+
+    Returns
+    -------
+    its bar, and a formula in which the names of its columns are resolved
+
+    Raises
+    ------
+    FormulaError
+        When it is not one structure of one column within groups.
+    """
+    if not isinstance(text, str):
+        raise FormulaError(f"residual must be text such as 'us(visit | id)', got {type(text).__name__}")
+    example = "expected one structure of one column within subjects, such as us(visit | id)"
+    if "|" not in text:
+        raise FormulaError(f"residual={text!r}: {example}")
+    formula = parse(f"residual ~ {text}", known_structures)
+    if len(formula.bars) != 1 or formula.side.terms or formula.offsets:
+        detail = "; separate parameters by arm, us(visit | arm / id), are not supported yet" if "/" in text else ""
+        raise FormulaError(f"residual={text!r}: {example}{detail}")
+    bar = formula.bars[0]
+    if bar.structure is None or len(bar.group) != 1 or len(bar.side.terms) != 1 or len(bar.side.terms[0]) != 1:
+        raise FormulaError(f"residual={text!r}: {example}")
+    return bar, formula
+
+
 @lru_cache(maxsize=256)
 def _parse(text: str, known_structures: frozenset[str] | None) -> Formula:
     return _Parser(text, known_structures).formula()

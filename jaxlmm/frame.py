@@ -11,9 +11,9 @@ import numpy as np
 
 from .columns import Column, Table, make_frame, open_table, read_column
 from .errors import DataError
-from .grouping import FrameTerm, Grouping, random_term
+from .grouping import FrameResidual, FrameTerm, Grouping, frame_residual, random_term
 from .sides import Encoder, encode, expression_columns, finite, side_columns, values_of
-from .terms import Formula
+from .terms import Bar, Formula
 
 __all__ = ["FrameTerm", "ModelFrame", "NewDesign", "build_frame", "make_frame"]
 
@@ -92,6 +92,7 @@ class ModelFrame:
     groupings: tuple[Grouping, ...]
     levels: Mapping[str, tuple[str, ...]]  # of the factors in the fixed part and left of bars
     offset_source: str | None  # column of the offset argument; "" for an array
+    residual: FrameResidual | None = None
 
     def design(self, newdata: Any, response: bool = False, random: bool = True) -> NewDesign:
         """Compute the design of new data.
@@ -145,7 +146,10 @@ class ModelFrame:
         return Column(column.name, "factor", codes, levels)
 
 
-def build_frame(formula: Formula, data: Any, weights: Any = None, offset: Any = None) -> ModelFrame:
+def build_frame(
+    formula: Formula, data: Any, weights: Any = None, offset: Any = None,
+    residual: tuple[Bar, Formula, str] | None = None,
+) -> ModelFrame:  # fmt: skip
     """Evaluate a formula on data.
 
     Parameters
@@ -155,6 +159,8 @@ def build_frame(formula: Formula, data: Any, weights: Any = None, offset: Any = 
     data : pandas.DataFrame, polars.DataFrame or dict of arrays
     weights, offset : str or (n_input,) array, optional
         A column of the data or an array as long as the data. Var(e_i) = sigma^2 / weights_i.
+    residual : optional
+        From `jaxlmm.formula.parse_residual`, with the text.
 
     Returns
     -------
@@ -168,6 +174,8 @@ def build_frame(formula: Formula, data: Any, weights: Any = None, offset: Any = 
     """
     table = open_table(data)
     columns = _used_columns(formula, table)
+    inner = _residual_columns(residual)
+    columns |= {name: table.column(name) for name in inner}
     extra = {key: _argument(key, v, table) for key, v in (("weights", weights), ("offset", offset)) if v is not None}
     rows = _complete_rows([*columns.values(), *extra.values()], table.n)
     full = len(rows) == table.n
@@ -207,6 +215,7 @@ def build_frame(formula: Formula, data: Any, weights: Any = None, offset: Any = 
         groupings=tuple(p[2] for p in parts),
         levels={name: data_used[name].levels for name in _side_columns(formula) if not data_used[name].is_number},
         offset_source=source,
+        residual=None if residual is None else frame_residual(residual[0], inner[0], inner[1], residual[2], data_used),
     )
 
 
@@ -226,6 +235,14 @@ def _side_columns(formula: Formula) -> tuple[str, ...]:
 def _bar_columns(formula: Formula) -> tuple[str, ...]:
     names = [n for bar in formula.bars for n in (*side_columns(bar.side, formula), *bar.group)]
     return tuple(dict.fromkeys(names))
+
+
+def _residual_columns(residual: tuple[Bar, Formula, str] | None) -> tuple[str, ...]:
+    """Columns of the positions and of the subjects."""
+    if residual is None:
+        return ()
+    bar, formula, _ = residual
+    return (*side_columns(bar.side, formula), *bar.group)
 
 
 def _used_columns(formula: Formula, table: Table) -> dict[str, Column]:

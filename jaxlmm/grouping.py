@@ -75,6 +75,56 @@ class FrameTerm:
     options: tuple[tuple[str, object], ...] = ()
 
 
+@dataclass(frozen=True, eq=False)
+class FrameResidual:
+    """A residual structure as arrays.
+
+    Attributes
+    ----------
+    position, subject : (n,) int32 codes of each observation's level and subject
+    levels : labels of the positions;  subjects : number of subjects
+    column, group : the columns they come from
+    structure, options : name of the covariance structure and its options;  text : as it was given
+    """
+
+    position: np.ndarray
+    subject: np.ndarray
+    levels: tuple[str, ...]
+    subjects: int
+    column: str
+    group: str
+    structure: str
+    options: tuple[tuple[str, object], ...]
+    text: str
+
+
+def frame_residual(bar: Bar, column: str, group: str, text: str, data: Mapping[str, Column]) -> FrameResidual:
+    """Evaluate a residual structure ``name(column | group)``.
+
+    Raises
+    ------
+    DataError
+        For a level that no row has, and a level that a subject has more than once.
+    """
+    visits, subjects = data[column].as_factor(), data[group].as_factor()
+    absent = np.flatnonzero(np.bincount(visits.values, minlength=len(visits.levels)) == 0)
+    if absent.size:
+        names = ", ".join(repr(visits.levels[i]) for i in absent[:5])
+        raise DataError(f"residual={text!r}: no row has the level {names} of {column!r}; drop it from the categories")
+    key = subjects.values.astype(np.int64) * len(visits.levels) + visits.values
+    values, counts = np.unique(key, return_counts=True)
+    if (counts > 1).any():
+        subject, visit = divmod(int(values[np.argmax(counts > 1)]), len(visits.levels))
+        raise DataError(
+            f"residual={text!r}: {group!r} {subjects.levels[subject]!r} has {int(counts.max())} rows with {column!r} "
+            f"{visits.levels[visit]!r}; each row of a subject needs a level of its own"
+        )
+    return FrameResidual(
+        visits.values.astype(np.int32), subjects.values.astype(np.int32), visits.levels, len(subjects.levels),
+        column, group, bar.structure or "us", bar.options, text,
+    )  # fmt: skip
+
+
 def random_term(
     bar: Bar, formula: Formula, data: Mapping[str, Column], n: int, weights: np.ndarray | None
 ) -> tuple[FrameTerm, Encoder, Grouping]:

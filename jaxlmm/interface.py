@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from .covariance import NAMES, Covariance
-from .design import Term
-from .errors import DataError, FormulaError, JaxlmmError
-from .formula import Bar, parse
+from .design import Residual, Term
+from .errors import DataError, FormulaError
+from .formula import parse, parse_residual
 from .frame import FrameTerm, build_frame
+from .grouping import FrameResidual
 from .model import Model
 from .results import Fit, fit_frame
 
@@ -40,11 +41,13 @@ def lmm(
     weights : column name or array (n,), optional
         ``Var(e_i) = sigma^2 / w_i``.
     offset : column name or array (n,), optional
-    residual : None
-        Residual structures are for `jaxlmm.Model` only as yet.
+    residual : str, optional
+        Covariance of the residuals within subjects, ``"us(visit | id)"``: a structure, the column that says which of
+        its levels a row has, and the subjects. With weights w, Cov(e_i, e_j) is divided by sqrt(w_i w_j), as in
+        mmrm. Default: independent.
     structures : mapping of names to covariance classes, optional
         Further names for structured terms in the formula.
-    engine : "auto", "grouped" or "dense"
+    engine : "auto", "grouped", "marginal" or "dense"; see `jaxlmm.Model`
     start : (k,) array, optional
         Start value of theta.
 
@@ -59,29 +62,32 @@ def lmm(
     DataError
         When the data cannot be used as given.
     """
-    if residual is not None:
-        raise JaxlmmError(
-            "residual: residual structures are not supported by lmm() yet; jaxlmm.Model takes residual=Residual(...)"
-        )
     if method not in ("REML", "ML"):
         raise DataError(f"method: found {method!r}, expected 'REML' or 'ML'")
     known = {**NAMES, **(structures or {})}
     parsed = parse(formula, known)
-    if not parsed.bars:
+    repeated = None if residual is None else (*parse_residual(residual, known), residual)
+    if not parsed.bars and repeated is None:
         raise FormulaError("formula: no random effects; add at least one term such as (1 | group)", parsed.text)
-    frame = build_frame(parsed, data, weights, offset)
+    frame = build_frame(parsed, data, weights, offset, repeated)
     random = [
-        Term(t.Z, t.codes, _structure(t, bar, known, parsed.text), t.group)
+        Term(t.Z, t.codes, _structure(t, known, parsed.text, bar.position), t.group)
         for t, bar in zip(frame.terms, parsed.bars, strict=True)
     ]
-    model = Model(frame.y, frame.X, random, weights=frame.weights, offset=frame.offset, engine=engine)
+    errors = None
+    if frame.residual is not None:
+        structure = _structure(frame.residual, known, frame.residual.text, None)
+        errors = Residual(structure, frame.residual.subject, frame.residual.position)
+    model = Model(frame.y, frame.X, random, errors, weights=frame.weights, offset=frame.offset, engine=engine)
     return fit_frame(data, frame, model, method, start)
 
 
-def _structure(term: FrameTerm, bar: Bar, known: Mapping[str, type[Covariance]], text: str) -> Covariance:
-    """The covariance structure that a bar asks for."""
+def _structure(
+    term: FrameTerm | FrameResidual, known: Mapping[str, type[Covariance]], text: str, position: int | None
+) -> Covariance:  # fmt: skip
+    """The covariance structure that a term asks for."""
     name = term.structure or "us"
     try:
         return known[name](**dict(term.options))  # type: ignore[arg-type]
     except TypeError as error:
-        raise FormulaError(f"structure {name!r}: {error}", text, bar.position) from None
+        raise FormulaError(f"structure {name!r}: {error}", text, position) from None

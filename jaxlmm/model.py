@@ -16,13 +16,13 @@ from . import design
 from .covariance import Covariance
 from .criterion import deviance, solve_normal
 from .design import Residual, Term, as_array, check_design, check_weights, frozen_pytree, set_all
-from .engines import Blocks, Dense, Engine, Grouped, Rows, plan
+from .engines import Blocks, Dense, Engine, Grouped, Marginal, Rows, find_visits, plan
 from .engines.orthogonal import RANK_TOLERANCE, orthogonalise
 from .errors import DataError, Float64RequiredError
 
 Structures = tuple[tuple[Covariance, int], ...]
 
-ENGINES = ("auto", "dense", "grouped")
+ENGINES = ("auto", "dense", "grouped", "marginal")
 MAX_DENSE_ROWS = 5000
 COLLINEAR = 0.1  # part of a column of Z that the others do not explain, below which the columns are orthogonalised
 
@@ -44,7 +44,8 @@ class Model:
     residual : see `Residual`; default independent errors
     weights : (n,) positive, ``Var(e_i) = sigma^2 / w_i``
     offset : (n,) known part of the mean
-    engine : "auto", "dense" (any V, O(n^3)) or "grouped" (independent residuals, sufficient statistics)
+    engine : "auto", "grouped" (independent residuals, sufficient statistics), "marginal" (a residual structure and no
+        random effects, free of the number of subjects) or "dense" (any V, O(n^3))
     checks : False accepts data to which the model cannot be fitted (n <= p, collinear X, constant y), for
         `jaxlmm.fit_batch`, where they get a status
 
@@ -81,8 +82,10 @@ class Model:
         offset = None if offset is None else as_array("offset", offset, (n,))
         if checks:
             check_design(y, X)
-        engine = choose_engine(engine, residual, n)
-        layout = None
+        engine = choose_engine(engine, residual, n, bool(random))
+        layout: Any = None
+        if engine == "marginal":
+            layout = find_visits(residual.group, residual.position)
         if engine == "grouped":
             layout = plan(
                 tuple(t.group for t in random),
@@ -137,16 +140,18 @@ def _blocks(structures: Structures, theta: Array) -> Blocks:
     return Blocks(tuple(blocks[:-1]), blocks[-1])
 
 
-def choose_engine(engine: str, residual: Residual, n: int) -> str:
-    """The engine that will do the work: "grouped" wherever residuals are independent, else "dense"."""
+def choose_engine(engine: str, residual: Residual, n: int, random: bool) -> str:
+    """The engine that will do the work: the one that needs least of those that can."""
     if engine not in ENGINES:
         raise DataError(f"engine: found {engine!r}, expected one of {', '.join(ENGINES)}")
     if engine == "auto":
-        engine = "grouped" if residual.is_iid else "dense"
+        engine = "grouped" if residual.is_iid else "dense" if random or residual.group is None else "marginal"
     if engine == "grouped" and not residual.is_iid:
         raise DataError(
             "engine: 'grouped' needs independent residuals, this model has a residual structure; use 'dense'"
         )
+    if engine == "marginal" and (random or residual.group is None):
+        raise DataError("engine: 'marginal' needs a residual structure within groups and no random effects")
     if engine == "dense" and n > MAX_DENSE_ROWS:
         raise DataError(f"engine: 'dense' forms an n x n matrix, sensible up to {MAX_DENSE_ROWS} rows; found {n}")
     return engine
@@ -233,6 +238,8 @@ def _prepare(
     statistics: Engine
     if model.engine == "grouped":
         statistics = Grouped.prepare(rows, model.layout, compact, clusters, varying)
+    elif model.engine == "marginal":
+        statistics = Marginal.prepare(rows, model.layout, compact and not clusters)
     else:
         groups, levels = tuple(t.group for t in model.random), tuple(t.levels for t in model.random)
         statistics = Dense.prepare(rows, groups, levels, model.residual.group, model.residual.position)

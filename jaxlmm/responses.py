@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .engines import Varying
+from .engines import Varying, VaryingVisits
 from .engines.orthogonal import RANK_TOLERANCE
 from .model import Basis, Model, Prepared, orthonormal, prepare, weighted
 
@@ -80,6 +80,9 @@ class Design:
         self._R = np.pad(R, (0, int(column)))
         self.varying: Varying | None = None
         self.size = 0
+        self.visits: VaryingVisits | None = None
+        if model.engine == "marginal" and self.template.statistics.S is not None:
+            self.visits = VaryingVisits(self._Q, model.layout)
         if model.engine == "grouped":
             Z = tuple(weighted(model, t.Z) @ K for t, K in zip(model.random, self.template.basis.K, strict=True))
             self.varying = Varying(self._Q, Z, model.layout, 2 if column else 1)
@@ -117,6 +120,8 @@ class Design:
         return c + again, left - self._Q @ again
 
     def _data(self, columns: list[np.ndarray]) -> Any:
+        if self.visits is not None:
+            return self.visits(columns)
         if self.varying is None:
             return np.stack([column.T for column in columns], -1)
         return self.varying(columns, self.size)

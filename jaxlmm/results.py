@@ -42,19 +42,36 @@ class GroupCovariance:
     corr: np.ndarray
     cov: np.ndarray
 
+    @classmethod
+    def of(cls, group: str, columns: tuple[str, ...], G: np.ndarray) -> GroupCovariance:
+        """From a covariance matrix."""
+        sd = np.sqrt(np.diagonal(G))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            corr = G / np.outer(sd, sd)
+        np.fill_diagonal(corr, 1.0)
+        return cls(group, columns, sd, corr, G)
+
 
 @dataclass(frozen=True)
 class VarCorr:
-    """Estimated covariances of all terms, in the order of the formula, and the residual SD `sigma`."""
+    """Estimated covariances of all terms, in the order of the formula, and of the residuals.
+
+    The residual SD is `sigma`; where the residuals have a structure, it is None and `residual` their covariance.
+    """
 
     groups: tuple[GroupCovariance, ...]
     sigma: float | None
     kind: str = "dict"
+    residual: GroupCovariance | None = None
+
+    @property
+    def _all(self) -> tuple[GroupCovariance, ...]:
+        return self.groups if self.residual is None else (*self.groups, self.residual)
 
     def frame(self) -> Any:
         """One row a variance or covariance: group, column, column2, covariance, sd_or_corr (as in lme4)."""
         rows: list[tuple[str, str, str, float, float]] = []
-        for g in self.groups:
+        for g in self._all:
             rows += [(g.group, c, "", g.cov[i, i], g.sd[i]) for i, c in enumerate(g.columns)]
             pairs = [(i, j) for i in range(len(g.columns)) for j in range(i + 1, len(g.columns))]
             rows += [(g.group, g.columns[i], g.columns[j], g.cov[i, j], g.corr[i, j]) for i, j in pairs]
@@ -66,7 +83,7 @@ class VarCorr:
     def table(self) -> Table:
         """As lme4 prints it: group, name, variance, SD, correlations with the columns before."""
         rows = []
-        for g in self.groups:
+        for g in self._all:
             for i, column in enumerate(g.columns):
                 rows.append((g.group if i == 0 else "", column, g.cov[i, i], g.sd[i], g.corr[i, :i]))
         if self.sigma is not None:
@@ -85,7 +102,7 @@ class VarCorr:
             )
             for r, v, s in zip(rows, variances, sds, strict=True)
         )
-        return Table("Random effects:", header, body, labels=2)
+        return Table("Random effects:" if self.groups else "Residual covariance:", header, body, labels=2)
 
     def __str__(self) -> str:
         return self.table().text()
@@ -268,14 +285,13 @@ class Fit:
 
     def varcorr(self) -> VarCorr:
         """Estimated variances, standard deviations and correlations of the random effects."""
-        groups = []
-        for term, G in zip(self.frame.terms, self.estimate.covariances, strict=True):
-            sd = np.sqrt(np.diagonal(G))
-            with np.errstate(divide="ignore", invalid="ignore"):
-                corr = G / np.outer(sd, sd)
-            np.fill_diagonal(corr, 1.0)
-            groups.append(GroupCovariance(term.group, term.columns, sd, corr, G))
-        return VarCorr(tuple(groups), self.sigma, self.frame.kind)
+        terms = zip(self.frame.terms, self.estimate.covariances, strict=True)
+        groups = tuple(GroupCovariance.of(term.group, term.columns, G) for term, G in terms)
+        repeated = self.frame.residual
+        residual = None
+        if repeated is not None:
+            residual = GroupCovariance.of("Residual", repeated.levels, self.estimate.residual)
+        return VarCorr(groups, self.sigma, self.frame.kind, residual)
 
     def ranef(self) -> RandomEffects:
         """Predicted random effects (BLUPs) with conditional covariances, by grouping factor."""
@@ -423,6 +439,8 @@ class Fit:
     def _head(self) -> str:
         name = "REML" if self.method == "REML" else "maximum likelihood"
         lines = [f"Linear mixed model fit by {name}", f"Formula: {self.frame.formula.text}"]
+        if self.frame.residual is not None:
+            lines.append(f"Residual: {self.frame.residual.text}")
         criterion = "REML criterion" if self.method == "REML" else "Deviance (-2 log-likelihood)"
         lines += ["", f"{criterion} at convergence: {-2 * self.loglik:.4f}", ""]
         cells = [f"{self.aic:.1f}", f"{self.bic:.1f}", f"{self.loglik:.1f}", str(self.df_resid)]
@@ -433,6 +451,8 @@ class Fit:
 
     def _groups(self) -> str:
         sizes = dict.fromkeys(f"{t.group}, {len(t.levels)}" for t in self.frame.terms)
+        if self.frame.residual is not None:
+            sizes[f"{self.frame.residual.group}, {self.frame.residual.subjects}"] = None
         text = f"Number of obs: {self.nobs}, groups:  {'; '.join(sizes)}"
         if self.frame.n_missing:
             text += f"\n{self.frame.n_missing} of {self.frame.n_input} rows dropped because of missing values"

@@ -9,12 +9,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from .boundary import FEW
+from .boundary import has_few_groups
 from .design import Term
 from .engines import Grouped
 from .engines.elimination import Factor
 from .engines.orthogonal import bucket, group_sum, orthogonalise, project
-from .fitting import has_few_groups
+from .fitting import says_little
 from .model import Basis, Model, Prepared, inverse_chart, prepare, weighted
 
 
@@ -26,7 +26,7 @@ class Stack:
     ----------
     rows : (b,) positions of the data sets
     prepared : statistics with a leading axis (b, ...)
-    few : (b,) whether there are few groups, see `has_few_groups`
+    few : (b,) whether there are few groups, see `says_little`
     spread : (b,) size of y less what X explains, relative to y: rounding error where X fits y exactly
     """
 
@@ -139,8 +139,10 @@ class Table:
         per_lane = np.bincount(home, minlength=lanes)
         position = np.arange(groups) - np.concatenate([[0], np.cumsum(per_lane)[:-1]])[home]
         shape = np.array([bucket(int(m)) for m in per_lane], int)
-        sizes = [t.structure.size(t.dim) for t in model.random if t.structure.is_matrix and t.dim > 1]
-        few = per_lane < FEW * max(sizes, default=0)
+        few = np.zeros(lanes, bool)
+        for term in model.random:
+            if term.structure.is_matrix and term.dim > 1:
+                few |= has_few_groups(term.dim, per_lane, counts)
         for size in np.unique(shape):
             rows = np.flatnonzero(shape == size)
             index = np.full(lanes, -1)
@@ -236,7 +238,7 @@ def stacks_of_models(models: Sequence[Model]) -> Iterator[Stack]:
     for members in shapes.values():
         rows = np.array(members)
         together = jax.tree_util.tree_map(_stacked, *(prepared[i] for i in members))
-        few = np.array([has_few_groups(models[i]) for i in members])
+        few = np.array([says_little(models[i]) for i in members])
         yield Stack(rows, together, few, spread[rows])
 
 

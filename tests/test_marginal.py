@@ -1,0 +1,172 @@
+"""Repeated measures without random effects: the marginal engine against the dense one, and its front."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxlmm
+from cases import case_names, load_case, load_data
+from jaxlmm import CompoundSymmetry, Model, Residual, Status, Unstructured, fitting
+from jaxlmm.engines import Blocks, marginal
+from jaxlmm.model import prepare
+
+SUBJECTS, VISITS = 24, 4
+CASES = [
+    n
+    for n in case_names(plain=False)
+    if n.startswith(("fev_", "orthodont_")) and load_case(n)["structure"].get("residual")
+]
+
+
+@functools.cache
+def data():
+    """Rows in any order, about a quarter missing at random, one subject with a single visit."""
+    rng = np.random.default_rng(0)
+    subject, visit = np.repeat(np.arange(SUBJECTS), VISITS), np.tile(np.arange(VISITS), SUBJECTS)
+    keep = (rng.random(len(subject)) > 0.25) & ~((subject == 3) & (visit > 0))
+    order = rng.permutation(np.flatnonzero(keep))
+    subject, visit = subject[order], visit[order]
+    n = len(subject)
+    X = np.column_stack([np.ones(n), visit, rng.normal(size=n)])
+    y = X.sum(1) + rng.normal(size=SUBJECTS)[subject] + rng.normal(size=n) * (1 + visit)
+    return y, X, subject, visit, rng.uniform(0.5, 2, n)
+
+
+def model(engine="auto", structure=None):
+    y, X, subject, visit, weights = data()
+    return Model(y, X, [], Residual(structure or Unstructured(), subject, visit), weights=weights, engine=engine)
+
+
+def symmetric(*shape):
+    A = np.random.default_rng(sum(shape)).normal(size=shape)
+    return A + np.swapaxes(A, -1, -2)
+
+
+@pytest.fixture(autouse=True)
+def float64():
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.mark.parametrize("compact", [True, False], ids=["products", "rows"])
+def test_expansion_is_that_of_the_dense_matrix(compact):
+    A = symmetric(VISITS, VISITS)
+    C, D = Blocks((), jnp.asarray(A @ A + np.eye(VISITS))), Blocks((), jnp.asarray(symmetric(3, VISITS, VISITS)))
+    found = prepare(model(), compact=compact).statistics.expand(C, D, jnp.linalg.inv)
+    expected = prepare(model("dense")).statistics.expand(C, D, jnp.linalg.inv)
+    for name in ("logdet", "gram", "gram_slopes", "curvature"):
+        np.testing.assert_allclose(getattr(found, name), getattr(expected, name), rtol=1e-8, atol=1e-10, err_msg=name)
+    along = [jnp.tensordot(D.residual, e.slopes.residual, 2) for e in (found, expected)]
+    np.testing.assert_allclose(along[0], along[1], rtol=1e-9)
+
+
+def test_solve_and_clusters():
+    A = symmetric(VISITS, VISITS)
+    C, B = Blocks((), jnp.asarray(A @ A + np.eye(VISITS))), np.random.default_rng(1).normal(size=(len(data()[0]), 2))
+    rows = prepare(model(), compact=False).statistics
+    np.testing.assert_allclose(rows.solve(C, B), prepare(model("dense")).statistics.solve(C, B), atol=1e-10)
+    grams = rows.cluster_grams(C)
+    assert grams.shape[0] == SUBJECTS
+    np.testing.assert_allclose(grams.sum(0), rows.gram(C)[1], rtol=1e-10)
+    with pytest.raises(ValueError, match="compact"):
+        prepare(model()).statistics.cluster_grams(C)
+
+
+@pytest.mark.parametrize("method", ["REML", "ML"])
+@pytest.mark.parametrize("structure", [Unstructured(), CompoundSymmetry()], ids=["us", "cs"])
+def test_fits_are_those_of_the_dense_engine(structure, method):
+    found, expected = (fitting.estimate(model(engine, structure), method) for engine in ("auto", "dense"))
+    assert found.status == expected.status == Status.CONVERGED
+    assert found.loglik == pytest.approx(expected.loglik, abs=1e-8)
+    np.testing.assert_allclose(found.coef, expected.coef, rtol=1e-6)
+    np.testing.assert_allclose(found.residual, expected.residual, rtol=1e-5, atol=1e-7)
+    likelihood = jaxlmm.reml if method == "REML" else jaxlmm.ml
+    assert float(likelihood(found.theta, model("auto", structure))) == pytest.approx(found.loglik, abs=1e-9)
+
+
+@pytest.mark.parametrize("products", [marginal.MAX_PRODUCTS, 0], ids=["products", "rows"])
+def test_batches(products, monkeypatch):
+    monkeypatch.setattr(marginal, "MAX_PRODUCTS", products)
+    y, X, *_ = data()
+    rng = np.random.default_rng(2)
+    Y, x = y + rng.normal(size=(5, len(y))), rng.normal(size=(5, len(y)))
+    fit = jaxlmm.fit_batch(model(), Y, column=1, values=x)
+    assert fit.converged.all()
+    for i in (0, 4):
+        moved = X.copy()
+        moved[:, 1] = x[i]
+        one = fitting.estimate(model("dense").replace(y=Y[i], X=moved))
+        assert fit.loglik[i] == pytest.approx(one.loglik, abs=1e-8)
+        np.testing.assert_allclose(fit.coef[i], one.coef, rtol=1e-6)
+    assert np.isnan(fit.sigma).all()
+
+
+def fitted(name):
+    """A recorded case and its fit."""
+    case = load_case(name)
+    s = case["structure"]
+    text = f"{s['residual']}({s['time']} | {s['within']})"
+    return case, jaxlmm.lmm(case["formula"], load_data(case), method=case["method"], residual=text)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_recorded_marginal_models(name):
+    """mmrm and nlme: log-likelihood to 1e-6, coefficients to 1e-5 of their SE, SE to 1e-5, covariances to 1e-4."""
+    case, fit = fitted(name)
+    assert fit.engine == "marginal" and fit.converged
+    assert fit.loglik == pytest.approx(case["loglik"], abs=1e-6)
+    se = np.array(list(case["se"].values()))
+    np.testing.assert_allclose(fit.coef, list(case["fixef"].values()), rtol=0, atol=1e-5 * se.min())
+    np.testing.assert_allclose(fit.se, se, rtol=1e-5)
+    recorded = np.array(case["theta"]["cov"])
+    np.testing.assert_allclose(fit.varcorr().residual.cov, recorded, rtol=1e-4, atol=1e-4 * np.abs(recorded).max())
+
+
+@pytest.mark.smoke
+def test_a_trial_by_formula():
+    data = jaxlmm.datasets.load("fev_data", "dict")
+    fit = jaxlmm.lmm("FEV1 ~ RACE + ARMCD * AVISIT", data, residual="us(AVISIT | USUBJID)")
+    assert fit.engine == "marginal" and fit.sigma is None
+    text = str(fit.summary())
+    for words in ("Residual: us(AVISIT | USUBJID)", "USUBJID, 197", "Residual covariance:", "VIS4"):
+        assert words in text
+    varcorr = fit.varcorr()
+    assert varcorr.residual.columns == ("VIS1", "VIS2", "VIS3", "VIS4")
+    np.testing.assert_allclose(varcorr.residual.cov, fit.estimate.residual)
+    boot = fit.bootstrap(3, seed=1)
+    assert boot.names == fit.coef_names
+    assert fit.refit(fit.simulate(2, seed=1)).converged.all()
+
+
+@pytest.mark.parametrize(
+    ("residual", "words"),
+    [
+        ("us(visit)", "expected one structure"),
+        ("us(visit | arm / id)", "by arm"),
+        ("(visit | id)", "expected one structure"),
+        ("us(visit + arm | id)", "expected one structure"),
+        ("nope(visit | id)", "nope is not a known"),
+        ("us(visit | arm)", "rows with 'visit'"),
+        ("us(week | id)", "week"),
+        (3, "must be text"),
+    ],
+)
+def test_bad_residuals_get_one_sentence(residual, words):
+    rng = np.random.default_rng(4)
+    rows = {"id": np.repeat(np.arange(9), 3), "visit": np.tile(["a", "b", "c"], 9), "y": rng.normal(size=27)}
+    rows["arm"] = rows["id"] % 2
+    with pytest.raises(jaxlmm.JaxlmmError, match=words):
+        jaxlmm.lmm("y ~ arm", rows, residual=residual)
+
+
+def test_the_marginal_engine_refuses_random_effects():
+    y, X, subject, visit, _ = data()
+    with pytest.raises(jaxlmm.DataError, match="marginal"):
+        Model(
+            y, X, [jaxlmm.Term(np.ones(len(y)), subject)], Residual(Unstructured(), subject, visit), engine="marginal"
+        )
