@@ -101,9 +101,8 @@ def estimate(model: Model, method: str = "REML", start: np.ndarray | None = None
         return Ends(*(np.stack(column) for column in zip(*columns, strict=True)))
 
     s = spec.start if start is None else _from_theta(spec, model, np.asarray(start, float), prepared.basis) / scale
-    ends, dual = Search(spec, packing, scale, run).optimum(
-        np.zeros(1, int), s[None], start is None, has_few_groups(model)
-    )
+    search = Search(spec, packing, scale, run)
+    ends, dual = search.optimum(np.zeros(1, int), s[None], start is None, says_little(model))
     point = packing.unpack(ends.best)
     with np.errstate(all="ignore"):  # rows that are not finite are NaN in the end
         found = in_units(spec, prepared.basis, scale, point, ends, dual)

@@ -4,13 +4,82 @@ from __future__ import annotations
 
 from .base import Covariance
 from .basic import CompoundSymmetry, Diagonal, Identity, Unstructured
+from .helpers import distances, powers
+from .heterogeneous import (
+    BandedUnstructured,
+    FactorAnalytic,
+    HeterogeneousCompoundSymmetry,
+    HuynhFeldt,
+    ReducedRank,
+)
+from .serial import (
+    AnteDependence,
+    Autoregressive,
+    AutoregressiveMovingAverage,
+    HeterogeneousAnteDependence,
+    HeterogeneousAutoregressive,
+    HeterogeneousToeplitz,
+    Toeplitz,
+)
+from .spatial import ContinuousAutoregressive, Exponential, Gaussian, Matern, OrnsteinUhlenbeck, Spherical
 
+# Names as in mmrm, and those of glmmTMB that do not mean something else there (its toep and cs are heterogeneous).
 NAMES: dict[str, type[Covariance]] = {
     "us": Unstructured,
+    "us_banded": BandedUnstructured,
     "diag": Diagonal,
     "homdiag": Identity,
     "iid": Identity,
     "cs": CompoundSymmetry,
+    "homcs": CompoundSymmetry,
+    "csh": HeterogeneousCompoundSymmetry,
+    "hf": HuynhFeldt,
+    "ar1": Autoregressive,
+    "ar1h": HeterogeneousAutoregressive,
+    "hetar1": HeterogeneousAutoregressive,
+    "ad": AnteDependence,
+    "adh": HeterogeneousAnteDependence,
+    "toep": Toeplitz,
+    "homtoep": Toeplitz,
+    "toeph": HeterogeneousToeplitz,
+    "arma11": AutoregressiveMovingAverage,
+    "rr": ReducedRank,
+    "fa": FactorAnalytic,
+    "ou": OrnsteinUhlenbeck,
+    "car1": ContinuousAutoregressive,
+    "exp": Exponential,
+    "sp_exp": Exponential,
+    "gau": Gaussian,
+    "sp_gau": Gaussian,
+    "sp_sph": Spherical,
+    "matern": Matern,
 }
 
-__all__ = ["NAMES", "CompoundSymmetry", "Covariance", "Diagonal", "Identity", "Unstructured"]
+__all__ = [
+    "NAMES",
+    "AnteDependence",
+    "Autoregressive",
+    "AutoregressiveMovingAverage",
+    "BandedUnstructured",
+    "CompoundSymmetry",
+    "ContinuousAutoregressive",
+    "Covariance",
+    "Diagonal",
+    "Exponential",
+    "FactorAnalytic",
+    "Gaussian",
+    "HeterogeneousAnteDependence",
+    "HeterogeneousAutoregressive",
+    "HeterogeneousCompoundSymmetry",
+    "HeterogeneousToeplitz",
+    "HuynhFeldt",
+    "Identity",
+    "Matern",
+    "OrnsteinUhlenbeck",
+    "ReducedRank",
+    "Spherical",
+    "Toeplitz",
+    "Unstructured",
+    "distances",
+    "powers",
+]
