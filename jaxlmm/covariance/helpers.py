@@ -1,0 +1,118 @@
+"""What structures are made of: powers, distances and roots whose derivatives are finite everywhere."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.custom_derivatives import SymbolicZero
+
+from ..parameters import module_of
+
+TINY = 1e-100  # variances below are zero: the second derivative of their root would overflow
+
+
+def powers(rho: Any, lag: Any) -> Array:
+    """``rho ** |lag|`` with a finite value, gradient and Hessian at rho = 0, where ``**`` has NaN.
+
+    Parameters
+    ----------
+    rho : number or array; may be negative where lags are integers (of any dtype), and is NaN there otherwise
+    lag : array that broadcasts with `rho`, of either sign
+
+    Returns
+    -------
+    array of the shape of both; ``0 ** 0`` is one
+
+    Notes
+    -----
+    At rho = 0 the k-th derivative of ``rho ** lag`` is infinite when ``lag < k`` is not an integer; it is zero here.
+    """
+    return _power(jnp.asarray(rho, float), _size(module_of(lag).asarray(lag, dtype=float)))
+
+
+@jax.custom_jvp
+def _power(base: Array, exponent: Any) -> Array:
+    """``base ** exponent``, zero where the base is zero and the exponent is not."""
+    size = jnp.abs(base)
+    value = jnp.where(size > 0, jnp.power(jnp.where(size > 0, size, 1.0), exponent), jnp.where(exponent == 0, 1.0, 0.0))
+    parity = jnp.mod(exponent, 2.0)
+    of_negative = jnp.where(parity == 0, value, jnp.where(parity == 1, -value, jnp.nan))
+    return jnp.where(base < 0, of_negative, value)
+
+
+@partial(_power.defjvp, symbolic_zeros=True)
+def _power_jvp(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
+    (base, exponent), (dbase, dexponent) = primals, tangents
+    value = _power(base, exponent)
+    tangent = jnp.zeros_like(value)
+    if not isinstance(dbase, SymbolicZero):
+        # the exponent of the derivative falls by one until it is zero, there the next derivative is zero
+        tangent += jnp.where(exponent == 0, 0.0, exponent * _power(base, exponent - 1.0)) * dbase
+    if not isinstance(dexponent, SymbolicZero):
+        tangent += value * jnp.log(jnp.where(base > 0, base, 1.0)) * dexponent
+    return value, tangent
+
+
+def _size(x: Any) -> Any:
+    """Absolute values, with a derivative of zero at zero (that of ``abs`` is one there)."""
+    return x * module_of(x).sign(x)
+
+
+def distances(coords: Any) -> Any:
+    """Euclidean distances (m, m) between points, with finite derivatives at distance zero (which are zero there).
+
+    Parameters
+    ----------
+    coords : (m,) positions on a line, or (m, d) points; NumPy in gives NumPy out, a constant to compiled code
+    """
+    xp = module_of(coords)
+    points = xp.asarray(coords, dtype=float)
+    gaps = points[:, None] - points[None, :]
+    if points.ndim == 1:
+        return _size(gaps)
+    squares = xp.sum(gaps**2, -1)
+    apart = squares > 0
+    return xp.where(apart, xp.sqrt(xp.where(apart, squares, 1.0)), 0.0)
+
+
+def standard_deviations(variances: Array) -> Array:
+    """Square roots; the derivative at a variance of zero, which is infinite, is taken to be zero.
+
+    In the solver's coordinate s, with ``variance = s**2``, the root is |s|: zero is the mean of its two slopes.
+    """
+    positive = variances > TINY
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, variances, 1.0)), 0.0)
+
+
+def same(levels: Any) -> Any:
+    """Whether two levels are the same (m, m)."""
+    return levels[:, None] == levels[None, :]
+
+
+def of_levels(values: Array, levels: Any) -> Array:
+    """Entries of a vector (q,) at `levels` (m,); nothing is gathered when they are known to be 0, ..., q-1."""
+    return values if _is_all(levels, values.shape[0]) else values[levels]
+
+
+def submatrix(matrix: Array, levels: Any) -> Array:
+    """Rows and columns of a matrix (q, q) at `levels` (m,)."""
+    return matrix if _is_all(levels, matrix.shape[0]) else matrix[levels[:, None], levels[None, :]]
+
+
+def _is_all(levels: Any, q: int) -> bool:
+    return isinstance(levels, np.ndarray) and np.array_equal(levels, np.arange(q))
+
+
+def covariances(variances: Array, correlations: Array, levels: Any) -> Array:
+    """Covariance matrix (m, m) from the variances (q,) of all levels and the correlations (m, m) between `levels`.
+
+    The diagonal is the variances themselves, smooth where one of them is zero.
+    """
+    v = of_levels(variances, levels)
+    sd = standard_deviations(v)
+    return jnp.where(same(levels), v[:, None], correlations * sd[:, None] * sd[None, :])

@@ -1,0 +1,174 @@
+"""Structures over levels that differ in variance or share factors: csh, Huynh-Feldt, banded, reduced rank."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Annotated, Any, TypeVar
+
+import jax.numpy as jnp
+from jax import Array
+
+from ..errors import JaxlmmError
+from ..parameters import FactorKind, Field, IntervalKind, Real, Variance, each_level
+from .base import Covariance
+from .basic import _lowest
+from .helpers import covariances, of_levels, same, submatrix
+
+Class = TypeVar("Class", bound=type[Covariance])
+
+
+class HeterogeneousCompoundSymmetry(Covariance):
+    """A variance a level and one correlation, ``sd_i sd_j correlation`` (mmrm csh, SAS CSH, glmmTMB cs).
+
+    The correlation may be as low as -1/(q-1).
+    """
+
+    variances: Annotated[Variance, each_level]
+    correlation: Annotated[Array, IntervalKind(_lowest, 1.0)]
+
+    def matrix(self, levels: Any) -> Array:
+        """Covariances between `levels`, integer positions."""
+        return covariances(self.variances, jnp.where(same(levels), 1.0, self.correlation), levels)
+
+
+class HuynhFeldt(Covariance):
+    """Spherical: ``(variance_i + variance_j) / 2 - contrast`` for i != j (SAS HF; Huynh & Feldt 1970).
+
+    All normalised contrasts between levels have the variance `contrast`, SAS's lambda, and are uncorrelated. The
+    variances of the levels are not free of each other (with three levels, 1, 0.01 and 0.01 cannot be), so the
+    parameters are `contrast`; `differences`, the variances of levels 1, ..., q-1 minus that of level 0 in units of
+    `contrast`; and `mean`, the variance of the mean over the levels when the contrasts are known. Any values give a
+    covariance matrix. With ``d = (0, differences) - their mean``, the variances are (derived here)
+    ``mean + contrast (d_i + (q-1)/q + sum(d**2)/4)``. Equal variances are compound symmetry.
+    """
+
+    contrast: Variance
+    mean: Variance
+    differences: Annotated[Real, each_level - 1]
+
+    def variances(self) -> Array:
+        """Variances (q,) of the levels."""
+        d = jnp.concatenate([jnp.zeros(1), self.differences])
+        q, d = len(d), d - jnp.mean(d)
+        return self.mean + self.contrast * (d + (q - 1) / q + 0.25 * jnp.sum(d**2))
+
+    def natural(self) -> Array:
+        """Variances (q,) of the levels and lambda, the parameters of SAS."""
+        return jnp.append(self.variances(), self.contrast)
+
+    def matrix(self, levels: Any) -> Array:
+        """Covariances between `levels`, integer positions."""
+        v = of_levels(self.variances(), levels)
+        return 0.5 * (v[:, None] + v[None, :]) - jnp.where(same(levels), 0.0, self.contrast)
+
+
+class _FieldsByOption:
+    """The class attribute `fields` of a structure whose first field has a kind that depends on an option."""
+
+    def __init__(self, fields: tuple[Field, ...], kind: Callable[[Any], FactorKind]):
+        self.fields, self.kind = fields, kind
+
+    def __get__(self, structure: Any, owner: Any = None) -> tuple[Field, ...]:
+        if structure is None:
+            return self.fields
+        first, *others = self.fields
+        return dataclasses.replace(first, kind=self.kind(structure)), *others
+
+
+def first_kind(kind: Callable[[Any], FactorKind]) -> Callable[[Class], Class]:
+    """Class decorator: the kind of the first field is a function of the structure, of its static options."""
+
+    def decorate(cls: Class) -> Class:
+        cls.fields = _FieldsByOption(cls.fields, kind)  # type: ignore[assignment]
+        return cls
+
+    return decorate
+
+
+def _check_count(structure: Covariance, name: str) -> None:
+    count = getattr(structure, name)
+    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+        raise JaxlmmError(f"{type(structure).__name__}: expected {name} = 1, 2, ..., found {count!r}")
+
+
+@first_kind(lambda self: FactorKind(bands=self.bands))
+class BandedUnstructured(Covariance):
+    """Any covariance matrix in which levels that are `bands` or more apart are uncorrelated (SAS UN(q)).
+
+    Parameters
+    ----------
+    bands : number of diagonals, the main one included: 1 is diagonal, 2 has neighbours correlated
+
+    Notes
+    -----
+    A positive definite matrix is banded if and only if its Cholesky factor is (Golub & Van Loan 2013, section 4.3),
+    whose entries are the coordinates. SAS's covariances themselves need not give a positive definite matrix.
+    """
+
+    covariance: Annotated[Array, FactorKind()]
+    bands: int = 2
+
+    def __post_init__(self) -> None:
+        _check_count(self, "bands")
+
+    def matrix(self, levels: Any) -> Array:
+        """Covariances between `levels`, integer positions."""
+        return submatrix(self.covariance, levels)
+
+
+@first_kind(lambda self: FactorKind(rank=self.d))
+class ReducedRank(Covariance):
+    """Covariances of rank d, ``loadings loadings'`` with (q, d) loadings (glmmTMB rr, SAS FA0(d)).
+
+    Loadings are identified up to rotation; the coordinates are those with zeros above the diagonal. The parameter is
+    the covariance matrix itself; it is always singular, so this is for random effects and not for residuals.
+
+    Parameters
+    ----------
+    d : rank, the number of latent factors
+    """
+
+    covariance: Annotated[Array, FactorKind()]
+    d: int = 2
+
+    def __post_init__(self) -> None:
+        _check_count(self, "d")
+
+    def matrix(self, levels: Any) -> Array:
+        """Covariances between `levels`, integer positions."""
+        return submatrix(self.covariance, levels)
+
+
+@first_kind(lambda self: FactorKind(rank=self.d))
+class FactorAnalytic(Covariance):
+    """Covariances of d common factors and a variance of its own for each level, ``loadings loadings' + D`` (SAS FA(d)).
+
+    The parameters are the covariance matrix of the common part, of rank d as in `ReducedRank`, and the variances
+    in D, which may be zero. Identified only where these are not more than the q (q+1)/2 of an unstructured matrix.
+
+    Parameters
+    ----------
+    d : number of common factors
+    """
+
+    common: Annotated[Array, FactorKind()]
+    variances: Annotated[Variance, each_level]
+    d: int = 1
+
+    def __post_init__(self) -> None:
+        _check_count(self, "d")
+
+    def matrix(self, levels: Any) -> Array:
+        """Covariances between `levels`, integer positions."""
+        own = jnp.where(same(levels), of_levels(self.variances, levels)[:, None], 0.0)
+        return submatrix(self.common, levels) + own
+
+
+__all__ = [
+    "BandedUnstructured",
+    "FactorAnalytic",
+    "HeterogeneousCompoundSymmetry",
+    "HuynhFeldt",
+    "ReducedRank",
+]

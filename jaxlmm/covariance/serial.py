@@ -1,0 +1,195 @@
+"""Structures over ordered levels, such as visits: autoregressive, ante-dependent, Toeplitz.
+
+All take the positions 0, 1, ... of the levels, in any order and with gaps. Formulas as in the documentation of mmrm
+("Covariance types") and of SAS PROC MIXED ("Covariance structures", table of the REPEATED statement).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from ..parameters import Correlation, Variance, each_level, module_of
+from .base import Covariance
+from .helpers import covariances, distances, powers, submatrix
+
+SHORT = 4  # recursions up to this length are written out; the time to compile longer ones does not grow
+
+
+def _is_short(steps: Array) -> bool:
+    return steps.shape[0] <= SHORT
+
+
+class Autoregressive(Covariance):
+    """First-order autoregressive, ``variance * correlation**|i - j|`` (mmrm ar1, SAS AR(1))."""
+
+    variance: Variance
+    correlation: Correlation
+
+    def matrix(self, levels: Any) -> Array:
+        """Covariances between `levels`, integer positions."""
+        return self.variance * powers(self.correlation, distances(levels))
+
+
+class HeterogeneousAutoregressive(Covariance):
+    """First-order autoregressive correlations, ``sd_i sd_j correlation**|i - j|`` (mmrm ar1h, SAS ARH(1))."""
+
+    variances: Annotated[Variance, each_level]
+    correlation: Correlation
+
+    def matrix(self, levels: Any) -> Array:
+        """Covariances between `levels`, integer positions."""
+        return covariances(self.variances, powers(self.correlation, distances(levels)), levels)
+
+
+def _next_row(row: Any, now: Any) -> tuple[Any, Any]:
+    """Products along the path to the next level, from those to this one."""
+    step, unit = now
+    row = step * row + unit
+    return row, row
+
+
+def _along_path(steps: Array, levels: Any) -> Array:
+    """Products of the correlations of neighbours (q-1,) along the path between any two of `levels`."""
+    units = np.eye(steps.shape[0] + 1)
+    _, rows = jax.lax.scan(_next_row, jnp.asarray(units[0]), (steps, units[1:]), unroll=_is_short(steps))
+    lower = jnp.concatenate([units[:1], rows])
+    return submatrix(lower + lower.T - units, levels)
+
+
+class AnteDependence(Covariance):
+    """First-order ante-dependence, ``variance * prod_{k=i}^{j-1} correlation_k`` for i < j (mmrm ad; Gabriel 1962).
+
+    Each level depends on those before it through its neighbour only, as strongly as that neighbour's correlation.
+    """
+
+    variance: Variance
+    correlations: Annotated[Correlation, each_level - 1]
+
+    def matrix(self, levels: Any) -> Array:
+        """Covariances between `levels`, integer positions."""
+        return self.variance * _along_path(self.correlations, levels)
+
+
+class HeterogeneousAnteDependence(Covariance):
+    """Ante-dependence, ``sd_i sd_j prod_{k=i}^{j-1} correlation_k`` for i < j (mmrm adh, SAS ANTE(1); Kenward 1987)."""
+
+    variances: Annotated[Variance, each_level]
+    correlations: Annotated[Correlation, each_level - 1]
+
+    def matrix(self, levels: Any) -> Array:
+        """Covariances between `levels`, integer positions."""
+        return covariances(self.variances, _along_path(self.correlations, levels), levels)
+
+
+def _next_lag(state: Any, now: Any) -> tuple[Any, Any]:
+    """One step of `autocorrelations`, in vectors of full length so that it can be compiled once for all lags."""
+    phi, reverse, recent, error = state  # coefficients from the first and from the last, latest autocorrelations first
+    partial, unit = now
+    new = jnp.sum(phi * recent) + partial * error
+    longer = jnp.append(partial, (reverse - partial * phi)[:-1])
+    phi = phi - partial * reverse + partial * unit
+    return (phi, longer, jnp.append(new, recent[:-1]), error * (1.0 - partial**2)), new
+
+
+def autocorrelations(partial: Array) -> Array:
+    """Autocorrelations (q,) at lags 0, ..., q-1 from partial autocorrelations (q-1,) at lags 1, ..., q-1.
+
+    The Durbin-Levinson recursion backwards (Barndorff-Nielsen & Schou 1973, Monahan 1984): with phi the coefficients
+    of the best linear prediction from the last k values and v its relative error variance,
+    ``r[k+1] = sum_j phi[j] r[k+1-j] + partial[k+1] v``, then ``phi[j] -= partial[k+1] phi[k+1-j]``,
+    ``phi[k+1] = partial[k+1]`` and ``v *= 1 - partial[k+1]**2``. It maps the cube (-1, 1)**(q-1) one to one onto the
+    positive definite Toeplitz correlation matrices, and its closure into the semidefinite ones; it is a polynomial,
+    smooth at the edges too.
+    """
+    n = partial.shape[0]
+    if n == 0:
+        return jnp.ones(1)
+    zero = jnp.zeros(n)
+    start = (zero, zero, zero, jnp.ones(()))
+    _, found = jax.lax.scan(_next_lag, start, (partial, np.eye(n)), unroll=_is_short(partial))
+    return jnp.append(1.0, found)
+
+
+def _lags(levels: Any) -> Any:
+    return abs(levels[:, None] - levels[None, :])
+
+
+class Toeplitz(Covariance):
+    """A covariance for every lag, ``autocovariance[|i - j|]`` (mmrm toep, SAS TOEP, glmmTMB homtoep).
+
+    The parameters are the variance and the partial autocorrelations, which are free of each other: any values in
+    (-1, 1) give a positive definite matrix, see `autocorrelations`.
+    """
+
+    variance: Variance
+    partial: Annotated[Correlation, each_level - 1]
+
+    def natural(self) -> Array:
+        """Autocovariances (q,) at lags 0, ..., q-1, the parameters of SAS."""
+        return self.variance * autocorrelations(self.partial)
+
+    def matrix(self, levels: Any) -> Array:
+        """Covariances between `levels`, integer positions."""
+        return self.natural()[_lags(levels)]
+
+
+class HeterogeneousToeplitz(Covariance):
+    """A correlation for every lag, ``sd_i sd_j autocorrelation[|i - j|]`` (mmrm toeph, SAS TOEPH, glmmTMB toep).
+
+    The parameters are variances and partial autocorrelations, see `Toeplitz`.
+    """
+
+    variances: Annotated[Variance, each_level]
+    partial: Annotated[Correlation, each_level - 1]
+
+    def natural(self) -> Array:
+        """Variances (q,) and autocorrelations (q-1,) at lags 1, ..., q-1, the parameters of SAS."""
+        return jnp.concatenate([self.variances, autocorrelations(self.partial)[1:]])
+
+    def matrix(self, levels: Any) -> Array:
+        """Covariances between `levels`, integer positions."""
+        return covariances(self.variances, autocorrelations(self.partial)[_lags(levels)], levels)
+
+
+class AutoregressiveMovingAverage(Covariance):
+    """First-order autoregressive moving average, ``variance * gamma * correlation**(|i - j| - 1)`` (SAS ARMA(1,1)).
+
+    SAS's gamma is the correlation at lag one. Its range depends on `correlation`: the spectral density
+    ``1 + 2 gamma (cos w - correlation) / (1 - 2 correlation cos w + correlation**2)`` is monotone in cos w and not
+    negative at both ends if and only if ``gamma = (correlation + smoothness) / 2`` with `smoothness` in [-1, 1]
+    (derived here). At ``smoothness = correlation`` it is AR(1), at correlation 0 a moving average; at the ends the
+    process has no power at the lowest (-1) or highest (1) frequency: its moving average is not invertible.
+    """
+
+    variance: Variance
+    correlation: Correlation
+    smoothness: Correlation
+
+    def natural(self) -> Array:
+        """Variance, gamma and correlation, the parameters of SAS."""
+        return jnp.stack([self.variance, 0.5 * (self.correlation + self.smoothness), self.correlation])
+
+    def matrix(self, levels: Any) -> Array:
+        """Covariances between `levels`, integer positions."""
+        variance, gamma, correlation = self.natural()
+        lag = _lags(levels)
+        xp = module_of(lag)
+        decay = powers(correlation, xp.maximum(lag - 1, 0))
+        return variance * jnp.where(lag == 0, 1.0, gamma * decay)
+
+
+__all__ = [
+    "AnteDependence",
+    "Autoregressive",
+    "AutoregressiveMovingAverage",
+    "HeterogeneousAnteDependence",
+    "HeterogeneousAutoregressive",
+    "HeterogeneousToeplitz",
+    "Toeplitz",
+    "autocorrelations",
+]

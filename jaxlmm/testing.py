@@ -1,0 +1,218 @@
+"""Checks that authors of covariance structures can put their own through; needs no test framework.
+
+>>> import jaxlmm
+>>> from jaxlmm.testing import check_covariance
+>>> check_covariance(jaxlmm.Unstructured())
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from .covariance import Covariance
+from .parameters import IntervalKind
+
+__all__ = ["check_covariance"]
+
+RANDOM = 3  # points with random values
+STEP = 1e-5  # of finite differences
+ROUNDING = 1e-9  # relative to the largest entry of a matrix
+FAR = 5.0  # how much further out a coordinate without bounds is tried
+
+
+def check_covariance(structure: Covariance, dim: int = 4, coords: Any = None, seed: int = 0) -> None:
+    """Check everything that jaxlmm assumes of a covariance structure; silent when all is well.
+
+    The optimiser and all inference differentiate `matrix` twice, start it where correlations are zero and may push
+    variances to zero and correlations to their limits. So at random values, at the start, at correlation zero and with
+    each coordinate at each end of its range, the matrix has to be finite, symmetric and positive semidefinite, and
+    its first and second derivatives in the coordinates of the solver and of ``fit.theta`` have to be finite. It has
+    to be proportional to its `Variance` and `CovarianceMatrix` fields together, to belong to the `levels` that are
+    asked for (any of them, in any order: subjects miss visits), and values have to survive the way to
+    unconstrained coordinates and back. Derivatives are compared with finite differences, for those who write rules
+    of their own.
+
+    Common causes of a failure: ``rho ** abs(i - j)`` has NaN derivatives at rho = 0, and so has the square root of a
+    sum of squares at distance zero (`jaxlmm.covariance.powers` and `jaxlmm.covariance.distances` do not); a field
+    that is a standard deviation instead of a variance; correlations that are bounded one by one, but not jointly.
+
+    Parameters
+    ----------
+    structure : Covariance
+        A structure without values, such as ``OrnsteinUhlenbeck()``.
+    dim : int
+        Number of levels.
+    coords : array (m,) or (m, d), optional
+        Where to evaluate `matrix`, for structures over coordinates; default the positions 0, 1, ..., dim-1.
+    seed : int
+        Of the random values.
+
+    Raises
+    ------
+    AssertionError
+        With the name of the structure, what is wrong, and at which values of its fields.
+    JaxlmmError
+        When `structure` is not a covariance structure, or has values.
+    """
+    structure = Covariance.checked(structure, "check_covariance")
+    levels = np.arange(dim, dtype=np.int32) if coords is None else np.asarray(coords)
+    try:
+        with jax.enable_x64(True):
+            _Trial(structure, dim, levels, np.random.default_rng(seed)).run()
+    except AssertionError:
+        raise
+    except Exception as error:  # raised by the author's code, or about it
+        error.add_note(f"while jaxlmm.testing.check_covariance looked at {structure!r}")
+        raise
+
+
+class _Derivatives(NamedTuple):
+    """Matrices (b, m, m) with their first and second derivatives (b, m, m, k) and (b, m, m, k, k)."""
+
+    value: np.ndarray
+    gradient: np.ndarray
+    Hessian: np.ndarray
+
+
+class _Trial:
+    """One structure at some levels; s are coordinates of the solver (k,), theta public ones."""
+
+    def __init__(self, structure: Covariance, dim: int, levels: np.ndarray, rng: np.random.Generator):
+        self.structure, self.dim, self.levels, self.rng = structure, dim, levels, rng
+        self.size = structure.size(dim)
+
+    def run(self) -> None:
+        """All checks, in an order in which the first that fails is the most telling."""
+        self._check_form()
+        thetas = self.rng.normal(size=(RANDOM, self.size))
+        points = self._points(thetas)
+        step = STEP * np.eye(self.size)
+        found = self._derivatives(self.structure.from_solver, [*points, *points[0] + step, *points[0] - step])
+        for s, G in zip(points, found.value, strict=False):
+            self._check_matrix(s, G)
+        self._check_finite(points, "the solver", found)
+        self._check_slopes(points[0], found)
+        again = [self._round_trip(s) for s in points]
+        self._check_finite(points, "fit.theta", self._derivatives(self.structure.from_public, again))
+        for s, theta, other in zip(points, thetas, again, strict=False):
+            self._require(np.allclose(theta, other, atol=1e-7), "values do not survive the way to fit.theta", s)
+        self._check_levels(points[0], found.value[0])
+        self._check_scale(points[0], found.value[0])
+
+    def _bound(self, s: Any) -> Covariance:
+        return self.structure.from_solver(jnp.asarray(s), self.dim)
+
+    def _points(self, thetas: np.ndarray) -> list[np.ndarray]:
+        """Random points, the start, one without correlation, and one at each end of each coordinate."""
+        bound = [self.structure.from_public(jnp.asarray(theta), self.dim) for theta in thetas]
+        inside = [structure.to_solver(self.dim) for structure in bound]
+        zero = {f.name: np.zeros(f.shape(self.dim)) for f in self.structure.fields if self._contains_zero(f.kind)}
+        apart = self.rng.choice([-1.0, 1.0], size=self.size) * np.maximum(np.abs(inside[0]), 0.1)
+        without = bound[0].bind(zero).to_solver(self.dim)
+        return [*inside, self.structure.start(self.dim), without, *self._ends(apart), *self._ends(-apart)]
+
+    def _contains_zero(self, kind: Any) -> bool:
+        return isinstance(kind, IntervalKind) and kind.start(self.dim) == 0.0
+
+    def _ends(self, s: np.ndarray) -> np.ndarray:
+        """Each coordinate in turn, and then all, at the end of its range that is on its side, or else far out."""
+        end = self.structure.snapped(s, self.dim, np.inf)
+        end = np.where(end == s, s + FAR * np.sign(s), end)
+        return np.concatenate([np.where(np.eye(self.size, dtype=bool), end, s), end[None]])
+
+    def _derivatives(self, chart: Callable[[Array, int], Covariance], points: list[np.ndarray]) -> _Derivatives:
+        """Everything at many points at once, differentiated as the optimiser does: forward over reverse."""
+
+        def matrix(s: Array) -> Array:
+            return jnp.asarray(chart(s, self.dim).matrix(self.levels))
+
+        def everything(s: Array) -> tuple[Array, Array, Array]:
+            return matrix(s), jax.jacrev(matrix)(s), jax.jacfwd(jax.jacrev(matrix))(s)
+
+        # compiling is what takes time: the code runs once
+        options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+        compiled = jax.jit(jax.vmap(everything), compiler_options=options)
+        return _Derivatives(*map(np.asarray, compiled(jnp.stack(points))))
+
+    def _require(self, good: Any, what: str, s: np.ndarray | None = None) -> None:
+        """Fail with the name of the structure and its values at s, unless `good`."""
+        if not good:
+            at = "" if s is None else f", at {self._bound(s)}"
+            raise AssertionError(f"{type(self.structure).__name__}: {what}{at}")
+
+    def _check_form(self) -> None:
+        """The structure can be part of compiled code, and `matrix` returns a real square matrix."""
+        try:
+            hash(self.structure)
+        except TypeError:
+            self._require(False, "options must be hashable (numbers, text, tuples), they are part of compiled code")
+        G, m = self._bound(self.structure.start(self.dim)).matrix(self.levels), len(self.levels)
+        shape, dtype = jnp.shape(G), jnp.result_type(G)
+        self._require(shape == (m, m), f"matrix(levels) has shape {shape}, expected {(m, m)} for {m} levels")
+        self._require(dtype == jnp.float64, f"matrix(levels) has entries of type {dtype}, expected float64")
+
+    def _check_matrix(self, s: np.ndarray, G: np.ndarray) -> None:
+        """Finite, symmetric and positive semidefinite."""
+        self._require(np.all(np.isfinite(G)), "matrix(levels) is not finite", s)
+        largest = np.max(np.abs(G), initial=0.0)
+        asymmetry = np.max(np.abs(G - G.T), initial=0.0)
+        self._require(asymmetry <= ROUNDING * largest, f"matrix(levels) is not symmetric (by {asymmetry:.3g})", s)
+        smallest = np.min(np.linalg.eigvalsh(G), initial=np.inf)
+        what = f"matrix(levels) is not positive semidefinite (it has the eigenvalue {smallest:.3g})"
+        self._require(smallest >= -ROUNDING * largest, what, s)
+
+    def _check_finite(self, points: list[np.ndarray], chart: str, found: _Derivatives) -> None:
+        for name, values in zip(found._fields, found, strict=True):
+            what = f"the {name} of matrix(levels) in the coordinates of {chart} is not finite"
+            for s, one in zip(points, values, strict=False):
+                self._require(np.all(np.isfinite(one)), what, s)
+
+    def _check_slopes(self, s: np.ndarray, found: _Derivatives) -> None:
+        """Derivatives agree with central differences; the last 2 k points are neighbours of the first."""
+        k = self.size
+        for name, below, exact in (("gradient", *found[:2]), ("Hessian", *found[1:])):
+            ahead, behind = below[len(below) - 2 * k : len(below) - k], below[len(below) - k :]
+            differences = np.moveaxis((ahead - behind) / (2.0 * STEP), 0, -1)
+            close = np.abs(differences - exact[0]) <= 1e-5 * np.max(np.abs(exact[0]), initial=1.0)
+            self._require(np.all(close), f"the {name} of matrix(levels) differs from its finite differences", s)
+
+    def _round_trip(self, s: np.ndarray) -> np.ndarray:
+        """Public coordinates of s, after the same natural values were found from everywhere."""
+        natural, canonical = self._bound(s), self.structure.canonical(s, self.dim)
+        public = self.structure.solver_to_public(canonical, self.dim)
+        ways = {
+            "natural values": self._bound(natural.to_solver(self.dim)),
+            "canonical coordinates of the solver": self._bound(canonical),
+            "fit.theta": self.structure.from_public(jnp.asarray(public), self.dim),
+        }
+        for way, other in ways.items():
+            for f in self.structure.fields:
+                value = np.asarray(getattr(natural, f.name))
+                error = np.max(np.abs(getattr(other, f.name) - value), initial=0.0)
+                good = error <= 1e-7 * np.max(np.abs(value), initial=1.0)
+                self._require(good, f"values of {f.name} do not survive the way to {way}", s)
+        return public
+
+    def _check_levels(self, s: np.ndarray, G: np.ndarray) -> None:
+        """Fewer levels in another order are the same rows and columns."""
+        some = self.rng.permutation(len(self.levels))[: max(1, len(self.levels) - 1)]
+        found = np.asarray(self._bound(s).matrix(self.levels[some]))
+        what = f"matrix(levels) at levels {self.levels[some].tolist()} is not that part of the matrix of all levels"
+        self._require(found.shape == (len(some), len(some)), f"{what}, it has shape {found.shape}")
+        self._require(np.allclose(found, G[np.ix_(some, some)], rtol=0, atol=ROUNDING * np.max(np.abs(G))), what, s)
+
+    def _check_scale(self, s: np.ndarray, G: np.ndarray) -> None:
+        """Four times the variances, or twice the standard deviations, make four times the matrix."""
+        natural = self._bound(s)
+        scales = {f.name: 4.0 * getattr(natural, f.name) for f in self.structure.fields if f.kind.has_scale}
+        sizes = [self.structure.scale(self.dim, np.ones(self.dim), sd) for sd in (1.0, 2.0)]
+        names = " and ".join(scales)
+        for other in (natural.bind(scales), self._bound(s * sizes[1] / sizes[0])):
+            good = np.allclose(other.matrix(self.levels), 4.0 * G if scales else G, rtol=1e-8, atol=0)
+            self._require(good, f"matrix(levels) is not homogeneous of degree one in its scales ({names})", s)
