@@ -20,20 +20,21 @@ from .model import Model, weighted
 from .objective import Spec, packing_of, scale_of
 from .optimize import Status
 from .responses import Design, Lane, Responses, Shared, basis_of
-from .stacking import Stack, stacks_of_models, stacks_of_responses
+from .stacking import Stack, stacks_of_models, stacks_of_responses, take
 
 ROUNDING = 1e-13  # of y less what X explains, relative to y: X fits y exactly
 
 
 @dataclass(frozen=True, eq=False)
 class Replicate:
-    """The numbers of one fit: loglik, coef (p,), vcov (p, p), theta (k,), varcorr (a (q, q) a term), sigma, status."""
+    """The numbers of one row of a `BatchFit`, by the same names."""
 
     loglik: float
     coef: np.ndarray
     vcov: np.ndarray
     theta: np.ndarray
     varcorr: tuple[np.ndarray, ...]
+    residual: np.ndarray
     sigma: float
     status: Status
 
@@ -51,6 +52,7 @@ class BatchFit:
     ----------
     loglik (b,), coef (b, p), vcov (b, p, p), theta (b, k), sigma (b,) : as in `jaxlmm.Fit`, NaN where not fitted
     varcorr : covariance matrices (b, q, q), one array a term
+    residual : (b, d, d) covariance of the residuals of a subject, sigma squared where they are independent
     status : (b,) `jaxlmm.Status`;  converged, singular : (b,) bool
     decrement, min_eigenvalue : (b,) certificate;  iterations : (b,) evaluations
     """
@@ -60,6 +62,7 @@ class BatchFit:
     vcov: np.ndarray
     theta: np.ndarray
     varcorr: tuple[np.ndarray, ...]
+    residual: np.ndarray
     sigma: np.ndarray
     status: np.ndarray
     singular: np.ndarray
@@ -76,7 +79,8 @@ class BatchFit:
         """One fit."""
         return Replicate(
             float(self.loglik[row]), self.coef[row], self.vcov[row], self.theta[row],
-            tuple(G[row] for G in self.varcorr), float(self.sigma[row]), Status(int(self.status[row])),
+            tuple(G[row] for G in self.varcorr), self.residual[row], float(self.sigma[row]),
+            Status(int(self.status[row])),
         )  # fmt: skip
 
     @property
@@ -113,15 +117,16 @@ class BatchFit:
         def nan(*shape: int) -> np.ndarray:
             return np.full((b, *shape), np.nan)
 
-        terms = spec.parts if spec.profiled else spec.parts[:-1]
+        dims = [dim for _, dim in spec.parts] + [1] * spec.profiled
+        covariances = tuple(nan(dim, dim) for dim in dims)
         return cls(
-            nan(), nan(p), nan(p, p), nan(k), tuple(nan(dim, dim) for _, dim in terms), nan(),
+            nan(), nan(p), nan(p, p), nan(k), covariances[:-1], covariances[-1], nan(),
             np.full(b, status, int), np.zeros(b, bool), nan(), nan(), np.zeros(b, int), names, kind,
         )  # fmt: skip
 
     def put(self, rows: np.ndarray, found: Estimates, ends: Ends, columns: np.ndarray) -> None:
         """Fill rows with what was found; `columns` are the positions of the coefficients."""
-        for name in ("loglik", "theta", "sigma", "status", "min_eigenvalue"):
+        for name in ("loglik", "theta", "residual", "sigma", "status", "min_eigenvalue"):
             getattr(self, name)[rows] = getattr(found, name)
         self.coef[np.ix_(rows, columns)] = found.coef
         self.vcov[np.ix_(rows, columns, columns)] = found.vcov
@@ -167,13 +172,9 @@ class Job:
         good = np.flatnonzero((stack.spread > ROUNDING) & (free > 0))
         bad = np.setdiff1d(np.arange(len(stack.rows)), good)
         self.out.status[rows[stack.rows[bad]]] = Status.BAD_RESPONSE
-        prepared = _take(stack.prepared, good)
+        prepared = take(stack.prepared, good)
         lanes = Lane(prepared, scale_of(self.spec, prepared.basis))
         self.fit(rows[stack.rows[good]], Shared(None, None), lanes, stack.few[good])
-
-
-def _take(tree: Any, rows: np.ndarray) -> Any:
-    return jax.tree_util.tree_map(lambda a: a[rows], tree)
 
 
 def refit_batch(
@@ -290,7 +291,7 @@ def _fit_shared(
     data = design.responses(Y, x)
     varies = data.residual_sd * np.sqrt(Y.shape[1]) > ROUNDING * size
     job.out.status[rows[good[~varies]]] = Status.BAD_RESPONSE
-    job.fit_responses(rows[good[varies]], design, data if varies.all() else _take(data, np.flatnonzero(varies)))
+    job.fit_responses(rows[good[varies]], design, data if varies.all() else take(data, np.flatnonzero(varies)))
 
 
 def fit_batch(

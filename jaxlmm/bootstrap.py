@@ -202,8 +202,8 @@ def _batch_of_one(estimate: Estimate) -> BatchFit:
     zero = np.zeros(1)
     return BatchFit(
         np.array([estimate.loglik]), estimate.coef[None], estimate.vcov[None], estimate.theta[None],
-        tuple(G[None] for G in estimate.covariances), np.array([sigma]), np.array([int(Status.CONVERGED)]),
-        np.zeros(1, bool), zero, zero, np.zeros(1, int),
+        tuple(G[None] for G in estimate.covariances), estimate.residual[None], np.array([sigma]),
+        np.array([int(Status.CONVERGED)]), np.zeros(1, bool), zero, zero, np.zeros(1, int),
     )  # fmt: skip
 
 

@@ -103,64 +103,63 @@ class Table:
 
     def stacks(self, model: Model) -> Iterator[Stack]:
         """Statistics, data sets of one padded number of groups together; `model` has the terms."""
-        inner = model.layout.inner
-        n, p = self.X.shape
-        lanes = self.lanes
-        counts = np.bincount(self.lane, minlength=lanes)
-        root = None if self.weights is None else np.sqrt(self.weights)
+        counts = np.bincount(self.lane, minlength=self.lanes)
+        charts = [
+            self._chart(self._rooted(z), t.structure.is_matrix) for z, t in zip(self.Z, model.random, strict=True)
+        ]
+        basis, columns, spread = self._basis(counts, charts)
+        Z = [np.einsum("ni,nij->nj", self._rooted(z), K[self.lane]) for z, (K, _) in zip(self.Z, charts, strict=True)]
 
-        def rooted(a: np.ndarray) -> np.ndarray:
-            return a if root is None else a * root[:, None]
-
-        X, y = rooted(self.X), rooted(self.y[:, None])
-        R, columns = orthogonalise(X, self.lane, lanes, np)
-        alias = 1.0 * (np.diagonal(R, axis1=0, axis2=1) == 0)  # (lanes, p)
-        c, left = project(columns, y, self.lane, lanes, np)
-        c = c[:, 0].T if p else np.zeros((lanes, 0))
-        residual = left[:, 0]
-        ss, total = group_sum(residual**2, self.lane, lanes, np), group_sum(y[:, 0] ** 2, self.lane, lanes, np)
-        free = np.maximum(counts - p + alias.sum(1), 1)
-        log_weights = np.zeros(lanes) if root is None else 2.0 * group_sum(np.log(root), self.lane, lanes, np)
-        R = np.transpose(R, (2, 1, 0)) + alias[:, :, None] * np.eye(p)
-        charts = [self._chart(rooted(z), t.structure.is_matrix) for z, t in zip(self.Z, model.random, strict=True)]
-        K, units_of_terms = tuple(chart[0] for chart in charts), tuple(chart[1] for chart in charts)
-        basis = Basis(R, c, log_weights, counts.astype(float), alias, np.sqrt(ss / free), K, units_of_terms)
-
-        Z = tuple(np.einsum("ni,nij->nj", rooted(z), k[self.lane]) for z, k in zip(self.Z, K, strict=True))
-        stacked = np.concatenate([Z[t] for t in inner], 1) if inner else np.zeros((n, 0))
         groups = int(self.group.max(initial=-1)) + 1
-        F, units = orthogonalise(stacked, self.group, groups, np)
-        B, rest = project(units, np.column_stack([*columns, residual]), self.group, groups, np)
-        E = _products(rest, self.lane, lanes)
-        spread = np.sqrt(ss) / np.where(total > 0, np.sqrt(total), 1.0)
+        inner = np.concatenate([np.zeros((len(self.y), 0)), *(Z[t] for t in model.layout.inner)], 1)
+        F, units = orthogonalise(inner, self.group, groups, np)
+        B, rest = project(units, columns, self.group, groups, np)
+        E = _products(rest, self.lane, self.lanes)
 
         home = np.zeros(groups, int)
         home[self.group] = self.lane
-        per_lane = np.bincount(home, minlength=lanes)
+        per_lane = np.bincount(home, minlength=self.lanes)
         position = np.arange(groups) - np.concatenate([[0], np.cumsum(per_lane)[:-1]])[home]
+        free = [t.dim for t in model.random if t.structure.is_matrix and t.dim > 1]
+        few = np.any([has_few_groups(dim, per_lane, counts) for dim in free] or [np.zeros(self.lanes, bool)], 0)
         shape = np.array([bucket(int(m)) for m in per_lane], int)
-        few = np.zeros(lanes, bool)
-        for term in model.random:
-            if term.structure.is_matrix and term.dim > 1:
-                few |= has_few_groups(term.dim, per_lane, counts)
         for size in np.unique(shape):
             rows = np.flatnonzero(shape == size)
-            index = np.full(lanes, -1)
-            index[rows] = np.arange(len(rows))
-            mine = np.flatnonzero(index[home] >= 0)
-
-            def spread_out(a: np.ndarray) -> np.ndarray:
-                out = np.zeros((len(rows), *a.shape[:-1], size))  # noqa: B023 used at once
-                out[index[home[mine]], ..., position[mine]] = np.moveaxis(a[..., mine], -1, 0)  # noqa: B023
-                return out
-
-            factor = Factor(spread_out(F), spread_out(B), E[rows][..., None])
+            place = _Place(rows, size, home, position, self.lanes)
+            factor = Factor(place(F), place(B), E[rows][..., None])
             parent = np.zeros((len(rows), size), np.int32)
-            shape_of = (inner, (), (), 1, p + 1)
+            meta = (model.layout.inner, (), (), 1, columns.shape[1])
             count = counts[rows].astype(float)
-            statistics = Grouped(count, factor, None, spread_out(np.ones(groups)), parent, None, shape_of)
-            own = jax.tree_util.tree_map(lambda leaf: leaf[rows], basis)  # noqa: B023
-            yield Stack(rows, Prepared(statistics, own), few[rows], spread[rows])
+            statistics = Grouped(count, factor, None, place(np.ones(groups)), parent, None, meta)
+            yield Stack(rows, Prepared(statistics, take(basis, rows)), few[rows], spread[rows])
+
+    def _rooted(self, a: np.ndarray) -> np.ndarray:
+        """Rows (n, .) multiplied by the square roots of the weights."""
+        return a if self.weights is None else a * np.sqrt(self.weights)[:, None]
+
+    def _sum(self, x: np.ndarray) -> np.ndarray:
+        return group_sum(x, self.lane, self.lanes, np)
+
+    def _basis(
+        self, counts: np.ndarray, charts: list[tuple[np.ndarray, np.ndarray]]
+    ) -> tuple[Basis, np.ndarray, np.ndarray]:
+        """Basis of every data set; the columns [Q, residual of y] (n, p + 1); and spread, see `Stack`."""
+        p, y = self.X.shape[1], self._rooted(self.y[:, None])
+        R, columns = orthogonalise(self._rooted(self.X), self.lane, self.lanes, np)
+        c, left = project(columns, y, self.lane, self.lanes, np)
+        alias = 1.0 * (np.diagonal(R, axis1=0, axis2=1) == 0)  # (lanes, p)
+        square, total = self._sum(left[:, 0] ** 2), self._sum(y[:, 0] ** 2)
+        basis = Basis(
+            R=np.transpose(R, (2, 1, 0)) + alias[:, :, None] * np.eye(p),
+            c=c[:, 0].T if p else np.zeros((self.lanes, 0)),
+            log_weights=np.zeros(self.lanes) if self.weights is None else self._sum(np.log(self.weights)),
+            n=counts.astype(float),
+            alias=alias,
+            residual_sd=np.sqrt(square / np.maximum(counts - p + alias.sum(1), 1)),
+            K=tuple(chart[0] for chart in charts),
+            units=tuple(chart[1] for chart in charts),
+        )
+        return basis, np.column_stack([*columns, left[:, 0]]), np.sqrt(square / np.where(total > 0, total, 1.0))
 
     def _chart(self, Z: np.ndarray, free: bool) -> tuple[np.ndarray, np.ndarray]:
         """See `conditioned`: K (lanes, q, q) and units (lanes, q)."""
@@ -171,6 +170,30 @@ class Table:
             return np.tile(np.eye(q), (self.lanes, 1, 1)), units
         F, _ = orthogonalise((Z * units[self.lane])[:, ::-1], self.lane, self.lanes, np)
         return inverse_chart(np.transpose(F, (2, 1, 0)) / np.sqrt(counts)[:, None, None], units)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Puts arrays with the groups of all data sets last (..., groups) into rows of some of them (b, ..., size)."""
+
+    rows: np.ndarray
+    size: int
+    home: np.ndarray
+    position: np.ndarray
+    lanes: int
+
+    def __call__(self, a: np.ndarray) -> np.ndarray:
+        index = np.full(self.lanes, -1)
+        index[self.rows] = np.arange(len(self.rows))
+        mine = np.flatnonzero(index[self.home] >= 0)
+        out = np.zeros((len(self.rows), *a.shape[:-1], self.size))
+        out[index[self.home[mine]], ..., self.position[mine]] = np.moveaxis(a[..., mine], -1, 0)
+        return out
+
+
+def take(tree: Any, rows: np.ndarray) -> Any:
+    """Rows of every array of a pytree."""
+    return jax.tree_util.tree_map(lambda a: a[rows], tree)
 
 
 def _products(W: np.ndarray, lane: np.ndarray, lanes: int) -> np.ndarray:

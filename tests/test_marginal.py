@@ -103,6 +103,7 @@ def test_batches(products, monkeypatch):
         one = fitting.estimate(model("dense").replace(y=Y[i], X=moved))
         assert fit.loglik[i] == pytest.approx(one.loglik, abs=1e-8)
         np.testing.assert_allclose(fit.coef[i], one.coef, rtol=1e-6)
+        np.testing.assert_allclose(fit.residual[i], one.residual, rtol=1e-5, atol=1e-7)
     assert np.isnan(fit.sigma).all()
 
 

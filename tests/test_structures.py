@@ -76,7 +76,7 @@ def test_every_structure_passes_the_property_test(structure):
     check_covariance(structure)
 
 
-@pytest.mark.parametrize("structure", OPTIONS, ids=short)
+@pytest.mark.parametrize("structure", [ReducedRank(d=4), Matern(nu=2.5), Matern(nu=np.inf)], ids=short)
 def test_options_pass_the_property_test(structure):
     check_covariance(structure, dim=3)
 
@@ -531,11 +531,11 @@ def test_powers_with_lags_that_are_not_integers():
     np.testing.assert_allclose(powers(0.3, lags), 0.3**lags, rtol=1e-15)
     np.testing.assert_array_equal(powers(0.0, lags), [1, 0, 0, 0])
     assert np.isnan(powers(-0.3, lags)).tolist() == [False, True, True, True]
-    for order in (jax.jacfwd, lambda f: jax.jacfwd(jax.jacrev(f))):
-        assert np.all(np.isfinite(order(lambda r: powers(r, lags))(jnp.asarray(0.0))))
-    along = jax.grad(lambda lag: powers(0.3, lag))
-    assert along(1.5) == pytest.approx(0.3**1.5 * np.log(0.3)) and along(-1.5) == pytest.approx(-along(1.5))
-    assert jax.grad(lambda lag: powers(0.0, lag))(1.5) == 0.0
+    derivatives = jax.jit(lambda r: (jax.jacfwd(powers)(r, lags), jax.jacfwd(jax.jacrev(powers))(r, lags)))
+    assert np.all(np.isfinite(derivatives(0.0)))
+    along = jax.jit(jax.grad(powers, 1))
+    assert along(0.3, 1.5) == pytest.approx(0.3**1.5 * np.log(0.3)) and along(0.3, -1.5) == -along(0.3, 1.5)
+    assert along(0.0, 1.5) == 0.0
     mapped = jax.vmap(powers, in_axes=(0, None))(jnp.array([0.0, 0.5]), lags)
     np.testing.assert_allclose(mapped, [[1, 0, 0, 0], 0.5**lags])
 
