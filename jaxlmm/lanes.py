@@ -26,7 +26,7 @@ from .optimize import Packing, State, Status, advance, initial_state
 from .responses import Lane, Shared, assemble
 
 # Capacity of a queue and the most slots: few sizes, so that few programs are compiled.
-SIZES = {"cpu": ((16, 16), (256, 64), (16384, 128))}
+SIZES = {"cpu": ((16, 16), (256, 64), (2048, 128), (16384, 128))}
 SIZES_OTHERWISE = ((1024, 1024), (65536, 16384))
 # Numbers that the slots may work with together: what a core's cache holds; on a GPU, what its memory holds.
 WORK = {"cpu": 2**15}

@@ -132,8 +132,15 @@ class _Trial:
         def matrix(s: Array) -> Array:
             return jnp.asarray(chart(s, self.dim).matrix(self.levels))
 
+        def gradient(s: Array) -> tuple[Array, tuple[Array, Array]]:
+            value, pull = jax.vjp(matrix, s)
+            units = jnp.eye(value.size).reshape(value.size, *value.shape)
+            slopes = jax.vmap(pull)(units)[0].reshape(*value.shape, s.size)
+            return slopes, (value, slopes)
+
         def everything(s: Array) -> tuple[Array, Array, Array]:
-            return matrix(s), jax.jacrev(matrix)(s), jax.jacfwd(jax.jacrev(matrix))(s)
+            Hessian, (value, slopes) = jax.jacfwd(gradient, has_aux=True)(s)
+            return value, slopes, Hessian
 
         # compiling is what takes time: the code runs once
         options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
