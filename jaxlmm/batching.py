@@ -216,7 +216,7 @@ def refit_batch(
         x = None if values is None else values[second]
         _refit_chunk(job, design, rows, Y[first], x, None if weights is None else weights[first], missing)
 
-    parts = chunks(count, n)
+    parts = chunks(count, design.floats)
     run([partial(task, rows) for rows in parts], [len(rows) for rows in parts], progress)
     return out
 
@@ -231,7 +231,7 @@ def fit_drawn(
     job = Job(spec, out, spec.start, np.arange(p))
     with jax.enable_x64(True):
         design = Design(model)
-    parts = chunks(count, len(model.y))
+    parts = chunks(count, design.floats)
 
     def task(rows: np.ndarray) -> None:
         job.fit_responses(rows, design, draw(design, rows))

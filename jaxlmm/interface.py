@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .covariance import NAMES, Covariance
+from .covariance import NAMES, OVER_COORDINATES, OVER_ORDER, Covariance
 from .design import Residual, Term
 from .errors import DataError, FormulaError
 from .formula import parse, parse_residual
@@ -87,7 +87,21 @@ def _structure(
 ) -> Covariance:  # fmt: skip
     """The covariance structure that a term asks for."""
     name = term.structure or "us"
+    if name in OVER_COORDINATES and known[name] is NAMES[name]:
+        raise FormulaError(
+            f"structure {name!r} is over times or places, which lmm() does not take yet; jaxlmm.Model takes "
+            "whole-number times as the position of Residual(...)", text, position,
+        )  # fmt: skip
+    if name in OVER_ORDER and isinstance(term, FrameTerm) and not _one_level_a_row(term.Z):
+        raise FormulaError(
+            f"structure {name!r} is over the levels of a factor; write {name}(0 + factor | group), not a numeric "
+            "column or an intercept", text, position,
+        )  # fmt: skip
     try:
         return known[name](**dict(term.options))  # type: ignore[arg-type]
     except TypeError as error:
         raise FormulaError(f"structure {name!r}: {error}", text, position) from None
+
+
+def _one_level_a_row(Z: np.ndarray) -> bool:
+    return bool(np.all((Z == 0) | (Z == 1)) and np.all(Z.sum(1) == 1))

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .engines import Varying, VaryingVisits
+from .engines import Grouped, Marginal, Varying, VaryingVisits
 from .engines.orthogonal import RANK_TOLERANCE
 from .model import Basis, Model, Prepared, orthonormal, prepare, weighted
 
@@ -87,6 +87,17 @@ class Design:
             Z = tuple(weighted(model, t.Z) @ K for t, K in zip(model.random, self.template.basis.K, strict=True))
             self.varying = Varying(self._Q, Z, model.layout, 2 if column else 1)
             self.size = len(self.template.statistics.weight)
+
+    @property
+    def floats(self) -> int:
+        """Numbers a data set has of its own: its rows and its statistics."""
+        statistics = self.template.statistics
+        own = 0
+        if isinstance(statistics, Grouped):
+            own = statistics.factor.F.shape[0] * self.size
+        elif isinstance(statistics, Marginal) and statistics.S is not None:
+            own = statistics.S.shape[0] * (self.model.X.shape[1] + 1)
+        return (1 + self.column) * (len(self.model.y) + own)
 
     def responses(self, Y: np.ndarray, x: np.ndarray | None = None) -> Responses:
         """Statistics of responses Y (b, n), with the last column x (b, n) of X where it varies; all finite."""

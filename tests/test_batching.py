@@ -98,7 +98,9 @@ def test_models_that_differ_in_everything_but_their_terms():
 
 
 def test_an_interrupt_returns_what_is_done(monkeypatch):
-    monkeypatch.setattr(jaxlmm.chunks, "CHUNK_FLOATS", 8 * N)
+    with jax.enable_x64(True):
+        floats = jaxlmm.responses.Design(design("uneven slopes")).floats
+    monkeypatch.setattr(jaxlmm.chunks, "CHUNK_FLOATS", 8 * floats)
     monkeypatch.setattr(jaxlmm.chunks, "workers", lambda: 1)
     Y = responses("uneven slopes")
     seen = []

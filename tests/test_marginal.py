@@ -154,6 +154,7 @@ def test_a_trial_by_formula():
         ("nope(visit | id)", "nope is not a known"),
         ("us(visit | arm)", "rows with 'visit'"),
         ("us(week | id)", "week"),
+        ("ou(visit | id)", "times or places"),
         (3, "must be text"),
     ],
 )
@@ -163,6 +164,13 @@ def test_bad_residuals_get_one_sentence(residual, words):
     rows["arm"] = rows["id"] % 2
     with pytest.raises(jaxlmm.JaxlmmError, match=words):
         jaxlmm.lmm("y ~ arm", rows, residual=residual)
+
+
+def test_ordered_structures_need_the_levels_of_a_factor():
+    rng = np.random.default_rng(5)
+    rows = {"id": np.repeat(np.arange(9), 3), "t": np.tile([1.0, 2.0, 3.0], 9), "y": rng.normal(size=27)}
+    with pytest.raises(jaxlmm.FormulaError, match="over the levels of a factor"):
+        jaxlmm.lmm("y ~ t + ar1(t | id)", rows)
 
 
 def test_the_marginal_engine_refuses_random_effects():

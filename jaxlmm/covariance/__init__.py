@@ -55,8 +55,13 @@ NAMES: dict[str, type[Covariance]] = {
     "matern": Matern,
 }
 
+OVER_ORDER = frozenset({"ar1", "ar1h", "hetar1", "ad", "adh", "toep", "homtoep", "toeph", "arma11", "us_banded"})
+OVER_COORDINATES = frozenset({"ou", "car1", "exp", "sp_exp", "gau", "sp_gau", "sp_sph", "matern"})
+
 __all__ = [
     "NAMES",
+    "OVER_COORDINATES",
+    "OVER_ORDER",
     "AnteDependence",
     "Autoregressive",
     "AutoregressiveMovingAverage",
