@@ -136,7 +136,8 @@ def test_balanced_groups_are_compressed_and_nothing_changes():
 def test_the_dense_engine_takes_any_residual():
     g, t = np.repeat(np.arange(5), 4), np.tile(np.arange(4), 5)
     keep = np.arange(20) != 6  # a visit missing
-    m = Model(np.arange(19.0) ** 1.5, np.ones((19, 1)), [], Residual(CompoundSymmetry(), g[keep], t[keep]))
+    residual = Residual(CompoundSymmetry(), g[keep], t[keep])
+    m = Model(np.arange(19.0) ** 1.5, np.ones((19, 1)), [], residual, engine="dense")
     C = m.blocks(np.array([0.2, 0.4]))
     V = np.where(g[keep][:, None] == g[keep], np.asarray(C.residual)[t[keep][:, None], t[keep]], 0.0)
     statistics = prepare(m).statistics
