@@ -678,10 +678,12 @@ def test_structures_by_name_beside_functions_of_the_same_name():
     rng = np.random.default_rng(4)
     g, f = np.repeat(np.arange(12), 6), np.tile(np.array(["a", "b", "c"]), 24)
     data = {"y": rng.normal(size=72) + rng.normal(size=12)[g], "x": rng.normal(size=72), "f": f, "g": g}
-    fit = jaxlmm.lmm("y ~ exp(x) + exp(0 + f | g)", data)
+    fit = jaxlmm.lmm("y ~ exp(x) + ar1(0 + f | g)", data)
     assert fit.converged and fit.coef_names == ("(Intercept)", "exp(x)") and len(fit.theta) == 3
-    with pytest.raises(jaxlmm.JaxlmmError, match="nu"):
-        jaxlmm.lmm("y ~ matern(0 + f | g, nu=2)", data)
+    with pytest.raises(jaxlmm.FormulaError, match="'exp' is over times or places"):
+        jaxlmm.lmm("y ~ exp(x) + exp(0 + f | g)", data)
+    with pytest.raises(jaxlmm.FormulaError, match="width"):
+        jaxlmm.lmm("y ~ us_banded(0 + f | g, width=2)", data)
 
 
 def simulated(structure, seed, subjects=12, visits=4):
