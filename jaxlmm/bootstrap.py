@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from scipy.special import ndtr, ndtri
 
 from .batching import BatchFit, Replicate, fit_drawn, refit_batch
 from .chunks import Progress
@@ -98,6 +97,8 @@ class Bootstrap:
 
 def _bca_shares(v: np.ndarray, estimate: float, acceleration: float, tails: np.ndarray) -> np.ndarray:
     """Quantiles of the replicates that are the limits of the BCa interval (Efron 1987, equation 2.3)."""
+    from scipy.special import ndtr, ndtri
+
     below = np.mean(v < estimate) + 0.5 * np.mean(v == estimate)
     z0 = ndtri(np.clip(below, 0.5 / len(v), 1.0 - 0.5 / len(v)))
     z = z0 + ndtri(tails)

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from scipy.special import gammaincinv
 
 from .design import Residual, Term
 from .engines.orthogonal import bucket
@@ -111,6 +110,8 @@ class Sampler:
 
     def __call__(self, replicates: np.ndarray, seed: int) -> Responses:
         """Statistics of the given replicates (b,), each depending on the seed and its number only."""
+        from scipy.special import gammaincinv
+
         padded = np.resize(replicates, bucket(len(replicates)))  # few shapes to compile
         drawn = _draw_statistics(replicate_keys(seed, padded), self.arrays)
         c, By, cross, square, uniform = (np.asarray(a)[: len(replicates)] for a in drawn)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax import Array
 
 from .boundary import RISE, SINGULAR
@@ -17,6 +16,9 @@ from .fitting import MAX_ITERATIONS
 from .model import Model, Prepared, prepare, require_float64
 from .objective import Spec, criterion_at, objective, packing_of, scale_of
 from .optimize import Status, minimise
+
+if TYPE_CHECKING:  # a third of a second, which only those who use it should wait for
+    import optax
 
 GRADIENT = 1e-6  # largest entry of the scaled gradient at which a first-order optimiser has converged
 
@@ -73,9 +75,16 @@ def fit(
         For an unknown method. Numerical trouble is a `status`, not an error.
     """
     require_float64()
-    if optimizer is not None and not isinstance(optimizer, optax.GradientTransformation):
-        raise DataError(f"optimizer: expected an optax transformation such as optax.lbfgs(), found {optimizer!r}")
+    if optimizer is not None:
+        _check_optimizer(optimizer)
     return _fit(Spec.of(model, method), optimizer, max_iterations, model)
+
+
+def _check_optimizer(optimizer: Any) -> None:
+    import optax
+
+    if not isinstance(optimizer, optax.GradientTransformation):
+        raise DataError(f"optimizer: expected an optax transformation such as optax.lbfgs(), found {optimizer!r}")
 
 
 @partial(jax.jit, static_argnames=("spec", "optimizer", "max_iterations"))
@@ -152,6 +161,8 @@ def _first_order(
     spec: Spec, optimizer: optax.GradientTransformation, max_iterations: int, prepared: Prepared, scale: Array
 ) -> tuple[Array, Array, Array, Array]:  # fmt: skip
     """Best point of an optax transformation: coordinates, value, largest entry of the gradient, evaluations."""
+    import optax
+
     method = optax.with_extra_args_support(optimizer)
 
     def value(s: Array) -> Array:

@@ -46,7 +46,17 @@ __init__
 __main__
 """.split()
 
-HEAVY = ("pandas", "polars", "formulaic", "matplotlib", "scipy.stats", "pyarrow", "distributed")
+HEAVY = (
+    "pandas",
+    "polars",
+    "formulaic",
+    "matplotlib",
+    "scipy.stats",
+    "scipy.special",
+    "optax",
+    "pyarrow",
+    "distributed",
+)
 
 
 def fresh_process(code: str) -> str:
