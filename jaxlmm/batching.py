@@ -142,18 +142,17 @@ class Job:
 
     spec: Spec
     out: BatchFit
-    start: np.ndarray
     columns: np.ndarray  # positions of the model's columns of X in those of the user
 
     def fit(self, rows: np.ndarray, shared: Shared, lanes: Lane, few: np.ndarray | bool) -> None:
         """Fit lanes of one shape and put them into `rows` of the result; `few`: see `says_little`."""
-        spec, b = self.spec, len(rows)
+        spec, b, start = self.spec, len(rows), self.spec.start
         if not b:
             return
         packing = packing_of(spec, self.out.coef.shape[1])
-        scale = np.broadcast_to(lanes.scale if shared.scale is None else shared.scale, (b, len(self.start)))
-        search = Search(spec, packing, scale, Runner(spec, packing, shared, lanes, b))
-        ends, dual = search.optimum(np.arange(b), np.tile(self.start, (b, 1)), few=few)
+        scale = np.broadcast_to(lanes.scale if shared.scale is None else shared.scale, (b, len(start)))
+        search = Search(spec, packing, scale, Runner(spec, shared, lanes, b))
+        ends, dual = search.optimum(np.arange(b), np.tile(start, (b, 1)), few=few)
         basis = basis_of(shared, lanes)
         found = in_units(spec, basis, scale, packing.unpack(ends.best), ends, dual)
         self.out.put(rows, found, ends, self.columns)
@@ -207,7 +206,7 @@ def refit_batch(
             raise DataError(f"weights: expected {len(Y)} rows as in Y, found {len(weights)}")
     spec = Spec.of(model, method)
     out = BatchFit.empty(count, p, spec, Status.NOT_RUN, names, kind)
-    job = Job(spec, out, spec.start, columns)
+    job = Job(spec, out, columns)
     with jax.enable_x64(True):
         design = Design(model, column is not None)
 
@@ -222,19 +221,20 @@ def refit_batch(
 
 
 def fit_drawn(
-    model: Model, method: str, draw: Callable[[Design, np.ndarray], Responses], count: int,
+    model: Model, method: str, drawer: Callable[[Design], Callable[[np.ndarray], Responses]], count: int,
     names: tuple[str, ...] = (), kind: str = "dict", progress: Progress = "auto",
 ) -> BatchFit:  # fmt: skip
-    """Fit replicates 0..count-1 whose statistics ``draw(design, replicates)`` gives, chunk by chunk."""
+    """Fit replicates 0..count-1 whose statistics ``drawer(design)(replicates)`` gives, chunk by chunk."""
     spec, p = Spec.of(model, method), model.X.shape[1]
     out = BatchFit.empty(count, p, spec, Status.NOT_RUN, names, kind)
-    job = Job(spec, out, spec.start, np.arange(p))
+    job = Job(spec, out, np.arange(p))
     with jax.enable_x64(True):
         design = Design(model)
+        draw = drawer(design)
     parts = chunks(count, design.floats)
 
     def task(rows: np.ndarray) -> None:
-        job.fit_responses(rows, design, draw(design, rows))
+        job.fit_responses(rows, design, draw(rows))
 
     run([partial(task, rows) for rows in parts], [len(rows) for rows in parts], progress)
     return out
@@ -348,7 +348,7 @@ def fit_batch(
         if spec != specs[0] or width != widths[0]:
             raise DataError(f"models: model {i} has other terms or another number of columns of X than model 0")
     out = BatchFit.empty(len(models), widths[0], specs[0], Status.NOT_RUN, (), "dict")
-    job = Job(specs[0], out, specs[0].start, np.arange(widths[0]))
+    job = Job(specs[0], out, np.arange(widths[0]))
 
     def task(rows: np.ndarray) -> None:
         for stack in stacks_of_models([models[i] for i in rows]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -126,7 +127,7 @@ def bootstrap(
     check_count("n", n)
     check_count("seed", seed)
     profiled = estimate.sigma is not None
-    fits = fit_drawn(model, method, _drawer(model, estimate, seed), n, coef_names, kind, progress)
+    fits = fit_drawn(model, method, partial(_drawer, model, estimate, seed), n, coef_names, kind, progress)
 
     def evaluated(fits: BatchFit) -> np.ndarray:
         values = standard(fits, profiled) if statistic is None else _each(statistic, fits)
@@ -143,17 +144,11 @@ def bootstrap(
     return Bootstrap(names, center, values, fits, kind, jackknife)
 
 
-def _drawer(model: Model, estimate: Estimate, seed: int) -> Callable[[Design, np.ndarray], Responses]:
+def _drawer(model: Model, estimate: Estimate, seed: int, design: Design) -> Callable[[np.ndarray], Responses]:
     """Statistics of replicates (b,) of a design: drawn themselves where that is exact, else from drawn responses."""
-    samplers: dict[int, Sampler] = {}
-
-    def draw(design: Design, replicates: np.ndarray) -> Responses:
-        if not Sampler.applies(model):
-            return design.responses(simulate_rows(model, estimate, replicates, seed))
-        sampler = samplers.setdefault(id(design), Sampler(design, estimate))
-        return sampler(replicates, seed)
-
-    return draw
+    if Sampler.applies(model):
+        return partial(Sampler(design, estimate), seed=seed)
+    return lambda replicates: design.responses(simulate_rows(model, estimate, replicates, seed))
 
 
 def standard(fits: BatchFit, sigma: bool = True) -> np.ndarray:

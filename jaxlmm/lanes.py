@@ -22,7 +22,7 @@ from jax.sharding import PartitionSpec as P
 from .boundary import Ends
 from .fitting import MAX_ITERATIONS
 from .objective import Spec, objective, packing_of
-from .optimize import Packing, State, Status, advance, initial_state
+from .optimize import State, Status, advance, initial_state
 from .responses import Lane, Shared, assemble
 
 # Capacity of a queue and the most slots: few sizes, so that few programs are compiled.
@@ -117,8 +117,8 @@ class Runner:
     count : number of lanes
     """
 
-    def __init__(self, spec: Spec, packing: Packing, shared: Shared, lanes: Lane, count: int):
-        self.packing, self.devices = packing, tuple(jax.local_devices())
+    def __init__(self, spec: Spec, shared: Shared, lanes: Lane, count: int):
+        self.devices = tuple(jax.local_devices())
         statistics = (lanes.data if shared.prepared is None else shared.prepared).statistics
         self.capacity, slots = sizes(-(-count // len(self.devices)), statistics.work)
         self.program = _program(spec, slots, self.devices)

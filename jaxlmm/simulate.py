@@ -89,14 +89,14 @@ class Sampler:
         n = model.X.shape[0]
         w, V = np.linalg.eigh(varying.left.T @ varying.left)
         here = w > 1e-12
-        present = np.stack([np.diagonal(varying.F, axis1=0, axis2=1).T > 0]) if varying.units else np.zeros((1, 0, 1))
+        present = np.diagonal(varying.F, axis1=0, axis2=1).T > 0
         self.design, self.fixed = design, np.asarray(basis.R) @ estimate.coef
         # roots of the covariances of the effects of the columns worked with
         roots = [np.linalg.solve(basis.K[t], semidefinite_factor(estimate.covariances[t])) for t in model.layout.inner]
         self.arrays = Sources(
             varying.F,
             varying.B,
-            present[0] * 1.0,
+            present * 1.0,
             V[:, here] * np.sqrt(w[here]),
             block_diagonal(roots),
             np.sqrt(estimate.residual[0, 0]),

@@ -13,7 +13,7 @@ from .boundary import has_few_groups
 from .design import Term
 from .engines import Grouped
 from .engines.elimination import Factor
-from .engines.orthogonal import bucket, group_sum, orthogonalise, project
+from .engines.orthogonal import bucket, group_sum, orthogonalise, products, project
 from .fitting import says_little
 from .model import Basis, Model, Prepared, inverse_chart, prepare, weighted
 
@@ -114,7 +114,7 @@ class Table:
         inner = np.concatenate([np.zeros((len(self.y), 0)), *(Z[t] for t in model.layout.inner)], 1)
         F, units = orthogonalise(inner, self.group, groups, np)
         B, rest = project(units, columns, self.group, groups, np)
-        E = _products(rest, self.lane, self.lanes)
+        E = np.moveaxis(products(rest, self.lane, self.lanes, np), -1, 0)
 
         home = np.zeros(groups, int)
         home[self.group] = self.lane
@@ -194,16 +194,6 @@ class _Place:
 def take(tree: Any, rows: np.ndarray) -> Any:
     """Rows of every array of a pytree."""
     return jax.tree_util.tree_map(lambda a: a[rows], tree)
-
-
-def _products(W: np.ndarray, lane: np.ndarray, lanes: int) -> np.ndarray:
-    """W'W of each data set (lanes, r, r), rows ascending in `lane`."""
-    r = W.shape[1]
-    out = np.empty((lanes, r, r))
-    for i in range(r):
-        for j in range(i + 1):
-            out[:, i, j] = out[:, j, i] = np.bincount(lane, W[:, i] * W[:, j], lanes)
-    return out
 
 
 def models_of_responses(
