@@ -11,6 +11,7 @@ from .covariance import (
     Autoregressive,
     AutoregressiveMovingAverage,
     BandedUnstructured,
+    ByGroup,
     CompoundSymmetry,
     ContinuousAutoregressive,
     Covariance,
@@ -24,21 +25,25 @@ from .covariance import (
     HeterogeneousToeplitz,
     HuynhFeldt,
     Identity,
+    KnownMatrix,
+    Kronecker,
     Matern,
     OrnsteinUhlenbeck,
     ReducedRank,
+    Scaled,
     Spherical,
     Toeplitz,
     Unstructured,
     distances,
     powers,
 )
-from .design import Residual, Term
+from .design import Field, Residual, Term
 from .errors import DataError, Float64RequiredError, FormulaError, JaxlmmError
 from .interface import lmm
 from .model import Model, gram, ml, reml
 from .optimize import Status
 from .parameters import Correlation, CovarianceMatrix, Positive, Real, Variance, each_level, interval
+from .relationship import Precision
 from .results import ConvergenceWarning, Fit
 from .traceable import Estimates, fit
 
@@ -51,6 +56,7 @@ __all__ = [
     "BandedUnstructured",
     "BatchFit",
     "Bootstrap",
+    "ByGroup",
     "CompoundSymmetry",
     "ContinuousAutoregressive",
     "ConvergenceWarning",
@@ -62,6 +68,7 @@ __all__ = [
     "Estimates",
     "Exponential",
     "FactorAnalytic",
+    "Field",
     "Fit",
     "Float64RequiredError",
     "FormulaError",
@@ -73,14 +80,18 @@ __all__ = [
     "HuynhFeldt",
     "Identity",
     "JaxlmmError",
+    "KnownMatrix",
+    "Kronecker",
     "Matern",
     "Model",
     "OrnsteinUhlenbeck",
     "Positive",
+    "Precision",
     "Real",
     "ReducedRank",
     "Replicate",
     "Residual",
+    "Scaled",
     "Spherical",
     "Status",
     "Term",

@@ -52,7 +52,8 @@ class BatchFit:
     ----------
     loglik (b,), coef (b, p), vcov (b, p, p), theta (b, k), sigma (b,) : as in `jaxlmm.Fit`, NaN where not fitted
     varcorr : covariance matrices (b, q, q), one array a term
-    residual : (b, d, d) covariance of the residuals of a subject, sigma squared where they are independent
+    residual : (b, d, d) covariance of the residuals of a subject, sigma squared where they are independent; like
+        `varcorr` empty, d = 0, for structures over coordinates
     status : (b,) `jaxlmm.Status`;  converged, singular : (b,) bool
     decrement, min_eigenvalue : (b,) certificate;  iterations : (b,) evaluations
     """
@@ -117,8 +118,7 @@ class BatchFit:
         def nan(*shape: int) -> np.ndarray:
             return np.full((b, *shape), np.nan)
 
-        dims = [dim for _, dim in spec.parts] + [1] * spec.profiled
-        covariances = tuple(nan(dim, dim) for dim in dims)
+        covariances = tuple(nan(dim, dim) for dim in spec.sizes)
         return cls(
             nan(), nan(p), nan(p, p), nan(k), covariances[:-1], covariances[-1], nan(),
             np.full(b, status, int), np.zeros(b, bool), nan(), nan(), np.zeros(b, int), names, kind,
@@ -136,6 +136,15 @@ class BatchFit:
         self.decrement[rows], self.iterations[rows] = ends.decrement, ends.iterations
 
 
+def _starts(spec: Spec, shared: Shared, lanes: Lane, b: int) -> np.ndarray:
+    """Start coordinates (b, k) of lanes; where the lanes have coordinates of their own, from these."""
+    if shared.prepared is not None:
+        return np.tile(spec.start(shared.prepared.coords), (b, 1))
+    if not any(spec.placed):
+        return np.tile(spec.start((None,) * len(spec.parts)), (b, 1))
+    return np.stack([spec.start(take(lanes.data.coords, i)) for i in range(b)])
+
+
 @dataclass(frozen=True, eq=False)
 class Job:
     """What all chunks of a batch need to know."""
@@ -146,13 +155,14 @@ class Job:
 
     def fit(self, rows: np.ndarray, shared: Shared, lanes: Lane, few: np.ndarray | bool) -> None:
         """Fit lanes of one shape and put them into `rows` of the result; `few`: see `says_little`."""
-        spec, b, start = self.spec, len(rows), self.spec.start
+        spec, b = self.spec, len(rows)
         if not b:
             return
+        start = _starts(spec, shared, lanes, b)
         packing = packing_of(spec, self.out.coef.shape[1])
-        scale = np.broadcast_to(lanes.scale if shared.scale is None else shared.scale, (b, len(start)))
+        scale = np.broadcast_to(lanes.scale if shared.scale is None else shared.scale, start.shape)
         search = Search(spec, packing, scale, Runner(spec, shared, lanes, b))
-        ends, dual = search.optimum(np.arange(b), np.tile(start, (b, 1)), few=few)
+        ends, dual = search.optimum(np.arange(b), start, few=few)
         basis = basis_of(shared, lanes)
         found = in_units(spec, basis, scale, packing.unpack(ends.best), ends, dual)
         self.out.put(rows, found, ends, self.columns)
@@ -354,7 +364,7 @@ def fit_batch(
         for stack in stacks_of_models([models[i] for i in rows]):
             job.fit_stack(rows, stack)
 
-    longest = max(m.X.size + sum(t.Z.size for t in m.random) for m in models)
+    longest = max(m.X.size + sum(t.Z.size for t in m.terms) for m in models)
     parts = chunks(len(models), longest)
     run([partial(task, rows) for rows in parts], [len(rows) for rows in parts], progress)
     return out

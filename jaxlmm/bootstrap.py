@@ -205,8 +205,9 @@ def _batch_of_one(estimate: Estimate) -> BatchFit:
 
 def _without_blocks(model: Model) -> np.ndarray:
     """The response (blocks, n) with NaN for one block of groups of the factor with most levels in each row."""
-    term = max(model.random, key=lambda t: t.levels, default=None)
-    group, levels = (np.arange(len(model.y)), len(model.y)) if term is None else (term.group, term.levels)
+    factors = [part.group for part in (*model.random, model.residual) if part.group is not None]
+    group = max(factors, key=np.max, default=np.arange(len(model.y)))
+    levels = int(group.max(initial=0)) + 1
     blocks = min(levels, BLOCKS)
     block = (group.astype(np.int64) * blocks) // levels
     return np.where(block == np.arange(blocks)[:, None], np.nan, model.y)

@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .linalg import lower_from_vector, tril_indices
 from .objective import Spec
 from .optimize import Packing, Point, Status
-from .parameters import factor_matrix, semidefinite_factor, tril_indices
+from .parameters import semidefinite_factor
 
 SINGULAR = 1e-4  # lme4's tolerance of isSingular, on relative standard deviations
 RISE = 1e-9  # relative rise of the criterion that is allowed when a parameter is put on the boundary
@@ -174,7 +175,7 @@ class Search:
             end = begin + v.shape[-1]
             singular = structure.at_boundary(v, dim, SINGULAR) & (ends.status == Status.CONVERGED)
             lanes = np.flatnonzero(singular)
-            if structure.is_matrix and len(lanes):
+            if structure.is_matrix and S is not None and len(lanes):
                 relative, better, into = _cone_slopes(v[lanes], S[lanes], dim, size if size.ndim == 1 else size[lanes])
                 worst[lanes] = np.fmin(worst[lanes], relative)
                 starts[lanes[into], begin:end] = better
@@ -187,7 +188,7 @@ def _cone_slopes(v: np.ndarray, S: np.ndarray, dim: int, size: np.ndarray) -> tu
     rows, columns = tril_indices(dim)
     unit = np.broadcast_to(size[..., columns == 0], (len(v), dim))  # the first column has an entry of every row
     S = 0.5 * (S + np.swapaxes(S, -1, -2)) * unit[:, :, None] * unit[:, None, :]
-    L = factor_matrix(v, dim)
+    L = lower_from_vector(v, dim)
     G = L @ np.swapaxes(L, -1, -2)
     w, Q = np.linalg.eigh(G)
     null = w <= np.maximum(SINGULAR**2, 1e-10 * w[:, -1:])

@@ -81,10 +81,10 @@ def as_codes(name: str, group: Any, n: int) -> tuple[np.ndarray, int]:
     return codes.astype(np.int32), len(labels)
 
 
-@frozen_pytree(data=("Z", "group"), meta=("structure", "levels", "name"))
+@frozen_pytree(data=("Z", "group", "relationship"), meta=("structure", "levels", "name"))
 @dataclasses.dataclass(frozen=True, init=False, eq=False)
 class Term:
-    """A random term: independent draws of q effects with covariance `structure`, one draw a level of `group`.
+    """A random term: draws of q effects with covariance `structure`, one draw a level of `group`.
 
     Parameters
     ----------
@@ -92,6 +92,8 @@ class Term:
     group : (n,) labels of the grouping factor; sorted labels become levels 0, 1, ...
     structure : covariance structure of the q effects, default `Unstructured`
     name : label used in messages and tables
+    relationship : (m, m) positive semidefinite matrix A between the sorted levels, ``Cov(u_g, u_h) = A_gh G``; default
+        independent levels
     """
 
     Z: Any
@@ -99,8 +101,11 @@ class Term:
     structure: Covariance
     levels: int
     name: str
+    relationship: Any
 
-    def __init__(self, Z: Any, group: Any, structure: Covariance | None = None, name: str = ""):
+    def __init__(
+        self, Z: Any, group: Any, structure: Covariance | None = None, name: str = "", relationship: Any = None
+    ):  # fmt: skip
         Z = Z if is_traced(Z) else np.asarray(Z)
         Z = Z[:, None] if Z.ndim == 1 else Z
         name = name or "random term"
@@ -109,6 +114,7 @@ class Term:
         set_all(
             self, Z=as_array(f"Z of {name}", Z, (None, None)), group=codes, levels=levels, name=name,
             structure=Covariance.checked(structure, f"structure of {name}"),
+            relationship=None if relationship is None else check_relationship(name, relationship, levels),
         )  # fmt: skip
 
     @property
@@ -116,59 +122,172 @@ class Term:
         """Number q of effects a level."""
         return self.Z.shape[-1]
 
+    def subset(self, rows: np.ndarray) -> Term:
+        """The term of some rows, with the levels that are left."""
+        levels = np.unique(self.group[rows])
+        known = None if self.relationship is None else self.relationship[np.ix_(levels, levels)]
+        return Term(self.Z[rows], self.group[rows], self.structure, self.name, known)
 
-@frozen_pytree(data=("group", "position"), meta=("structure", "dim"))
+
+@frozen_pytree(data=("group", "position", "coords", "sets"), meta=("structure", "dim", "name"))
 @dataclasses.dataclass(frozen=True, init=False, eq=False)
-class Residual:
-    """The residual covariance: `structure` over the `position` of each row within its `group`.
+class Field:
+    """A random function of the place of each row, with covariance `structure` between places.
 
-    ``Residual()`` is independent errors of one variance. With weights w, ``Cov(e_i, e_j)`` is divided by
-    ``sqrt(w_i w_j)``. Rows of different groups are independent.
+    Rows of one group share a draw of the function, rows of different groups are independent. A place is one of a few
+    levels (`position`), or has coordinates: times, points on a map.
 
     Parameters
     ----------
-    structure : covariance structure, default `Identity` (one variance)
-    group : (n,) labels of subjects; default every row its own
-    position : (n,) integers 0..dim-1, the level (visit) of each row; default 0
+    structure : covariance structure over the places
+    group : (n,) labels; default one function over all rows
+    position : (n,) integers 0, 1, ..., the level of each row
+    coords : (n,) or (n, d) coordinates of each row, in place of `position`
+    dim : what sizes of the structure depend on; default the number of levels, or 1 with coordinates
+    name : label used in messages and tables
+
+    Attributes
+    ----------
+    position : (n,) level of each row, or its place in the set of coordinates of its group
+    coords : (K, T) or (K, T, d) the distinct sets of coordinates, padded with copies of their first; or None
+    sets : (groups,) the set of each group, or None
     """
 
     group: Any
     position: Any
+    coords: Any
+    sets: Any
     structure: Covariance
-    dim: int
+    dim: Any
+    name: str
 
-    def __init__(self, structure: Covariance | None = None, group: Any = None, position: Any = None):
-        structure = Covariance.checked(Identity() if structure is None else structure, "residual")
-        if (group is None) != (position is None):
-            raise DataError("residual: give both group and position, or neither")
-        dim = 1
-        if group is not None:
-            position = np.asarray(position)
-            if position.dtype.kind not in "iu" or position.ndim != 1 or position.min(initial=0) < 0:
-                raise DataError("residual: position must be a vector of integers 0, 1, ...")
-            position, dim = position.astype(np.int32), int(position.max(initial=0)) + 1
-            group, _ = as_codes("group of the residual", group, len(position))
-            pairs = np.unique(group.astype(np.int64) * dim + position)
-            if len(pairs) != len(position):
-                raise DataError("residual: a position is repeated within a group; each row needs its own")
-        set_all(self, structure=structure, group=group, position=position, dim=dim)
+    def __init__(
+        self, structure: Covariance, group: Any = None, position: Any = None, coords: Any = None, dim: Any = None,
+        name: str = "",
+    ):  # fmt: skip
+        name = name or "field"
+        structure = Covariance.checked(structure, f"structure of {name}")
+        if (position is None) == (coords is None):
+            raise DataError(f"{name}: give position or coords, one of the two")
+        n = len(position if coords is None else coords)
+        codes = np.zeros(n, np.int32) if group is None else as_codes(f"group of {name}", group, n)[0]
+        sets = None
+        if coords is None:
+            position = _levels(name, position)
+            dim = int(position.max(initial=0)) + 1 if dim is None else dim
+        else:
+            coords = np.asarray(as_array(f"coords of {name}", coords, (None,) * max(np.ndim(coords), 1)))
+            position, coords, sets = _sets(codes, coords)
+            dim = 1 if dim is None else dim
+        set_all(
+            self, structure=structure, group=codes, position=position, coords=coords, sets=sets, dim=dim, name=name
+        )  # fmt: skip
 
-    def subset(self, rows: np.ndarray) -> Residual:
-        """The residual of some rows, with the same positions."""
+    @property
+    def row_coords(self) -> Any:
+        """Coordinates of each row (n,) or (n, d), None where places are levels."""
+        return None if self.coords is None else self.coords[self.sets[self.group], self.position]
+
+    def subset(self, rows: np.ndarray) -> Any:
+        """The field of some rows, with the same levels."""
         if self.group is None:
             return self
-        return replace(self, group=self.group[rows], position=self.position[rows])
+        if self.coords is None:
+            return replace(self, group=self.group[rows], position=self.position[rows])
+        group = as_codes("group", self.group[rows], len(rows))[0]
+        position, coords, sets = _sets(group, self.row_coords[rows])
+        return replace(self, group=group, position=position, coords=coords, sets=sets)
+
+
+@frozen_pytree(data=("group", "position", "coords", "sets"), meta=("structure", "dim", "name"))
+@dataclasses.dataclass(frozen=True, init=False, eq=False)
+class Residual(Field):
+    """The residual covariance: `structure` over the places of the rows of a group.
+
+    ``Residual()`` is independent errors of one variance. With weights w, ``Cov(e_i, e_j)`` is divided by
+    ``sqrt(w_i w_j)``. Rows of different groups are independent, and no two rows of a group have the same place.
+
+    Parameters
+    ----------
+    structure : covariance structure, default `Identity` (one variance)
+    group : (n,) labels of subjects; default one group with coordinates, else every row its own
+    position : (n,) integers 0..dim-1, the level (visit) of each row;  coords : (n,) or (n, d) in its place
+    dim : see `Field`
+    """
+
+    def __init__(
+        self, structure: Covariance | None = None, group: Any = None, position: Any = None, coords: Any = None,
+        dim: Any = None,
+    ):  # fmt: skip
+        structure = Identity() if structure is None else structure
+        if position is None and coords is None:
+            if group is not None:
+                raise DataError("residual: give position or coords with group")
+            structure = Covariance.checked(structure, "structure of residual")
+            set_all(
+                self, structure=structure, group=None, position=None, coords=None, sets=None, dim=1, name="residual"
+            )
+            return
+        if position is not None and group is None:
+            raise DataError("residual: give both group and position, or neither")
+        super().__init__(structure, group, position, coords, dim, "residual")
+        places = np.stack([self.group, self.position], 1)[:, :, None] if coords is None else None
+        if places is None:
+            rows = np.asarray(self.row_coords, float).reshape(len(self.group), -1)
+            places = np.column_stack([self.group, rows])[:, :, None]
+        if len(np.unique(places[:, :, 0], axis=0)) != len(places):
+            what = "position" if coords is None else "place"
+            raise DataError(
+                f"residual: a {what} is repeated within a group, where {type(structure).__name__} would be singular; "
+                "each row needs its own (a Field of this structure with independent residuals may repeat it)"
+            )
 
     @property
     def is_iid(self) -> bool:
-        """True for independent errors of one variance, where sigma can be profiled out."""
-        return self.group is None and isinstance(self.structure, Identity)
+        """True for independent errors of one variance to be estimated, where sigma can be profiled out."""
+        return self.group is None and isinstance(self.structure, Identity) and not self.structure.has_fixed_scale
+
+
+def _levels(name: str, position: Any) -> np.ndarray:
+    position = np.asarray(position)
+    if position.dtype.kind not in "iu" or position.ndim != 1 or position.min(initial=0) < 0:
+        raise DataError(f"{name}: position must be a vector of integers 0, 1, ...")
+    return position.astype(np.int32)
+
+
+def _sets(group: np.ndarray, coords: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Place (n,) of each row in the set of its group; distinct sets (K, T, ...); the set of each group (groups,)."""
+    n, columns = len(group), coords.reshape(len(coords), -1).T
+    order = np.lexsort((*columns[::-1], group))
+    counts = np.bincount(group)
+    slot = (np.arange(n) - np.repeat(np.cumsum(counts) - counts, counts)).astype(np.int32)
+    position = np.empty(n, np.int32)
+    position[order] = slot
+    row = np.full((len(counts), int(counts.max(initial=1))), -1)
+    row[group[order], slot] = order
+    table = coords[np.where(row < 0, row[:, :1], row)]
+    _, first, sets = np.unique(table.reshape(len(counts), -1), axis=0, return_index=True, return_inverse=True)
+    return position, table[first], sets.reshape(-1).astype(np.int32)
 
 
 def set_all(obj: Any, **values: Any) -> None:
     """Set fields of a frozen dataclass inside its own constructor."""
     for name, value in values.items():
         object.__setattr__(obj, name, value)
+
+
+def check_relationship(name: str, A: Any, levels: int) -> Any:
+    """A symmetric positive semidefinite matrix between the levels of a grouping factor."""
+    A = as_array(f"relationship of {name}", A, (levels, levels))
+    size = float(np.abs(A).max(initial=0.0))
+    if np.abs(A - A.T).max(initial=0.0) > 1e-8 * size:
+        raise DataError(f"relationship of {name}: expected a symmetric matrix")
+    smallest = float(np.linalg.eigvalsh(A)[0])
+    if smallest < -1e-8 * size or size == 0:
+        raise DataError(
+            f"relationship of {name}: expected a positive semidefinite matrix, found the eigenvalue {smallest:.3g}"
+        )
+    return 0.5 * (A + A.T)
 
 
 def check_weights(weights: Any, n: int) -> Any:

@@ -11,6 +11,8 @@ import numpy as np
 from jax import Array
 
 from .boundary import SLOPE, Ends, Search, boundaries, has_few_groups
+from .design import Term
+from .engines import Blocks
 from .errors import DataError
 from .model import Basis, Model, Prepared, prepare
 from .objective import Spec, objective, packing_of, scale_of
@@ -71,7 +73,8 @@ class Estimate:
     Attributes
     ----------
     theta (k,), sigma, loglik, coef (p,), vcov (p, p) : as in `jaxlmm.Fit`
-    covariances : absolute covariance matrix of each term;  residual : residual block (absolute)
+    covariances : absolute covariance matrix of each random part;  residual : residual block (absolute); (0, 0) where a
+        part has sets of coordinates, see `blocks_at`
     boundary : for each part whether it is on the boundary of its space
     """
 
@@ -100,7 +103,11 @@ def estimate(model: Model, method: str = "REML", start: np.ndarray | None = None
         columns = [(state.best, state.status, state.decrement, state.iteration) for state in states]
         return Ends(*(np.stack(column) for column in zip(*columns, strict=True)))
 
-    s = spec.start if start is None else _from_theta(spec, model, np.asarray(start, float), prepared.basis) / scale
+    s = (
+        spec.start(prepared.coords)
+        if start is None
+        else _from_theta(spec, model, np.asarray(start, float), prepared.basis) / scale
+    )
     search = Search(spec, packing, scale, run)
     ends, dual = search.optimum(np.zeros(1, int), s[None], start is None, says_little(model))
     point = packing.unpack(ends.best)
@@ -111,7 +118,7 @@ def estimate(model: Model, method: str = "REML", start: np.ndarray | None = None
 
 def says_little(model: Model) -> bool:
     """Whether there may be several optima, see `has_few_groups`."""
-    free = [t for t in model.random if t.structure.is_matrix and t.dim > 1]
+    free = [t for t in model.random if isinstance(t, Term) and t.structure.is_matrix and t.dim > 1]
     return any(has_few_groups(t.dim, t.levels, len(model.y)) for t in free)
 
 
@@ -122,8 +129,9 @@ def _from_theta(spec: Spec, model: Model, theta: np.ndarray, basis: Basis) -> np
     sigma = np.exp(theta[-1]) if spec.profiled else 1.0
     values = []
     for t, (structure, dim, v) in enumerate(spec.split(theta)):
-        s = structure.from_public(jnp.asarray(v), dim).to_solver(dim) / structure.scale(dim, np.ones(dim), sigma)
-        values.append(structure.in_basis(s, dim, np.linalg.inv(basis.K[t])) if t < len(basis.K) else s)
+        s = structure.from_public(jnp.asarray(v), dim).to_solver(dim) / sigma ** structure.degrees(dim)
+        turned = t < len(basis.K) and not spec.placed[t]
+        values.append(structure.in_basis(s, dim, np.linalg.inv(basis.K[t])) if turned else s)
     return np.concatenate([np.zeros(0), *values])
 
 
@@ -167,12 +175,30 @@ def in_units(
         loglik=lost * -0.5 * point.value,
         coef=known * np.einsum("...ij,...j->...i", root, basis.c + normal.beta),
         vcov=square * known[:, :, None] * known[:, None, :] * (root @ normal.Phi @ np.swapaxes(root, -1, -2)),
-        covariances=tuple(K @ G @ np.swapaxes(K, -1, -2) * square for G, K in zip(blocks.random, basis.K, strict=True)),
-        residual=blocks.residual * square,
+        covariances=tuple(
+            np.zeros((b, 0, 0)) if G is None else K @ G @ np.swapaxes(K, -1, -2) * square
+            for G, K in zip(blocks.random, basis.K, strict=True)
+        ),
+        residual=np.zeros((b, 0, 0)) if blocks.residual is None else blocks.residual * square,
         boundary=boundaries(spec, s),
         status=status.astype(int),
         min_eigenvalue=lost * jacobi_eigenvalues(point.hessian),
     )
+
+
+def blocks_at(model: Model, estimate: Estimate) -> Blocks:
+    """Absolute covariance blocks of a fit, those at sets of coordinates (K, T, T) included; NumPy."""
+    if any(places is not None for places in model.coords):
+        with jax.enable_x64(True):
+            found = jax.device_get(_blocks_of(model, jnp.asarray(estimate.theta)))
+        pairs = zip(found.random, estimate.covariances, strict=True)
+        return Blocks(tuple(b if e.size == 0 else e for b, e in pairs), found.residual)
+    return Blocks(estimate.covariances, estimate.residual)
+
+
+@jax.jit
+def _blocks_of(model: Model, theta: Array) -> Blocks:
+    return model.blocks(theta)
 
 
 def _single(spec: Spec, found: Estimates, point: Point, ends: Ends, dual: float) -> Estimate:

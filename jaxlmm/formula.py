@@ -7,32 +7,22 @@ that were written by this module, so that no text of the user's reaches it unche
 
 from __future__ import annotations
 
-import ast
 import bisect
-import difflib
 import keyword
 import re
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import NoReturn
 
 from . import expressions
 from .errors import FormulaError
-from .terms import Bar, Formula, Side
+from .reading import Token
+from .structured import StructureReader
+from .terms import Bar, Formula, Part, Side
 
 __all__ = ["Bar", "Formula", "Side", "parse"]
 
-_LONGEST_TEXT, _DEEPEST, _MOST_TERMS = 20_000, 40, 2_000
-_TOKEN = re.compile(
-    r"""(?P<space>\s+)
-    |(?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?(?![\w.]))
-    |(?P<name>(?:[^\W\d]|\.(?=[^\W\d]))\w*(?:\.\w+)*)
-    |(?P<quoted>`[^`]+`)
-    |(?P<string>"[^"\\\n]*"|'[^'\\\n]*')
-    |(?P<operator>\*\*|\|\||%[^%]*%|==|!=|<=|>=|[-+*/:^|~(),=<>\[\]])""",
-    re.VERBOSE,
-)
+_MOST_TERMS = 2_000
 _ASCII_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
 
@@ -61,43 +51,9 @@ def parse(text: str, known_structures: Collection[str] | None = None) -> Formula
     return _parse(text, names)
 
 
-def parse_residual(text: str, known_structures: Collection[str]) -> tuple[Bar, Formula]:
-    """Parse a residual structure such as ``"us(visit | id)"``.
-
-    Returns
-    -------
-    its bar, and a formula in which the names of its columns are resolved
-
-    Raises
-    ------
-    FormulaError
-        When it is not one structure of one column within groups.
-    """
-    if not isinstance(text, str):
-        raise FormulaError(f"residual must be text such as 'us(visit | id)', got {type(text).__name__}")
-    example = "expected one structure of one column within subjects, such as us(visit | id)"
-    if "|" not in text:
-        raise FormulaError(f"residual={text!r}: {example}")
-    formula = parse(f"residual ~ {text}", known_structures)
-    if len(formula.bars) != 1 or formula.side.terms or formula.offsets:
-        detail = "; separate parameters by arm, us(visit | arm / id), are not supported yet" if "/" in text else ""
-        raise FormulaError(f"residual={text!r}: {example}{detail}")
-    bar = formula.bars[0]
-    if bar.structure is None or len(bar.group) != 1 or len(bar.side.terms) != 1 or len(bar.side.terms[0]) != 1:
-        raise FormulaError(f"residual={text!r}: {example}")
-    return bar, formula
-
-
 @lru_cache(maxsize=256)
 def _parse(text: str, known_structures: frozenset[str] | None) -> Formula:
     return _Parser(text, known_structures).formula()
-
-
-@dataclass(frozen=True)
-class _Token:
-    kind: str
-    text: str
-    position: int
 
 
 @dataclass
@@ -126,75 +82,15 @@ def _unique(terms: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
     return list(found.values())
 
 
-class _Parser:
+class _Parser(StructureReader):
     """Recursive descent with R's precedence: ``^``, then ``:``, then ``* /``, then ``+ -``, then bars."""
 
     def __init__(self, text: str, known_structures: frozenset[str] | None):
-        self.text = text
-        self.shown = re.sub(r"\s", " ", text)  # one line, so that the caret stands under its place
-        self.known_structures = known_structures
+        super().__init__(text, known_structures)
         self.aliases: dict[str, str] = {}
         self.stem = "col_"
         while self.stem in text:
             self.stem += "_"
-        self.tokens = self._tokenise()
-        self.at = 0
-
-    def fail(self, message: str, position: int) -> NoReturn:
-        raise FormulaError(message, text=self.shown, position=min(position, len(self.shown)))
-
-    # -- tokens
-
-    def _tokenise(self) -> list[_Token]:
-        if len(self.text) > _LONGEST_TEXT:
-            raise FormulaError(f"the formula is longer than {_LONGEST_TEXT} characters")
-        tokens, position, opened = [], 0, []
-        while position < len(self.text):
-            match = _TOKEN.match(self.text, position)
-            if match is None:
-                self._bad_character(position)
-            token = _Token(match.lastgroup or "", match.group(), position)
-            position = match.end()
-            if token.kind == "space":
-                continue
-            if token.text == "(":
-                opened.append(token.position)
-            elif token.text == ")":
-                if not opened:
-                    self.fail("this closing parenthesis was never opened", token.position)
-                opened.pop()
-            if len(opened) > _DEEPEST:
-                self.fail("parentheses are nested too deeply", token.position)
-            if token.kind == "name" and any(part.startswith("__") for part in token.text.split(".")):
-                self.fail("names that start with '__' are not allowed", token.position)
-            tokens.append(token)
-        if opened:
-            self.fail("this parenthesis is never closed", opened[-1])
-        return [*tokens, _Token("end", "", len(self.text))]
-
-    def _bad_character(self, position: int) -> NoReturn:
-        character = self.text[position]
-        if character == ".":
-            self.fail("'.' (all other columns) is not supported: name the columns", position)
-        if character in "`\"'":
-            self.fail(f"this {character} is never closed, or there is nothing in it", position)
-        if character.isdigit():
-            self.fail("this is neither a number nor a name (put backquotes round unusual names)", position)
-        self.fail(f"{character!r} has no meaning in a formula", position)
-
-    @property
-    def token(self) -> _Token:
-        return self.tokens[self.at]
-
-    def next(self) -> _Token:
-        self.at += 1
-        return self.tokens[self.at - 1]
-
-    def expect(self, text: str, where: str) -> None:
-        if self.token.text != text or self.token.kind == "string":
-            found = self.token.text or "the end of the formula"
-            self.fail(f"expected {text!r} {where}, found {found}", self.token.position)
-        self.at += 1
 
     # -- the formula
 
@@ -214,16 +110,9 @@ class _Parser:
         if self.token.text in ("|", "||"):
             self.fail("put parentheses round a random-effect term: (1 | g)", self.token.position)
         if self.token.kind != "end":
-            self._unexpected(self.token)
+            self.unexpected(self.token)
         aliases = tuple((alias, name) for name, alias in self.aliases.items())
         return Formula(self.text, response, found.side(), tuple(found.bars), tuple(found.offsets), aliases)
-
-    def _unexpected(self, token: _Token) -> NoReturn:
-        if token.text.startswith("%"):
-            self.fail(f"the operator {token.text} is not supported; write a:b or a/b", token.position)
-        if token.kind == "end":
-            self.fail("the formula ends where a term is expected", token.position)
-        self.fail(f"did not expect {token.text} here", token.position)
 
     # -- sums and products of terms
 
@@ -261,7 +150,7 @@ class _Parser:
         while self.token.text in ("*", "/") or self.token.text.startswith("%"):
             operator = self.next()
             if operator.text.startswith("%"):
-                self._unexpected(operator)
+                self.unexpected(operator)
             right = self.interaction()
             self._plain(left, f"combined by {operator.text!r}", left.position)
             self._plain(right, f"combined by {operator.text!r}", right.position)
@@ -328,9 +217,11 @@ class _Parser:
         if token.kind in ("name", "quoted"):
             return self._term([token])
         self.at -= 1
-        self._unexpected(token)
+        self.unexpected(token)
 
-    def parenthesis(self, opening: _Token) -> _Sum:
+    def parenthesis(self, opening: Token) -> _Sum:
+        if any(token.text == "@" for token in self.tokens[self.at : self._closing(self.at - 1)]):
+            return self.composite(opening)
         inner = self.sum()
         if self.token.text in ("|", "||"):
             bars = self.bar(inner, opening.position, None)
@@ -342,10 +233,10 @@ class _Parser:
 
     # -- function calls and random-effect terms
 
-    def call(self, name: _Token) -> _Sum:
+    def call(self, name: Token) -> _Sum:
         closing = self._closing(self.at)
         inside = self.tokens[self.at + 1 : closing]
-        if self._has_bar(inside):
+        if self._has_bar(inside) or name.text == "matern" or name.text.startswith("sp_"):
             return self.structure(name)
         start = self.at - 1
         self.at = closing + 1
@@ -362,7 +253,7 @@ class _Parser:
         self.fail("this parenthesis is never closed", self.tokens[opening].position)
 
     @staticmethod
-    def _has_bar(tokens: list[_Token]) -> bool:
+    def _has_bar(tokens: list[Token]) -> bool:
         depth = 0
         for token in tokens:
             depth += {"(": 1, ")": -1}.get(token.text, 0)
@@ -370,22 +261,47 @@ class _Parser:
                 return True
         return False
 
-    def structure(self, name: _Token) -> _Sum:
-        """Parse ``name(lhs | group, option=value)``."""
-        known = self.known_structures
-        if known is not None and name.text not in known:
-            close = difflib.get_close_matches(name.text, sorted(known), 1)
-            hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(sorted(known))}"
-            self.fail(f"{name.text} is not a known covariance structure; {hint}", name.position)
+    def structure(self, name: Token) -> _Sum:
+        """Parse ``name(lhs | group, option=value)``, or without a bar a structure over all rows."""
+        self.check_known(name)
         self.expect("(", "after the name of a structure")
+        start = self.at
+        columns = self.plain_columns()
+        self.at = start
         inner = self.sum()
         if self.token.text == "||":
             self.fail(f"'||' has no meaning inside {name.text}(...): use '|'", self.token.position)
-        bars = self.bar(inner, name.position, name.text)
-        self.expect(")", "after the grouping factor")
+        if self.token.text == "|":
+            bars = self.bar(inner, name.position, name.text, columns)
+        elif columns:
+            options = self.options()
+            shape = Part(name.text, columns, options, name.position)
+            bars = [Bar(Side(False), (), True, name.text, options, name.position, shape)]
+        else:
+            self.fail(f"{name.text} over all rows takes columns, such as {name.text}(x + y)", name.position)
+        self.expect(")", f"to close {name.text}(...)")
         return _Sum(bars=bars, position=name.position)
 
-    def bar(self, inner: _Sum, position: int, structure: str | None) -> list[Bar]:
+    def composite(self, opening: Token) -> _Sum:
+        """Parse ``(us(trait) @ ar1(time) | group, by=arm)``."""
+        self.at -= 1
+        bars = []
+        for item in self.item():
+            options = (("by", item.arm[0]), ("shared", item.shared)) if item.arm else ()
+            bars.append(Bar(Side(False), item.group, True, None, options, item.position, item.shape))
+        return _Sum(bars=bars, position=opening.position)
+
+    def arm_and_group(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Parse the one grouping factor of a product of structures."""
+        bar = self.next()
+        levels = self.groups()
+        if len(levels) > 1:
+            self.fail("products of structures do not nest: write a term for each grouping factor", bar.position)
+        return (), levels[0]
+
+    def bar(
+        self, inner: _Sum, position: int, structure: str | None, columns: tuple[str, ...] = ()
+    ) -> list[Bar]:  # fmt: skip
         """Parse from the bar up to the closing parenthesis; nesting and ``||`` are expanded as in lme4."""
         operator = self.next()
         if inner.bars:
@@ -394,89 +310,22 @@ class _Parser:
         side = inner.side()
         if not side.intercept and not side.terms:
             self.fail("nothing is left of this bar: write 1 or a column", operator.position)
-        groups = self.groups()
+        nested = _nested(self.groups())
         options = self.options() if structure is not None else ()
         correlated = operator.text == "|"
         sides = [side] if correlated else _independent(side)
-        return [Bar(s, g, correlated, structure, options, position) for s in sides for g in groups]
-
-    def groups(self) -> list[tuple[str, ...]]:
-        """Parse a grouping factor; ``a/b`` gives ``b:a`` and then ``a``."""
-        levels = [self.group_interaction()]
-        while self.token.text == "/":
-            self.at += 1
-            levels.append(self.group_interaction())
-        if self.token.text not in (")", ","):
-            text = self.token.text
-            if text in ("|", "||"):
-                self.fail("a random-effect term has only one bar", self.token.position)
-            hint = "write one term for each factor" if text in ("+", "*") else "only : and / are supported"
-            self.fail(f"{text} cannot be used in a grouping factor: {hint}", self.token.position)
-        nested = [levels[k::-1] for k in reversed(range(len(levels)))]
-        return [tuple(dict.fromkeys(name for part in parts for name in part)) for parts in nested]
-
-    def group_interaction(self) -> tuple[str, ...]:
-        names = self.group_name()
-        while self.token.text == ":":
-            self.at += 1
-            names += self.group_name()
-        return names
-
-    def group_name(self) -> tuple[str, ...]:
-        token = self.next()
-        if token.kind == "quoted":
-            return (token.text[1:-1],)
-        if token.kind == "name" and self.token.text == "(" and token.text in ("C", "factor"):
-            self.at += 1
-            names = self.group_name()
-            self.expect(")", "after the grouping factor")
-            return names
-        if token.kind == "name" and self.token.text == "(":
-            self.fail("a grouping factor is a column; compute it in the data first", token.position)
-        if token.kind == "name":
-            return (token.text,)
-        if token.text == "(" and token.kind == "operator":
-            names = self.group_interaction()
-            self.expect(")", "after the grouping factor (nesting a/b cannot stand in parentheses)")
-            return names
-        if token.kind == "number":
-            self.fail("a grouping factor is a column, not a number", token.position)
-        self.fail("the grouping factor is missing right of the bar", token.position)
-
-    def options(self) -> tuple[tuple[str, object], ...]:
-        found: dict[str, object] = {}
-        while self.token.text == ",":
-            self.at += 1
-            name = self.next()
-            if name.kind != "name" or name.text in found:
-                self.fail("expected an option as name=value, each once", name.position)
-            self.expect("=", "after the name of an option")
-            found[name.text] = self._literal()
-        return tuple(found.items())
-
-    def _literal(self) -> object:
-        start, depth = self.at, 0
-        while self.token.kind != "end" and (depth or self.token.text not in (",", ")")):
-            depth += {"(": 1, "[": 1, ")": -1, "]": -1}.get(self.next().text, 0)
-        tokens = self.tokens[start : self.at]
-        words = [{"TRUE": "True", "FALSE": "False"}.get(t.text, t.text) for t in tokens]
-        try:
-            return _frozen(ast.literal_eval(" ".join(words)))
-        except (ValueError, SyntaxError, TypeError):
-            self.fail(
-                "an option must be a number, text, True, False or a list of these",
-                self.tokens[start].position,
-            )
+        shape = Part(structure, columns, options, position) if structure is not None and columns else None
+        return [Bar(s, g, correlated, structure, options, position, shape) for s in sides for g in nested]
 
     # -- expressions
 
-    def _term(self, tokens: list[_Token]) -> _Sum:
+    def _term(self, tokens: list[Token]) -> _Sum:
         text = self._expression(tokens)
         if not set(expressions.variables(text)) - set(expressions.CONSTANTS):
             self.fail("this term uses no column", tokens[0].position)
         return _Sum([(text,)], position=tokens[0].position)
 
-    def _elementwise(self, tokens: list[_Token], what: str, position: int) -> str:
+    def _elementwise(self, tokens: list[Token], what: str, position: int) -> str:
         if not tokens:
             self.fail(f"{what} is empty", position)
         text = self._expression(tokens)
@@ -486,7 +335,7 @@ class _Parser:
             self.fail(f"{what} uses no column", position)
         return text
 
-    def _expression(self, tokens: list[_Token]) -> str:
+    def _expression(self, tokens: list[Token]) -> str:
         """Check tokens as a Python expression and return it in standard spelling."""
         words, starts, length = [], [], 0
         for i, token in enumerate(tokens):
@@ -500,7 +349,7 @@ class _Parser:
             place = max(bisect.bisect_right(starts, error.column) - 1, 0)
             self.fail(str(error), tokens[place].position)
 
-    def _word(self, token: _Token, called: bool) -> str:
+    def _word(self, token: Token, called: bool) -> str:
         """Spell one token in Python; unusual names of columns get a stand-in."""
         if token.text == "^":
             return "**"
@@ -521,12 +370,13 @@ class _Parser:
         return self.aliases.setdefault(name, f"{self.stem}{len(self.aliases)}_")
 
 
-def _frozen(value: object) -> object:
-    """Turn lists into tuples, so that terms stay hashable."""
-    return tuple(_frozen(v) for v in value) if isinstance(value, (list, tuple)) else value
-
-
 def _independent(side: Side) -> list[Side]:
     """Split the left side of ``||`` as lme4 does: each term alone, a factor's columns together."""
     parts = [Side(True)] if side.intercept else []
     return parts + [Side(False, (term,)) for term in side.terms]
+
+
+def _nested(levels: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """Expand nesting as in lme4: ``a/b`` gives ``b:a`` and then ``a``."""
+    paths = [levels[k::-1] for k in reversed(range(len(levels)))]
+    return [tuple(dict.fromkeys(name for part in parts for name in part)) for parts in paths]

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from .columns import Column, Table, make_frame, open_table, read_column
+from .covariance import NAMES
 from .errors import DataError
-from .grouping import FrameResidual, FrameTerm, Grouping, frame_residual, random_term
+from .fields import FrameField, frame_field, frame_residual
+from .grouping import FrameTerm, TermDesign, random_terms
 from .sides import Encoder, encode, expression_columns, finite, side_columns, values_of
+from .specs import FieldSpec, ResidualSpec, field_of
+from .structured import take_arm
 from .terms import Bar, Formula
+from .trees import Structures
 
 __all__ = ["FrameTerm", "ModelFrame", "NewDesign", "build_frame", "make_frame"]
 
@@ -56,8 +61,8 @@ class ModelFrame:
     aliased : tuple of str
         Columns left out because they are combinations of earlier ones.
     response : str
-    terms : tuple of FrameTerm
-        Random-effect terms in the order of the formula.
+    parts : tuple of FrameTerm and FrameField
+        Random-effect terms and structures over columns in the order of the formula, then those of the residual.
     weights, offset : (n,) float64 array or None
     rows : (n,) int array
         Positions of the rows used.
@@ -77,7 +82,7 @@ class ModelFrame:
     coef_names: tuple[str, ...]
     aliased: tuple[str, ...]
     response: str
-    terms: tuple[FrameTerm, ...]
+    parts: tuple[FrameTerm | FrameField, ...]
     weights: np.ndarray | None
     offset: np.ndarray | None
     rows: np.ndarray
@@ -88,11 +93,22 @@ class ModelFrame:
     formula: Formula
     encoder: Encoder
     kept: np.ndarray  # positions of the columns of X among all of the encoder's
-    term_encoders: tuple[Encoder, ...]
-    groupings: tuple[Grouping, ...]
+    designs: tuple[TermDesign, ...]  # of the terms
     levels: Mapping[str, tuple[str, ...]]  # of the factors in the fixed part and left of bars
     offset_source: str | None  # column of the offset argument; "" for an array
-    residual: FrameResidual | None = None
+    residual: FrameField | None = None
+    residual_text: str = ""
+    variance_text: str = ""
+
+    @property
+    def terms(self) -> tuple[FrameTerm, ...]:
+        """The random-effect terms among the parts."""
+        return tuple(part for part in self.parts if isinstance(part, FrameTerm))
+
+    @property
+    def fields(self) -> tuple[FrameField, ...]:
+        """The structures over columns among the parts."""
+        return tuple(part for part in self.parts if isinstance(part, FrameField))
 
     def design(self, newdata: Any, response: bool = False, random: bool = True) -> NewDesign:
         """Compute the design of new data.
@@ -117,15 +133,14 @@ class ModelFrame:
             message = "the offset was given as an array, so it is not known for newdata; give it as a column"
             raise DataError(message)
         texts = formula.offsets + ((formula.response,) if response else ())
-        plain = (_bar_columns(formula) if random else ()) + ((self.offset_source,) if self.offset_source else ())
+        bars = _bar_columns(formula.bars, formula) if random else ()
+        plain = bars + ((self.offset_source,) if self.offset_source else ())
         names = dict.fromkeys(side_columns(formula.side, formula) + expression_columns(texts, formula) + plain)
         data = {name: _complete(table.column(name)) for name in names}
         _check_finite(data)
         coded = {name: self._recoded(column) for name, column in data.items()}
         X = finite(self.encoder.columns(coded, table.n)[:, self.kept], self.coef_names)
-        terms = []
-        for encoder, grouping in zip(self.term_encoders, self.groupings, strict=True) if random else ():
-            terms.append((finite(encoder.columns(coded, table.n), encoder.names), grouping.codes(data)))
+        terms = [design.rows(coded, data, table.n) for design in (self.designs if random else ())]
         offset = _offset(formula, data, self.offset_source, None, table.n)
         y = _response(formula, data, table.n) if response else None
         return NewDesign(X, tuple(terms), offset, table.n, y)
@@ -148,7 +163,7 @@ class ModelFrame:
 
 def build_frame(
     formula: Formula, data: Any, weights: Any = None, offset: Any = None,
-    residual: tuple[Bar, Formula, str] | None = None,
+    residual: ResidualSpec | None = None, known: Structures = NAMES, related: Collection[str] = (),
 ) -> ModelFrame:  # fmt: skip
     """Evaluate a formula on data.
 
@@ -159,8 +174,11 @@ def build_frame(
     data : pandas.DataFrame, polars.DataFrame or dict of arrays
     weights, offset : str or (n_input,) array, optional
         A column of the data or an array as long as the data. Var(e_i) = sigma^2 / weights_i.
-    residual : optional
-        From `jaxlmm.formula.parse_residual`, with the text.
+    residual : ResidualSpec, optional
+        From `jaxlmm.specs.residual_of`.
+    known : mapping of names to covariance classes
+    related : collection of str
+        Grouping factors with a known relationship between their levels.
 
     Returns
     -------
@@ -173,9 +191,9 @@ def build_frame(
         With one sentence that says what is wrong with the data.
     """
     table = open_table(data)
-    columns = _used_columns(formula, table)
-    inner = _residual_columns(residual)
-    columns |= {name: table.column(name) for name in inner}
+    specs = [field_of(bar, known, formula.text) for bar in formula.bars]
+    residual = ResidualSpec(None) if residual is None else residual
+    columns = _used_columns(formula, table, specs, residual)
     extra = {key: _argument(key, v, table) for key, v in (("weights", weights), ("offset", offset)) if v is not None}
     rows = _complete_rows([*columns.values(), *extra.values()], table.n)
     full = len(rows) == table.n
@@ -193,14 +211,24 @@ def build_frame(
     names = tuple(encoder.names[j] for j in kept)
     if n <= X.shape[1]:
         raise DataError(f"{n} complete rows cannot determine {X.shape[1]} fixed effects; more rows are needed")
-    parts = [random_term(bar, formula, data_used, n, w) for bar in formula.bars]
+    parts: list[FrameTerm | FrameField] = []
+    designs: list[TermDesign] = []
+    for bar, spec in zip(formula.bars, specs, strict=True):
+        if spec is not None:
+            parts.append(frame_field(spec, data_used, columns, spec.text))
+            continue
+        for term, design in random_terms(bar, formula, data_used, n, w, bar.group_label in related):
+            parts.append(term)
+            designs.append(design)
+    what = f"residual={residual.text!r}"
+    parts += [frame_field(spec, data_used, columns, what) for spec in residual.fields]
     return ModelFrame(
         y=y,
         X=X,
         coef_names=names,
         aliased=tuple(c for j, c in enumerate(encoder.names) if j not in set(kept)),
         response=_name(formula),
-        terms=tuple(p[0] for p in parts),
+        parts=tuple(parts),
         weights=w,
         offset=_offset(formula, data_used, None, shift, n),
         rows=rows,
@@ -211,11 +239,12 @@ def build_frame(
         formula=formula,
         encoder=encoder,
         kept=kept,
-        term_encoders=tuple(p[1] for p in parts),
-        groupings=tuple(p[2] for p in parts),
+        designs=tuple(designs),
         levels={name: data_used[name].levels for name in _side_columns(formula) if not data_used[name].is_number},
         offset_source=source,
-        residual=None if residual is None else frame_residual(residual[0], inner[0], inner[1], residual[2], data_used),
+        residual=frame_residual(residual, data_used, columns),
+        residual_text=residual.text,
+        variance_text=residual.variance,
     )
 
 
@@ -232,22 +261,19 @@ def _side_columns(formula: Formula) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for side in sides for name in side_columns(side, formula)))
 
 
-def _bar_columns(formula: Formula) -> tuple[str, ...]:
-    names = [n for bar in formula.bars for n in (*side_columns(bar.side, formula), *bar.group)]
+def _bar_columns(bars: tuple[Bar, ...], formula: Formula) -> tuple[str, ...]:
+    """Return the columns of random-effect terms."""
+    names = [n for bar in bars for n in (*side_columns(bar.side, formula), *bar.group, *take_arm(bar.options)[1])]
     return tuple(dict.fromkeys(names))
 
 
-def _residual_columns(residual: tuple[Bar, Formula, str] | None) -> tuple[str, ...]:
-    """Columns of the positions and of the subjects."""
-    if residual is None:
-        return ()
-    bar, formula, _ = residual
-    return (*side_columns(bar.side, formula), *bar.group)
-
-
-def _used_columns(formula: Formula, table: Table) -> dict[str, Column]:
+def _used_columns(
+    formula: Formula, table: Table, specs: list[FieldSpec | None], residual: ResidualSpec
+) -> dict[str, Column]:  # fmt: skip
     texts = (formula.response, *formula.offsets)
-    names = expression_columns(texts, formula) + side_columns(formula.side, formula) + _bar_columns(formula)
+    names = expression_columns(texts, formula) + side_columns(formula.side, formula)
+    names += _bar_columns(formula.bars, formula) + residual.columns
+    names += tuple(name for spec in specs if spec is not None for name in spec.columns)
     return {name: table.column(name) for name in dict.fromkeys(names)}
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from .columns import Column
 from .errors import DataError
 from .sides import Encoder, encode, finite
+from .structured import take_arm
 from .terms import Bar, Formula
 
 _FREE_STRUCTURES = (
@@ -64,6 +65,10 @@ class FrameTerm:
         Name of the covariance structure; None for an unstructured one.
     options : tuple of (str, object)
         Options of the structure.
+    position : int
+        Where the term starts in the text of the formula.
+    text : str
+        The term as it was written, without options.
     """
 
     columns: tuple[str, ...]
@@ -73,76 +78,108 @@ class FrameTerm:
     group: str
     structure: str | None = None
     options: tuple[tuple[str, object], ...] = ()
+    position: int = 0
+    text: str = ""
+
+    @property
+    def group_label(self) -> str:
+        """The grouping factor."""
+        return self.group
 
 
 @dataclass(frozen=True, eq=False)
-class FrameResidual:
-    """A residual structure as arrays.
+class TermDesign:
+    """How a term becomes arrays, learnt from one data set and used again for new data.
 
     Attributes
     ----------
-    position, subject : (n,) int32 codes of each observation's level and subject
-    levels : labels of the positions;  subjects : number of subjects
-    column, group : the columns they come from
-    structure, options : name of the covariance structure and its options;  text : as it was given
+    encoder : Encoder
+        Of the columns left of the bar.
+    grouping : Grouping
+    arm : (str, tuple of str, int) or None
+        A column, its levels, and the one of them in whose rows alone the term is not zero (``by=``).
     """
 
-    position: np.ndarray
-    subject: np.ndarray
-    levels: tuple[str, ...]
-    subjects: int
-    column: str
-    group: str
-    structure: str
-    options: tuple[tuple[str, object], ...]
-    text: str
+    encoder: Encoder
+    grouping: Grouping
+    arm: tuple[str, tuple[str, ...], int] | None = None
+
+    @property
+    def arm_label(self) -> str:
+        """``[arm=a]``; empty without ``by=``."""
+        return "" if self.arm is None else f"[{self.arm[0]}={self.arm[1][self.arm[2]]}]"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the columns."""
+        return tuple(name + self.arm_label for name in self.encoder.names)
+
+    def rows(self, coded: Mapping[str, Column], data: Mapping[str, Column], n: int) -> tuple[np.ndarray, np.ndarray]:
+        """Columns (n, q) and group codes (n,) of new data; `coded` has the levels of the first data."""
+        Z = finite(self.encoder.columns(coded, n), self.encoder.names)
+        return self.in_arm(Z, data), self.grouping.codes(data)
+
+    def in_arm(self, Z: np.ndarray, data: Mapping[str, Column]) -> np.ndarray:
+        """The columns, zero outside of the arm."""
+        if self.arm is None:
+            return Z
+        column, levels, k = self.arm
+        codes = data[column].recode(levels)
+        if (codes < 0).any():
+            raise DataError(f"column {column!r} has a level that was not in the data of the fit: {', '.join(levels)}")
+        return Z * (codes == k)[:, None]
 
 
-def frame_residual(bar: Bar, column: str, group: str, text: str, data: Mapping[str, Column]) -> FrameResidual:
-    """Evaluate a residual structure ``name(column | group)``.
+def random_terms(
+    bar: Bar, formula: Formula, data: Mapping[str, Column], n: int, weights: np.ndarray | None, related: bool = False
+) -> list[tuple[FrameTerm, TermDesign]]:  # fmt: skip
+    """Evaluate one bar: its arrays, and what is needed to make them again; a term for each level of ``by=``.
 
-    Raises
-    ------
-    DataError
-        For a level that no row has, and a level that a subject has more than once.
+    Parameters
+    ----------
+    related : the levels have a known relationship, which tells effects of every row from the residual
     """
-    visits, subjects = data[column].as_factor(), data[group].as_factor()
-    absent = np.flatnonzero(np.bincount(visits.values, minlength=len(visits.levels)) == 0)
-    if absent.size:
-        names = ", ".join(repr(visits.levels[i]) for i in absent[:5])
-        raise DataError(f"residual={text!r}: no row has the level {names} of {column!r}; drop it from the categories")
-    key = subjects.values.astype(np.int64) * len(visits.levels) + visits.values
-    values, counts = np.unique(key, return_counts=True)
-    if (counts > 1).any():
-        subject, visit = divmod(int(values[np.argmax(counts > 1)]), len(visits.levels))
-        raise DataError(
-            f"residual={text!r}: {group!r} {subjects.levels[subject]!r} has {int(counts.max())} rows with {column!r} "
-            f"{visits.levels[visit]!r}; each row of a subject needs a level of its own"
-        )
-    return FrameResidual(
-        visits.values.astype(np.int32), subjects.values.astype(np.int32), visits.levels, len(subjects.levels),
-        column, group, bar.structure or "us", bar.options, text,
-    )  # fmt: skip
-
-
-def random_term(
-    bar: Bar, formula: Formula, data: Mapping[str, Column], n: int, weights: np.ndarray | None
-) -> tuple[FrameTerm, Encoder, Grouping]:
-    """Evaluate one bar: its arrays, and what is needed to make them again for new data."""
     Z, encoder = encode(bar.side, formula, data, n)
     Z = finite(Z, encoder.names)
-    codes, grouping = _group(bar, data)
+    codes, grouping = group_codes(bar.group, data)
     levels = grouping.labels()
-    _check_size(bar, len(levels), Z.shape[1], n, weights)
-    term = FrameTerm(encoder.names, Z, codes, levels, bar.group_label, bar.structure, bar.options)
-    return term, encoder, grouping
+    _check_size(bar, len(levels), Z.shape[1], n, weights, related)
+    options, arm, shared = take_arm(bar.options)
+    if shared:
+        raise DataError(
+            f"{bar.structure}({bar.lhs} | {bar.group_label}): 'shared' is for structures over columns and residuals; "
+            "these are random effects of columns"
+        )
+    designs = [TermDesign(encoder, grouping)]
+    if arm:
+        names = data[arm[0]].as_factor().levels
+        designs = [TermDesign(encoder, grouping, (arm[0], names, k)) for k in range(len(names))]
+    text = f"{bar.structure or ''}({formula.readable(bar.lhs)} | {bar.group_label})"
+    return [
+        (
+            FrameTerm(
+                d.names,
+                d.in_arm(Z, data),
+                codes,
+                levels,
+                bar.group_label,
+                bar.structure,
+                options,
+                bar.position,
+                text + d.arm_label,
+            ),
+            d,
+        )
+        for d in designs
+    ]
 
 
-def _group(bar: Bar, data: Mapping[str, Column]) -> tuple[np.ndarray, Grouping]:
-    factors = [data[name].as_factor() for name in bar.group]
+def group_codes(names: tuple[str, ...], data: Mapping[str, Column]) -> tuple[np.ndarray, Grouping]:
+    """The place of each row (n,) among the combinations of the levels of columns, and these."""
+    factors = [data[name].as_factor() for name in names]
     key = _mixed_radix([f.values for f in factors], [len(f.levels) for f in factors])
     keys, codes = np.unique(key, return_inverse=True)
-    return codes.astype(np.int32), Grouping(bar.group, tuple(f.levels for f in factors), keys)
+    return codes.astype(np.int32), Grouping(names, tuple(f.levels for f in factors), keys)
 
 
 def _mixed_radix(parts: list[np.ndarray], sizes: list[int]) -> np.ndarray:
@@ -153,11 +190,11 @@ def _mixed_radix(parts: list[np.ndarray], sizes: list[int]) -> np.ndarray:
     return key
 
 
-def _check_size(bar: Bar, levels: int, q: int, n: int, weights: np.ndarray | None) -> None:
+def _check_size(bar: Bar, levels: int, q: int, n: int, weights: np.ndarray | None, related: bool) -> None:
     """Refuse terms that cannot be estimated, as lme4 does."""
     if levels < 2:
         raise DataError(f"the grouping factor {bar.group_label!r} has only one level; at least two are needed")
-    if bar.structure not in _FREE_STRUCTURES:
+    if related or bar.structure not in _FREE_STRUCTURES:
         return
     known_variances = weights is not None and np.ptp(weights) > 0 and q == 1
     if levels * q >= n and not (known_variances and levels <= n):

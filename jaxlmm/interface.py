@@ -7,14 +7,19 @@ from typing import Any
 
 import numpy as np
 
-from .covariance import NAMES, OVER_COORDINATES, OVER_ORDER, Covariance
-from .design import Residual, Term
+from .covariance import NAMES, Covariance, Over
+from .design import Field, Residual, Term
 from .errors import DataError, FormulaError
-from .formula import parse, parse_residual
-from .frame import FrameTerm, build_frame
-from .grouping import FrameResidual
+from .fields import FrameField
+from .formula import parse
+from .frame import FrameTerm, ModelFrame, build_frame
 from .model import Model
+from .placing import ORDERED, SPATIAL, check_count
+from .relationship import between_levels
 from .results import Fit, fit_frame
+from .specs import residual_of
+from .trees import make_structure
+from .trial import try_matrix
 
 
 def lmm(
@@ -23,7 +28,9 @@ def lmm(
     method: str = "REML",
     weights: Any = None,
     offset: Any = None,
-    residual: Any = None,
+    residual: str | Over | None = None,
+    variance: str | None = None,
+    relationship: Mapping[str, Any] | None = None,
     structures: Mapping[str, type[Covariance]] | None = None,
     engine: str = "auto",
     start: np.ndarray | None = None,
@@ -33,21 +40,33 @@ def lmm(
     Parameters
     ----------
     formula : str
-        lme4's syntax: ``"y ~ x * f + (x | g)"``, ``(x || g)``, ``(1 | a/b)``, ``(1 | a:b)``, ``offset(o)``, and
-        structured terms such as ``diag(x | g)``, ``cs(0 + f | g)``.
+        lme4's syntax: ``"y ~ x * f + (x | g)"``, ``(x || g)``, ``(1 | a/b)``, ``(1 | a:b)``, ``offset(o)``. Random
+        effects with a structure: ``diag(x | g)``, ``ar1(0 + f | g)``, ``rr(0 + f | g, d=2)``. Random functions of
+        times, places or levels: ``ou(t | g)``, ``ar1(week | g)``, ``matern(lon + lat, nu=1.5)`` over all rows,
+        ``(us(trait) @ ar1(week) | g)``. ``by=column`` in either gives parameters of their own to each of its levels,
+        numbers fix parameters: ``ar1(week | g, correlation=0.5)``.
     data : pandas.DataFrame, polars.DataFrame or dict of arrays
         Rows with missing values in used columns are dropped and counted.
     method : "REML" or "ML"
     weights : column name or array (n,), optional
         ``Var(e_i) = sigma^2 / w_i``.
     offset : column name or array (n,), optional
-    residual : str, optional
-        Covariance of the residuals within subjects, ``"us(visit | id)"``: a structure, the column that says which of
-        its levels a row has, and the subjects. With weights w, Cov(e_i, e_j) is divided by sqrt(w_i w_j), as in
-        mmrm. Default: independent.
+    residual : str or structure over columns, optional
+        Covariance of the residuals. ``"us(visit | id)"``: a structure, the column that says which of its levels or
+        times a row has, the subjects; ``"us(visit | arm / id)"``: parameters of their own in each arm;
+        ``"sp_gau(lat + lon) + iid()"``: over all rows, with a nugget; ``"(us(trait) @ ar1(time) | id)"``: a Kronecker
+        product; ``Unstructured().over("visit | id")``: a structure of one's own. With weights w, Cov(e_i, e_j) is
+        divided by sqrt(w_i w_j), as in mmrm. Default: independent.
+    variance : str, optional
+        Function of a column that multiplies the standard deviations of the residuals: ``"power(x)"``, |x|**power;
+        ``"exp(x)"``; ``"const_power(x)"``; ``"ident(f)"``, one for each level of f. Numbers fix its parameters:
+        ``"power(x, 0.5)"`` (nlme's varPower, varExp, varConstPower, varIdent).
+    relationship : mapping of grouping factors to matrices, optional
+        Known covariances between the levels of grouping factors: a pandas DataFrame, ``(array, labels)``, an array in
+        the order of the sorted levels, or a `Precision`.
     structures : mapping of names to covariance classes, optional
-        Further names for structured terms in the formula.
-    engine : "auto", "grouped", "marginal" or "dense"; see `jaxlmm.Model`
+        Further names for structures.
+    engine : "auto", or the name of one; see `jaxlmm.Model`
     start : (k,) array, optional
         Start value of theta.
 
@@ -64,44 +83,59 @@ def lmm(
     """
     if method not in ("REML", "ML"):
         raise DataError(f"method: found {method!r}, expected 'REML' or 'ML'")
-    known = {**NAMES, **(structures or {})}
+    known, related = {**NAMES, **(structures or {})}, dict(relationship or {})
     parsed = parse(formula, known)
-    repeated = None if residual is None else (*parse_residual(residual, known), residual)
-    if not parsed.bars and repeated is None:
+    repeated = residual_of(residual, variance, known)
+    if not parsed.bars and residual is None and variance is None:
         raise FormulaError("formula: no random effects; add at least one term such as (1 | group)", parsed.text)
-    frame = build_frame(parsed, data, weights, offset, repeated)
+    frame = build_frame(parsed, data, weights, offset, repeated, known, related)
+    _check_used(related, frame)
     random = [
-        Term(t.Z, t.codes, _structure(t, known, parsed.text, bar.position), t.group)
-        for t, bar in zip(frame.terms, parsed.bars, strict=True)
+        Field(**part.arguments(), name=part.text)
+        if isinstance(part, FrameField)
+        else _term(part, known, related, frame)
+        for part in frame.parts
     ]
-    errors = None
-    if frame.residual is not None:
-        structure = _structure(frame.residual, known, frame.residual.text, None)
-        errors = Residual(structure, frame.residual.subject, frame.residual.position)
+    errors = None if frame.residual is None else Residual(**frame.residual.arguments())
     model = Model(frame.y, frame.X, random, errors, weights=frame.weights, offset=frame.offset, engine=engine)
+    if not model.size:
+        raise DataError("all covariance parameters are fixed: there is nothing to estimate")
     return fit_frame(data, frame, model, method, start)
 
 
-def _structure(
-    term: FrameTerm | FrameResidual, known: Mapping[str, type[Covariance]], text: str, position: int | None
-) -> Covariance:  # fmt: skip
-    """The covariance structure that a term asks for."""
-    name = term.structure or "us"
-    if name in OVER_COORDINATES and known[name] is NAMES[name]:
+def _term(
+    term: FrameTerm, known: Mapping[str, type[Covariance]], related: Mapping[str, Any], frame: ModelFrame
+) -> Term:  # fmt: skip
+    """The random effects of a term with the structure that it asks for."""
+    name, text = term.structure or "us", frame.formula.text
+    structure = make_structure(known, name, term.options, text, term.position)
+    if isinstance(structure, SPATIAL):
         raise FormulaError(
-            f"structure {name!r} is over times or places, which lmm() does not take yet; jaxlmm.Model takes "
-            "whole-number times as the position of Residual(...)", text, position,
+            f"structure {name!r} is over times or places: write {name}(column | group), columns without 0 + and "
+            "without transformations", text, term.position,
         )  # fmt: skip
-    if name in OVER_ORDER and isinstance(term, FrameTerm) and not _one_level_a_row(term.Z):
+    if isinstance(structure, ORDERED) and not _one_level_a_row(term.Z):
         raise FormulaError(
-            f"structure {name!r} is over the levels of a factor; write {name}(0 + factor | group), not a numeric "
-            "column or an intercept", text, position,
+            f"structure {name!r} is over the levels of a factor; write {name}(0 + factor | group) or "
+            f"{name}(column | group), not an intercept or a transformed column", text, term.position,
         )  # fmt: skip
-    try:
-        return known[name](**dict(term.options))  # type: ignore[arg-type]
-    except TypeError as error:
-        raise FormulaError(f"structure {name!r}: {error}", text, position) from None
+    try_matrix(structure, np.arange(term.Z.shape[1]), term.Z.shape[1], term.text)
+    check_count(structure, f"{name}({' + '.join(term.columns)} | {term.group})", term.Z.shape[1], "formula")
+    matrix = between_levels(related, term.group, term.levels)
+    return Term(term.Z, term.codes, structure, term.group, matrix)
+
+
+def _check_used(related: Mapping[str, Any], frame: ModelFrame) -> None:
+    """Refuse a relationship for a grouping factor that no term has."""
+    groups = list(dict.fromkeys(term.group for term in frame.terms))
+    for name in related:
+        if name not in groups:
+            raise DataError(
+                f"relationship: no random effects are by {name!r}; grouping factors are {', '.join(groups) or 'none'}"
+            )
 
 
 def _one_level_a_row(Z: np.ndarray) -> bool:
-    return bool(np.all((Z == 0) | (Z == 1)) and np.all(Z.sum(1) == 1))
+    """Whether every row has one level of a factor; rows of other arms (``by=``) are zero."""
+    sums = Z.sum(1)
+    return bool(np.all((Z == 0) | (Z == 1)) and np.all(sums <= 1) and np.any(sums == 1))

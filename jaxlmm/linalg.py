@@ -173,12 +173,15 @@ def tril_indices(q: int) -> tuple[np.ndarray, np.ndarray]:
     return rows, columns
 
 
-def lower_from_vector(v: Array, q: int) -> Array:
-    """Lower triangular (q, q) from its q(q+1)/2 entries, column by column."""
-    rows, columns = tril_indices(q)
+def lower_from_vector(v: Any, q: int, entries: tuple[np.ndarray, np.ndarray] | None = None) -> Any:
+    """Lower triangular (..., q, q) from entries (..., m): all q(q+1)/2, column by column, or at given rows and columns.
+
+    A product with a constant, which XLA fuses; NumPy in gives NumPy out.
+    """
+    rows, columns = tril_indices(q) if entries is None else entries
     basis = np.zeros((len(rows), q * q))
     basis[np.arange(len(rows)), rows * q + columns] = 1.0
-    return (v @ basis).reshape(q, q)
+    return (v @ basis).reshape(*v.shape[:-1], q, q)
 
 
 def block_diagonal(blocks: list[Array]) -> Array:

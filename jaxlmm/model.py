@@ -15,14 +15,14 @@ from jax import Array
 from . import design
 from .covariance import Covariance
 from .criterion import deviance, solve_normal
-from .design import Residual, Term, as_array, check_design, check_weights, frozen_pytree, set_all
-from .engines import Blocks, Dense, Engine, Grouped, Marginal, Rows, find_visits, plan
+from .design import Field, Residual, Term, as_array, check_design, check_weights, frozen_pytree, set_all
+from .engines import Blocks, Dense, Engine, Grouped, Marginal, Rotation, Rows, Spectral, arrange, plan
 from .engines.orthogonal import RANK_TOLERANCE, orthogonalise
 from .errors import DataError, Float64RequiredError
 
-Structures = tuple[tuple[Covariance, int], ...]
+Structures = tuple[tuple[Covariance, Any], ...]
 
-ENGINES = ("auto", "dense", "grouped", "marginal")
+ENGINES = ("auto", "dense", "grouped", "marginal", "spectral")
 MAX_DENSE_ROWS = 5000
 COLLINEAR = 0.1  # part of a column of Z that the others do not explain, below which the columns are orthogonalised
 
@@ -32,7 +32,7 @@ COLLINEAR = 0.1  # part of a column of Z that the others do not explain, below w
 class Model:
     """A linear mixed model: plain arrays in, a frozen pytree out.
 
-    ``y = offset + X beta + sum_t Z_t u_t + e``, ``Cov(u_t) = I (x) G_t``, ``Cov(e) = R``. Leaves are the arrays:
+    ``y = offset + X beta + sum_t Z_t u_t + e``, ``Cov(u_t) = A_t (x) G_t``, ``Cov(e) = R``. Leaves are the arrays:
     `jax.vmap` over ``model.replace(y=...)`` (or X, Z, weights, offset) fits or evaluates many data sets of one
     layout; the grouping factors must be concrete when the model is built.
 
@@ -40,12 +40,13 @@ class Model:
     ----------
     y : (n,) response
     X : (n, p) fixed design of full column rank
-    random : terms, see `Term`; may be empty
+    random : terms and random functions, see `Term` and `Field`; may be empty
     residual : see `Residual`; default independent errors
     weights : (n,) positive, ``Var(e_i) = sigma^2 / w_i``
     offset : (n,) known part of the mean
-    engine : "auto", "grouped" (independent residuals, sufficient statistics), "marginal" (a residual structure and no
-        random effects, free of the number of subjects) or "dense" (any V, O(n^3))
+    engine : "auto", "grouped" (terms and independent residuals, sufficient statistics), "marginal" (anything else, V by
+        clusters of dependent rows), "spectral" (one relationship matrix and independent residuals, diagonal after one
+        eigendecomposition) or "dense" (any V, O(n^3))
     checks : False accepts data to which the model cannot be fitted (n <= p, collinear X, constant y), for
         `jaxlmm.fit_batch`, where they get a status
 
@@ -57,7 +58,7 @@ class Model:
 
     y: Any
     X: Any
-    random: tuple[Term, ...]
+    random: tuple[Term | Field, ...]
     residual: Residual
     weights: Any
     offset: Any
@@ -65,16 +66,17 @@ class Model:
     engine: str
 
     def __init__(
-        self, y: Any, X: Any, random: Sequence[Term] = (), residual: Residual | None = None,
+        self, y: Any, X: Any, random: Sequence[Term | Field] = (), residual: Residual | None = None,
         weights: Any = None, offset: Any = None, engine: str = "auto", checks: bool = True,
     ):  # fmt: skip
         y = as_array("y", y, (None,))
         n = y.shape[0]
         X = as_array("X", X, (n, None))
-        random = (random,) if isinstance(random, Term) else tuple(random)
-        for term in random:
-            if term.Z.shape[0] != n:
-                raise DataError(f"Z of {term.name}: expected {n} rows as in y, found {term.Z.shape[0]}")
+        random = (random,) if isinstance(random, Term | Field) else tuple(random)
+        for part in random:
+            rows = part.Z.shape[0] if isinstance(part, Term) else len(part.group)
+            if rows != n:
+                raise DataError(f"{part.name}: expected {n} rows as in y, found {rows}")
         residual = Residual() if residual is None else residual
         if residual.group is not None and len(residual.group) != n:
             raise DataError(f"residual: expected {n} rows as in y, found {len(residual.group)}")
@@ -82,17 +84,22 @@ class Model:
         offset = None if offset is None else as_array("offset", offset, (n,))
         if checks:
             check_design(y, X)
-        engine = choose_engine(engine, residual, n, bool(random))
+        engine = choose_engine(engine, random, residual, n)
         layout: Any = None
         if engine == "marginal":
-            layout = find_visits(residual.group, residual.position)
+            layout = arrange(random, residual, n)
+            largest = max((bucket.row.shape[1] for bucket in layout.buckets), default=0)
+            if largest > MAX_DENSE_ROWS:
+                raise DataError(
+                    f"engine: {largest} rows depend on each other through a residual structure, a field or a "
+                    f"relationship matrix, more than {MAX_DENSE_ROWS}, above which their covariance matrix is too large"
+                )
+        terms = [part for part in random if isinstance(part, Term)]
+        if engine == "spectral":
+            z = terms[0].Z[:, 0] if weights is None else terms[0].Z[:, 0] * np.sqrt(weights)
+            layout = Rotation.find(z, terms[0].group, terms[0].relationship)
         if engine == "grouped":
-            layout = plan(
-                tuple(t.group for t in random),
-                tuple(t.levels for t in random),
-                tuple(t.dim for t in random),
-                n,
-            )
+            layout = plan(tuple(t.group for t in terms), tuple(t.levels for t in terms), tuple(t.dim for t in terms), n)
         set_all(
             self,
             y=y,
@@ -107,21 +114,32 @@ class Model:
 
     def replace(self, **leaves: Any) -> Model:
         """Copy with other arrays of the same shapes (y, X, weights, offset, random); no checks, may be traced."""
+        if self.engine == "spectral" and {"weights", "random"} & set(leaves):
+            raise DataError("replace: engine 'spectral' has decomposed the random part; make a new Model")
         return design.replace(self, **leaves)
 
     @property
     def size(self) -> int:
         """Number of covariance parameters, the length of theta."""
-        return sum(t.structure.size(t.dim) for t in self.random) + self.residual.structure.size(self.residual.dim)
+        return sum(structure.size(dim) for structure, dim in self._structures)
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """The random parts that are terms, not fields."""
+        return tuple(part for part in self.random if isinstance(part, Term))
+
+    @property
+    def coords(self) -> tuple[Any, ...]:
+        """Sets of coordinates of each part, None where it is over levels or effects; the residual last."""
+        return (*(part.coords if isinstance(part, Field) else None for part in self.random), self.residual.coords)
 
     def blocks(self, theta: Array) -> Blocks:
-        """Covariance blocks at theta: terms in order, residual last; see ``fit.theta`` for its coordinates."""
-        return _blocks(self._structures, self._checked(theta))
+        """Covariance blocks at theta: random parts in order, residual last; see ``fit.theta`` for its coordinates."""
+        return _blocks(self._structures, self.coords, self._checked(theta))
 
     @property
     def _structures(self) -> Structures:
-        parts: list[Term | Residual] = [*self.random, self.residual]
-        return tuple((part.structure, part.dim) for part in parts)
+        return tuple((part.structure, part.dim) for part in (*self.random, self.residual))
 
     def _checked(self, theta: Any) -> Array:
         theta = jnp.asarray(theta)
@@ -130,28 +148,40 @@ class Model:
         return theta
 
 
-def _blocks(structures: Structures, theta: Array) -> Blocks:
+def block_at(structure: Covariance, dim: Any, coords: Any) -> Array:
+    """Covariance block of a structure with values: between its levels (q, q), or in sets of coordinates (K, T, T)."""
+    if coords is None:
+        return structure.matrix(np.arange(dim, dtype=np.int32))
+    return jax.vmap(structure.matrix)(jnp.asarray(coords))
+
+
+def _blocks(structures: Structures, coords: tuple[Any, ...], theta: Array) -> Blocks:
     """Covariance blocks of the structures, the residual's last, at public coordinates theta."""
     blocks, start = [], 0
-    for structure, dim in structures:
+    for (structure, dim), places in zip(structures, coords, strict=True):
         stop = start + structure.size(dim)
-        blocks.append(structure.from_public(theta[start:stop], dim).matrix(np.arange(dim, dtype=np.int32)))
+        blocks.append(block_at(structure.from_public(theta[start:stop], dim), dim, places))
         start = stop
     return Blocks(tuple(blocks[:-1]), blocks[-1])
 
 
-def choose_engine(engine: str, residual: Residual, n: int, random: bool) -> str:
+def choose_engine(engine: str, random: tuple[Term | Field, ...], residual: Residual, n: int) -> str:
     """The engine that will do the work: the one that needs least of those that can."""
     if engine not in ENGINES:
         raise DataError(f"engine: found {engine!r}, expected one of {', '.join(ENGINES)}")
+    independent = residual.group is None
+    plain = independent and all(isinstance(part, Term) and part.relationship is None for part in random)
+    kin = independent and len(random) == 1 and isinstance(random[0], Term) and random[0].relationship is not None
+    kin = kin and random[0].dim == 1
     if engine == "auto":
-        engine = "grouped" if residual.is_iid else "dense" if random or residual.group is None else "marginal"
-    if engine == "grouped" and not residual.is_iid:
+        engine = "grouped" if plain else "spectral" if kin else "marginal"
+    if engine == "grouped" and not plain:
         raise DataError(
-            "engine: 'grouped' needs independent residuals, this model has a residual structure; use 'dense'"
+            "engine: 'grouped' needs independent residuals and terms without relationship matrices, this model has "
+            "others; use 'marginal'"
         )
-    if engine == "marginal" and (random or residual.group is None):
-        raise DataError("engine: 'marginal' needs a residual structure within groups and no random effects")
+    if engine == "spectral" and not kin:
+        raise DataError("engine: 'spectral' needs one term with one effect and a relationship matrix, and no other")
     if engine == "dense" and n > MAX_DENSE_ROWS:
         raise DataError(f"engine: 'dense' forms an n x n matrix, sensible up to {MAX_DENSE_ROWS} rows; found {n}")
     return engine
@@ -169,8 +199,10 @@ class Basis(NamedTuple):
     n: Any  # number of rows, a float
     alias: Any  # (p,) one for columns of X that the columns before them span, whose column of Q is zero; else zero
     residual_sd: Any  # of least squares, the scale of y
-    K: tuple[Any, ...]  # (q, q) lower triangular for each term, Z K being the columns worked with
-    units: tuple[Any, ...]  # (q,) one over the root mean square of the columns of Z K
+    K: tuple[
+        Any, ...
+    ]  # (q, q) lower triangular for each term, Z K being the columns worked with; (1, 1) for a field over coordinates
+    units: tuple[Any, ...]  # (q,) one over the root mean square of the columns of Z K; ones for a field
 
     @property
     def rank(self) -> Any:
@@ -187,6 +219,7 @@ class Prepared(NamedTuple):
 
     statistics: Any
     basis: Basis
+    coords: tuple[Any, ...]  # as `Model.coords`
 
 
 def prepare(
@@ -228,22 +261,33 @@ def _prepare(
     again = Q.T @ left
     residual = left - Q @ again
     log_weights = xp.zeros(()) if model.weights is None else xp.sum(xp.log(model.weights))
-    Z = [weighted(model, t.Z, xp) for t in model.random]
-    charts = [conditioned(z, orthogonal and t.structure.is_matrix, xp) for z, t in zip(Z, model.random, strict=True)]
-    K, units = tuple(chart[0] for chart in charts), tuple(chart[1] for chart in charts)
-    basis = Basis(R, c + again, log_weights, np.float64(n), alias, xp.zeros(()), K, units)
+    Z: list[Any] = []
+    K: list[Any] = []
+    units: list[Any] = []
+    for part in model.random:
+        if isinstance(part, Term):
+            z = weighted(model, part.Z, xp)
+            k, unit = conditioned(z, orthogonal and part.structure.is_matrix, xp)
+            z = z @ k if orthogonal else z
+        else:
+            z = None if model.weights is None else weighted(model, xp.ones((n, 1)), xp)
+            size = part.dim if part.coords is None else 1
+            k, unit = xp.eye(size), xp.ones(size)
+        for found, value in zip((Z, K, units), (z, k, unit), strict=True):
+            found.append(value)
+    basis = Basis(R, c + again, log_weights, np.float64(n), alias, xp.zeros(()), tuple(K), tuple(units))
     basis = basis._replace(residual_sd=xp.sqrt(xp.sum(residual**2) / (n - basis.rank)))
-    columns = tuple(z @ k for z, k in zip(Z, K, strict=True)) if orthogonal else tuple(Z)
-    rows = Rows(xp.concatenate([Q, residual[:, None]], 1), columns)
+    rows = Rows(xp.concatenate([Q, residual[:, None]], 1), tuple(Z))
     statistics: Engine
     if model.engine == "grouped":
         statistics = Grouped.prepare(rows, model.layout, compact, clusters, varying)
     elif model.engine == "marginal":
-        statistics = Marginal.prepare(rows, model.layout, compact and not clusters)
+        statistics = Marginal.prepare(rows, (*model.random, model.residual), model.layout, compact and not clusters)
+    elif model.engine == "spectral":
+        statistics = Spectral.rotated(rows.U, model.layout)
     else:
-        groups, levels = tuple(t.group for t in model.random), tuple(t.levels for t in model.random)
-        statistics = Dense.prepare(rows, groups, levels, model.residual.group, model.residual.position)
-    return Prepared(statistics, basis)
+        statistics = Dense.prepare(rows, (*model.random, model.residual))
+    return Prepared(statistics, basis, model.coords)
 
 
 def orthonormal(X: Any, xp: Any = np) -> tuple[Any, Any, Any]:
@@ -358,5 +402,5 @@ def _gram(structures: Structures, theta: Array, prepared: Prepared) -> tuple[Arr
 
 
 def _inner_gram(structures: Structures, theta: Array, prepared: Prepared) -> tuple[Array, Array]:
-    logdet, inner = prepared.statistics.gram(_blocks(structures, theta))
+    logdet, inner = prepared.statistics.gram(_blocks(structures, prepared.coords, theta))
     return logdet - prepared.basis.log_weights, inner

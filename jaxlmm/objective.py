@@ -12,9 +12,10 @@ from jax import Array
 
 from .covariance import Covariance
 from .criterion import Normal, deviance, gram_curvature, gram_slopes, profiled_deviance, solve_normal
+from .design import is_traced
 from .engines import Blocks
 from .errors import DataError
-from .model import Basis, Model, Prepared
+from .model import Basis, Model, Prepared, block_at
 from .optimize import Evaluate, Packing, Point
 from .parameters import concatenated, module_of
 
@@ -23,11 +24,13 @@ from .parameters import concatenated, module_of
 class Spec:
     """The static part of a fit: everything compiled code depends on besides shapes.
 
-    With independent residuals sigma is profiled out and the terms are relative to sigma^2; otherwise the residual is
-    the last part and all covariances are absolute.
+    With independent residuals sigma is profiled out and the terms are relative to sigma^2; otherwise (a residual
+    structure, or a variance that is fixed) the residual is the last part and all covariances are absolute. `placed`
+    says which parts have sets of coordinates.
     """
 
-    parts: tuple[tuple[Covariance, int], ...]
+    parts: tuple[tuple[Covariance, Any], ...]
+    placed: tuple[bool, ...]
     profiled: bool
     reml: bool
 
@@ -36,11 +39,12 @@ class Spec:
         """Specification of fitting `model` by `method`, "REML" or "ML"."""
         if method not in ("REML", "ML"):
             raise DataError(f"method: found {method!r}, expected 'REML' or 'ML'")
-        parts = [(t.structure, t.dim) for t in model.random]
-        profiled = model.residual.is_iid
-        if not profiled:
-            parts.append((model.residual.structure, model.residual.dim))
-        return cls(tuple(parts), profiled, method == "REML")
+        parts = (*model.random, model.residual)
+        profiled = model.residual.is_iid and not any(part.structure.has_fixed_scale for part in parts)
+        if profiled:
+            parts = model.random
+        placed = tuple(places is not None for _, places in zip(parts, model.coords, strict=False))
+        return cls(tuple((part.structure, part.dim) for part in parts), placed, profiled, method == "REML")
 
     def split(self, s: Any) -> list[tuple[Covariance, int, Any]]:
         """Structure, dimension and coordinates of each part."""
@@ -51,11 +55,18 @@ class Spec:
             start = stop
         return out
 
-    def blocks(self, s: Array) -> Blocks:
-        """Covariance blocks at solver coordinates."""
-        matrices = [c.from_solver(v, dim).matrix(np.arange(dim, dtype=np.int32)) for c, dim, v in self.split(s)]
+    def blocks(self, s: Array, coords: tuple[Any, ...]) -> Blocks:
+        """Covariance blocks at solver coordinates; `coords` as in `Prepared`."""
+        parts = zip(self.split(s), coords, strict=False)
+        matrices = [block_at(structure.from_solver(v, dim), dim, places) for (structure, dim, v), places in parts]
         if self.profiled:
             matrices.append(jnp.ones((1, 1)))
+        return Blocks(tuple(matrices[:-1]), matrices[-1])
+
+    def kept(self, blocks: Blocks) -> Blocks:
+        """The blocks without those at sets of coordinates, which are as many as the data have such sets."""
+        every = zip((*blocks.random, blocks.residual), (*self.placed, False), strict=False)
+        matrices = [None if placed else block for block, placed in every]
         return Blocks(tuple(matrices[:-1]), matrices[-1])
 
     def map(self, method: str, s: Any, *args: Any) -> Any:
@@ -67,24 +78,39 @@ class Spec:
         """Public coordinates (..., m) of solver coordinates s (..., k), terms being relative to sigma (...)."""
         values = []
         for t, (structure, dim, v) in enumerate(self.split(s)):
-            v = structure.in_basis(v, dim, K[t]) if t < len(K) else v
-            carries = structure.scale(dim, np.ones(dim), 2.0) == 2.0  # coordinates that carry the scale of y
-            factor = sigma[..., None] if self.profiled else 1.0
-            values.append(structure.solver_to_public(v * factor * carries + v * ~carries, dim))
+            v = structure.in_basis(v, dim, K[t]) if t < len(K) and not self.placed[t] else v
+            factor = sigma[..., None] ** structure.degrees(dim) if self.profiled else 1.0
+            values.append(structure.solver_to_public(v * factor, dim))
         if self.profiled:
             values.append(module_of(s).log(sigma)[..., None])
         return concatenated(s, values)
 
     @property
-    def start(self) -> np.ndarray:
-        """Start values: every random effect as large as the residual, in scaled coordinates."""
-        return np.concatenate([np.zeros(0), *(c.start(dim) for c, dim in self.parts)])
+    def sizes(self) -> tuple[int, ...]:
+        """Sizes of the blocks that are kept, zero for the others, that of the residual last."""
+        sizes = [0 if placed else dim for (_, dim), placed in zip(self.parts, self.placed, strict=True)]
+        return (*sizes, 1) if self.profiled else tuple(sizes)
+
+    def start(self, coords: tuple[Any, ...]) -> Any:
+        """Start values (k,): every random effect as large as the residual, in scaled coordinates."""
+        values = []
+        for (structure, dim), places in zip(self.parts, coords, strict=False):
+            far = places is None or is_traced(places)
+            values.append(structure.start(dim) if far else structure.start(dim, spacing(places)))
+        return concatenated(np.zeros(0), values)
+
+
+def spacing(coords: np.ndarray) -> np.ndarray:
+    """Typical distance along each column of sets of coordinates (K, T, ...): a quarter of their extent, (d,)."""
+    coords = np.reshape(coords, (*coords.shape[:2], -1))
+    extent = np.mean(np.ptp(coords, axis=1), axis=0)
+    return np.where(extent > 0, 0.25 * extent, 1.0)
 
 
 class Evaluation(NamedTuple):
     """What is known at a point besides value, gradient and Hessian."""
 
-    blocks: Blocks
+    blocks: Blocks  # see `Spec.kept`
     slopes: Blocks  # derivative of the criterion in the blocks
     normal: Normal
 
@@ -95,14 +121,13 @@ def objective(spec: Spec, prepared: Prepared, scale: Array) -> Evaluate:
     Sigma is profiled where it can be. The gradient in the blocks is the engine's closed form; the chain to the
     coordinates, and the Hessian of the whole, is autodiff through rules that are closed forms again.
     """
-    statistics, basis = prepared
+    statistics, basis, coords = prepared
     n, rank, reml, profiled = basis.n, basis.rank, spec.reml, spec.profiled
-    criterion = profiled_deviance if profiled else deviance
     packing = packing_of(spec, basis.R.shape[0])
 
     def evaluate(s: Array) -> Array:
         def blocks(s: Array) -> Blocks:
-            return spec.blocks(s * scale)
+            return spec.blocks(s * scale, coords)
 
         C = blocks(s)
         D = jax.vmap(lambda direction: jax.jvp(blocks, (s,), (direction,))[1])(jnp.eye(len(s)))
@@ -111,38 +136,38 @@ def objective(spec: Spec, prepared: Prepared, scale: Array) -> Evaluate:
             return gram_slopes(solve_normal(gram, basis.alias), n, rank, reml, profiled)
 
         found = statistics.expand(C, D._replace(residual=None) if profiled else D, weigh)
-        normal = solve_normal(found.gram, basis.alias)
-        shifted = normal._replace(logdet=normal.logdet + basis.logdet_scale())
-        d = criterion(found.logdet - basis.log_weights, shifted, n, rank, reml)
+        d, normal = deviance_of(spec, basis, found.logdet, found.gram)
 
         def pulled(s: Array) -> Array:
             return jax.vjp(blocks, s)[1](found.slopes)[0]
 
         of_criterion = gram_curvature(normal, found.gram_slopes, n, rank, reml, profiled)
         H = found.curvature + of_criterion + jax.jacfwd(pulled)(s)
-        return packing.pack(Point(s, d, pulled(s), H, Evaluation(C, found.slopes, normal)))
+        return packing.pack(Point(s, d, pulled(s), H, Evaluation(spec.kept(C), spec.kept(found.slopes), normal)))
 
     return evaluate
 
 
 def criterion_at(spec: Spec, prepared: Prepared, C: Blocks) -> tuple[Array, Normal]:
     """-2 log-likelihood and estimates at covariance blocks, to be differentiated in anything, data included."""
-    basis = prepared.basis
-    logdet, gram = prepared.statistics.gram(C)
-    normal = solve_normal(gram, basis.alias)
-    shifted = normal._replace(logdet=normal.logdet + basis.logdet_scale())
-    criterion = profiled_deviance if spec.profiled else deviance
-    return criterion(logdet - basis.log_weights, shifted, basis.n, basis.rank, spec.reml), normal
+    return deviance_of(spec, prepared.basis, *prepared.statistics.gram(C))
 
 
 def packing_of(spec: Spec, p: int) -> Packing:
     """Layout of the solver's points for p fixed effects."""
-    sizes = [dim for _, dim in spec.parts] + ([1] if spec.profiled else [])
-    matrices = [np.empty((q, q)) for q in sizes]
+    matrices = [np.empty((q, q)) if q else None for q in spec.sizes]
     blocks = Blocks(tuple(matrices[:-1]), matrices[-1])
     normal = Normal(np.empty((p, p)), np.empty(p), np.empty(()), np.empty(()))
     k = sum(structure.size(dim) for structure, dim in spec.parts)
     return Packing(k, Evaluation(blocks, blocks, normal))
+
+
+def deviance_of(spec: Spec, basis: Basis, logdet: Array, gram: Array) -> tuple[Array, Normal]:
+    """-2 log-likelihood and estimates from log|V| and the Gram of the internal columns."""
+    normal = solve_normal(gram, basis.alias)
+    shifted = normal._replace(logdet=normal.logdet + basis.logdet_scale())
+    criterion = profiled_deviance if spec.profiled else deviance
+    return criterion(logdet - basis.log_weights, shifted, basis.n, basis.rank, spec.reml), normal
 
 
 def scale_of(spec: Spec, basis: Basis, xp: Any = np) -> Any:
@@ -155,6 +180,6 @@ def scale_of(spec: Spec, basis: Basis, xp: Any = np) -> Any:
     lead, sd = units[0].shape[:-1] if units else (), 1.0
     if not spec.profiled:
         lead, sd = residual_sd.shape[:-1], residual_sd
-        units.append(xp.ones((*lead, spec.parts[-1][1])))
+        units.append(xp.ones((*lead, 1)))
     sizes = [c.scale(dim, unit, sd, xp) for (c, dim), unit in zip(spec.parts, units, strict=True)]
     return xp.concatenate([xp.zeros((*lead, 0)), *(xp.broadcast_to(x, (*lead, x.shape[-1])) for x in sizes)], -1)

@@ -16,7 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from .errors import JaxlmmError
 from .linalg import lower_from_vector, tril_indices
+
+NEARLY_ZERO = 1e-20  # its fourth power is a variance that is zero for all purposes, with derivatives of its root
 
 Bound = float | Callable[[int], float]
 
@@ -45,9 +48,20 @@ def _at(bound: Bound, dim: int) -> float:
 
 @dataclass(frozen=True)
 class VarianceKind:
-    """A variance, closed at zero. Public: log standard deviation. Solver: signed standard deviation."""
+    """A variance, closed at zero. Public: log standard deviation. Solver: s with ``variance = s**power``, power even.
 
-    has_scale = True  # solver coordinates are proportional to the standard deviation of y
+    With power 2, s is the signed standard deviation. With power 4, for structures that multiply standard deviations,
+    these are ``s**2``: smooth in s, where ``|s|`` has a kink in which the search would get stuck.
+    """
+
+    power: int = 2
+
+    has_scale: ClassVar[bool] = True
+
+    @property
+    def degree(self) -> float:
+        """The power of the standard deviation of y that a solver coordinate is proportional to."""
+        return 2.0 / self.power
 
     def from_public(self, u: Array, dim: int) -> Array:
         """Natural value of public coordinates."""
@@ -60,13 +74,15 @@ class VarianceKind:
 
     def from_solver(self, s: Array, dim: int) -> Array:
         """Natural value of solver coordinates."""
-        return s**2
+        if self.power > 2:  # at zero the curvature of the root, which is not zero, would be lost
+            s = s + jnp.where(jnp.abs(s) < NEARLY_ZERO, NEARLY_ZERO, 0.0)
+        return s**self.power
 
     def to_solver(self, value: np.ndarray, dim: int) -> np.ndarray:
         """Solver coordinates of a natural value (host side)."""
-        return np.sqrt(value)
+        return np.sqrt(value) ** self.degree
 
-    def start(self, dim: int) -> float:
+    def start(self, dim: int, distance: float = 1.0) -> float:
         """Start value on a scale where the residual variance is one."""
         return 1.0
 
@@ -76,21 +92,29 @@ class VarianceKind:
 
     def solver_to_public(self, s: Any, dim: int) -> Any:
         """Public coordinates of canonical solver coordinates, without a detour that costs digits."""
-        return _log_size(s)
+        return _log_size(s) / self.degree
 
     def snapped(self, s: Any, dim: int, tolerance: float) -> Any:
-        """Coordinates with everything within `tolerance` of the boundary put on it."""
-        return module_of(s).where(abs(s) < tolerance, 0.0, s)
+        """Coordinates with everything within `tolerance` of the boundary, in standard deviations, put on it."""
+        return module_of(s).where(abs(s) < tolerance**self.degree, 0.0, s)
 
     def at_boundary(self, s: np.ndarray, dim: int, tolerance: float) -> np.ndarray:
         """Whether canonical coordinates (..., size) are on the boundary of their space, up to `tolerance`."""
-        return np.any(np.abs(s) < tolerance, -1)
+        return np.any(np.abs(s) < tolerance**self.degree, -1)
+
+    def admits(self, value: np.ndarray, dim: int | None = None) -> bool:
+        """Whether a value can be fixed."""
+        return bool(np.all(value >= 0))
+
+    def __str__(self) -> str:
+        return "variances, not negative"
 
 
 class _OpenKind:
     """Shared by kinds without a boundary: their coordinates are what they are."""
 
     has_scale: ClassVar[bool] = False
+    degree: ClassVar[float] = 0.0
 
     def canonical(self, s: Any, dim: int) -> Any:
         """The representative among equivalent solver coordinates."""
@@ -113,10 +137,12 @@ class _OpenKind:
 class PositiveKind(_OpenKind):
     """A positive number, open at zero (ranges, shapes): the logarithm in both charts.
 
-    The start value may be a function of the number of levels.
+    It starts at `first`, a number or a function of the number of levels; without one, as ranges do, at `times` the
+    typical distance between coordinates.
     """
 
-    first: Bound = 1.0
+    first: Bound | None = None
+    times: float = 1.0
 
     def from_public(self, u: Array, dim: int) -> Array:
         """Natural value of public coordinates."""
@@ -129,14 +155,23 @@ class PositiveKind(_OpenKind):
     from_solver = from_public
     to_solver = to_public
 
-    def start(self, dim: int) -> float:
+    def start(self, dim: int, distance: float = 1.0) -> float:
         """Start value."""
-        return _at(self.first, dim)
+        return self.times * distance if self.first is None else _at(self.first, dim)
+
+    def admits(self, value: np.ndarray, dim: int | None = None) -> bool:
+        """Whether a value can be fixed."""
+        return bool(np.all(value > 0))
+
+    def __str__(self) -> str:
+        return "positive numbers"
 
 
 @dataclass(frozen=True)
 class RealKind(_OpenKind):
-    """Any number without a unit: itself in both charts, zero at the start."""
+    """Any number without a unit: itself in both charts."""
+
+    first: float = 0.0
 
     def from_public(self, u: Any, dim: int) -> Any:
         """Natural value of public coordinates."""
@@ -149,22 +184,38 @@ class RealKind(_OpenKind):
     from_solver = from_public
     to_solver = to_public
 
-    def start(self, dim: int) -> float:
+    def start(self, dim: int, distance: float = 1.0) -> float:
         """Start value."""
-        return 0.0
+        return self.first
+
+    def admits(self, value: np.ndarray, dim: int | None = None) -> bool:
+        """Whether a value can be fixed."""
+        return bool(np.all(np.isfinite(value)))
+
+    def __str__(self) -> str:
+        return "finite numbers"
 
 
 @dataclass(frozen=True)
 class IntervalKind:
     """A number in a closed interval. Public: scaled atanh. Solver: arcsine, stationary at both ends.
 
-    A bound may be a function of the number of levels, as the -1/(q-1) of compound symmetry.
+    A bound may be a function of the number of levels, as the -1/(q-1) of compound symmetry. It starts at `first`, a
+    function of the typical distance between coordinates; without one at zero if that is inside, else in the middle.
     """
 
     lower: Bound = -1.0
     upper: Bound = 1.0
+    first: Callable[[float], float] | None = None
 
     has_scale: ClassVar[bool] = False
+    degree: ClassVar[float] = 0.0
+
+    @property
+    def starts_at_zero(self) -> bool:
+        """Whether zero is inside of the interval and, at distances of one, the start value."""
+        inside = (callable(self.lower) or self.lower < 0.0) and (callable(self.upper) or self.upper > 0.0)
+        return inside and (self.first is None or self.first(1.0) == 0.0)
 
     def _scale(self, x: Any, dim: int) -> Any:
         lo, hi = _at(self.lower, dim), _at(self.upper, dim)
@@ -191,10 +242,11 @@ class IntervalKind:
         """Solver coordinates of a natural value (host side)."""
         return np.arcsin(self._unit(value, dim))
 
-    def start(self, dim: int) -> float:
-        """Start value: zero where the interval contains it in its interior, else the middle."""
-        lo, hi = _at(self.lower, dim), _at(self.upper, dim)
-        return 0.0 if lo < 0.0 < hi else 0.5 * (lo + hi)
+    def start(self, dim: int, distance: float = 1.0) -> float:
+        """Start value."""
+        if self.first is not None:
+            return self.first(distance)
+        return 0.0 if self.starts_at_zero else 0.5 * (_at(self.lower, dim) + _at(self.upper, dim))
 
     def canonical(self, s: np.ndarray, dim: int) -> np.ndarray:
         """The representative among equivalent solver coordinates."""
@@ -218,106 +270,50 @@ class IntervalKind:
         """Whether canonical coordinates (..., size) are at an end of the interval, up to `tolerance`."""
         return np.any(0.5 * np.pi - np.abs(s) < tolerance, -1)
 
+    def admits(self, value: np.ndarray, dim: int | None = None) -> bool:
+        """Whether a value can be fixed; without `dim` as far as bounds do not depend on the number of levels."""
+        lo, hi = (np.nan if callable(b) and dim is None else _at(b, dim or 0) for b in (self.lower, self.upper))
+        return not np.any((value < lo) | (value > hi) | np.isnan(value))
+
+    def __str__(self) -> str:
+        lo, hi = ("a bound by the number of levels" if callable(b) else f"{b:g}" for b in (self.lower, self.upper))
+        return f"numbers from {lo} to {hi}"
+
 
 @dataclass(frozen=True)
 class CovarianceMatrixKind:
-    """A (q, q) covariance matrix. Public: log-Cholesky, column by column. Solver: the plain Cholesky factor."""
+    """A (q, q) covariance matrix. Public: log-Cholesky, column by column. Solver: the plain Cholesky factor.
 
-    has_scale = True
-
-    def entries(self, dim: int) -> tuple[np.ndarray, np.ndarray]:
-        """Rows and columns of the entries of the factor that are coordinates."""
-        return tril_indices(dim)
-
-    def from_public(self, u: Array, dim: int) -> Array:
-        """Natural value of public coordinates."""
-        rows, columns = tril_indices(dim)
-        diagonal = rows == columns
-        entries = jnp.where(diagonal, jnp.exp(jnp.where(diagonal, u, 0.0)), u)
-        return self.from_solver(entries, dim)
-
-    def to_public(self, value: np.ndarray, dim: int) -> np.ndarray:
-        """Public coordinates of a natural value (host side)."""
-        return self.solver_to_public(self.to_solver(value, dim), dim)
-
-    def from_solver(self, s: Array, dim: int) -> Array:
-        """Natural value of solver coordinates."""
-        L = lower_from_vector(s, dim)
-        return jnp.sum(L[:, None, :] * L[None, :, :], -1)
-
-    def to_solver(self, value: np.ndarray, dim: int) -> np.ndarray:
-        """Solver coordinates of a natural value (host side)."""
-        return semidefinite_factor(np.asarray(value))[tril_indices(dim)]
-
-    def start(self, dim: int) -> np.ndarray:
-        """Start value."""
-        return np.eye(dim)
-
-    def canonical(self, s: Any, dim: int) -> Any:
-        """Cholesky factor with non-negative diagonal in which a zero pivot has a zero column (the latter in NumPy)."""
-        rows, columns = tril_indices(dim)
-        if isinstance(s, Array):
-            return s * jnp.where(s[..., rows == columns] < 0, -1.0, 1.0)[..., columns]
-        L = factor_matrix(s, dim)
-        pivots = np.abs(np.diagonal(L, axis1=-2, axis2=-1))
-        largest = np.abs(s).max(-1, initial=0.0)
-        below = np.abs(np.tril(L, -1)).max(-2, initial=0.0)
-        odd = np.any((pivots < 1e-8 * largest[..., None]) & (below > 0), -1)
-        for lane in np.argwhere(odd):
-            L[tuple(lane)] = semidefinite_factor(L[tuple(lane)] @ L[tuple(lane)].T)
-        signs = np.where(np.diagonal(L, axis1=-2, axis2=-1) < 0, -1.0, 1.0)
-        return (L * signs[..., None, :])[..., rows, columns]
-
-    def solver_to_public(self, s: Any, dim: int) -> Any:
-        """Public coordinates of canonical solver coordinates, without a detour that costs digits."""
-        rows, columns = tril_indices(dim)
-        xp = module_of(s)
-        return xp.where(rows == columns, _log_size(xp.where(rows == columns, s, 1.0)), s)
-
-    def snapped(self, s: np.ndarray, dim: int, tolerance: float) -> np.ndarray:
-        """Cholesky factor with every column whose pivot is below `tolerance` set to zero."""
-        _, columns = tril_indices(dim)
-        return module_of(s).where(self._small(s, dim, tolerance)[..., columns], 0.0, s)
-
-    def at_boundary(self, s: np.ndarray, dim: int, tolerance: float) -> np.ndarray:
-        """Whether the matrix is singular: a pivot of its Cholesky factor below `tolerance`."""
-        return np.any(self._small(s, dim, tolerance), -1)
-
-    def _small(self, s: np.ndarray, dim: int, tolerance: float) -> np.ndarray:
-        rows, columns = tril_indices(dim)
-        return abs(s[..., rows == columns]) < tolerance
-
-
-@dataclass(frozen=True)
-class FactorKind:
-    """A (q, q) covariance matrix whose Cholesky factor is zero outside of a pattern.
-
-    With `bands` the factor, and with it the matrix, has that many diagonals, the main one included; with `rank` it
-    has that many columns. Charts as for `CovarianceMatrixKind`, without the zeros.
+    With `bands` the factor, and with it the matrix, has that many diagonals, the main one included; with `rank` the
+    factor has that many columns. The zeros are no coordinates.
     """
 
     bands: int | None = None
     rank: int | None = None
 
     has_scale: ClassVar[bool] = True
+    degree: ClassVar[float] = 1.0
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is any covariance matrix."""
+        return self.bands is None and self.rank is None
 
     def entries(self, dim: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows and columns of the entries of the factor that are coordinates."""
-        rows, columns = (index[self._kept(dim)] for index in tril_indices(dim))
-        return rows, columns
-
-    def _kept(self, dim: int) -> np.ndarray:
         rows, columns = tril_indices(dim)
-        return (rows - columns < (self.bands or dim)) & (columns < (self.rank or dim))
-
-    def _full(self, s: Any, dim: int) -> Any:
-        """Coordinates (..., q(q+1)/2) of the whole lower triangle, zeros included."""
-        kept = self._kept(dim)
-        return s @ np.eye(len(kept))[kept]
+        if self.is_whole:
+            return rows, columns
+        kept = (rows - columns < (self.bands or dim)) & (columns < (self.rank or dim))
+        return rows[kept], columns[kept]
 
     def _diagonal(self, dim: int) -> np.ndarray:
         rows, columns = self.entries(dim)
         return rows == columns
+
+    def _factor(self, s: Any, dim: int) -> Any:
+        """Factors (..., q, q) from their coordinates."""
+        return lower_from_vector(s, dim, self.entries(dim))
 
     def from_public(self, u: Array, dim: int) -> Array:
         """Natural value of public coordinates."""
@@ -330,7 +326,8 @@ class FactorKind:
 
     def from_solver(self, s: Array, dim: int) -> Array:
         """Natural value of solver coordinates."""
-        return CovarianceMatrixKind().from_solver(self._full(s, dim), dim)
+        L = self._factor(s, dim)
+        return jnp.sum(L[:, None, :] * L[None, :, :], -1)
 
     def to_solver(self, value: np.ndarray, dim: int) -> np.ndarray:
         """Solver coordinates of a natural value (host side)."""
@@ -339,16 +336,26 @@ class FactorKind:
             L = L[:, np.argsort(~np.any(L, 0), kind="stable")]
         return L[self.entries(dim)]
 
-    def start(self, dim: int) -> np.ndarray:
+    def start(self, dim: int, distance: float = 1.0) -> np.ndarray:
         """Start value."""
         return np.diag(1.0 * (np.arange(dim) < (self.rank or dim)))
 
     def canonical(self, s: Any, dim: int) -> Any:
-        """Factor with non-negative diagonal; with bands, a zero pivot has a zero column (the latter in NumPy)."""
+        """Factor with non-negative diagonal; without `rank`, a zero pivot has a zero column (the latter in NumPy)."""
+        rows, columns = self.entries(dim)
         if self.rank is None and not isinstance(s, Array):
-            return CovarianceMatrixKind().canonical(self._full(s, dim), dim)[..., self._kept(dim)]
-        negative = s[..., self._diagonal(dim)] < 0
-        return s * module_of(s).where(negative, -1.0, 1.0)[..., self.entries(dim)[1]]
+            s = self._with_zero_columns(s, dim)
+        return s * module_of(s).where(s[..., rows == columns] < 0, -1.0, 1.0)[..., columns]
+
+    def _with_zero_columns(self, s: np.ndarray, dim: int) -> np.ndarray:
+        """Other factors of the same matrices, where a zero pivot stands over a column that is not zero."""
+        L, s = self._factor(s, dim), s.copy()
+        pivots = np.abs(np.diagonal(L, axis1=-2, axis2=-1))
+        below = np.abs(np.tril(L, -1)).max(-2, initial=0.0)
+        odd = np.any((pivots < 1e-8 * np.abs(s).max(-1, initial=0.0)[..., None]) & (below > 0), -1)
+        for lane in map(tuple, np.argwhere(odd)):
+            s[lane] = semidefinite_factor(L[lane] @ L[lane].T)[self.entries(dim)]
+        return s
 
     def solver_to_public(self, s: Any, dim: int) -> Any:
         """Public coordinates of canonical solver coordinates, without a detour that costs digits."""
@@ -370,13 +377,27 @@ class FactorKind:
         xp, columns = module_of(s), self.entries(dim)[1]
         return xp.stack([xp.all(abs(s[..., columns == j]) < tolerance, -1) for j in range(min(self.rank, dim))], -1)
 
+    def admits(self, value: np.ndarray, dim: int | None = None) -> bool:
+        """Whether a value can be fixed."""
+        square = value.ndim == 2 and value.shape[0] == value.shape[1]
+        return square and not not_semidefinite(value)
 
-def factor_matrix(s: np.ndarray, dim: int) -> np.ndarray:
-    """Lower triangular factors (..., q, q) from their entries (..., q(q+1)/2) in NumPy."""
-    rows, columns = tril_indices(dim)
-    L = np.zeros((*s.shape[:-1], dim, dim))
-    L[..., rows, columns] = s
-    return L
+    def __str__(self) -> str:
+        return "a symmetric positive semidefinite matrix (levels, levels)"
+
+
+def not_semidefinite(K: np.ndarray) -> str:
+    """Why a square matrix is not symmetric and positive semidefinite; empty when it is."""
+    largest = np.max(np.abs(K), initial=0.0)
+    if not np.all(np.isfinite(K)):
+        return "it has entries that are not finite"
+    asymmetry = np.max(np.abs(K - K.T), initial=0.0)
+    if asymmetry > 1e-9 * largest:
+        return f"it is not symmetric (by {asymmetry:.3g})"
+    smallest = np.min(np.linalg.eigvalsh(K), initial=0.0)
+    return (
+        f"it is not positive semidefinite (it has the eigenvalue {smallest:.3g})" if smallest < -1e-9 * largest else ""
+    )
 
 
 def semidefinite_factor(G: np.ndarray) -> np.ndarray:
@@ -390,7 +411,14 @@ def semidefinite_factor(G: np.ndarray) -> np.ndarray:
     return L
 
 
-Kind = VarianceKind | PositiveKind | RealKind | IntervalKind | CovarianceMatrixKind | FactorKind
+Kind = VarianceKind | PositiveKind | RealKind | IntervalKind | CovarianceMatrixKind
+
+
+@dataclass(frozen=True)
+class ByOption:
+    """Marks a field whose kind is a function of the structure, of its options."""
+
+    kind: Callable[[Any], Kind]
 
 
 @dataclass(frozen=True)
@@ -406,6 +434,7 @@ class PerLevel:
 each_level = PerLevel()
 
 Variance = Annotated[Array, VarianceKind()]
+SmoothVariance = Annotated[Array, VarianceKind(power=4)]
 Positive = Annotated[Array, PositiveKind()]
 Real = Annotated[Array, RealKind()]
 Correlation = Annotated[Array, IntervalKind(-1.0, 1.0)]
@@ -418,39 +447,105 @@ def interval(lower: Bound, upper: Bound) -> IntervalKind:
 
 
 @dataclass(frozen=True)
-class Field:
-    """One annotated field of a covariance structure: its name, kind and size."""
+class Parameter:
+    """One annotated field of a class `owner`: its name, kind and size, and which of its entries share a coordinate."""
 
+    owner: str
     name: str
-    kind: Kind
+    kind: Any  # a Kind, in a class also ByOption
     per_level: PerLevel | None = None
+    tied: tuple[int, ...] | None = None
+
+    @property
+    def is_matrix(self) -> bool:
+        """Whether the natural value is a covariance matrix."""
+        return isinstance(self.kind, CovarianceMatrixKind)
+
+    @property
+    def by_level(self) -> bool:
+        """Whether its size or its bounds depend on the number of levels."""
+        bounds = [getattr(self.kind, name, None) for name in ("lower", "upper")]
+        return self.is_matrix or self.per_level is not None or any(map(callable, bounds))
 
     def shape(self, dim: int) -> tuple[int, ...]:
         """Shape of the natural value for `dim` levels."""
-        if isinstance(self.kind, CovarianceMatrixKind | FactorKind):
+        if self.is_matrix:
             return (dim, dim)
-        return () if self.per_level is None else (dim + self.per_level.extra,)
+        return () if self.per_level is None else (max(dim + self.per_level.extra, 0),)
 
     def size(self, dim: int) -> int:
         """Number of coordinates for `dim` levels."""
-        if isinstance(self.kind, CovarianceMatrixKind | FactorKind):
+        if self.is_matrix:
             return len(self.kind.entries(dim)[0])
-        return int(np.prod(self.shape(dim), dtype=int))
+        return len(self.first(dim))
 
-    def start(self, dim: int) -> np.ndarray:
-        """Natural start value."""
-        return np.broadcast_to(np.asarray(self.kind.start(dim), float), self.shape(dim))
+    def first(self, dim: int) -> np.ndarray:
+        """Entries that are coordinates: of those with the same label the first."""
+        entries = int(np.prod(self.shape(dim), dtype=int))
+        if self.tied is None:
+            return np.arange(entries)
+        if len(self.tied) != entries:
+            raise JaxlmmError(
+                f"{self.owner}: {len(self.tied)} labels say which {self.name} are tied, of which there are {entries}"
+            )
+        return np.unique(self.tied, return_index=True)[1]
+
+    def natural(self, chart: str, v: Array, dim: int) -> Array:
+        """Natural value of coordinates, `chart` is "from_public" or "from_solver"."""
+        v = v if self.tied is None else v[..., np.asarray(self.tied)]
+        return getattr(self.kind, chart)(v, dim).reshape(self.shape(dim))
+
+    def coordinates(self, chart: str, value: Any, dim: int) -> np.ndarray:
+        """Coordinates of a natural value (host side), `chart` is "to_public" or "to_solver"."""
+        found = np.ravel(getattr(self.kind, chart)(np.asarray(value), dim))
+        return found if self.tied is None else found[self.first(dim)]
+
+    def check(self, value: Any, dim: int | None = None) -> None:
+        """Refuse to fix the field at an impossible value (for `dim` levels, when given)."""
+        if not self.kind.admits(value, dim):
+            raise JaxlmmError(f"{self.owner}: {self.name} is fixed at {value}, expected {self.kind}")
+        if dim is not None and np.ndim(value) and np.shape(value) != self.shape(dim):
+            raise JaxlmmError(
+                f"{self.owner}: {self.name} is fixed at a value of shape {np.shape(value)}, expected "
+                f"{self.shape(dim)} for {dim} levels"
+            )
+
+    def full(self, value: Any, dim: int) -> Array:
+        """A fixed value in its full shape; one number stands for all entries of a vector."""
+        return jnp.broadcast_to(jnp.asarray(value, float), self.shape(dim))
+
+    def start(self, dim: int, distance: float) -> np.ndarray:
+        """Start value in coordinates of the solver."""
+        value = np.broadcast_to(np.asarray(self.kind.start(dim, distance), float), self.shape(dim))
+        return self.coordinates("to_solver", value, dim)
 
     def scale(self, dim: int, unit: Any, xp: Any = np) -> Any:
         """Size of each solver coordinate when column i of Z has root mean square ``1 / unit[..., i]``.
 
         The optimiser sees coordinates divided by these, so that a unit step is one residual standard deviation.
         """
-        if isinstance(self.kind, CovarianceMatrixKind | FactorKind):
+        if self.is_matrix:
             return unit[..., self.kind.entries(dim)[0]]
-        if isinstance(self.kind, VarianceKind):
-            if self.per_level is not None and self.per_level.extra == 0:
-                return unit
-            common = 1.0 / xp.sqrt(xp.mean(unit**-2.0, -1, keepdims=True))
-            return xp.repeat(common, self.size(dim), -1)
-        return xp.ones((*unit.shape[:-1], self.size(dim)))
+        if not self.kind.has_scale:
+            return xp.ones((*unit.shape[:-1], self.size(dim)))
+        if self.per_level is not None and self.per_level.extra == 0:
+            return unit[..., self.first(dim)] ** self.kind.degree
+        common = 1.0 / xp.sqrt(xp.mean(unit**-2.0, -1, keepdims=True))
+        return xp.repeat(common, self.size(dim), -1) ** self.kind.degree
+
+    def entries(self, value: np.ndarray) -> list[tuple[str, float]]:
+        """Names and values of what users see of a natural value."""
+        if self.is_matrix:
+            rows, columns = tril_indices(len(value))
+            shown = rows - columns < (self.kind.bands or len(value))
+            return [
+                (f"{self.name}[{i},{j}]", float(value[i, j])) for i, j in zip(rows[shown], columns[shown], strict=True)
+            ]
+        named = labelled(self.name, value)
+        return named if self.tied is None else [named[i] for i in np.unique(self.tied, return_index=True)[1]]
+
+
+def labelled(name: str, value: Any) -> list[tuple[str, float]]:
+    """A number by its name, the entries of a vector by their places."""
+    value = np.asarray(value)
+    return [(name, float(value))] if value.ndim == 0 else [(f"{name}[{i}]", float(x)) for i, x in enumerate(value)]

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from .design import Term, replace
-from .engines import Blocks, plan
-from .fitting import Estimate
-from .model import Model, Prepared, prepare
+from .design import Field, Term, replace
+from .engines import Blocks, Clusters, arrange, plan
+from .engines.orthogonal import group_sum
+from .fitting import Estimate, blocks_at
+from .model import Model, Prepared, prepare, weighted
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,8 @@ class Effects:
 
     Attributes
     ----------
-    terms : positions of the model's terms that share the factor, whose effects stand side by side
+    terms : positions of the model's terms that share the factor, whose effects stand side by side; or of a field, whose
+        value is predicted at every row (m = n, q = 1)
     values : (m, q) predictors ``G Z'V^-1 (y - X beta)`` (Henderson 1975)
     condvar : (m, q, q) their covariance given y, theta and beta, ``G - G Z'V^-1 Z G`` (lme4's ``condVar``)
     """
@@ -32,28 +36,47 @@ class Effects:
 
 
 def random_effects(model: Model, estimate: Estimate) -> tuple[Effects, ...]:
-    """Predictors and conditional covariances, one entry a grouping factor in order of first appearance."""
+    """Predictors and conditional covariances: an entry a grouping factor in order of first appearance, and a field."""
     if not model.random:
         return ()
     shared: list[list[int]] = []
-    for t, term in enumerate(model.random):
+    for t, part in enumerate(model.random):
         for terms in shared:
-            if np.array_equal(model.random[terms[0]].group, term.group):
+            if _is_mergeable(model.random[terms[0]], part):
                 terms.append(t)
                 break
         else:
             shared.append([t])
+    found = blocks_at(model, estimate)
     merged = tuple(_merge([model.random[t] for t in terms]) for terms in shared)
-    layout = model.layout
-    if layout is not None and len(merged) < len(model.random):
-        levels, dims = tuple(t.levels for t in merged), tuple(t.dim for t in merged)
-        layout = plan(tuple(t.group for t in merged), levels, dims, len(model.y))
-    G = tuple(block_diagonal([estimate.covariances[t] for t in terms]) for terms in shared)
+    C = Blocks(tuple(block_diagonal([found.random[t] for t in terms]) for terms in shared), found.residual)
     with jax.enable_x64(True):
-        prepared = prepare(replace(model, random=merged, layout=layout), compact=False)
-        beta = prepared.basis.R @ estimate.coef - prepared.basis.c
-        out = jax.device_get(_posterior(prepared, Blocks(G, estimate.residual), beta))
+        if model.engine == "grouped":
+            out = _by_moments(_replanned(model, merged), C, estimate)
+        else:
+            out = _by_clusters(replace(model, random=merged), C, estimate)
     return tuple(Effects(tuple(t), np.array(v), np.array(c)) for t, (v, c) in zip(shared, out, strict=True))
+
+
+def _is_mergeable(first: Term | Field, other: Term | Field) -> bool:
+    """Whether two parts are effects of the same levels."""
+    if isinstance(first, Field) or isinstance(other, Field) or not np.array_equal(first.group, other.group):
+        return False
+    A, B = first.relationship, other.relationship
+    return A is B or (A is not None and B is not None and np.array_equal(A, B))
+
+
+def _replanned(model: Model, merged: tuple[Term, ...]) -> Model:
+    """The model with merged terms."""
+    if len(merged) == len(model.random):
+        return model
+    levels, dims = tuple(t.levels for t in merged), tuple(t.dim for t in merged)
+    return replace(model, random=merged, layout=plan(tuple(t.group for t in merged), levels, dims, len(model.y)))
+
+
+def _by_moments(model: Model, C: Blocks, estimate: Estimate) -> Any:
+    prepared = prepare(model, compact=False)
+    return jax.device_get(_posterior(prepared, C, prepared.basis.R @ estimate.coef - prepared.basis.c))
 
 
 @jax.jit
@@ -67,12 +90,70 @@ def _posterior(prepared: Prepared, C: Blocks, beta: Array) -> list[tuple[Array, 
     return out
 
 
-def _merge(terms: list[Term]) -> Term:
+def _by_clusters(model: Model, C: Blocks, estimate: Estimate) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Mean and covariance of the effects from V^-1 by clusters (NumPy, once a fit).
+
+    With ``c = Cov(u, y)`` the effects have mean ``c V^-1 (y - X beta)`` and covariance ``Cov(u) - c V^-1 c'``; rows of
+    y depend on effects within their cluster only, unless terms are outer, whose moments the engine has.
+    """
+    layout = arrange(model.random, model.residual, len(model.y))
+    model = replace(model, engine="marginal", layout=layout)
+    statistics = prepare(model, compact=False).statistics
+    rest = weighted(model, model.y - linear_predictor(model.X, estimate.coef, model.offset))
+    blocks, solved, inverses, M = jax.device_get(_solved(statistics, C, rest[:, None]))
+    out: list[Any] = []
+    for t, (part, G) in enumerate(zip(model.random, C.random, strict=True)):
+        if isinstance(part, Field):
+            root = weighted(model, np.ones(len(rest)))
+            values, variances = np.zeros((2, len(rest)))
+            for row, K, V in _clusters(layout, blocks[t], inverses):
+                K = K / root[row]  # the covariance of the function with the rows
+                values[row] = K.T @ solved[row, 0]
+                variances[row] = np.diagonal(K).copy() / root[row] - np.sum(K * (V @ K), 0)
+            out.append((values[:, None], variances[:, None, None]))
+            continue
+        Z = weighted(model, part.Z)
+        N = group_sum(Z * solved, part.group, part.levels, np)
+        A = part.relationship
+        values = (N if A is None else A @ N) @ G
+        if t in layout.outer:
+            out.append((values, G - G @ M[layout.outer.index(t)] @ G))
+            continue
+        cov = np.tile(G, (part.levels, 1, 1)) * (1.0 if A is None else np.diagonal(A)[:, None, None])
+        for row, _, V in _clusters(layout, inverses, inverses):
+            levels = np.unique(part.group[row])
+            between = levels[:, None] == part.group[row] if A is None else A[np.ix_(levels, part.group[row])]
+            c = between[:, None, :] * (G @ Z[row].T)  # (levels, q, rows)
+            cov[levels] -= c @ V @ np.swapaxes(c, 1, 2)
+        out.append((values, cov))
+    return out
+
+
+@jax.jit
+def _solved(statistics: Any, C: Blocks, rest: Array) -> Any:
+    """Covariances of the fields by cluster, V^-1 rest, V^-1 by cluster, and Z'V^-1 Z of outer terms by level."""
+    C = Blocks(tuple(jnp.asarray(G) for G in C.random), jnp.asarray(C.residual))
+    inner = [None if t in statistics.outer else statistics.covariance(C, t) for t in range(len(C.random))]
+    return inner, statistics.solve(C, rest), statistics.inverse(C), statistics.moments(C).M
+
+
+def _clusters(layout: Clusters, blocks: Any, inverses: Any) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Rows of each cluster, with the matrices (T, T) between them of two lists by bucket."""
+    n = len(layout.component)
+    for bucket, K, V in zip(layout.buckets, blocks, inverses, strict=True):
+        for row, k, v in zip(bucket.row, K, V, strict=True):
+            here = np.flatnonzero(row < n)
+            yield row[here], k[np.ix_(here, here)], v[np.ix_(here, here)]
+
+
+def _merge(terms: list[Any]) -> Any:
     return terms[0] if len(terms) == 1 else replace(terms[0], Z=np.concatenate([t.Z for t in terms], 1))
 
 
 def block_diagonal(blocks: list[np.ndarray]) -> np.ndarray:
-    """Block diagonal matrix of square blocks."""
+    """Block diagonal matrix of square blocks; a single one, whatever its shape, is itself."""
+    if len(blocks) == 1:
+        return blocks[0]
     q = sum(len(b) for b in blocks)
     out = np.zeros((q, q))
     start = 0
@@ -96,12 +177,13 @@ def linear_predictor(
 
 
 def effects_by_term(model: Model, effects: tuple[Effects, ...]) -> tuple[np.ndarray, ...]:
-    """Values (m, q) of each term in the model's order."""
+    """Values of each random part in the model's order: (m, q) of a term, (n, 1) of a field."""
     out: dict[int, np.ndarray] = {}
     for entry in effects:
         start = 0
         for t in entry.terms:
-            stop = start + model.random[t].dim
+            part = model.random[t]
+            stop = start + (1 if isinstance(part, Field) else part.dim)
             out[t] = entry.values[:, start:stop]
             start = stop
     return tuple(out[t] for t in range(len(model.random)))

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .engines import Grouped, Marginal, Varying, VaryingVisits
+from .engines import Varying, VaryingClusters, VaryingRotated
 from .engines.orthogonal import RANK_TOLERANCE
 from .model import Basis, Model, Prepared, orthonormal, prepare, weighted
 
@@ -59,7 +59,17 @@ def assemble(shared: Shared, lane: Lane) -> tuple[Prepared, Any]:
     if shared.prepared is None:
         return lane.data, scale
     statistics = shared.prepared.statistics.with_columns(lane.data.data)
-    return Prepared(statistics, basis_of(shared, lane)), scale
+    return Prepared(statistics, basis_of(shared, lane), shared.prepared.coords), scale
+
+
+class VaryingRows:
+    """The design side of the dense engine: its statistics are the rows."""
+
+    floats = 0
+
+    def __call__(self, columns: list[np.ndarray]) -> np.ndarray:
+        """Rows (b, n, count) of columns, each (n, b)."""
+        return np.stack([column.T for column in columns], -1)
 
 
 class Design:
@@ -68,36 +78,32 @@ class Design:
     Attributes
     ----------
     template : statistics that all data sets share (what varies is overwritten)
-    varying : the grouped engine's design side, None for the dense engine;  size : padded number of its groups
+    varying : the engine's design side, which turns columns (n, b) into its statistics, a row each
     """
 
     def __init__(self, model: Model, column: bool = False):
         self.model, self.column = model, column
-        self.template = prepare(model, varying=2 if column else 1, orthogonal=True)
+        count = 2 if column else 1
+        self.template = prepare(model, varying=count, orthogonal=True)
         X = weighted(model, model.X)
         fixed = X.shape[1] - column
         self._Q, R, _ = orthonormal(X[:, :fixed])
         self._R = np.pad(R, (0, int(column)))
-        self.varying: Varying | None = None
-        self.size = 0
-        self.visits: VaryingVisits | None = None
-        if model.engine == "marginal" and self.template.statistics.S is not None:
-            self.visits = VaryingVisits(self._Q, model.layout)
-        if model.engine == "grouped":
-            Z = tuple(weighted(model, t.Z) @ K for t, K in zip(model.random, self.template.basis.K, strict=True))
-            self.varying = Varying(self._Q, Z, model.layout, 2 if column else 1)
-            self.size = len(self.template.statistics.weight)
+        statistics = self.template.statistics
+        self.varying: Any = VaryingRows()
+        if model.engine == "marginal":
+            self.varying = VaryingClusters(self._Q, statistics)
+        elif model.engine == "spectral":
+            self.varying = VaryingRotated(self._Q, statistics)
+        elif model.engine == "grouped":
+            pairs = zip(model.terms, self.template.basis.K, strict=True)
+            Z = tuple(weighted(model, t.Z) @ K for t, K in pairs)
+            self.varying = Varying(self._Q, Z, model.layout, count, len(statistics.weight))
 
     @property
     def floats(self) -> int:
         """Numbers a data set has of its own: its rows and its statistics."""
-        statistics = self.template.statistics
-        own = 0
-        if isinstance(statistics, Grouped):
-            own = statistics.factor.F.shape[0] * self.size
-        elif isinstance(statistics, Marginal) and statistics.S is not None:
-            own = statistics.S.shape[0] * (self.model.X.shape[1] + 1)
-        return (1 + self.column) * (len(self.model.y) + own)
+        return (1 + self.column) * (len(self.model.y) + self.varying.floats)
 
     def responses(self, Y: np.ndarray, x: np.ndarray | None = None) -> Responses:
         """Statistics of responses Y (b, n), with the last column x (b, n) of X where it varies; all finite."""
@@ -106,10 +112,11 @@ class Design:
         n, p = self.model.X.shape
         if x is None:
             sd = np.sqrt(np.sum(left**2, 0) / (n - p))
-            return Responses(c.T, sd, None, None, self._data([left]))
-        a, unit = self._residual(weighted(self.model, x.T))
+            return Responses(c.T, sd, None, None, self.varying([left]))
+        column = weighted(self.model, x.T)
+        a, unit = self._residual(column)
         norm = np.sqrt(np.sum(unit**2, 0))
-        aliased = norm <= RANK_TOLERANCE * np.sqrt(np.sum(x**2, 1))
+        aliased = norm <= RANK_TOLERANCE * np.sqrt(np.sum(column**2, 0))
         norm = np.where(aliased, 1.0, norm)
         unit = np.where(aliased, 0.0, unit / norm)
         along = np.zeros(len(Y))
@@ -121,7 +128,7 @@ class Design:
         R = np.tile(self._R, (len(Y), 1, 1))
         R[:, :-1, -1], R[:, -1, -1] = a.T, norm
         sd = np.sqrt(np.sum(left**2, 0) / (n - p + aliased))
-        return Responses(np.column_stack([c.T, along]), sd, R, alias, self._data([unit, left]))
+        return Responses(np.column_stack([c.T, along]), sd, R, alias, self.varying([unit, left]))
 
     def _residual(self, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Coordinates (f, b) of y (n, b) along the fixed columns, and what is left."""
@@ -129,10 +136,3 @@ class Design:
         left = y - self._Q @ c
         again = self._Q.T @ left
         return c + again, left - self._Q @ again
-
-    def _data(self, columns: list[np.ndarray]) -> Any:
-        if self.visits is not None:
-            return self.visits(columns)
-        if self.varying is None:
-            return np.stack([column.T for column in columns], -1)
-        return self.varying(columns, self.size)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +13,12 @@ import numpy as np
 from . import predict as _predict
 from . import simulate as _simulate
 from .batching import BatchFit, refit_batch
+from .blups import RandomEffects, SingularDirection, random_effects, singular_directions
 from .bootstrap import Bootstrap, Statistic, bootstrap
 from .chunks import Progress
 from .columns import extend_rows, make_frame
-from .design import as_array
+from .components import VarCorr, natural_parameters, parameter_frame, varcorr
+from .design import Field, Term, as_array
 from .errors import DataError
 from .fitting import Certificate, Estimate, estimate
 from .frame import ModelFrame
@@ -30,138 +31,6 @@ FLAT = 1e-6  # smallest eigenvalue of the scaled information below which a direc
 
 class ConvergenceWarning(UserWarning):
     """A fit ended without reaching an optimum; its numbers must not be used."""
-
-
-@dataclass(frozen=True)
-class GroupCovariance:
-    """Covariance of the effects of one term: `sd` (q,), `corr` (q, q; NaN where an SD is zero), `cov` (q, q)."""
-
-    group: str
-    columns: tuple[str, ...]
-    sd: np.ndarray
-    corr: np.ndarray
-    cov: np.ndarray
-
-    @classmethod
-    def of(cls, group: str, columns: tuple[str, ...], G: np.ndarray) -> GroupCovariance:
-        """From a covariance matrix."""
-        sd = np.sqrt(np.diagonal(G))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            corr = G / np.outer(sd, sd)
-        np.fill_diagonal(corr, 1.0)
-        return cls(group, columns, sd, corr, G)
-
-
-@dataclass(frozen=True)
-class VarCorr:
-    """Estimated covariances of all terms, in the order of the formula, and of the residuals.
-
-    The residual SD is `sigma`; where the residuals have a structure, it is None and `residual` their covariance.
-    """
-
-    groups: tuple[GroupCovariance, ...]
-    sigma: float | None
-    kind: str = "dict"
-    residual: GroupCovariance | None = None
-
-    @property
-    def _all(self) -> tuple[GroupCovariance, ...]:
-        return self.groups if self.residual is None else (*self.groups, self.residual)
-
-    def frame(self) -> Any:
-        """One row a variance or covariance: group, column, column2, covariance, sd_or_corr (as in lme4)."""
-        rows: list[tuple[str, str, str, float, float]] = []
-        for g in self._all:
-            rows += [(g.group, c, "", g.cov[i, i], g.sd[i]) for i, c in enumerate(g.columns)]
-            pairs = [(i, j) for i in range(len(g.columns)) for j in range(i + 1, len(g.columns))]
-            rows += [(g.group, g.columns[i], g.columns[j], g.cov[i, j], g.corr[i, j]) for i, j in pairs]
-        if self.sigma is not None:
-            rows.append(("Residual", "", "", self.sigma**2, self.sigma))
-        names = ("group", "column", "column2", "covariance", "sd_or_corr")
-        return make_frame(self.kind, dict(zip(names, map(list, zip(*rows, strict=True)), strict=True)))
-
-    def table(self) -> Table:
-        """As lme4 prints it: group, name, variance, SD, correlations with the columns before."""
-        rows = []
-        for g in self._all:
-            for i, column in enumerate(g.columns):
-                rows.append((g.group if i == 0 else "", column, g.cov[i, i], g.sd[i], g.corr[i, :i]))
-        if self.sigma is not None:
-            rows.append(("Residual", "", self.sigma**2, self.sigma, np.zeros(0)))
-        variances, sds = format_column([r[2] for r in rows]), format_column([r[3] for r in rows])
-        most = max((len(r[4]) for r in rows), default=0)
-        header = ("Groups", "Name", "Variance", "Std.Dev.", *(("Corr",) + ("",) * (most - 1) if most else ()))
-        body = tuple(
-            (
-                r[0],
-                r[1],
-                v,
-                s,
-                *("" if np.isnan(c) else f"{c:.2f}" for c in r[4]),
-                *("",) * (most - len(r[4])),
-            )
-            for r, v, s in zip(rows, variances, sds, strict=True)
-        )
-        return Table("Random effects:" if self.groups else "Residual covariance:", header, body, labels=2)
-
-    def __str__(self) -> str:
-        return self.table().text()
-
-    __repr__ = __str__
-
-
-@dataclass(frozen=True)
-class GroupEffects:
-    """Predicted random effects of one grouping factor.
-
-    `values` (m, q) by level and column; `condvar` (m, q, q), their covariance given the data with theta and beta
-    taken as known (lme4's ``condVar``).
-    """
-
-    group: str
-    levels: tuple[str, ...]
-    columns: tuple[str, ...]
-    values: np.ndarray
-    condvar: np.ndarray
-    kind: str = "dict"
-
-    def frame(self) -> Any:
-        """One row a level: its label and the effects."""
-        columns = {c: self.values[:, j] for j, c in enumerate(self.columns)}
-        return make_frame(self.kind, {self.group: list(self.levels), **columns})
-
-
-class RandomEffects(Mapping[str, GroupEffects]):
-    """Predicted random effects by label of the grouping factor."""
-
-    def __init__(self, entries: Mapping[str, GroupEffects]):
-        self._entries = dict(entries)
-
-    def __getitem__(self, group: str) -> GroupEffects:
-        return self._entries[group]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._entries)
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def __repr__(self) -> str:
-        parts = (f"{g}: {len(e.levels)} levels x ({', '.join(e.columns)})" for g, e in self._entries.items())
-        return f"RandomEffects({'; '.join(parts)})"
-
-
-@dataclass(frozen=True)
-class SingularDirection:
-    """A combination of random effects whose variance is estimated as zero: `direction` (q,) of length one."""
-
-    group: str
-    columns: tuple[str, ...]
-    direction: np.ndarray
-
-    def __str__(self) -> str:
-        parts = [f"{d:+.3g} {c}" for d, c in zip(self.direction, self.columns, strict=True) if abs(d) > 5e-4]
-        return f"{self.group}: no variance along {' '.join(parts)}"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -212,7 +81,7 @@ class Fit:
 
     @property
     def theta(self) -> np.ndarray:
-        """Covariance parameters (k,): log-Cholesky of each term's covariance, last log sigma; see `jaxlmm.reml`."""
+        """Covariance parameters (k,), unconstrained; see `jaxlmm.reml`, and `parameters` for natural ones by name."""
         return self.estimate.theta
 
     @property
@@ -270,11 +139,7 @@ class Fit:
     @property
     def singular_directions(self) -> tuple[SingularDirection, ...]:
         """Which combinations of random effects have no variance."""
-        found = []
-        for term, G, boundary in zip(self.frame.terms, self.estimate.covariances, self.estimate.boundary, strict=False):
-            if boundary:
-                found.append(SingularDirection(term.group, term.columns, np.linalg.eigh(G)[1][:, 0]))
-        return tuple(found)
+        return singular_directions(self.frame, self.estimate)
 
     @property
     def engine(self) -> str:
@@ -284,26 +149,16 @@ class Fit:
     # -- covariances and effects -----------------------------------------------------------------------------
 
     def varcorr(self) -> VarCorr:
-        """Estimated variances, standard deviations and correlations of the random effects."""
-        terms = zip(self.frame.terms, self.estimate.covariances, strict=True)
-        groups = tuple(GroupCovariance.of(term.group, term.columns, G) for term, G in terms)
-        repeated = self.frame.residual
-        residual = None
-        if repeated is not None:
-            residual = GroupCovariance.of("Residual", repeated.levels, self.estimate.residual)
-        return VarCorr(groups, self.sigma, self.frame.kind, residual)
+        """Estimated variances, standard deviations and correlations; natural parameters of structures over columns."""
+        return varcorr(self.frame, self.model, self.estimate)
+
+    def parameters(self) -> Any:
+        """Natural parameters of every covariance structure as a frame: part, name, estimate, in the order of theta."""
+        return parameter_frame(natural_parameters(self.frame, self.model, self.estimate), self.frame.kind)
 
     def ranef(self) -> RandomEffects:
         """Predicted random effects (BLUPs) with conditional covariances, by grouping factor."""
-        entries: dict[str, GroupEffects] = {}
-        for effects in _predict.random_effects(self.model, self.estimate):
-            terms = [self.frame.terms[t] for t in effects.terms]
-            columns = tuple(c for term in terms for c in term.columns)
-            first = terms[0]
-            entries[first.group] = GroupEffects(
-                first.group, first.levels, columns, effects.values, effects.condvar, self.frame.kind
-            )
-        return RandomEffects(entries)
+        return random_effects(self.frame, self.model, self.estimate)
 
     # -- predictions -----------------------------------------------------------------------------------------
 
@@ -328,17 +183,22 @@ class Fit:
         """
         if newdata is None:
             X, offset = self.model.X, self.model.offset
-            terms = tuple((t.Z, t.group) for t in self.model.random)
+            terms = tuple(_rows_of(part, self.nobs) for part in self.model.random)
         else:
+            if random and self.frame.fields:
+                raise DataError(
+                    f"newdata: {self.frame.fields[0].text} at new places needs kriging, which is not there yet; "
+                    "random=False gives the population mean"
+                )
             new = self.frame.design(newdata, random=random)
             X, offset, terms = new.X, new.offset, new.terms
         if not random:
             return _predict.linear_predictor(X, self.coef, offset)
-        for term, (_, codes) in zip(self.frame.terms, terms, strict=True):
+        for part, (_, codes) in zip(self.frame.parts, terms, strict=True):
             unknown = int(np.sum(codes < 0))
             if unknown and not allow_new_levels:
                 raise DataError(
-                    f"newdata: {unknown} rows have a level of {term.group!r} that was not in the fit; use "
+                    f"newdata: {unknown} rows have a level of {part.group_label!r} that was not in the fit; use "
                     "allow_new_levels=True to give these an effect of zero, or random=False"
                 )
         effects = _predict.random_effects(self.model, self.estimate)
@@ -405,7 +265,7 @@ class Fit:
         Bootstrap
             With intervals by ``confint(level, method="percentile" | "basic" | "bca")``.
         """
-        terms = [(term.group, term.columns) for term in self.frame.terms]
+        terms = [(part.group_label, part.columns) for part in self.frame.parts]
         return bootstrap(
             self.model, self.estimate, self.method, n, seed, statistic, self.coef_names, terms, self.frame.kind,
             progress,
@@ -434,13 +294,15 @@ class Fit:
 
     def summary(self) -> Summary:
         """The account that lme4's users expect, as text or HTML."""
-        return Summary((self._head(), self.varcorr().table(), self._groups(), self._fixed(), self._ending()))
+        return Summary((self._head(), *self.varcorr().tables(), self._groups(), self._fixed(), self._ending()))
 
     def _head(self) -> str:
         name = "REML" if self.method == "REML" else "maximum likelihood"
         lines = [f"Linear mixed model fit by {name}", f"Formula: {self.frame.formula.text}"]
-        if self.frame.residual is not None:
-            lines.append(f"Residual: {self.frame.residual.text}")
+        if self.frame.residual_text:
+            lines.append(f"Residual: {self.frame.residual_text}")
+        if self.frame.variance_text:
+            lines.append(f"Variance: {self.frame.variance_text}")
         criterion = "REML criterion" if self.method == "REML" else "Deviance (-2 log-likelihood)"
         lines += ["", f"{criterion} at convergence: {-2 * self.loglik:.4f}", ""]
         cells = [f"{self.aic:.1f}", f"{self.bic:.1f}", f"{self.loglik:.1f}", str(self.df_resid)]
@@ -450,10 +312,9 @@ class Fit:
         return "\n".join(lines)
 
     def _groups(self) -> str:
-        sizes = dict.fromkeys(f"{t.group}, {len(t.levels)}" for t in self.frame.terms)
-        if self.frame.residual is not None:
-            sizes[f"{self.frame.residual.group}, {self.frame.residual.subjects}"] = None
-        text = f"Number of obs: {self.nobs}, groups:  {'; '.join(sizes)}"
+        own = () if self.frame.residual is None else (self.frame.residual,)
+        sizes = dict.fromkeys(f"{p.group_label}, {len(p.levels)}" for p in (*self.frame.parts, *own) if p.levels)
+        text = f"Number of obs: {self.nobs}" + (f", groups:  {'; '.join(sizes)}" if sizes else "")
         if self.frame.n_missing:
             text += f"\n{self.frame.n_missing} of {self.frame.n_input} rows dropped because of missing values"
         return text
@@ -487,6 +348,11 @@ class Fit:
 
     def _repr_html_(self) -> str:
         return self.summary()._repr_html_()
+
+
+def _rows_of(part: Term | Field, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Design and level of each row; of a random function, whose value is predicted at every row, its own."""
+    return (part.Z, part.group) if isinstance(part, Term) else (np.ones((n, 1)), np.arange(n))
 
 
 def fit_frame(data: Any, frame: ModelFrame, model: Model, method: str, start: np.ndarray | None = None) -> Fit:

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from .design import Residual, Term
+from .design import Field, Residual, Term
 from .engines.orthogonal import bucket
 from .errors import DataError
-from .fitting import Estimate
+from .fitting import Estimate, blocks_at
 from .model import Model
 from .parameters import semidefinite_factor
 from .predict import block_diagonal, linear_predictor
@@ -44,31 +44,49 @@ def replicate_keys(seed: int, replicates: np.ndarray) -> Array:
 def simulate_rows(model: Model, estimate: Estimate, replicates: np.ndarray, seed: int) -> np.ndarray:
     """Responses (b, rows) of the given replicates."""
     mean = linear_predictor(model.X, estimate.coef, model.offset)
-    factors = tuple(semidefinite_factor(G) for G in (*estimate.covariances, estimate.residual))
+    blocks = blocks_at(model, estimate)
+    factors = tuple(_root(G) for G in (*blocks.random, blocks.residual))
+    kin = tuple(
+        None if isinstance(part, Field) or part.relationship is None else semidefinite_factor(part.relationship)
+        for part in model.random
+    )
     with jax.enable_x64(True):
         keys = replicate_keys(seed, replicates)
-        return np.array(_draw(keys, mean, model.random, model.residual, model.weights, factors))
+        return np.array(_draw(keys, mean, model.random, model.residual, model.weights, factors, kin))
+
+
+def _root(G: np.ndarray) -> np.ndarray:
+    """Lower root of a covariance matrix, or of each of a stack."""
+    return semidefinite_factor(G) if G.ndim == 2 else np.stack([semidefinite_factor(one) for one in G])
 
 
 @jax.jit
 def _draw(
     keys: Array,
     mean: Array,
-    random: tuple[Term, ...],
+    random: tuple[Term | Field, ...],
     residual: Residual,
     weights: Any,
     factors: tuple[Array, ...],
+    kin: tuple[Any, ...],
 ) -> Array:
+    def field(key: Array, part: Field, root: Array) -> Array:
+        groups = mean.shape[0] if part.sets is None else part.sets.shape[0]  # at most one group a row
+        normal = jax.random.normal(key, (groups, root.shape[-1]), jnp.float64)
+        values = normal @ root.T if part.sets is None else jnp.einsum("gij,gj->gi", root[part.sets], normal)
+        return values[:, 0] if part.group is None else values[part.group, part.position]
+
     def one(key: Array) -> Array:
         y = mean
-        for t, term in enumerate(random):
-            normal = jax.random.normal(jax.random.fold_in(key, t + 1), (term.levels, term.dim), jnp.float64)
-            effects = normal @ factors[t].T
-            y = y + jnp.sum(term.Z * effects[term.group], -1)
-        groups = mean.shape[0]  # at most one subject a row
-        normal = jax.random.normal(jax.random.fold_in(key, 0), (groups, residual.dim), jnp.float64)
-        error = normal @ factors[-1].T
-        error = error[:, 0] if residual.group is None else error[residual.group, residual.position]
+        for t, part in enumerate(random):
+            own = jax.random.fold_in(key, t + 1)
+            if isinstance(part, Field):
+                y = y + field(own, part, factors[t])
+                continue
+            normal = jax.random.normal(own, (part.levels, part.dim), jnp.float64)
+            effects = (normal if kin[t] is None else kin[t] @ normal) @ factors[t].T
+            y = y + jnp.sum(part.Z * effects[part.group], -1)
+        error = field(jax.random.fold_in(key, 0), residual, factors[-1])
         return y + (error if weights is None else error / jnp.sqrt(weights))
 
     return jax.vmap(one)(keys)
@@ -84,7 +102,6 @@ class Sampler:
 
     def __init__(self, design: Design, estimate: Estimate):
         varying = design.varying
-        assert varying is not None
         model, basis = design.model, design.template.basis
         n = model.X.shape[0]
         w, V = np.linalg.eigh(varying.left.T @ varying.left)
@@ -120,8 +137,7 @@ class Sampler:
         n, p = self.design.model.X.shape
         sd = np.sqrt((np.sum(By**2, (1, 2)) + square) / (n - p))
         E = np.concatenate([cross, square[:, None]], 1).T[:, None, None]
-        assert self.design.varying is not None
-        data = self.design.varying.finished([np.moveaxis(By, 0, -1)], E, self.design.size)
+        data = self.design.varying.finished([np.moveaxis(By, 0, -1)], E)
         return Responses(c + self.fixed, sd, None, None, data)
 
 

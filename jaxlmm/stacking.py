@@ -10,7 +10,6 @@ import jax
 import numpy as np
 
 from .boundary import has_few_groups
-from .design import Term
 from .engines import Grouped
 from .engines.elimination import Factor
 from .engines.orthogonal import bucket, group_sum, orthogonalise, products, project
@@ -63,13 +62,13 @@ class Table:
         levels = np.array([m.layout.groups for m in models])
         first = np.concatenate([[0], np.cumsum(levels)[:-1]])
         some = any(m.weights is not None for m in models)
-        terms = range(len(models[0].random))
+        terms = range(len(models[0].terms))
         return cls(
             lane=np.repeat(np.arange(len(models)), sizes),
             lanes=len(models),
             y=np.concatenate([m.y if m.offset is None else m.y - m.offset for m in models]),
             X=np.concatenate([m.X for m in models]),
-            Z=tuple(np.concatenate([m.random[t].Z for m in models]) for t in terms),
+            Z=tuple(np.concatenate([m.terms[t].Z for m in models]) for t in terms),
             group=np.concatenate([m.layout.codes + f for m, f in zip(models, first, strict=True)]),
             weights=np.concatenate([np.ones(len(m.y)) if m.weights is None else m.weights for m in models])
             if some
@@ -96,7 +95,7 @@ class Table:
             lanes=len(Y),
             y=Y[lane, row] - offset,
             X=X,
-            Z=tuple(t.Z[row] for t in model.random),
+            Z=tuple(t.Z[row] for t in model.terms),
             group=(np.cumsum(present) - 1)[codes],
             weights=None if weights is None else weights[lane, row],
         )
@@ -131,7 +130,7 @@ class Table:
             meta = (model.layout.inner, (), (), 1, columns.shape[1])
             count = counts[rows].astype(float)
             statistics = Grouped(count, factor, None, place(np.ones(groups)), parent, None, meta)
-            yield Stack(rows, Prepared(statistics, take(basis, rows)), few[rows], spread[rows])
+            yield Stack(rows, Prepared(statistics, take(basis, rows), model.coords), few[rows], spread[rows])
 
     def _rooted(self, a: np.ndarray) -> np.ndarray:
         """Rows (n, .) multiplied by the square roots of the weights."""
@@ -191,7 +190,7 @@ class _Place:
         return out
 
 
-def take(tree: Any, rows: np.ndarray) -> Any:
+def take(tree: Any, rows: np.ndarray | int) -> Any:
     """Rows of every array of a pytree."""
     return jax.tree_util.tree_map(lambda a: a[rows], tree)
 
@@ -211,7 +210,7 @@ def models_of_responses(
             Model(
                 y[rows],
                 X,
-                [Term(t.Z[rows], t.group[rows], t.structure, t.name) for t in model.random],
+                [part.subset(rows) for part in model.random],
                 model.residual.subset(rows),
                 None if own is None else own[rows],
                 None if model.offset is None else model.offset[rows],

@@ -33,6 +33,75 @@ class Side:
 
 
 @dataclass(frozen=True)
+class Part:
+    """One covariance structure over columns, ``ar1(time, correlation=0.5)``.
+
+    Attributes
+    ----------
+    name : str
+    columns : tuple of str
+        Names of columns of the data.
+    options : tuple of (str, object)
+    position : int
+        Where it starts in the text.
+    """
+
+    name: str
+    columns: tuple[str, ...] = ()
+    options: tuple[tuple[str, object], ...] = ()
+    position: int = 0
+
+    @property
+    def text(self) -> str:
+        """The structure as it was written, without its options."""
+        return f"{self.name}({' + '.join(self.columns)})"
+
+
+@dataclass(frozen=True)
+class Composite:
+    """Structures put together by ``+`` (sum), ``*`` (product entry by entry) or ``@`` (Kronecker product)."""
+
+    operator: str
+    parts: tuple[Part | Composite, ...]
+
+    @property
+    def text(self) -> str:
+        """The whole as it was written."""
+        return "(" + f" {self.operator} ".join(part.text for part in self.parts) + ")"
+
+
+@dataclass(frozen=True)
+class Item:
+    """A structure within the groups of a factor: an item of ``residual=``, or a term of the formula such as it.
+
+    Attributes
+    ----------
+    shape : Part or Composite
+    group : tuple of str
+        Columns whose interaction is the grouping factor; none for one structure over all rows.
+    arm : tuple of str
+        Columns whose interaction has parameters of its own in each level, ``us(visit | arm / id)``.
+    shared : tuple of str
+        Parameters that all arms have in common.
+    position : int
+    """
+
+    shape: Part | Composite
+    group: tuple[str, ...] = ()
+    arm: tuple[str, ...] = ()
+    shared: tuple[str, ...] = ()
+    position: int = 0
+
+    @property
+    def text(self) -> str:
+        """The item as it was written, without options."""
+        if not self.group and not self.arm:
+            return self.shape.text
+        group = " / ".join(":".join(names) for names in (self.arm, self.group) if names)
+        return f"{self.shape.text[:-1]} | {group})"
+
+
+@dataclass(frozen=True)
 class Bar:
     """One random-effect term ``(lhs | group)``.
 
@@ -41,7 +110,8 @@ class Bar:
     side : Side
         What stands left of the bar.
     group : tuple of str
-        Columns whose interaction is the grouping factor; ``(1 | a/b)`` gives ``("b", "a")`` and ``("a",)``.
+        Columns whose interaction is the grouping factor; ``(1 | a/b)`` gives ``("b", "a")`` and ``("a",)``. None for
+        a structure over all rows.
     correlated : bool
         False for the parts of ``(lhs || group)``, which become one `Bar` for each term, as in lme4.
     structure : str or None
@@ -50,6 +120,8 @@ class Bar:
         Further literal arguments, ``name(lhs | group, d=2)``.
     position : int
         Where the term starts in the text.
+    shape : Part, Composite or None
+        The structure over columns that the term may be read as, where its left side is nothing but their names.
     """
 
     side: Side
@@ -58,6 +130,7 @@ class Bar:
     structure: str | None = None
     options: tuple[tuple[str, object], ...] = ()
     position: int = 0
+    shape: Part | Composite | None = None
 
     @property
     def lhs(self) -> str:

@@ -16,6 +16,7 @@ import numpy as np
 from jax import Array
 
 from .covariance import Covariance
+from .errors import JaxlmmError
 from .parameters import IntervalKind
 
 __all__ = ["check_covariance"]
@@ -26,7 +27,7 @@ ROUNDING = 1e-9  # relative to the largest entry of a matrix
 FAR = 5.0  # how much further out a coordinate without bounds is tried
 
 
-def check_covariance(structure: Covariance, dim: int = 4, coords: Any = None, seed: int = 0) -> None:
+def check_covariance(structure: Covariance, dim: Any = 4, coords: Any = None, seed: int = 0) -> None:
     """Check everything that jaxlmm assumes of a covariance structure; silent when all is well.
 
     The optimiser and all inference differentiate `matrix` twice, start it where correlations are zero and may push
@@ -45,9 +46,10 @@ def check_covariance(structure: Covariance, dim: int = 4, coords: Any = None, se
     Parameters
     ----------
     structure : Covariance
-        A structure without values, such as ``OrnsteinUhlenbeck()``.
-    dim : int
-        Number of levels.
+        A structure to be estimated, such as ``OrnsteinUhlenbeck()``, ``Autoregressive(correlation=0.5)`` or
+        ``Unstructured() @ Autoregressive()``.
+    dim : int or tuple
+        Number of levels, or what else the structure takes for it.
     coords : array (m,) or (m, d), optional
         Where to evaluate `matrix`, for structures over coordinates; default the positions 0, 1, ..., dim-1.
     seed : int
@@ -58,9 +60,11 @@ def check_covariance(structure: Covariance, dim: int = 4, coords: Any = None, se
     AssertionError
         With the name of the structure, what is wrong, and at which values of its fields.
     JaxlmmError
-        When `structure` is not a covariance structure, or has values.
+        When `structure` is not a covariance structure, or has values that are not fixed.
     """
-    structure = Covariance.checked(structure, "check_covariance")
+    structure = Covariance.checked(structure, "check_covariance", dim)
+    if coords is None and not isinstance(dim, int):
+        raise JaxlmmError(f"check_covariance: {type(structure).__name__} needs coords, an array (m, k), beside {dim=}")
     levels = np.arange(dim, dtype=np.int32) if coords is None else np.asarray(coords)
     try:
         with jax.enable_x64(True):
@@ -83,7 +87,7 @@ class _Derivatives(NamedTuple):
 class _Trial:
     """One structure at some levels; s are coordinates of the solver (k,), theta public ones."""
 
-    def __init__(self, structure: Covariance, dim: int, levels: np.ndarray, rng: np.random.Generator):
+    def __init__(self, structure: Covariance, dim: Any, levels: np.ndarray, rng: np.random.Generator):
         self.structure, self.dim, self.levels, self.rng = structure, dim, levels, rng
         self.size = structure.size(dim)
 
@@ -110,15 +114,12 @@ class _Trial:
 
     def _points(self, thetas: np.ndarray) -> list[np.ndarray]:
         """Random points, the start, one without correlation, and one at each end of each coordinate."""
-        bound = [self.structure.from_public(jnp.asarray(theta), self.dim) for theta in thetas]
-        inside = [structure.to_solver(self.dim) for structure in bound]
-        zero = {f.name: np.zeros(f.shape(self.dim)) for f in self.structure.fields if self._contains_zero(f.kind)}
+        inside = [self.structure.from_public(jnp.asarray(theta), self.dim).to_solver(self.dim) for theta in thetas]
+        start = self.structure.start(self.dim)
+        correlations = [isinstance(k, IntervalKind) and k.starts_at_zero for k in self.structure.kinds(self.dim)]
+        without = np.where(np.array(correlations, bool), start, inside[0])
         apart = self.rng.choice([-1.0, 1.0], size=self.size) * np.maximum(np.abs(inside[0]), 0.1)
-        without = bound[0].bind(zero).to_solver(self.dim)
-        return [*inside, self.structure.start(self.dim), without, *self._ends(apart), *self._ends(-apart)]
-
-    def _contains_zero(self, kind: Any) -> bool:
-        return isinstance(kind, IntervalKind) and kind.start(self.dim) == 0.0
+        return [*inside, start, without, *self._ends(apart), *self._ends(-apart)]
 
     def _ends(self, s: np.ndarray) -> np.ndarray:
         """Each coordinate in turn, and then all, at the end of its range that is on its side, or else far out."""
@@ -126,7 +127,7 @@ class _Trial:
         end = np.where(end == s, s + FAR * np.sign(s), end)
         return np.concatenate([np.where(np.eye(self.size, dtype=bool), end, s), end[None]])
 
-    def _derivatives(self, chart: Callable[[Array, int], Covariance], points: list[np.ndarray]) -> _Derivatives:
+    def _derivatives(self, chart: Callable[[Array, Any], Covariance], points: list[np.ndarray]) -> _Derivatives:
         """Everything at many points at once, differentiated as the optimiser does: forward over reverse."""
 
         def matrix(s: Array) -> Array:
@@ -198,12 +199,12 @@ class _Trial:
             "canonical coordinates of the solver": self._bound(canonical),
             "fit.theta": self.structure.from_public(jnp.asarray(public), self.dim),
         }
+        values = jax.tree_util.tree_leaves_with_path(natural)
         for way, other in ways.items():
-            for f in self.structure.fields:
-                value = np.asarray(getattr(natural, f.name))
-                error = np.max(np.abs(getattr(other, f.name) - value), initial=0.0)
-                good = error <= 1e-7 * np.max(np.abs(value), initial=1.0)
-                self._require(good, f"values of {f.name} do not survive the way to {way}", s)
+            for (path, value), found in zip(values, jax.tree_util.tree_leaves(other), strict=True):
+                good = np.max(np.abs(found - value), initial=0.0) <= 1e-7 * np.max(np.abs(value), initial=1.0)
+                name = jax.tree_util.keystr(path).lstrip(".")
+                self._require(good, f"values of {name} do not survive the way to {way}", s)
         return public
 
     def _check_levels(self, s: np.ndarray, G: np.ndarray) -> None:
@@ -215,11 +216,12 @@ class _Trial:
         self._require(np.allclose(found, G[np.ix_(some, some)], rtol=0, atol=ROUNDING * np.max(np.abs(G))), what, s)
 
     def _check_scale(self, s: np.ndarray, G: np.ndarray) -> None:
-        """Four times the variances, or twice the standard deviations, make four times the matrix."""
-        natural = self._bound(s)
-        scales = {f.name: 4.0 * getattr(natural, f.name) for f in self.structure.fields if f.kind.has_scale}
-        sizes = [self.structure.scale(self.dim, np.ones(self.dim), sd) for sd in (1.0, 2.0)]
-        names = " and ".join(scales)
-        for other in (natural.bind(scales), self._bound(s * sizes[1] / sizes[0])):
-            good = np.allclose(other.matrix(self.levels), 4.0 * G if scales else G, rtol=1e-8, atol=0)
-            self._require(good, f"matrix(levels) is not homogeneous of degree one in its scales ({names})", s)
+        """Twice the standard deviations make four times the matrix, unless some are fixed."""
+        if self.structure.has_fixed_scale:
+            return
+        degrees = self.structure.degrees(self.dim)
+        good = np.allclose(
+            self._bound(s * 2.0**degrees).matrix(self.levels), (4.0 if any(degrees) else 1.0) * G, 1e-8, 0
+        )
+        names = " and ".join(p.name for p in self.structure.free if p.kind.has_scale) or "of its parts"
+        self._require(good, f"matrix(levels) is not homogeneous of degree one in its scales ({names})", s)

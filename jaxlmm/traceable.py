@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from .boundary import RISE, SINGULAR
@@ -77,7 +76,8 @@ def fit(
     require_float64()
     if optimizer is not None:
         _check_optimizer(optimizer)
-    return _fit(Spec.of(model, method), optimizer, max_iterations, model)
+    spec = Spec.of(model, method)
+    return _fit(spec, optimizer, max_iterations, model, spec.start(model.coords))
 
 
 def _check_optimizer(optimizer: Any) -> None:
@@ -88,12 +88,12 @@ def _check_optimizer(optimizer: Any) -> None:
 
 
 @partial(jax.jit, static_argnames=("spec", "optimizer", "max_iterations"))
-def _fit(spec: Spec, optimizer: Any, max_iterations: int, model: Model) -> Estimates:
+def _fit(spec: Spec, optimizer: Any, max_iterations: int, model: Model, start: Array) -> Estimates:
     prepared, p = prepare(model, compact=False, orthogonal=True), model.X.shape[1]
     basis = prepared.basis
     scale = jax.lax.stop_gradient(scale_of(spec, basis, jnp))
-    s, decrement, iterations, status = _optimum(spec, optimizer, max_iterations, prepared, scale)
-    C = spec.blocks(s * scale)
+    s, decrement, iterations, status = _optimum(spec, optimizer, max_iterations, prepared, scale, start)
+    C = spec.blocks(s * scale, prepared.coords)
     d, normal = criterion_at(spec, prepared, C)
     nu = basis.n - basis.rank if spec.reml else basis.n
     sigma = jnp.sqrt(normal.rss / nu) if spec.profiled else jnp.full((), jnp.nan)
@@ -105,7 +105,10 @@ def _fit(spec: Spec, optimizer: Any, max_iterations: int, model: Model) -> Estim
         loglik=-0.5 * d,
         coef=root @ (basis.c + normal.beta),
         vcov=square * root @ normal.Phi @ root.T,
-        covariances=tuple(K @ G @ K.T * square for G, K in zip(C.random, basis.K, strict=True)),
+        covariances=tuple(
+            (G if placed else K @ G @ K.T) * square
+            for G, K, placed in zip(C.random, basis.K, spec.placed, strict=False)
+        ),
         residual=C.residual * square,
         status=status.astype(jnp.int32),
         iterations=iterations.astype(jnp.int32),
@@ -115,16 +118,16 @@ def _fit(spec: Spec, optimizer: Any, max_iterations: int, model: Model) -> Estim
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
 def _optimum(
-    spec: Spec, optimizer: Any, max_iterations: int, prepared: Prepared, scale: Array
+    spec: Spec, optimizer: Any, max_iterations: int, prepared: Prepared, scale: Array, start: Array
 ) -> tuple[Array, Array, Array, Array]:  # fmt: skip
     """Scaled solver coordinates of the optimum, and decrement, iterations and status as floats."""
     if optimizer is None:
         evaluate, packing = objective(spec, prepared, scale), packing_of(spec, prepared.basis.R.shape[0])
-        state = minimise(evaluate, packing, spec.start, max_iterations, jnp)
+        state = minimise(evaluate, packing, start, max_iterations, jnp)
         best = packing.unpack(state.best)
         s, value, decrement, iterations, status = best.x, best.value, state.decrement, state.iteration, state.status
     else:
-        s, value, decrement, iterations = _first_order(spec, optimizer, max_iterations, prepared, scale)
+        s, value, decrement, iterations = _first_order(spec, optimizer, max_iterations, prepared, scale, start)
         status = jnp.where(decrement < GRADIENT, Status.CONVERGED, Status.MAX_ITERATIONS)
         status = jnp.where(jnp.isfinite(value), status, Status.NOT_FINITE)
     s = spec.map("canonical", s)
@@ -136,10 +139,10 @@ def _optimum(
 
 @_optimum.defjvp
 def _optimum_jvp(
-    spec: Spec, optimizer: Any, max_iterations: int, primals: tuple[Prepared, Array], tangents: tuple[Any, Any]
+    spec: Spec, optimizer: Any, max_iterations: int, primals: tuple[Prepared, Array, Array], tangents: tuple[Any, Any]
 ) -> tuple[Any, Any]:  # fmt: skip
-    prepared, scale = primals
-    out = _optimum(spec, optimizer, max_iterations, prepared, scale)
+    prepared, scale, start = primals
+    out = _optimum(spec, optimizer, max_iterations, prepared, scale, start)
     s = out[0]
     if not s.shape[0]:
         return out, tuple(jnp.zeros_like(x) for x in out)
@@ -154,11 +157,12 @@ def _optimum_jvp(
 
 
 def _value(spec: Spec, prepared: Prepared, scale: Array, s: Array) -> Array:
-    return criterion_at(spec, prepared, spec.blocks(s * scale))[0]
+    return criterion_at(spec, prepared, spec.blocks(s * scale, prepared.coords))[0]
 
 
 def _first_order(
-    spec: Spec, optimizer: optax.GradientTransformation, max_iterations: int, prepared: Prepared, scale: Array
+    spec: Spec, optimizer: optax.GradientTransformation, max_iterations: int, prepared: Prepared, scale: Array,
+    start: Array,
 ) -> tuple[Array, Array, Array, Array]:  # fmt: skip
     """Best point of an optax transformation: coordinates, value, largest entry of the gradient, evaluations."""
     import optax
@@ -180,7 +184,6 @@ def _first_order(
     def going(carry: tuple[Any, ...]) -> Array:
         return (carry[2] < max_iterations) & (carry[3][2] >= GRADIENT)
 
-    start = jnp.asarray(np.asarray(spec.start))
     infinite = jnp.full((), jnp.inf)
     carry = (start, method.init(start), jnp.zeros((), jnp.int32), (start, infinite, infinite))
     _, _, count, (s, f, size) = jax.lax.while_loop(going, step, carry)

@@ -158,8 +158,9 @@ def test_a_structure_by_name_in_a_formula():
         jaxlmm.lmm("y ~ f + decay(0 + f | g, d=2)", data, structures={"decay": Decay})
 
 
-def test_fixed_values_are_refused_clearly():
-    with pytest.raises(jaxlmm.JaxlmmError, match="fixed parameters are not supported"):
-        Term(np.ones(4), [0, 0, 1, 1], Identity(variance=1.0))
+def test_what_is_no_structure_is_refused_clearly():
+    bound = Identity().from_public(jnp.zeros(1), 1)
+    with pytest.raises(jaxlmm.JaxlmmError, match="Identity has values of parameters that are estimated"):
+        Term(np.ones(4), [0, 0, 1, 1], bound)
     with pytest.raises(jaxlmm.JaxlmmError, match="Unstructured"):
         Term(np.ones(4), [0, 0, 1, 1], "us")

@@ -89,8 +89,10 @@ def test_the_dense_engine_refuses_what_would_not_be_sensible():
         jaxlmm.lmm("y ~ x + (x | g)", data, engine="dense")
     assert jaxlmm.Model(data["y"], X, random=[term]).engine == "grouped"
     residual = jaxlmm.Residual(jaxlmm.CompoundSymmetry(), data["g"], np.arange(MAX_DENSE_ROWS + 1) // 50)
-    with pytest.raises(DataError, match=words):  # there is no other engine for it beside random effects yet
-        jaxlmm.Model(data["y"], X, random=[term], residual=residual)
+    field = jaxlmm.Field(jaxlmm.Exponential(), coords=data["x"])
+    with pytest.raises(DataError, match=f"{MAX_DENSE_ROWS + 1} rows depend on each other"):
+        jaxlmm.Model(data["y"], X, random=[term, field])
+    assert jaxlmm.Model(data["y"], X, random=[term], residual=residual).engine == "marginal"
     assert jaxlmm.Model(data["y"], X, residual=residual).engine == "marginal"
 
 
@@ -107,10 +109,10 @@ def short_data():
 def test_the_grouped_engine_refuses_a_residual_structure():
     data = short_data()
     residual = jaxlmm.Residual(jaxlmm.CompoundSymmetry(), data["g"], np.arange(24) % 4)
-    with pytest.raises(DataError, match="engine: 'grouped'.*residual.*'dense'"):
+    with pytest.raises(DataError, match="engine: 'grouped'.*residual.*'marginal'"):
         jaxlmm.Model(data["y"], np.ones((24, 1)), residual=residual, engine="grouped")
     term = jaxlmm.Term(np.ones(24), data["g"])
-    assert jaxlmm.Model(data["y"], np.ones((24, 1)), [term], residual).engine == "dense"
+    assert jaxlmm.Model(data["y"], np.ones((24, 1)), [term], residual).engine == "marginal"
     with pytest.raises(JaxlmmError, match="residual must be text"):
         jaxlmm.lmm("y ~ x + (1 | g)", data, residual=residual)
 
@@ -337,7 +339,7 @@ def test_derivatives_of_a_structured_residual(criterion, case):
     random = [jaxlmm.Term(X, other)] if case == "beside a random slope" else []
     residual = jaxlmm.Residual(jaxlmm.CompoundSymmetry(), subject, visit)
     model = jaxlmm.Model(y, X, random=random, residual=residual, weights=weights)
-    assert model.engine == ("dense" if random else "marginal")
+    assert model.engine == "marginal"
 
     def textbook(theta):
         V = compound(theta[-2:], subject, weights)

@@ -74,7 +74,7 @@ def test_solve_and_clusters():
     assert grams.shape[0] == SUBJECTS
     np.testing.assert_allclose(grams.sum(0), rows.gram(C)[1], rtol=1e-10)
     with pytest.raises(ValueError, match="compact"):
-        prepare(model()).statistics.cluster_grams(C)
+        prepare(model(structure=CompoundSymmetry())).statistics.cluster_grams(C)
 
 
 @pytest.mark.parametrize("method", ["REML", "ML"])
@@ -147,10 +147,10 @@ def test_a_trial_by_formula():
 @pytest.mark.parametrize(
     ("residual", "words"),
     [
-        ("us(visit)", "expected one structure"),
-        ("us(visit | arm / id)", "by arm"),
-        ("(visit | id)", "expected one structure"),
-        ("us(visit + arm | id)", "expected one structure"),
+        ("us(visit)", "rows with 'visit'"),
+        ("us(visit | id / arm)", "needs one level of 'id'"),
+        ("(visit | id)", "not a covariance structure"),
+        ("us(visit + arm | id)", "arm"),
         ("nope(visit | id)", "nope is not a known"),
         ("us(visit | arm)", "rows with 'visit'"),
         ("us(week | id)", "week"),
@@ -170,12 +170,4 @@ def test_ordered_structures_need_the_levels_of_a_factor():
     rng = np.random.default_rng(5)
     rows = {"id": np.repeat(np.arange(9), 3), "t": np.tile([1.0, 2.0, 3.0], 9), "y": rng.normal(size=27)}
     with pytest.raises(jaxlmm.FormulaError, match="over the levels of a factor"):
-        jaxlmm.lmm("y ~ t + ar1(t | id)", rows)
-
-
-def test_the_marginal_engine_refuses_random_effects():
-    y, X, subject, visit, _ = data()
-    with pytest.raises(jaxlmm.DataError, match="marginal"):
-        Model(
-            y, X, [jaxlmm.Term(np.ones(len(y)), subject)], Residual(Unstructured(), subject, visit), engine="marginal"
-        )
+        jaxlmm.lmm("y ~ t + ar1(0 + t | id)", rows)

@@ -37,8 +37,9 @@ predict
 simulate
 bootstrap
 study
-expressions terms formula sides grouping frame
-tables results plot
+expressions terms reading structured formula sides grouping
+trial trees placing variances specs fields relationship frame
+tables components blups results plot
 interface
 datasets
 testing

@@ -244,8 +244,8 @@ def test_the_property_test_names_the_structure_and_what_is_wrong(structure, mess
 
 
 def test_the_property_test_wants_a_structure_without_values():
-    with pytest.raises(jaxlmm.JaxlmmError, match="fixed parameters"):
-        check_covariance(Autoregressive(variance=1.0, correlation=0.5))
+    with pytest.raises(jaxlmm.JaxlmmError, match="has values"):
+        check_covariance(bound_at(Autoregressive(), 4, 0))
     with pytest.raises(jaxlmm.JaxlmmError, match="covariance structure"):
         check_covariance("ar1")
     with pytest.raises(RuntimeError, match="author's mistake") as caught:
@@ -349,7 +349,8 @@ def test_huynh_feldt_is_spherical_with_any_variances_that_can_be(seed):
     bound = HuynhFeldt(contrast=jnp.asarray(lam), mean=jnp.asarray(mean), differences=jnp.asarray(differences))
     expected = (variances[:, None] + variances[None, :]) / 2 - lam * (1 - np.eye(4))
     np.testing.assert_allclose(bound.matrix(np.arange(4)), expected, rtol=1e-12)
-    np.testing.assert_allclose(bound.natural(), [*variances, lam], rtol=1e-12)
+    assert bound.reported()["contrast"] == lam
+    np.testing.assert_allclose(bound.reported()["variances"], variances, rtol=1e-12)
     contrasts = np.linalg.qr(np.c_[np.ones(4), np.eye(4)[:, :3]])[0][:, 1:]
     np.testing.assert_allclose(contrasts.T @ expected @ contrasts, lam * np.eye(3), atol=1e-12)
     # `mean` is what is left to the edge of the cone
@@ -368,7 +369,8 @@ def test_arma_covers_every_stationary_process(phi, theta):
     bound = AutoregressiveMovingAverage(**{k: jnp.asarray(v) for k, v in values.items()})
     lags = abs(np.subtract.outer(np.arange(5), np.arange(5)))
     np.testing.assert_allclose(bound.matrix(np.arange(5)), gamma[lags], rtol=1e-10)
-    np.testing.assert_allclose(bound.natural(), [gamma[0], gamma[1] / gamma[0], phi], rtol=1e-10)
+    expected = {"variance": gamma[0], "gamma": gamma[1] / gamma[0], "correlation": phi}
+    assert bound.reported() == pytest.approx(expected, rel=1e-10)
 
 
 @pytest.mark.parametrize("dim", [2, 3, 6, 9])
@@ -383,10 +385,11 @@ def test_partial_autocorrelations_cover_all_toeplitz_matrices(dim):
     np.testing.assert_allclose(autocorrelations(jnp.asarray(partial)), r, rtol=1e-11)
     np.testing.assert_allclose(toeplitz_by_regression(partial), r, rtol=1e-11)
     bound = Toeplitz(variance=jnp.asarray(3.0), partial=jnp.asarray(partial))
-    np.testing.assert_allclose(bound.natural(), 3.0 * r, rtol=1e-11)
+    assert bound.reported()["variance"] == 3.0
+    np.testing.assert_allclose(bound.reported()["correlations"], r[1:], rtol=1e-11)
     variances = jnp.asarray(rng.uniform(1, 2, dim))
-    natural = HeterogeneousToeplitz(variances=variances, partial=jnp.asarray(partial)).natural()
-    np.testing.assert_allclose(natural, [*variances, *r[1:]], rtol=1e-11)
+    reported = HeterogeneousToeplitz().bind({"variances": variances, "partial": jnp.asarray(partial)}).reported()
+    np.testing.assert_allclose([*reported["variances"], *reported["correlations"]], [*variances, *r[1:]], rtol=1e-11)
     singular = autocorrelations(jnp.asarray(np.append(partial[:-1], 1.0)))
     lags = abs(np.subtract.outer(np.arange(dim), np.arange(dim)))
     assert np.linalg.eigvalsh(singular[lags])[0] == pytest.approx(0, abs=1e-12)
@@ -611,9 +614,9 @@ def test_the_references_have_every_structure_of_mmrm():
 
 def test_natural_parameters_are_those_of_mmrm():
     case, _, found = fitted("fev_toep_reml")
-    bound = Toeplitz().from_public(jnp.asarray(found.theta), 4)
-    r = np.array([1, *case["theta"]["rho"]])
-    np.testing.assert_allclose(bound.natural(), case["theta"]["sd"] ** 2 * r, rtol=1e-4)
+    natural = dict(Toeplitz().natural(found.theta, 4))
+    assert natural.pop("variance") == pytest.approx(case["theta"]["sd"] ** 2, rel=1e-4)
+    assert list(natural.values()) == pytest.approx(case["theta"]["rho"], rel=1e-4)
     case, _, found = fitted("orthodont_ar1_reml")
     bound = Autoregressive().from_public(jnp.asarray(found.theta), 4)
     assert bound.correlation == pytest.approx(case["theta"]["rho"], abs=1e-4)

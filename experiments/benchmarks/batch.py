@@ -10,7 +10,6 @@ Where jax finds a GPU there is one more table, of `--sizes` lanes; naming sizes 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import datetime
 import importlib.metadata
 import importlib.util
@@ -18,16 +17,13 @@ import json
 import linecache
 import os
 import platform
-import re
 import resource
-import shlex
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -36,10 +32,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _common import (
+    attempt,
+    command,
+    compilations,
+    cpu_model,
+    note,
+    one_thread,
+    process,
+    report,
+    seconds_of,
+    table,
+    target_row,
+)
 
-ROOT = Path(__file__).parents[2]
 COMMAND = "experiments/benchmarks/batch.py"
-CORES, WARM, LEFT_OUT = 2, 5, "left out"
+CORES, WARM = 2, 5
 REFITS = {"lme4": 100, "mixedlm": 50}
 DRAWN, CHECKED = max(REFITS.values()), 50  # responses for the peers, and those whose log-likelihoods are compared
 MODELS, REPLICATES = 2000, 10_000
@@ -189,16 +197,6 @@ def work_fit(name: str, lanes: int) -> dict[str, Any]:
         "singular": None if fits is None else float(np.mean(fits.singular)),
         "logliks": None if compared is None else compared.loglik.tolist(),
     }
-
-
-def compilations(durations: Sequence[tuple[str, float]]) -> int:
-    return sum(event.endswith("backend_compile_duration") for event, _ in durations)
-
-
-def seconds_of(call: Callable[[], Any]) -> tuple[float, Any]:
-    start = time.perf_counter()
-    result = call()
-    return time.perf_counter() - start, result
 
 
 def device_memory() -> float | None:
@@ -477,22 +475,7 @@ def missing(peer: str) -> bool:
     return shutil.which("Rscript") is None or subprocess.run(check, capture_output=True).returncode != 0
 
 
-def one_thread() -> dict[str, str]:
-    return {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-
-
 # -- processes ------------------------------------------------------------------------------------------------------
-
-
-def process(command: Sequence[str], more: dict[str, str]) -> str:
-    """What a process prints; no compile cache from outside is used."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("JAX_COMPILATION")}
-    environment |= {"JAX_TRACEBACK_FILTERING": "off"}  # the last line of an error is the error
-    environment |= {"PYTHONPATH": os.pathsep.join([str(ROOT), environment.get("PYTHONPATH", "")]), **more}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    if done.returncode:
-        raise RuntimeError(done.stderr.strip())
-    return done.stdout
 
 
 def worker(kind: str, name: str, lanes: int, folder: str = "", device: bool = False) -> dict[str, Any]:
@@ -512,25 +495,7 @@ def work(kind: str, name: str, lanes: str, *folder: str) -> None:
     print("RESULT" + json.dumps(globals()[f"work_{kind}"](name, int(lanes), *folder)))
 
 
-def attempt(call: Callable[[], Any]) -> Any:
-    """What the call returns, or why not: one table less is no reason to lose the others."""
-    try:
-        return call()
-    except RuntimeError as error:
-        return f"{LEFT_OUT}: {str(error).splitlines()[-1]}"
-
-
 # -- tables ---------------------------------------------------------------------------------------------------------
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in markdown; all columns but the first are aligned to the right."""
-    rule = ["---", *["--:"] * (len(header) - 1)]
-    return "\n".join("| " + " | ".join(row) + " |" for row in [header, rule, *rows])
-
-
-def note(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def lanes_of(name: str, lanes: int) -> int:
@@ -642,8 +607,7 @@ def target_table(runs: Runs) -> str:
 
     def add(text: str, value: float | None, limit: float, at_least: bool) -> None:
         if value is not None:
-            met = value >= limit if at_least else value <= limit
-            rows.append([text, f"{value:.3g}", "yes" if met else "no"])
+            rows.append(target_row(text, value, limit, at_least))
 
     for name, peer, limit in (("unbalanced", "lme4", 1000), ("unbalanced", "mixedlm", 100), ("balanced", "lme4", 5000)):
         add(f"{name}: at least {limit} x {peer}", ratio(runs, name, peer), limit, True)
@@ -745,14 +709,6 @@ def backend() -> str:
     return process([sys.executable, "-c", code], {}).strip()
 
 
-def cpu_model() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
-
-
 def versions(peers: Sequence[str]) -> str:
     """Of what took part."""
     found = [f"{name} {importlib.metadata.version(name)}" for name in ("jaxlib", "numpy")]
@@ -763,7 +719,6 @@ def versions(peers: Sequence[str]) -> str:
     return ", ".join(found)
 
 
-HEADING = re.compile(r"^(?=## Python )", re.MULTILINE)
 INTRODUCTION = f"""# Batches
 
 Many fits in one call, beside loops over other software on the same data. REML, float64.
@@ -803,7 +758,8 @@ def section(options: argparse.Namespace) -> str:
     device = backend()
     parts = [
         f"## Python {platform.python_version()}, jax {importlib.metadata.version('jax')}",
-        f"{datetime.date.today()}, {cpu_model()}, {os.cpu_count()} cores, {versions(peers)}.\n`{command()}`",
+        f"{datetime.date.today()}, {cpu_model()}, {os.cpu_count()} cores, {versions(peers)}.\n"
+        f"`{command(COMMAND, '--out')}`",
         *(["\n".join(f"- {line}" for line in absent)] if absent else []),
         "### jaxlmm\n\n" + fit_table(runs),
         *(["### Beside other software\n\n" + ratio_table(runs, peers)] if peers else []),
@@ -824,25 +780,6 @@ def has_bootstrap() -> bool:
     return process([sys.executable, "-c", code], {"JAX_PLATFORMS": "cpu"}).strip() == "True"
 
 
-def command() -> str:
-    """The command line without the place of the output."""
-    words = list(sys.argv[1:])
-    if "--out" in words:
-        at = words.index("--out")
-        del words[at : at + 2]
-    return shlex.join(["python", COMMAND, *(w for w in words if not w.startswith("--out="))])
-
-
-def merged(old: str, new: str) -> str:
-    """The file `old` with the section of the same minor version of Python replaced, newest Python first."""
-
-    def minor(text: str) -> tuple[int, ...]:
-        return tuple(int(part) for part in text.removeprefix("## Python ").split(",")[0].split(".")[:2])
-
-    sections = {minor(text): text.strip() + "\n" for text in [*HEADING.split(old)[1:], new]}
-    return INTRODUCTION + "\n".join(sections[key] for key in sorted(sections, reverse=True))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--lanes", type=int, default=20_000, help="responses a batch")
@@ -853,11 +790,7 @@ def main() -> None:
     parser.add_argument("--sizes", default="", help="lanes of the table by device, e.g. 20000,100000,1000000")
     parser.add_argument("--out", type=Path, help="markdown file to write or bring up to date")
     options = parser.parse_args()
-    report = section(options)
-    print(report)
-    if options.out:
-        old = options.out.read_text(encoding="utf-8") if options.out.exists() else ""
-        options.out.write_text(merged(old, report), encoding="utf-8")
+    report(INTRODUCTION, section(options), options.out)
 
 
 if __name__ == "__main__":

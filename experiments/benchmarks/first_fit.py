@@ -15,7 +15,6 @@ import datetime
 import importlib.metadata
 import os
 import platform
-import re
 import shutil
 import statistics
 import subprocess
@@ -24,9 +23,9 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from _common import ROOT, environment, report, table
+
 DATA = ROOT / "jaxlmm" / "datasets" / "sleepstudy.csv"
 RESULTS = ROOT / "experiments" / "results" / "first_fit.md"
 FORMULA = "Reaction ~ Days + (Days | Subject)"
@@ -118,25 +117,14 @@ def available(program: Program) -> bool:
 def run(command: Sequence[str]) -> tuple[float, str]:
     """Seconds a process takes from start to end, and what it prints.
 
-    No compile cache from outside is used; Python keeps byte code, as it does unless told otherwise. BLAS gets
-    one thread: with more, mixedlm's fits take 3 or 70 ms depending on what else the machine is doing.
+    BLAS gets one thread: with more, mixedlm's fits take 3 or 70 ms depending on what else the machine is doing.
     """
-    left_out = ("JAX_COMPILATION", "PYTHONDONTWRITEBYTECODE")
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(left_out)}
-    environment["OPENBLAS_NUM_THREADS"] = "1"
-    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), environment.get("PYTHONPATH", "")])
     start = time.perf_counter()
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(OPENBLAS_NUM_THREADS="1"))
     seconds = time.perf_counter() - start
     if done.returncode:
         raise SystemExit(f"{' '.join(command)}\n{done.stderr}")
     return seconds, done.stdout
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in markdown; all columns but the first are aligned to the right."""
-    rule = ["---", *["--:"] * (len(header) - 1)]
-    return "\n".join("| " + " | ".join(row) + " |" for row in [header, rule, *rows])
 
 
 def first_fits(programs: Sequence[Program], rounds: int) -> dict[str, list[float]]:
@@ -314,7 +302,6 @@ One evaluation of the grouped engine:
 """
 
 
-HEADING = re.compile(r"^(?=## Python )", re.MULTILINE)
 INTRODUCTION = f"""# A first fit, and the fits after it
 
 `{FORMULA}` on sleepstudy (180 rows, 18 groups) by REML.
@@ -328,28 +315,13 @@ INTRODUCTION = f"""# A first fit, and the fits after it
 """
 
 
-def merged(old: str, new: str) -> str:
-    """The file `old` with the section of the same minor version of Python replaced, newest Python first."""
-
-    def minor(text: str) -> tuple[int, ...]:
-        return tuple(int(part) for part in text.removeprefix("## Python ").split(",")[0].split(".")[:2])
-
-    sections = {minor(text): text.strip() + "\n" for text in [*HEADING.split(old)[1:], new]}
-    return INTRODUCTION + "\n".join(sections[key] for key in sorted(sections, reverse=True))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"runs of each program (default {ROUNDS})")
     parser.add_argument("--repeats", type=int, default=REPEATS, help=f"later fits in a process (default {REPEATS})")
     parser.add_argument("--write", action="store_true", help=f"write {RESULTS.relative_to(ROOT)}")
     options = parser.parse_args()
-    report = section(options.rounds, options.repeats)
-    print(report)
-    if options.write:
-        RESULTS.parent.mkdir(exist_ok=True)
-        old = RESULTS.read_text(encoding="utf-8") if RESULTS.exists() else ""
-        RESULTS.write_text(merged(old, report), encoding="utf-8")
+    report(INTRODUCTION, section(options.rounds, options.repeats), RESULTS if options.write else None)
 
 
 if __name__ == "__main__":

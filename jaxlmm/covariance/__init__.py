@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from .base import Covariance
 from .basic import CompoundSymmetry, Diagonal, Identity, Unstructured
+from .composition import ByGroup, Composite, Kronecker, Product, Scaled, Sum
+from .functions import FUNCTIONS, ConstPower, Exp, Ident, Power, VarianceFunction
 from .helpers import distances, powers
 from .heterogeneous import (
     BandedUnstructured,
@@ -12,6 +14,8 @@ from .heterogeneous import (
     HuynhFeldt,
     ReducedRank,
 )
+from .known import KnownMatrix
+from .over import Over
 from .serial import (
     AnteDependence,
     Autoregressive,
@@ -59,6 +63,7 @@ OVER_ORDER = frozenset({"ar1", "ar1h", "hetar1", "ad", "adh", "toep", "homtoep",
 OVER_COORDINATES = frozenset({"ou", "car1", "exp", "sp_exp", "gau", "sp_gau", "sp_sph", "matern"})
 
 __all__ = [
+    "FUNCTIONS",
     "NAMES",
     "OVER_COORDINATES",
     "OVER_ORDER",
@@ -66,10 +71,14 @@ __all__ = [
     "Autoregressive",
     "AutoregressiveMovingAverage",
     "BandedUnstructured",
+    "ByGroup",
+    "Composite",
     "CompoundSymmetry",
+    "ConstPower",
     "ContinuousAutoregressive",
     "Covariance",
     "Diagonal",
+    "Exp",
     "Exponential",
     "FactorAnalytic",
     "Gaussian",
@@ -78,13 +87,22 @@ __all__ = [
     "HeterogeneousCompoundSymmetry",
     "HeterogeneousToeplitz",
     "HuynhFeldt",
+    "Ident",
     "Identity",
+    "KnownMatrix",
+    "Kronecker",
     "Matern",
     "OrnsteinUhlenbeck",
+    "Over",
+    "Power",
+    "Product",
     "ReducedRank",
+    "Scaled",
     "Spherical",
+    "Sum",
     "Toeplitz",
     "Unstructured",
+    "VarianceFunction",
     "distances",
     "powers",
 ]

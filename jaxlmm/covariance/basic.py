@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from ..parameters import CovarianceMatrix, IntervalKind, Variance, each_level
 from .base import Covariance
-
-
-def _same(levels: Array) -> Array:
-    return levels[:, None] == levels[None, :]
-
-
-def _all_levels(levels: Array | np.ndarray, dim: int) -> bool:
-    """Whether `levels` are known to be 0, ..., dim-1, so that nothing needs to be gathered."""
-    return isinstance(levels, np.ndarray) and np.array_equal(levels, np.arange(dim))
+from .helpers import of_levels, same, submatrix
 
 
 class Unstructured(Covariance):
@@ -26,11 +17,9 @@ class Unstructured(Covariance):
 
     covariance: CovarianceMatrix
 
-    def matrix(self, levels: Array) -> Array:
+    def matrix(self, levels: Any) -> Array:
         """Covariances between `levels`, integer positions."""
-        if _all_levels(levels, self.covariance.shape[-1]):
-            return self.covariance
-        return self.covariance[levels[:, None], levels[None, :]]
+        return submatrix(self.covariance, levels)
 
 
 class Diagonal(Covariance):
@@ -38,9 +27,9 @@ class Diagonal(Covariance):
 
     variances: Annotated[Variance, each_level]
 
-    def matrix(self, levels: Array) -> Array:
+    def matrix(self, levels: Any) -> Array:
         """Diagonal matrix of the variances of `levels`, integer positions."""
-        return jnp.where(_same(levels), self.variances[levels][:, None], 0.0)
+        return jnp.where(same(levels), of_levels(self.variances, levels)[:, None], 0.0)
 
 
 class Identity(Covariance):
@@ -48,12 +37,13 @@ class Identity(Covariance):
 
     variance: Variance
 
-    def matrix(self, levels: Array) -> Array:
+    def matrix(self, levels: Any) -> Array:
         """``variance * I``."""
-        return jnp.where(_same(levels), self.variance, 0.0)
+        return jnp.where(same(levels), self.variance, 0.0)
 
 
-def _lowest(dim: int) -> float:
+def lowest_correlation(dim: int) -> float:
+    """The lowest correlation that any two of `dim` levels can all have."""
     return -1.0 / (dim - 1) if dim > 1 else -1.0
 
 
@@ -61,8 +51,8 @@ class CompoundSymmetry(Covariance):
     """One variance and one correlation between any two levels, which may be as low as -1/(q-1)."""
 
     variance: Variance
-    correlation: Annotated[Array, IntervalKind(_lowest, 1.0)]
+    correlation: Annotated[Array, IntervalKind(lowest_correlation, 1.0)]
 
-    def matrix(self, levels: Array) -> Array:
+    def matrix(self, levels: Any) -> Array:
         """``variance * (correlation + (1 - correlation) * I)``."""
-        return self.variance * jnp.where(_same(levels), 1.0, self.correlation)
+        return self.variance * jnp.where(same(levels), 1.0, self.correlation)

@@ -90,18 +90,32 @@ def standard_deviations(variances: Array) -> Array:
 
 
 def same(levels: Any) -> Any:
-    """Whether two levels are the same (m, m)."""
-    return levels[:, None] == levels[None, :]
+    """Whether two levels (m,), or places (m, d), are the same (m, m)."""
+    equal = levels[:, None] == levels[None, :]
+    return equal if equal.ndim == 2 else equal.all(-1)
 
 
-def of_levels(values: Array, levels: Any) -> Array:
+def codes(levels: Any) -> Any:
+    """Levels as integers; in a table of coordinates they are floats."""
+    return levels.astype(np.int32) if levels.dtype.kind == "f" else levels
+
+
+def of_levels(values: Any, levels: Any) -> Any:
     """Entries of a vector (q,) at `levels` (m,); nothing is gathered when they are known to be 0, ..., q-1."""
-    return values if _is_all(levels, values.shape[0]) else values[levels]
+    return values if _is_all(levels, values.shape[0]) else _indexable(values, levels)[codes(levels)]
 
 
-def submatrix(matrix: Array, levels: Any) -> Array:
+def submatrix(matrix: Any, levels: Any) -> Any:
     """Rows and columns of a matrix (q, q) at `levels` (m,)."""
-    return matrix if _is_all(levels, matrix.shape[0]) else matrix[levels[:, None], levels[None, :]]
+    if _is_all(levels, matrix.shape[0]):
+        return matrix
+    at = codes(levels)
+    return _indexable(matrix, levels)[at[:, None], at[None, :]]
+
+
+def _indexable(values: Any, levels: Any) -> Any:
+    """A constant in the form that traced levels can index."""
+    return jnp.asarray(values) if isinstance(levels, Array) else values
 
 
 def _is_all(levels: Any, q: int) -> bool:

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import jax.numpy as jnp
 from jax import Array
 
 from ..errors import JaxlmmError
-from ..parameters import FactorKind, Field, IntervalKind, Real, Variance, each_level
+from ..parameters import ByOption, CovarianceMatrixKind, IntervalKind, Real, SmoothVariance, Variance, each_level
 from .base import Covariance
-from .basic import _lowest
+from .basic import lowest_correlation
 from .helpers import covariances, of_levels, same, submatrix
-
-Class = TypeVar("Class", bound=type[Covariance])
 
 
 class HeterogeneousCompoundSymmetry(Covariance):
@@ -24,8 +20,8 @@ class HeterogeneousCompoundSymmetry(Covariance):
     The correlation may be as low as -1/(q-1).
     """
 
-    variances: Annotated[Variance, each_level]
-    correlation: Annotated[Array, IntervalKind(_lowest, 1.0)]
+    variances: Annotated[SmoothVariance, each_level]
+    correlation: Annotated[Array, IntervalKind(lowest_correlation, 1.0)]
 
     def matrix(self, levels: Any) -> Array:
         """Covariances between `levels`, integer positions."""
@@ -53,37 +49,14 @@ class HuynhFeldt(Covariance):
         q, d = len(d), d - jnp.mean(d)
         return self.mean + self.contrast * (d + (q - 1) / q + 0.25 * jnp.sum(d**2))
 
-    def natural(self) -> Array:
-        """Variances (q,) of the levels and lambda, the parameters of SAS."""
-        return jnp.append(self.variances(), self.contrast)
+    def reported(self) -> dict[str, Array]:
+        """Lambda and the variances (q,) of the levels, the parameters of SAS."""
+        return {"contrast": self.contrast, "variances": self.variances()}
 
     def matrix(self, levels: Any) -> Array:
         """Covariances between `levels`, integer positions."""
         v = of_levels(self.variances(), levels)
         return 0.5 * (v[:, None] + v[None, :]) - jnp.where(same(levels), 0.0, self.contrast)
-
-
-class _FieldsByOption:
-    """The class attribute `fields` of a structure whose first field has a kind that depends on an option."""
-
-    def __init__(self, fields: tuple[Field, ...], kind: Callable[[Any], FactorKind]):
-        self.fields, self.kind = fields, kind
-
-    def __get__(self, structure: Any, owner: Any = None) -> tuple[Field, ...]:
-        if structure is None:
-            return self.fields
-        first, *others = self.fields
-        return dataclasses.replace(first, kind=self.kind(structure)), *others
-
-
-def first_kind(kind: Callable[[Any], FactorKind]) -> Callable[[Class], Class]:
-    """Class decorator: the kind of the first field is a function of the structure, of its static options."""
-
-    def decorate(cls: Class) -> Class:
-        cls.fields = _FieldsByOption(cls.fields, kind)  # type: ignore[assignment]
-        return cls
-
-    return decorate
 
 
 def _check_count(structure: Covariance, name: str) -> None:
@@ -92,7 +65,6 @@ def _check_count(structure: Covariance, name: str) -> None:
         raise JaxlmmError(f"{type(structure).__name__}: expected {name} = 1, 2, ..., found {count!r}")
 
 
-@first_kind(lambda self: FactorKind(bands=self.bands))
 class BandedUnstructured(Covariance):
     """Any covariance matrix in which levels that are `bands` or more apart are uncorrelated (SAS UN(q)).
 
@@ -106,18 +78,18 @@ class BandedUnstructured(Covariance):
     whose entries are the coordinates. SAS's covariances themselves need not give a positive definite matrix.
     """
 
-    covariance: Annotated[Array, FactorKind()]
+    covariance: Annotated[Array, ByOption(lambda self: CovarianceMatrixKind(bands=self.bands))]
     bands: int = 2
 
     def __post_init__(self) -> None:
         _check_count(self, "bands")
+        super().__post_init__()
 
     def matrix(self, levels: Any) -> Array:
         """Covariances between `levels`, integer positions."""
         return submatrix(self.covariance, levels)
 
 
-@first_kind(lambda self: FactorKind(rank=self.d))
 class ReducedRank(Covariance):
     """Covariances of rank d, ``loadings loadings'`` with (q, d) loadings (glmmTMB rr, SAS FA0(d)).
 
@@ -129,18 +101,18 @@ class ReducedRank(Covariance):
     d : rank, the number of latent factors
     """
 
-    covariance: Annotated[Array, FactorKind()]
+    covariance: Annotated[Array, ByOption(lambda self: CovarianceMatrixKind(rank=self.d))]
     d: int = 2
 
     def __post_init__(self) -> None:
         _check_count(self, "d")
+        super().__post_init__()
 
     def matrix(self, levels: Any) -> Array:
         """Covariances between `levels`, integer positions."""
         return submatrix(self.covariance, levels)
 
 
-@first_kind(lambda self: FactorKind(rank=self.d))
 class FactorAnalytic(Covariance):
     """Covariances of d common factors and a variance of its own for each level, ``loadings loadings' + D`` (SAS FA(d)).
 
@@ -152,12 +124,13 @@ class FactorAnalytic(Covariance):
     d : number of common factors
     """
 
-    common: Annotated[Array, FactorKind()]
+    common: Annotated[Array, ByOption(lambda self: CovarianceMatrixKind(rank=self.d))]
     variances: Annotated[Variance, each_level]
     d: int = 1
 
     def __post_init__(self) -> None:
         _check_count(self, "d")
+        super().__post_init__()
 
     def matrix(self, levels: Any) -> Array:
         """Covariances between `levels`, integer positions."""

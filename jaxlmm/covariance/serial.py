@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ..parameters import Correlation, Variance, each_level, module_of
+from ..parameters import Correlation, IntervalKind, SmoothVariance, Variance, each_level, module_of
 from .base import Covariance
-from .helpers import covariances, distances, powers, submatrix
+from .helpers import codes, covariances, distances, powers, submatrix
 
 SHORT = 4  # recursions up to this length are written out; the time to compile longer ones does not grow
 
@@ -24,11 +24,19 @@ def _is_short(steps: Array) -> bool:
     return steps.shape[0] <= SHORT
 
 
+def _per_step(distance: float) -> float:
+    """Start value of a correlation per step: zero for neighbours; over gaps, where powers of zero are flat, not."""
+    return 0.0 if distance <= 1.0 else 0.5 ** (1.0 / distance)
+
+
+OverGaps = Annotated[Array, IntervalKind(-1.0, 1.0, first=_per_step)]
+
+
 class Autoregressive(Covariance):
     """First-order autoregressive, ``variance * correlation**|i - j|`` (mmrm ar1, SAS AR(1))."""
 
     variance: Variance
-    correlation: Correlation
+    correlation: OverGaps
 
     def matrix(self, levels: Any) -> Array:
         """Covariances between `levels`, integer positions."""
@@ -38,7 +46,7 @@ class Autoregressive(Covariance):
 class HeterogeneousAutoregressive(Covariance):
     """First-order autoregressive correlations, ``sd_i sd_j correlation**|i - j|`` (mmrm ar1h, SAS ARH(1))."""
 
-    variances: Annotated[Variance, each_level]
+    variances: Annotated[SmoothVariance, each_level]
     correlation: Correlation
 
     def matrix(self, levels: Any) -> Array:
@@ -78,7 +86,7 @@ class AnteDependence(Covariance):
 class HeterogeneousAnteDependence(Covariance):
     """Ante-dependence, ``sd_i sd_j prod_{k=i}^{j-1} correlation_k`` for i < j (mmrm adh, SAS ANTE(1); Kenward 1987)."""
 
-    variances: Annotated[Variance, each_level]
+    variances: Annotated[SmoothVariance, each_level]
     correlations: Annotated[Correlation, each_level - 1]
 
     def matrix(self, levels: Any) -> Array:
@@ -129,13 +137,13 @@ class Toeplitz(Covariance):
     variance: Variance
     partial: Annotated[Correlation, each_level - 1]
 
-    def natural(self) -> Array:
-        """Autocovariances (q,) at lags 0, ..., q-1, the parameters of SAS."""
-        return self.variance * autocorrelations(self.partial)
+    def reported(self) -> dict[str, Array]:
+        """The variance and the correlations (q-1,) at lags 1, ..., q-1, the parameters of SAS and mmrm."""
+        return {"variance": self.variance, "correlations": autocorrelations(self.partial)[1:]}
 
     def matrix(self, levels: Any) -> Array:
         """Covariances between `levels`, integer positions."""
-        return self.natural()[_lags(levels)]
+        return self.variance * autocorrelations(self.partial)[_lags(codes(levels))]
 
 
 class HeterogeneousToeplitz(Covariance):
@@ -144,16 +152,16 @@ class HeterogeneousToeplitz(Covariance):
     The parameters are variances and partial autocorrelations, see `Toeplitz`.
     """
 
-    variances: Annotated[Variance, each_level]
+    variances: Annotated[SmoothVariance, each_level]
     partial: Annotated[Correlation, each_level - 1]
 
-    def natural(self) -> Array:
-        """Variances (q,) and autocorrelations (q-1,) at lags 1, ..., q-1, the parameters of SAS."""
-        return jnp.concatenate([self.variances, autocorrelations(self.partial)[1:]])
+    def reported(self) -> dict[str, Array]:
+        """Variances (q,) and correlations (q-1,) at lags 1, ..., q-1, the parameters of SAS."""
+        return {"variances": self.variances, "correlations": autocorrelations(self.partial)[1:]}
 
     def matrix(self, levels: Any) -> Array:
         """Covariances between `levels`, integer positions."""
-        return covariances(self.variances, autocorrelations(self.partial)[_lags(levels)], levels)
+        return covariances(self.variances, autocorrelations(self.partial)[_lags(codes(levels))], levels)
 
 
 class AutoregressiveMovingAverage(Covariance):
@@ -167,20 +175,23 @@ class AutoregressiveMovingAverage(Covariance):
     """
 
     variance: Variance
-    correlation: Correlation
+    correlation: OverGaps
     smoothness: Correlation
 
-    def natural(self) -> Array:
+    @property
+    def gamma(self) -> Array:
+        """Correlation at lag one."""
+        return 0.5 * (self.correlation + self.smoothness)
+
+    def reported(self) -> dict[str, Array]:
         """Variance, gamma and correlation, the parameters of SAS."""
-        return jnp.stack([self.variance, 0.5 * (self.correlation + self.smoothness), self.correlation])
+        return {"variance": self.variance, "gamma": self.gamma, "correlation": self.correlation}
 
     def matrix(self, levels: Any) -> Array:
         """Covariances between `levels`, integer positions."""
-        variance, gamma, correlation = self.natural()
         lag = _lags(levels)
-        xp = module_of(lag)
-        decay = powers(correlation, xp.maximum(lag - 1, 0))
-        return variance * jnp.where(lag == 0, 1.0, gamma * decay)
+        decay = powers(self.correlation, module_of(lag).maximum(lag - 1, 0))
+        return self.variance * jnp.where(lag == 0, 1.0, self.gamma * decay)
 
 
 __all__ = [

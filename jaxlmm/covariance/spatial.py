@@ -6,10 +6,11 @@ in the unit of the coordinates. Given the positions of factor levels it takes th
 
 from __future__ import annotations
 
-from math import inf, sqrt
+from math import factorial, inf, sqrt
 from typing import Annotated, Any
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from ..errors import JaxlmmError
@@ -17,6 +18,7 @@ from ..parameters import IntervalKind, Positive, PositiveKind, Variance
 from .base import Covariance
 from .helpers import distances, powers
 
+HALVES = 10  # smoothness up to 9.5, of which the Gaussian is hardly to be told apart
 FAR = 1e3  # distances beyond so many ranges count as this one: the covariance is zero, and powers do not overflow
 
 
@@ -54,7 +56,7 @@ class ContinuousAutoregressive(Covariance):
     """
 
     variance: Variance
-    correlation: Annotated[Array, IntervalKind(0.0, 1.0)]
+    correlation: Annotated[Array, IntervalKind(0.0, 1.0, first=lambda distance: 0.5 ** (1.0 / distance))]
 
     def matrix(self, levels: Any) -> Array:
         """Covariances between times `levels`."""
@@ -89,12 +91,12 @@ class Gaussian(Covariance):
 class Spherical(Covariance):
     """Spherical, ``variance * (1 - 1.5 x + 0.5 x**3)`` for ``x = distance / range < 1``, else 0 (SAS SP(SPH)).
 
-    Positive definite in up to three dimensions. The search starts at a range as long as there are levels, since below
+    Positive definite in up to three dimensions. The search starts at a range of several typical distances, since below
     the smallest distance the likelihood does not depend on the range.
     """
 
     variance: Variance
-    range: Annotated[Array, PositiveKind(first=float)]
+    range: Annotated[Array, PositiveKind(times=4.0)]
 
     def matrix(self, levels: Any) -> Array:
         """Covariances between coordinates `levels`, (m,) or (m, d)."""
@@ -108,11 +110,12 @@ class Matern(Covariance):
     """Matern covariance of smoothness `nu` (Rasmussen & Williams 2006, equations 4.14 to 4.17).
 
     With ``a = sqrt(2 nu) distance / range``: ``exp(-a)`` for nu = 0.5, ``(1 + a) exp(-a)`` for 1.5,
-    ``(1 + a + a**2 / 3) exp(-a)`` for 2.5, and their limit ``exp(-(distance / range)**2 / 2)`` for nu = inf.
+    ``(1 + a + a**2 / 3) exp(-a)`` for 2.5, and so on, a polynomial of degree nu - 0.5; their limit
+    ``exp(-(distance / range)**2 / 2)`` for nu = inf.
 
     Parameters
     ----------
-    nu : 0.5, 1.5 (the default), 2.5 or inf; in a formula the last is "inf"
+    nu : 0.5, 1.5 (the default), 2.5, ... or inf; in a formula the last is "inf"
     """
 
     variance: Variance
@@ -120,12 +123,15 @@ class Matern(Covariance):
     nu: float = 1.5
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         try:
-            object.__setattr__(self, "nu", float(self.nu))
+            self.__dict__["nu"] = float(self.nu)
         except (TypeError, ValueError):
             pass  # said below
-        if self.nu not in (0.5, 1.5, 2.5, inf):
-            raise JaxlmmError(f"Matern: expected nu = 0.5, 1.5, 2.5 or inf, found {self.nu!r}")
+        if self.nu not in (*np.arange(HALVES) + 0.5, inf):
+            raise JaxlmmError(
+                f"Matern: expected nu = 0.5, 1.5, 2.5, ... up to {HALVES - 0.5} or inf, found {self.nu!r}"
+            )
 
     def matrix(self, levels: Any) -> Array:
         """Covariances between coordinates `levels`, (m,) or (m, d)."""
@@ -133,9 +139,16 @@ class Matern(Covariance):
         if self.nu == inf:
             return self.variance * jnp.exp(-0.5 * x**2)
         a = sqrt(2.0 * self.nu) * x
-        if self.nu == 0.5:
-            return self.variance * jnp.exp(-a)
-        return self.variance * (1.0 + a + (a**2 / 3.0 if self.nu == 2.5 else 0.0)) * jnp.exp(-a)
+        polynomial: Any = 0.0
+        for coefficient in _bessel(int(self.nu)):
+            polynomial = polynomial * a + coefficient
+        return self.variance * polynomial * jnp.exp(-a)
+
+
+def _bessel(p: int) -> list[float]:
+    """Coefficients of a**p, ..., a, 1 in the Matern covariance of smoothness p + 1/2 (equation 4.16)."""
+    terms = [factorial(p + i) / (factorial(i) * factorial(p - i)) * 2 ** (p - i) for i in range(p + 1)]
+    return [term / terms[-1] for term in terms]
 
 
 __all__ = ["ContinuousAutoregressive", "Exponential", "Gaussian", "Matern", "OrnsteinUhlenbeck", "Spherical"]

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from .base import Blocks, Engine, Moments, Rows
+from .clusters import Clusters, arrange
 from .dense import Dense
 from .grouped import Grouped, Layout, plan
-from .marginal import Marginal, VaryingVisits, Visits, find_visits
+from .marginal import Marginal, VaryingClusters
+from .spectral import Rotation, Spectral, VaryingRotated
 from .varying import Varying
 
 __all__ = [
     "Blocks",
+    "Clusters",
     "Dense",
     "Engine",
     "Grouped",
     "Layout",
     "Marginal",
     "Moments",
+    "Rotation",
     "Rows",
+    "Spectral",
     "Varying",
-    "VaryingVisits",
-    "Visits",
-    "find_visits",
+    "VaryingClusters",
+    "VaryingRotated",
+    "arrange",
     "plan",
 ]

@@ -100,7 +100,8 @@ def expand(gram: Callable[[Blocks], tuple[Array, Array]], C: Blocks, D: Blocks, 
 
     def along(direction: Blocks) -> tuple[Array, Array]:
         _, (change, slope) = jax.jvp(first, (C,), (direction,))
-        rows = [jnp.tensordot(d, s, 2) for d, s in zip(_leaves(free), _leaves(slope), strict=True)]
+        pairs = zip(_leaves(free), _leaves(slope), strict=True)
+        rows = [d.reshape(len(d), -1) @ jnp.ravel(s) for d, s in pairs]
         return change, jnp.sum(jnp.stack(rows), 0)
 
     gram_slopes, curvature = jax.vmap(along)(free)

@@ -7,36 +7,28 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
-from ..design import frozen_pytree, replace
+from ..design import Field, frozen_pytree, replace
+from ..linalg import identity
 from .base import Blocks, Expansion, Moments, Rows, Weigh, expand
 
 
-@frozen_pytree(data=("U", "Z", "groups", "subject", "position"), meta=("levels",))
+@frozen_pytree(data=("U", "Z", "parts"))
 @dataclass(frozen=True, eq=False)
 class Dense:
     """Statistics of the dense engine are the rows themselves: O(n^3) time and O(n^2) memory an evaluation."""
 
     U: Any
     Z: tuple[Any, ...]
-    groups: tuple[Any, ...]
-    subject: Any
-    position: Any
-    levels: tuple[int, ...]
+    parts: tuple[Any, ...]
 
     name: ClassVar[str] = "dense"
 
     @classmethod
-    def prepare(
-        cls, rows: Rows, groups: tuple[Any, ...], levels: tuple[int, ...], subject: Any, position: Any
-    ) -> Dense:
-        """Keep the rows; `subject` and `position` are None for independent errors."""
-        n = rows.U.shape[0]
-        if subject is None:
-            subject, position = np.arange(n, dtype=np.int32), np.zeros(n, np.int32)
-        return cls(rows.U, rows.Z, groups, subject, position, levels)
+    def prepare(cls, rows: Rows, parts: tuple[Any, ...]) -> Dense:
+        """Keep the rows; `parts` are the random parts of the model and its residual, see ``Marginal.prepare``."""
+        return cls(rows.U, rows.Z, parts)
 
     @property
     def work(self) -> int:
@@ -49,11 +41,22 @@ class Dense:
 
     def covariance(self, C: Blocks) -> Array:
         """V (n, n)."""
-        same = self.subject[:, None] == self.subject[None, :]
-        V = jnp.where(same, C.residual[self.position[:, None], self.position[None, :]], 0.0)
-        for Z, group, G in zip(self.Z, self.groups, C.random, strict=True):
-            V = V + jnp.where(group[:, None] == group[None, :], Z @ G @ Z.T, 0.0)
+        V = self._between(self.parts[-1], C.residual)
+        for Z, part, block in zip(self.Z, self.parts[:-1], C.random, strict=True):
+            if isinstance(part, Field):
+                V = V + (1.0 if Z is None else Z * Z.T) * self._between(part, block)
+            else:
+                A = identity(part.levels) if part.relationship is None else jnp.asarray(part.relationship)
+                V = V + A[part.group[:, None], part.group[None, :]] * (Z @ block @ Z.T)
         return V
+
+    def _between(self, field: Field, block: Array) -> Array:
+        """Covariances of a random function between rows."""
+        if field.group is None:
+            return block[0, 0] * identity(self.U.shape[-2])
+        i, j, g = field.position[:, None], field.position[None, :], field.group
+        values = block[i, j] if field.sets is None else block[jnp.asarray(field.sets)[g][:, None], i, j]
+        return jnp.where(g[:, None] == g[None, :], values, 0.0)
 
     def gram(self, C: Blocks) -> tuple[Array, Array]:
         """log|V| and U'V^-1 U."""
@@ -70,12 +73,14 @@ class Dense:
         return jax.scipy.linalg.cho_solve((jnp.linalg.cholesky(self.covariance(C)), True), B)
 
     def moments(self, C: Blocks) -> Moments:
-        """N and M from V^-1 [U Z]."""
-        full = [self._expand(Z, g, m) for Z, g, m in zip(self.Z, self.groups, self.levels, strict=True)]
+        """N and M from V^-1 [U Z], of the terms (not of fields)."""
         r = self.U.shape[1]
         N, M = [], []
-        for Z, m, E in zip(self.Z, self.levels, full, strict=True):
-            q = Z.shape[1]
+        for Z, part in zip(self.Z, self.parts[:-1], strict=True):
+            if isinstance(part, Field):
+                continue
+            q, m = Z.shape[1], part.levels
+            E = self._expand(Z, part.group, m)
             VE = self.solve(C, jnp.concatenate([self.U, E], 1))
             EVE = (E.T @ VE[:, r:]).reshape(m, q, m, q)
             N.append((E.T @ VE[:, :r]).reshape(m, q, r))

@@ -72,39 +72,48 @@ def plan(groups: tuple[np.ndarray, ...], levels: tuple[int, ...], dims: tuple[in
     if not outer:
         m = levels[first]
         return Layout(groups[first], np.zeros(m, np.int32), np.zeros(n, np.int32), (), (), m, 1, inner, ())
-    component, components = connected([groups[first], *(groups[t] for t in outer)])
+    component, components, copy, slot, copies = stack_outer(
+        groups[first],
+        levels[first],
+        [groups[t] for t in outer],
+        [levels[t] for t in outer],
+        [dims[t] for t in outer],
+        n,
+    )
     parent = np.zeros(levels[first], np.int32)
     parent[groups[first]] = component
+    return Layout(groups[first], parent, component, copy, slot, levels[first], components, inner, copies)
+
+
+def stack_outer(
+    codes: np.ndarray, count: int, groups: list[np.ndarray], levels: list[int], dims: list[int], n: int
+) -> tuple[np.ndarray, int, tuple[np.ndarray, ...], tuple[np.ndarray, ...], tuple[int, ...]]:
+    """Layout of the factors that are not eliminated with the first one, whose `codes` have `count` levels.
+
+    Returns
+    -------
+    component of each row, their number, and copy, slot and copies, see `Layout`
+    """
+    component, components = connected([codes, *groups]) if groups else (np.zeros(n, np.int32), 1)
     copy, slot, copies = [], [], []
-    for t in outer:
-        home = np.zeros(levels[t], np.int32)
-        home[groups[t]] = component
+    for group, m in zip(groups, levels, strict=True):
+        home = np.zeros(m, np.int32)
+        home[group] = component
         order = np.argsort(home, kind="stable")
         starts = np.searchsorted(home[order], np.arange(components))
-        local = np.empty(levels[t], np.int32)
-        local[order] = np.arange(levels[t]) - starts[home[order]]
+        local = np.empty(m, np.int32)
+        local[order] = np.arange(m) - starts[home[order]]
         copies.append(int(local.max()) + 1)
-        copy.append(local[groups[t]])
+        copy.append(local[group])
         slot.append(home * copies[-1] + local)
-    stacked = sum(dims[t] * c for t, c in zip(outer, copies, strict=True))
-    size = max(levels[first], n) * float(stacked)
-    if stacked > MAX_STACKED or size > MAX_STATISTICS:
+    stacked = sum(q * c for q, c in zip(dims, copies, strict=True))
+    if stacked > MAX_STACKED or max(count, n) * float(stacked) > MAX_STATISTICS:
         raise DataError(
-            f"random terms: after the factor with most levels ({levels[first]}) is eliminated, {stacked} random "
+            f"random terms: after the factor with most levels ({count}) is eliminated, {stacked} random "
             f"effects that cross it remain, too many for this version (at most {MAX_STACKED}, and rows * effects "
             f"at most {MAX_STATISTICS:.0e}); drop a term or fit a subset"
         )
-    return Layout(
-        groups[first],
-        parent,
-        component,
-        tuple(copy),
-        tuple(slot),
-        levels[first],
-        components,
-        inner,
-        tuple(copies),
-    )
+    return component, components, tuple(copy), tuple(slot), tuple(copies)
 
 
 def connected(factors: list[np.ndarray]) -> tuple[np.ndarray, int]:
@@ -255,7 +264,7 @@ class Grouped:
                 N12, N1 = N1[:, :-r], N1[:, -r:]
                 N1 = N1 - matmul(N12, matmul(G2, N2)[..., self.parent])
                 M1 = M1 - matmul(matmul(N12, K2[..., self.parent]), transpose(N12))
-                _unstack(N, M, N2, M2, outer, copies, layout.slot, [C.random[t].shape[0] for t in outer])
+                unstack(N, M, N2, M2, outer, copies, layout.slot, [C.random[t].shape[0] for t in outer])
             start = 0
             for t in inner:
                 stop = start + C.random[t].shape[0]
@@ -305,9 +314,8 @@ class Grouped:
         return jax.lax.stop_gradient(roots)
 
     def _stacked(self, blocks: list[Array]) -> Array:
-        """Block diagonal matrix with every outer term's block once a copy."""
         _, outer, copies, _, _ = self.shape
-        return block_diagonal([jnp.kron(identity(c), blocks[t]) for t, c in zip(outer, copies, strict=True)])
+        return stacked_blocks([blocks[t] for t in outer], copies)
 
     def _source(self) -> Source:
         if self.source is None:
@@ -323,6 +331,11 @@ class Grouped:
         levels = layout.slot[position]
         index = jnp.zeros(layout.components * layout.copies[position], jnp.int32)
         return index.at[levels].set(jnp.arange(len(levels), dtype=jnp.int32))[slot]
+
+
+def stacked_blocks(blocks: list[Array], copies: tuple[int, ...]) -> Array:
+    """Block diagonal matrix with every outer term's block once a copy."""
+    return block_diagonal([jnp.kron(identity(c), block) for block, c in zip(blocks, copies, strict=True)])
 
 
 def compacted(
@@ -344,11 +357,16 @@ def stack_rows(rows: Rows, layout: Layout, xp: Any) -> tuple[Any, Any]:
     """Inner Z (n, q) and W = [outer Z stacked by copy, U] (n, Q + r)."""
     n = rows.U.shape[0]
     Z = xp.concatenate([rows.Z[t] for t in layout.inner], 1) if layout.inner else xp.zeros((n, 0))
+    return Z, stack_columns(rows, layout, xp)
+
+
+def stack_columns(rows: Rows, layout: Any, xp: Any) -> Any:
+    """W = [outer Z stacked by copy, U] (n, Q + r), for the `outer`, `copies` and `copy` of a layout."""
     parts = []
     for t, copies, copy in zip(layout.outer, layout.copies, layout.copy, strict=True):
         onehot = copy[:, None] == np.arange(copies, dtype=np.int32)
-        parts.append(xp.reshape(onehot[:, :, None] * rows.Z[t][:, None, :], (n, -1)))
-    return Z, xp.concatenate([*parts, rows.U], 1)
+        parts.append(xp.reshape(onehot[:, :, None] * rows.Z[t][:, None, :], (rows.U.shape[0], -1)))
+    return xp.concatenate([*parts, rows.U], 1)
 
 
 def _cross(Z: Array, W: Array, codes: Any, groups: int, component: Any, components: int) -> Cross:
@@ -358,7 +376,7 @@ def _cross(Z: Array, W: Array, codes: Any, groups: int, component: Any, componen
     return Cross(jnp.moveaxis(zz, 0, -1), jnp.moveaxis(zw, 0, -1), products(W, component, components, jnp))
 
 
-def _unstack(
+def unstack(
     N: dict[int, Array],
     M: dict[int, Array],
     N2: Array,

@@ -1,219 +1,493 @@
-"""The marginal engine: no random effects, a residual covariance within subjects (repeated measures, MMRM).
+"""The marginal engine: any V that is block diagonal by clusters of rows, with what crosses clusters eliminated after.
 
-Subjects observed at the same positions share one factorisation, and their outer products are summed once: with S_p
-the sum of ``vec(U_i) vec(U_i)'`` over the subjects of pattern p, log|V| and U'V^-1 U are sums over patterns, of
-counts times log|R_p| and of the entries of R_p^-1 times those of S_p. An evaluation costs patterns * T^3, whatever the
-number of subjects; derivatives in R are closed forms in R_p^-1, as in Wolfinger, Tobias & Sall (1994).
+Residual structures, random functions and the random terms nested in their groups make up V of a cluster. Clusters that
+look alike (subjects with the same visits) are one pattern: they share a factorisation, and where they are many their
+outer products are summed once. With S_p the sum of ``vec(U_i) vec(U_i)'`` over the clusters of pattern p, log|V| and
+U'V^-1 U are sums over patterns, of counts times log|V_p| and of the entries of V_p^-1 times those of S_p. An
+evaluation costs patterns * T^3, whatever the number of subjects; derivatives are closed forms in V_p^-1, as in
+Wolfinger, Tobias & Sall (1994). Random terms that are coarser than clusters, or cross them, are columns beside U and
+are eliminated from the cross-products, by connected component, as in the grouped engine.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ..design import frozen_pytree, replace
-from ..linalg import identity, inv_logdet
+from ..design import Field, frozen_pytree, replace
+from ..linalg import identity, inv_logdet, matmul, psd_cholesky
 from .base import Blocks, Expansion, Moments, Rows, Weigh, expand
+from .clusters import Bucket, Clusters, Place, distinct
+from .elimination import Cross, eliminate, moments, posterior
+from .grouped import stack_columns, stacked_blocks, unstack
+from .orthogonal import group_sum
 
 MAX_PRODUCTS = 5e7  # numbers of outer products kept; above it they are formed at every evaluation
 
 
-@frozen_pytree(data=("row", "pattern", "position", "present", "count"))
-@dataclass(frozen=True, eq=False)
-class Visits:
-    """Integer layout of repeated measures.
+class Clustered(NamedTuple):
+    """Statistics of the clusters of a bucket."""
 
-    Attributes
-    ----------
-    row : (m, T) row of each subject's visit, the number of rows where there is none
-    pattern : (m,) pattern of each subject
-    position, present : (P, T) positions of each pattern, and whether there is one
-    count : (P,) subjects of each pattern
-    """
+    row: Any  # (m, T)
+    pattern: Any  # (m,) None where every cluster is a pattern
+    present: Any  # (P, T)
+    count: Any  # (P,) clusters of each pattern
+    component: Any  # (m,)
+    places: tuple[Any, ...]  # a `Place` a part, None for outer terms
+    W: Any  # (m, T, r) rows by cluster, zeros where there is none; None where S is enough
+    S: Any  # (P, T (T+1) / 2, r (r+1) / 2) summed products, lower triangles row by row; or None
 
-    row: Any
-    pattern: Any
-    position: Any
-    present: Any
-    count: Any
-
-
-def find_visits(subject: np.ndarray, position: np.ndarray) -> Visits:
-    """Patterns of visits from codes of subjects (n,) and positions (n,) of their rows (host side, concrete)."""
-    n, subjects = len(subject), int(subject.max(initial=-1)) + 1
-    order = np.lexsort((position, subject))
-    counts = np.bincount(subject, minlength=subjects)
-    T = int(counts.max(initial=1))
-    slot = np.arange(n) - np.concatenate([[0], np.cumsum(counts)[:-1]])[subject[order]]
-    row, where = np.full((subjects, T), n, np.int32), np.full((subjects, T), -1, np.int32)
-    row[subject[order], slot], where[subject[order], slot] = order, position[order]
-    unique, pattern, count = np.unique(where, axis=0, return_inverse=True, return_counts=True)
-    return Visits(row, pattern.reshape(-1).astype(np.int32), np.maximum(unique, 0), unique >= 0, count.astype(float))
+    @property
+    def is_at_levels(self) -> bool:
+        """Whether V of every cluster is the residual block with some levels left out."""
+        last = self.places[-1]
+        return not any(self.places[:-1]) and last.S is None and last.set is None
 
 
-@frozen_pytree(data=("visits", "U", "S"))
+@frozen_pytree(data=("buckets", "slot"), meta=("outer", "copies", "components", "r"))
 @dataclass(frozen=True, eq=False)
 class Marginal:
-    """Statistics of the marginal engine.
+    """Statistics of the marginal engine: buckets of clusters, and the layout of outer terms (see `Clusters`)."""
 
-    Attributes
-    ----------
-    U : (m, T, r) rows by subject, zeros where there is no visit; None where S is enough
-    S : (P * T * T, r * r) summed outer products, or None
-    """
-
-    visits: Visits
-    U: Any
-    S: Any
+    buckets: tuple[Clustered, ...]
+    slot: tuple[Any, ...]
+    outer: tuple[int, ...]
+    copies: tuple[int, ...]
+    components: int
+    r: int
 
     name: ClassVar[str] = "marginal"
 
     @classmethod
-    def prepare(cls, rows: Rows, visits: Visits, compact: bool = True) -> Marginal:
-        """Statistics from rows; with `compact` (concrete values only) the rows are not kept."""
-        U = by_subject(rows.U, visits)
-        P, T = visits.position.shape
-        if isinstance(U, Array) or not compact or P * (T * U.shape[-1]) ** 2 > MAX_PRODUCTS:
-            return cls(visits, U, None)
-        return cls(visits, None, products(U, U, visits).reshape(P * T * T, -1))
+    def prepare(cls, rows: Rows, parts: tuple[Any, ...], layout: Clusters, compact: bool = True) -> Marginal:
+        """Statistics from rows; with `compact` (concrete values only) the rows are not kept where they need not be.
+
+        Parameters
+        ----------
+        rows : U, and for each random part its Z; for a `Field` the square roots of the weights (n, 1), None without
+        parts : random parts of the model, and its residual
+        """
+        concrete = not any(isinstance(leaf, Array) for leaf in jax.tree_util.tree_leaves((rows, parts)))
+        xp: Any = np if concrete else jnp
+        W, r = stack_columns(rows, layout, xp), rows.U.shape[1]
+        keep = not (concrete and compact) or bool(layout.outer)
+        buckets = tuple(_clustered(b, rows, parts, layout, W, concrete, keep, xp) for b in layout.buckets)
+        return cls(buckets, layout.slot, layout.outer, layout.copies, layout.components, r)
 
     @property
     def work(self) -> int:
         """Numbers that an evaluation works with."""
-        P, T = self.visits.position.shape[-2:]
-        r2 = self.U.shape[-1] * T if self.S is None else self.S.shape[-1]
-        return P * T * T + (self.U.shape[-3] * r2 if self.S is None else r2)
+        total = 0
+        for b in self.buckets:
+            P, T = b.present.shape[-2:]
+            total += P * T * T + int(np.prod(b.W.shape[-3:] if b.S is None else b.S.shape[-3:]))
+        return total
 
-    def with_columns(self, lane: Any) -> Marginal:
-        """The same design with other last columns of U (n, count), or their products (P * T * T, r, count)."""
-        if self.S is None:
-            U = jnp.asarray(self.U)[..., : -lane.shape[1]]
-            return replace(self, U=jnp.concatenate([U, by_subject(lane, self.visits)], -1))
-        r, count = lane.shape[-2:]
-        S = jnp.asarray(self.S).reshape(-1, r, r)
-        P, T = self.visits.position.shape
-        turned = jnp.swapaxes(lane.reshape(P, T, T, r, count), 1, 2).reshape(-1, r, count)
-        bottom = jnp.swapaxes(turned, 1, 2)[:, :, : r - count]
-        S = jnp.concatenate([S[:, : r - count, : r - count], bottom], 1)
-        return replace(self, S=jnp.concatenate([S, lane], 2).reshape(-1, r * r))
+    def with_columns(self, lane: tuple[Any, ...]) -> Marginal:
+        """The same design with other last columns of U, see `VaryingClusters`."""
+        buckets = []
+        for b, own in zip(self.buckets, lane, strict=True):
+            if b.S is None:
+                W = jnp.concatenate([jnp.asarray(b.W)[..., : -own.shape[-1]], own], -1)
+                buckets.append(b._replace(W=W))
+            else:
+                S = jnp.concatenate([jnp.asarray(b.S)[..., : -own.shape[-1]], own], -1)
+                buckets.append(b._replace(S=S))
+        return replace(self, buckets=tuple(buckets))
 
     # -- the interface ---------------------------------------------------------------------------------------
 
     def gram(self, C: Blocks) -> tuple[Array, Array]:
         """log|V| and U'V^-1 U."""
-        inverse, logdet = self._inverse(C.residual)
-        return jnp.sum(self.visits.count * logdet), self._contract(inverse)
+        logdet, gram, _ = self._eliminated(C)
+        return logdet, gram
 
     def expand(self, C: Blocks, D: Blocks, weigh: Weigh) -> Expansion:
-        """The Gram with its derivatives along directions D of the blocks, in closed form."""
-        if self.S is None or D.residual is None:
+        """The Gram with its derivatives along directions D of the blocks, in closed form unless terms are outer."""
+        if self.outer:
             return expand(self.gram, C, D, weigh)
-        inverse, logdet = self._inverse(C.residual)
-        gram = self._contract(inverse)
+        solved = [_Solved(b, self.r, C) for b in self.buckets]
+        gram = _total([s.gram() for s in solved])
         weights = weigh(gram)
-        P, T, _ = inverse.shape
-        k, r, dim = D.residual.shape[0], gram.shape[0], C.residual.shape[0]
-        count = jnp.asarray(self.visits.count)[:, None, None]
-        A = (jnp.asarray(self.S) @ weights.reshape(-1)).reshape(P, T, T)
-        IA = inverse @ (0.5 * (A + jnp.swapaxes(A, 1, 2)))
-        onehot = self._onehot(dim)
-        by_pattern = count * inverse - IA @ inverse
-        slopes = jnp.einsum("pta,ptu,pub->ab", onehot, by_pattern, onehot)
-        E = jnp.einsum("pta,kab,pub->kptu", onehot, D.residual, onehot)
-        IE = inverse @ E
-        IEI = IE @ inverse
-        gram_slopes = -(IEI.reshape(k, -1) @ jnp.asarray(self.S)).reshape(k, r, r)
-        F = 2.0 * IA @ IE - count * IE
-        curvature = F.reshape(k, -1) @ jnp.swapaxes(IE, 2, 3).reshape(k, -1).T
-        return Expansion(
-            jnp.sum(self.visits.count * logdet), gram, Blocks((), slopes), gram_slopes, 0.5 * (curvature + curvature.T)
-        )
+        free = D if D.residual is not None else D._replace(residual=jnp.zeros((_count(D), *C.residual.shape)))
+        gram_slopes, curvature, by_pattern = [], [], []
+        for s in solved:
+            slope, one, second = s.second_order(free, weights)
+            by_pattern.append(slope)
+            gram_slopes.append(one)
+            curvature.append(second)
+        (slopes,) = jax.vjp(lambda C: [_linear(b, C) for b in self.buckets], C)[1](by_pattern)
+        logdet = _total([jnp.sum(s.bucket.count * s.logdet) for s in solved])
+        second = _total(curvature)
+        return Expansion(logdet, gram, slopes, _total(gram_slopes), 0.5 * (second + second.T))
 
     def solve(self, C: Blocks, B: Array) -> Array:
-        """V^-1 B."""
-        inverse, _ = self._inverse(C.residual)
-        visits = self.visits
-        solved = inverse[visits.pattern] @ by_subject(jnp.asarray(B), visits)
-        return jnp.zeros((B.shape[0] + 1, B.shape[1])).at[visits.row].set(solved)[:-1]
+        """V^-1 B (B is multiplied by square roots of weights, as the rows of U were)."""
+        solved = [_Solved(b, self.r, C) for b in self.buckets]
+        B = jnp.asarray(B)
+        if not self.outer:
+            return _rows(self.buckets, [s.times(by_cluster(B, s.bucket.row)) for s in solved], B)
+        Q = self.buckets[0].W.shape[-1] - self.r
+        own = [jnp.concatenate([b.W[..., :Q], by_cluster(B, b.row)], -1) for b in self.buckets]
+        gram = self._by_component([s.products(W) for s, W in zip(solved, own, strict=True)])
+        G, root = self._outer_blocks(C)
+        _, N = moments(G, _cross(gram, Q), None, root)
+        effects = jnp.moveaxis(matmul(G, N), -1, 0)  # (components, Q, b)
+        rest = [W[..., Q:] - W[..., :Q] @ effects[b.component] for W, b in zip(own, self.buckets, strict=True)]
+        return _rows(self.buckets, [s.times(x) for s, x in zip(solved, rest, strict=True)], B)
 
     def moments(self, C: Blocks) -> Moments:
-        """There are no random effects."""
-        return Moments((), (), lambda D: self.gram(D)[0], C)
+        """N and the diagonal blocks of M by level, of outer terms only (their order); see `inverse` for the others."""
+        _, _, gram = self._eliminated(C)
+        N: dict[int, Array] = {}
+        M: dict[int, Array] = {}
+        if self.outer:
+            G, root = self._outer_blocks(C)
+            M2, N2 = moments(G, _cross(gram, gram.shape[0] - self.r), None, root)
+            unstack(N, M, N2, M2, self.outer, self.copies, self.slot, [C.random[t].shape[0] for t in self.outer])
+        return Moments(tuple(N[t] for t in self.outer), tuple(M[t] for t in self.outer), lambda D: self.gram(D)[0], C)
+
+    def inverse(self, C: Blocks) -> tuple[Array, ...]:
+        """Diagonal blocks of V^-1 by cluster, an array (m, T, T) a bucket with zeros where there is no row."""
+        solved = [_Solved(b, self.r, C) for b in self.buckets]
+        blocks = [s.of_clusters() for s in solved]
+        if not self.outer:
+            return tuple(blocks)
+        _, _, gram = self._eliminated(C)
+        Q = gram.shape[0] - self.r
+        _, root = self._outer_blocks(C)
+        K = jnp.moveaxis(posterior(root, gram[:Q, :Q])[0], -1, 0)
+        out = []
+        for b, inverse in zip(self.buckets, blocks, strict=True):
+            Y = inverse @ b.W[..., :Q]
+            out.append(inverse - Y @ K[b.component] @ jnp.swapaxes(Y, -1, -2))
+        return tuple(out)
+
+    def covariance(self, C: Blocks, t: int) -> tuple[Array, ...]:
+        """Covariance between the rows of a cluster due to one inner random part, (m, T, T) a bucket."""
+        zeros = jax.tree_util.tree_map(jnp.zeros_like, C)
+        only = zeros._replace(random=(*zeros.random[:t], C.random[t], *zeros.random[t + 1 :]))
+        return tuple(_of_clusters(b, _linear(b, only)) for b in self.buckets)
 
     def cluster_grams(self, C: Blocks) -> Array:
-        """U_i'V_i^-1 U_i of each subject (prepare with ``compact=False``)."""
-        if self.U is None:
+        """U_i'V_i^-1 U_i of each cluster, or component where terms are outer (prepare with ``compact=False``)."""
+        if self.outer:
+            return jnp.moveaxis(self._by_component_gram(C)[1], -1, 0)
+        if any(b.W is None for b in self.buckets):
             raise ValueError("clusters need statistics prepared with compact=False")
-        inverse, _ = self._inverse(C.residual)
-        return jnp.einsum("mti,mtu,muj->mij", self.U, inverse[self.visits.pattern], self.U)
+        return jnp.concatenate([_Solved(b, self.r, C).products(b.W) for b in self.buckets])
 
     # -- details ---------------------------------------------------------------------------------------------
 
-    def _inverse(self, R: Array) -> tuple[Array, Array]:
-        """Inverse (P, T, T), zero where there is no visit, and log-determinant (P,) of R for each pattern."""
-        position, present = jnp.asarray(self.visits.position), jnp.asarray(self.visits.present)
-        both = (present[:, :, None] & present[:, None, :]).transpose(1, 2, 0)
-        R_p = jnp.where(both, R[position[:, :, None], position[:, None, :]].transpose(1, 2, 0), 0.0)
-        R_p = R_p + identity(R_p.shape[0], R_p) * ~present.T
-        inverse, logdet = inv_logdet(R_p)
-        return jnp.where(both, inverse, 0.0).transpose(2, 0, 1), logdet
+    def _eliminated(self, C: Blocks) -> tuple[Array, Array, Any]:
+        """log|V|, U'V^-1 U, and with outer terms the Gram of [Z U] (Q + r, Q + r, components) without them."""
+        if not self.outer:
+            solved = [_Solved(b, self.r, C) for b in self.buckets]
+            logdet = _total([jnp.sum(s.bucket.count * s.logdet) for s in solved])
+            return logdet, _total([s.gram() for s in solved]), None
+        logdet, grams, gram = self._by_component_gram(C)
+        return logdet, jnp.sum(grams, -1), gram
 
-    def _contract(self, inverse: Array) -> Array:
-        if self.S is None:
-            return jnp.einsum("mti,mtu,muj->ij", self.U, inverse[self.visits.pattern], self.U)
-        flat = inverse.reshape(-1) @ jnp.asarray(self.S)
-        r = int(round(flat.shape[0] ** 0.5))
-        return flat.reshape(r, r)
+    def _by_component_gram(self, C: Blocks) -> tuple[Array, Array, Array]:
+        solved = [_Solved(b, self.r, C) for b in self.buckets]
+        logdet = _total([jnp.sum(s.bucket.count * s.logdet) for s in solved])
+        gram = self._by_component([s.products(s.bucket.W) for s in solved])
+        G, root = self._outer_blocks(C)
+        cross = _cross(gram, gram.shape[0] - self.r)
+        ones, own = jnp.ones(self.components), jnp.arange(self.components, dtype=jnp.int32)
+        more, grams = eliminate(self.components, G, cross, None, ones, own, root)
+        return logdet + more, grams, gram
 
-    def _onehot(self, dim: int) -> Array:
-        """(P, T, dim) one at the position of each visit."""
-        visits = self.visits
-        here = jnp.asarray(visits.position)[:, :, None] == jnp.arange(dim, dtype=jnp.int32)
-        return (here & jnp.asarray(visits.present)[:, :, None]).astype(jnp.float64)
+    def _by_component(self, products: list[Array]) -> Array:
+        """Sums (., ., components) of products (m, ., .) of the clusters of each bucket."""
+        sums = [group_sum(x, b.component, self.components, jnp) for x, b in zip(products, self.buckets, strict=True)]
+        return jnp.moveaxis(_total(sums), 0, -1)
+
+    def _outer_blocks(self, C: Blocks) -> tuple[Array, Array]:
+        """Stacked covariance of the outer effects, and a root of it."""
+        blocks = [C.random[t] for t in self.outer]
+        roots = jax.lax.stop_gradient(stacked_blocks([psd_cholesky(G) for G in blocks], self.copies))
+        return stacked_blocks(blocks, self.copies), roots
 
 
-def by_subject(U: Any, visits: Visits) -> Any:
-    """Rows (n, r) by subject and visit (m, T, r), zeros where there is no visit."""
-    xp: Any = np if isinstance(U, np.ndarray) and isinstance(visits.row, np.ndarray) else jnp
-    return xp.concatenate([U, xp.zeros((1, U.shape[1]))])[visits.row]
+class _Solved:
+    """A bucket with the inverses and log-determinants of the V of its patterns."""
+
+    def __init__(self, bucket: Clustered, r: int, C: Blocks):
+        self.bucket, self.r = bucket, r
+        present = jnp.asarray(bucket.present)
+        both = present[:, :, None] & present[:, None, :]
+        V = jnp.where(both, _linear(bucket, C), identity(present.shape[1]) * ~present[:, None, :])
+        inverse, self.logdet = inv_logdet(jnp.moveaxis(V, 0, -1))
+        self.inverse = jnp.where(both, jnp.moveaxis(inverse, -1, 0), 0.0)
+
+    def of_clusters(self) -> Array:
+        """Inverses (m, T, T)."""
+        return _of_clusters(self.bucket, self.inverse)
+
+    def times(self, X: Array) -> Array:
+        """V^-1 X for X (m, T, b)."""
+        return self.of_clusters() @ X
+
+    def products(self, X: Array) -> Array:
+        """X'V^-1 X (m, b, b)."""
+        return jnp.swapaxes(X, -1, -2) @ self.times(X)
+
+    def gram(self) -> Array:
+        """Sum over clusters of U'V^-1 U (r, r)."""
+        if self.bucket.S is None:
+            W = jnp.asarray(self.bucket.W)
+            return jnp.einsum("mti,mtj->ij", W, self.times(W))
+        flat = _lower(self.inverse).reshape(-1)
+        return _symmetric(flat @ jnp.asarray(self.bucket.S).reshape(len(flat), -1), self.r)
+
+    def second_order(self, D: Blocks, weights: Array) -> tuple[Array, Array, Array]:
+        """Slopes in V (P, T, T), slopes of the Gram (k, r, r) and curvature (k, k) along k directions D."""
+        b, inverse, k = self.bucket, self.inverse, _count(D)
+        count = jnp.asarray(b.count)[:, None, None]
+        W = 0.5 * (weights + weights.T)
+        if b.is_at_levels and b.S is None and b.present.shape[1] <= 4 * k:
+            return self._at_levels(D.residual, W)
+        E = jax.vmap(lambda d: _linear(b, d))(D)
+        IA = inverse @ self._weighted(W)
+        slopes = count * inverse - IA @ inverse
+        IE = inverse @ E
+        F = 2.0 * IA @ IE - count * IE
+        curvature = F.reshape(k, -1) @ jnp.swapaxes(IE, 2, 3).reshape(k, -1).T
+        if b.S is None:
+            Y = self.times(jnp.asarray(b.W))
+            E = E if b.pattern is None else E[:, b.pattern]
+            gram_slopes = -jnp.einsum("mti,kmtu,muj->kij", Y, E, Y, optimize="optimal")
+        else:
+            flat = _lower(IE @ inverse).reshape(k, -1)
+            gram_slopes = -_symmetric(flat @ jnp.asarray(b.S).reshape(flat.shape[1], -1), self.r)
+        return slopes, gram_slopes, curvature
+
+    def _at_levels(self, D: Array, weights: Array) -> tuple[Array, Array, Array]:
+        """The same where rows stand at their levels: directions D (k, T, T) are those of V in all patterns.
+
+        Sums over patterns and clusters come first, of products that do not depend on the directions.
+        """
+        b, inverse, k, T = self.bucket, self.inverse, D.shape[0], D.shape[-1]
+        Y = self.times(jnp.asarray(b.W))  # (m, T, r)
+        flat = Y.reshape(len(Y), -1)
+        YY = (flat.T @ flat).reshape(T, self.r, T, self.r).transpose(0, 2, 1, 3)
+        gram_slopes = -(D.reshape(k, -1) @ YY.reshape(T * T, -1)).reshape(k, self.r, self.r)
+        N = _pattern_sum(Y @ weights @ jnp.swapaxes(Y, -1, -2), b)
+        P, information = len(N), jnp.asarray(b.count)[:, None, None] * inverse
+        K = (2.0 * N - information).reshape(P, -1).T @ inverse.reshape(P, -1)  # [ab, cd]
+        turned = K.reshape(T, T, T, T).transpose(1, 2, 3, 0).reshape(T * T, T * T)  # [bc, da]
+        curvature = D.reshape(k, -1) @ turned @ D.reshape(k, -1).T
+        return information - N, gram_slopes, curvature
+
+    def _weighted(self, weights: Array) -> Array:
+        """Sum over the clusters of each pattern of U w U' (P, T, T)."""
+        b = self.bucket
+        if b.S is None:
+            W = jnp.asarray(b.W)
+            return _pattern_sum(W @ weights @ jnp.swapaxes(W, -1, -2), b)
+        rows, columns = np.tril_indices(self.r)
+        T = b.present.shape[-1]
+        packed = jnp.asarray(b.S) @ (weights[rows, columns] * np.where(rows == columns, 1.0, 2.0))
+        rows, columns = np.tril_indices(T)
+        return _symmetric(packed * np.where(rows == columns, 1.0, 0.5), T)
 
 
-def products(U: np.ndarray, W: np.ndarray, visits: Visits) -> np.ndarray:
-    """Sums over the subjects of each pattern of the outer products of U and W (m, T, .): (P, T, T, r, s) in NumPy."""
-    P, T = visits.position.shape
-    r, s = U.shape[-1], W.shape[-1]
-    order = np.argsort(visits.pattern, kind="stable")
-    bounds = np.concatenate([[0], np.cumsum(visits.count)]).astype(int)
-    out = np.empty((P, T, T, r, s))
-    for p in range(P):
-        members = order[bounds[p] : bounds[p + 1]]
-        left, right = U[members].reshape(len(members), -1), W[members].reshape(len(members), -1)
-        out[p] = (left.T @ right).reshape(T, r, T, s).transpose(0, 2, 1, 3)
+def _linear(bucket: Clustered, C: Blocks) -> Array:
+    """V of each pattern (P, T, T), or its change along a direction C: linear in C."""
+    T, total = bucket.present.shape[-1], 0.0
+    for place, block in zip(bucket.places, (*C.random, C.residual), strict=True):
+        if place is None:
+            continue
+        if place.S is not None:
+            S = jnp.asarray(place.S)
+            V = S @ block @ jnp.swapaxes(S, -1, -2)
+        elif place.set is None:
+            V = block
+        elif place.position is None:
+            V = block[place.set][:, :T, :T]
+        else:
+            position = jnp.asarray(place.position)
+            V = block[jnp.asarray(place.set)[:, :, None], position[:, :, None], position[:, None, :]]
+        total = total + (V if place.mask is None else V * place.mask)
+    return jnp.broadcast_to(total, (*bucket.present.shape, T))
+
+
+def _clustered(
+    bucket: Bucket, rows: Rows, parts: tuple[Any, ...], layout: Clusters, W: Any, concrete: bool, keep: bool, xp: Any
+) -> Clustered:  # fmt: skip
+    """Statistics of one bucket; values of Z, weights and relationships may tell more patterns apart."""
+    row, m = bucket.row, bucket.row.shape[0]
+    Z = [
+        _padded(rows.Z[t], xp)[row] if t in layout.inner and rows.Z[t] is not None else None for t in range(len(rows.Z))
+    ]
+    kin = [None if getattr(part, "relationship", None) is None else _between(part, row, xp) for part in parts]
+    values = [value for value in (*Z, *kin) if value is not None]
+    first, pattern, present, count, places = bucket.first, bucket.pattern, bucket.present, bucket.count, bucket.places
+    if values:
+        of_cluster = np.arange(m, dtype=np.int32) if pattern is None else pattern
+        first, pattern = np.arange(m, dtype=np.int32), None
+        if concrete:
+            first, pattern = distinct([of_cluster, *values])
+            count = np.bincount(first if pattern is None else pattern, minlength=len(first)).astype(float)
+        else:
+            count = np.ones(m)
+        source = of_cluster[first]
+        present, places = present[source], tuple(None if p is None else p.take(source) for p in places)
+        for t, z in enumerate(Z):
+            if z is not None:
+                places = (*places[:t], _valued(places[t], parts[t], z[first]), *places[t + 1 :])
+        for t, A in enumerate(kin):
+            if A is not None:
+                places = (*places[:t], places[t]._replace(mask=A[first]), *places[t + 1 :])
+    P, T = present.shape
+    r = W.shape[1]
+    by_row: Any = by_cluster(W, row)
+    S: Any = None
+    size = P * (T * (T + 1) // 2) * (r * (r + 1) // 2)
+    directions = sum(part.structure.size(part.dim) for part in parts)
+    if not keep and size <= MAX_PRODUCTS and size * directions <= m * (T * r) ** 2:
+        by_row, S = None, products(by_row, pattern, P)
+    return Clustered(row, pattern, present, count, bucket.component, places, by_row, S)
+
+
+def _valued(place: Place, part: Any, z: Any) -> Place:
+    """The place with the values z (P, T, .) of Z, or of the square roots of weights for a field."""
+    if not isinstance(part, Field):
+        return place._replace(S=z)
+    if place.S is not None:
+        return place._replace(S=place.S * z)
+    return place._replace(mask=z * z[:, None, :, 0] * (1.0 if place.mask is None else place.mask))
+
+
+def _between(term: Any, row: Any, xp: Any) -> Any:
+    """Entries of a relationship matrix between the rows of each cluster (m, T, T), zero where there is no row."""
+    A = xp.pad(xp.asarray(term.relationship), ((0, 1), (0, 1)))
+    codes = xp.append(term.group, term.levels)[row]
+    return A[codes[:, :, None], codes[:, None, :]]
+
+
+def _padded(rows: Any, xp: Any) -> Any:
+    """Rows (n, .) with a row of zeros behind."""
+    return xp.concatenate([rows, xp.zeros((1, rows.shape[1]))])
+
+
+def by_cluster(rows: Any, row: Any) -> Any:
+    """Rows (n, r) by cluster (m, T, r), zeros where there is none."""
+    xp: Any = np if isinstance(rows, np.ndarray) and isinstance(row, np.ndarray) else jnp
+    return _padded(rows, xp)[row]
+
+
+def products(X: np.ndarray, pattern: np.ndarray | None, patterns: int) -> np.ndarray:
+    """Sums over the clusters of each pattern of the outer products of X (m, T, r), packed as `Clustered.S`."""
+    T, r = X.shape[1:]
+    t, u = np.tril_indices(T)
+    i, j = np.tril_indices(r)
+    out = np.empty((patterns, len(t), len(i)))
+    for p, members in enumerate(_members(pattern, patterns)):
+        rows = X[members].reshape(len(members), -1)
+        full = (rows.T @ rows).reshape(T, r, T, r)
+        both = full + full.transpose(2, 1, 0, 3)  # an entry and its mirror image share a coordinate
+        out[p] = both[t, :, u][:, i, j] * np.where(t == u, 0.5, 1.0)[:, None]
     return out
 
 
-class VaryingVisits:
+def _members(pattern: np.ndarray | None, patterns: int) -> list[np.ndarray]:
+    """Clusters of each pattern."""
+    if pattern is None:
+        return list(np.arange(patterns)[:, None])
+    order = np.argsort(pattern, kind="stable")
+    return np.split(order, np.searchsorted(pattern[order], np.arange(1, patterns)))
+
+
+def _lower(A: Array) -> Array:
+    """Lower triangles (..., T (T+1) / 2) of symmetric matrices, row by row."""
+    rows, columns = np.tril_indices(A.shape[-1])
+    return A[..., rows, columns]
+
+
+def _symmetric(v: Array, T: int) -> Array:
+    """Symmetric matrices (..., T, T) from their lower triangles."""
+    full = np.zeros((T, T), int)
+    rows, columns = np.tril_indices(T)
+    full[rows, columns] = full[columns, rows] = np.arange(len(rows))
+    return v[..., full]
+
+
+def _of_clusters(bucket: Clustered, A: Array) -> Array:
+    return A if bucket.pattern is None else A[bucket.pattern]
+
+
+def _pattern_sum(X: Array, bucket: Clustered) -> Array:
+    """Sums of X (m, ...) over the clusters of each pattern."""
+    return X if bucket.pattern is None else group_sum(X, bucket.pattern, len(bucket.count), jnp)
+
+
+def _rows(buckets: tuple[Clustered, ...], values: list[Array], like: Array) -> Array:
+    """Values (m, T, b) of each bucket in the order of the rows (n, b)."""
+    out = jnp.zeros((like.shape[0] + 1, like.shape[1]))
+    for b, value in zip(buckets, values, strict=True):
+        out = out.at[b.row].set(value)
+    return out[:-1]
+
+
+def _cross(gram: Array, Q: int) -> Cross:
+    return Cross(gram[:Q, :Q], gram[:Q, Q:], gram[Q:, Q:])
+
+
+def _count(D: Blocks) -> int:
+    return (*D.random, D.residual)[0].shape[0]
+
+
+def _total(values: list[Any]) -> Any:
+    total = values[0]
+    for value in values[1:]:
+        total = total + value
+    return total
+
+
+class VaryingClusters:
     """The design side of the marginal engine, which turns the last columns of U into statistics (NumPy)."""
 
-    def __init__(self, fixed: np.ndarray, visits: Visits):
-        self.fixed, self.visits = by_subject(fixed, visits), visits
+    def __init__(self, fixed: np.ndarray, statistics: Marginal):
+        self.buckets = statistics.buckets
+        self.fixed = [by_cluster(fixed, b.row) for b in self.buckets]
 
-    def __call__(self, columns: list[np.ndarray]) -> np.ndarray:
-        """Products (b, P * T * T, r, count) of columns, each (n, b), with the fixed ones and each other."""
-        b, f, count = columns[0].shape[1], self.fixed.shape[-1], len(columns)
-        P, T = self.visits.position.shape
-        padded = [by_subject(column, self.visits) for column in columns]  # (m, T, b)
-        out = np.empty((b, P, T, T, f + count, count))
-        order = np.argsort(self.visits.pattern, kind="stable")
-        bounds = np.concatenate([[0], np.cumsum(self.visits.count)]).astype(int)
-        for p in range(P):
-            members = order[bounds[p] : bounds[p + 1]]
+    @property
+    def floats(self) -> int:
+        """Numbers of a data set's statistics, for each column."""
+        last = [b.W[..., :1] if b.S is None else b.S[..., : self.fixed[0].shape[-1] + 1] for b in self.buckets]
+        return sum(int(np.size(part)) for part in last)
+
+    def __call__(self, columns: list[np.ndarray]) -> tuple[np.ndarray, ...]:
+        """For each bucket the rows (b, m, T, count) of columns, each (n, b), or their part of `Clustered.S`."""
+        return tuple(self._own(b, f, columns) for b, f in zip(self.buckets, self.fixed, strict=True))
+
+    def _own(self, bucket: Clustered, fixed: np.ndarray, columns: list[np.ndarray]) -> np.ndarray:
+        padded = [by_cluster(column, bucket.row) for column in columns]  # (m, T, b)
+        if bucket.S is None:
+            return np.moveaxis(np.stack(padded, -1), 2, 0)
+        P, T = bucket.present.shape
+        t, u = np.tril_indices(T)
+        half = np.where(t == u, 0.5, 1.0)[:, None]
+        f, b, count = fixed.shape[-1], columns[0].shape[1], len(columns)
+        out = np.empty((b, P, len(t), count * f + count * (count + 1) // 2))
+        for p, members in enumerate(_members(bucket.pattern, P)):
+            start = 0
             for j, y in enumerate(padded):
-                out[:, p, ..., :f, j] = np.einsum("mtf,mub->btuf", self.fixed[members], y[members], optimize=True)
-                for i, x in enumerate(padded):
-                    out[:, p, ..., f + i, j] = np.einsum("mtb,mub->btu", x[members], y[members])
-        return out.reshape(b, P * T * T, f + count, count)
+                cross = np.einsum("mtf,mub->btuf", fixed[members], y[members], optimize=True)
+                out[:, p, :, start : start + f] = (cross + np.swapaxes(cross, 1, 2))[:, t, u] * half
+                start += f
+                for x in padded[: j + 1]:
+                    own = np.einsum("mtb,mub->btu", x[members], y[members], optimize=True)
+                    out[:, p, :, start] = (own + np.swapaxes(own, 1, 2))[:, t, u] * half[:, 0]
+                    start += 1
+        return out
+
+
+__all__ = ["Clustered", "Marginal", "VaryingClusters", "by_cluster"]

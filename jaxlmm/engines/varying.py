@@ -22,13 +22,13 @@ class Varying:
     count : number of columns that vary
     """
 
-    def __init__(self, fixed: np.ndarray, Z: tuple[np.ndarray, ...], layout: Layout, count: int):
+    def __init__(self, fixed: np.ndarray, Z: tuple[np.ndarray, ...], layout: Layout, count: int, size: int):
         from scipy.sparse import csr_array
 
         inner, W = stack_rows(Rows(fixed, Z), layout, np)
         F, units = orthogonalise(inner, layout.codes, layout.groups, np)
         B, self.left = project(units, W, layout.codes, layout.groups, np)
-        n, self.layout = len(fixed), layout
+        n, self.layout, self.size = len(fixed), layout, size
         # rows of T: the orthonormal columns of every group, so that T y is all of B's column of y
         q, values = len(units), np.concatenate([*units, np.zeros(0)])
         rows = (np.arange(q)[:, None] * layout.groups + layout.codes).ravel()
@@ -38,7 +38,12 @@ class Varying:
         self._order = np.argsort(layout.component, kind="stable")
         self._bounds = np.searchsorted(layout.component[self._order], np.arange(layout.components + 1))
 
-    def __call__(self, columns: list[np.ndarray], size: int) -> tuple[np.ndarray, np.ndarray]:
+    @property
+    def floats(self) -> int:
+        """Numbers of a data set's statistics, for each column."""
+        return self.F.shape[0] * self.size
+
+    def __call__(self, columns: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """B (b, q, count, size) and E (b, r, count, components) of columns, each (n, b)."""
         q, groups = len(self.units), self.layout.groups
         parts, lefts = [], []
@@ -50,25 +55,25 @@ class Varying:
                 y = y - self.T.T @ part
             parts.append(np.reshape(total, (q, groups, -1)))
             lefts.append(y)
-        return self.finished(parts, self._products(lefts), size)
+        return self.finished(parts, self._products(lefts))
 
-    def finished(self, parts: list[np.ndarray], E: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    def finished(self, parts: list[np.ndarray], E: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The same from B of each column (q, groups, b) and E (r, count, components, b), compressed and padded."""
         B = np.stack([np.moveaxis(part, -1, 1) for part in parts], 2)  # (q, b, count, groups)
         if self.patterns is not None:
             B = self.patterns.varying(B)
-        return np.moveaxis(pad_last(B, size), 1, 0), np.moveaxis(E, -1, 0)
+        return np.moveaxis(pad_last(B, self.size), 1, 0), np.moveaxis(E, -1, 0)
 
     def _products(self, lefts: list[np.ndarray]) -> np.ndarray:
         """Products of what is left of the columns with everything, by component: (r, count, components, b)."""
         if self.layout.components > 1:
             pieces = [self._order[a:b] for a, b in zip(self._bounds[:-1], self._bounds[1:], strict=True)]
-            parts = [_cross(self.left[rows], [y[rows] for y in lefts]) for rows in pieces]
+            parts = [cross_products(self.left[rows], [y[rows] for y in lefts]) for rows in pieces]
             return np.stack(parts, 2)
-        return _cross(self.left, lefts)[:, :, None]
+        return cross_products(self.left, lefts)[:, :, None]
 
 
-def _cross(left: np.ndarray, ys: list[np.ndarray]) -> np.ndarray:
+def cross_products(left: np.ndarray, ys: list[np.ndarray]) -> np.ndarray:
     """Products (r, count, b) of columns ys, each (n, b), with left (n, f) and with each other."""
     out = np.empty((left.shape[1] + len(ys), len(ys), ys[0].shape[1]))
     for j, y in enumerate(ys):

@@ -1,0 +1,286 @@
+"""Annotated natural parameters and their coordinates: what structures and variance functions have in common."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import sys
+import typing
+from collections.abc import Hashable, Mapping
+from typing import Any, ClassVar, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from ..errors import JaxlmmError
+from ..parameters import ByOption, Kind, Parameter, PerLevel, concatenated, labelled
+
+Self = TypeVar("Self", bound="Parametric")
+
+
+def _declared(cls: type, namespace: dict[str, Any]) -> tuple[Parameter, ...]:
+    """The annotations that are natural parameters, those that carry a kind."""
+    found = []
+    for name, hint in typing.get_type_hints(cls, localns=namespace, include_extras=True).items():
+        marks = getattr(hint, "__metadata__", ())
+        kinds = [m for m in marks if isinstance(m, Kind | ByOption)]
+        sizes = [m for m in marks if isinstance(m, PerLevel)]
+        if kinds:
+            found.append(Parameter(cls.__name__, name, kinds[-1], sizes[-1] if sizes else None))
+    return tuple(found)
+
+
+class _Fields:
+    """The attribute `fields`: the parameters of a class; of an instance, as its options and ties make them."""
+
+    def __init__(self, declared: tuple[Parameter, ...]):
+        self.declared = declared
+
+    def __get__(self, structure: Any, owner: Any = None) -> tuple[Parameter, ...]:
+        if structure is None:
+            return self.declared
+        return tuple(_of_instance(p, structure) for p in self.declared)
+
+
+def _of_instance(p: Parameter, structure: Parametric) -> Parameter:
+    kind, tied = p.kind, dict(vars(structure).get("_tied", ())).get(p.name)
+    if isinstance(kind, ByOption):
+        kind = kind.kind(structure)
+    return p if kind is p.kind and tied is None else dataclasses.replace(p, kind=kind, tied=tied)
+
+
+class Parametric:
+    """A small frozen pytree whose leaves are natural parameters, declared as annotated fields.
+
+    A field without a value is estimated; one that is given a value is fixed at it. Instances compare and hash by
+    content, as they are part of compiled code.
+    """
+
+    fields: ClassVar[Any] = _Fields(())
+    children: ClassVar[tuple[str, ...]] = ()  # attributes that hold further pytrees
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        caller = sys._getframe(1)
+        declared = _declared(cls, {**caller.f_globals, **caller.f_locals})
+        cls.fields = _Fields(declared)
+        own = inspect.get_annotations(cls)
+        for p in declared:
+            if p.name in own:
+                setattr(cls, p.name, dataclasses.field(default=None, kw_only=True))
+        dataclasses.dataclass(frozen=True, eq=False)(cls)
+        leaves = (*(p.name for p in declared), *cls.children)
+        jax.tree_util.register_pytree_with_keys(cls, _flatten_with(leaves), _unflatten_with(cls, leaves))
+
+    def __post_init__(self) -> None:
+        """Take fixed values as numbers and arrays, if they are possible ones."""
+        for p in self.fields:
+            given = getattr(self, p.name)
+            if given is None or isinstance(given, jax.core.Tracer):
+                continue
+            value = np.array(given, float)
+            p.check(value)
+            self.__dict__[p.name] = value if value.ndim else float(value)
+
+    def _with(self: Self, **values: Any) -> Self:
+        """A copy with other attributes."""
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__, **values)
+        return other
+
+    def _key(self) -> tuple[Any, ...]:
+        return type(self), *((name, _hashable(value)) for name, value in vars(self).items())
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (isinstance(other, Parametric) and self._key() == other._key())
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    # ------------------------------------------------------------------ what is estimated
+
+    @property
+    def fixed(self) -> tuple[str, ...]:
+        """Names of the fields with a value that is not estimated."""
+        if "_fixed" in vars(self):
+            return vars(self)["_fixed"]
+        return tuple(p.name for p in type(self).fields if getattr(self, p.name) is not None)
+
+    @property
+    def free(self) -> tuple[Parameter, ...]:
+        """The fields that are estimated."""
+        return tuple(p for p in self.fields if p.name not in self.fixed)
+
+    @property
+    def is_free(self) -> bool:
+        """True when no natural parameter has a value."""
+        return all(getattr(self, p.name) is None for p in self.fields)
+
+    @property
+    def has_values(self) -> bool:
+        """Whether the estimated parameters have values, as in the result of `from_public`."""
+        return any(getattr(self, p.name) is not None for p in self.free)
+
+    @property
+    def has_fixed_scale(self) -> bool:
+        """Whether a variance is fixed, so that the covariance matrix is not free in scale."""
+        return any(p.kind.has_scale for p in self.fields if p.name in self.fixed)
+
+    @property
+    def by_level(self) -> bool:
+        """Whether parameters, or their bounds, depend on the number of levels."""
+        return any(p.by_level for p in self.fields)
+
+    def check_fixed(self, dim: Any) -> None:
+        """Refuse values that are fixed at what cannot be with `dim` levels."""
+        for p in self.fields:
+            if p.name in self.fixed:
+                p.check(np.asarray(getattr(self, p.name)), dim)
+
+    def tied(self: Self, **labels: Any) -> Self:
+        """The structure with entries of its vectors tied to each other.
+
+        Parameters
+        ----------
+        labels : for fields with an entry a level, a label for each entry; entries with the same label share one
+            parameter: ``Diagonal().tied(variances=("a", "a", "b"))``
+        """
+        ties = dict(vars(self).get("_tied", ()))
+        vectors = [p.name for p in self.fields if p.per_level is not None]
+        for name, group in labels.items():
+            if name not in vectors:
+                raise JaxlmmError(f"{type(self).__name__}: {name} cannot be tied, expected one of {vectors}")
+            known = list(dict.fromkeys(group))
+            ties[name] = tuple(known.index(label) for label in group)
+        return self._with(_tied=tuple(ties.items()))
+
+    # ------------------------------------------------------------------ values and coordinates
+
+    def bind(self: Self, values: Mapping[str, Any]) -> Self:
+        """The structure at given natural values, by field name."""
+        return self._with(_fixed=self.fixed, **values)
+
+    def size(self, dim: Any) -> int:
+        """Number of unconstrained parameters for `dim` levels."""
+        return sum(p.size(dim) for p in self.free)
+
+    def _split(self, v: Any, dim: Any) -> list[tuple[Parameter, Any]]:
+        parts, begin = [], 0
+        for p in self.free:
+            end = begin + p.size(dim)
+            parts.append((p, v[..., begin:end]))
+            begin = end
+        return parts
+
+    def _bound(self: Self, chart: str, v: Any, dim: Any) -> Self:
+        values = {p.name: p.full(getattr(self, p.name), dim) for p in self.fields if p.name in self.fixed}
+        return self.bind({**values, **{p.name: p.natural(chart, part, dim) for p, part in self._split(v, dim)}})
+
+    def from_public(self: Self, theta: Array, dim: Any) -> Self:
+        """The structure at unconstrained public coordinates (as in ``fit.theta``)."""
+        return self._bound("from_public", theta, dim)
+
+    def from_solver(self: Self, s: Array, dim: Any) -> Self:
+        """The structure at coordinates of the solver."""
+        return self._bound("from_solver", s, dim)
+
+    def _coordinates(self, chart: str, dim: Any) -> np.ndarray:
+        found = [p.coordinates(chart, getattr(self, p.name), dim) for p in self.free]
+        return np.concatenate([np.zeros(0), *found])
+
+    def to_public(self, dim: Any) -> np.ndarray:
+        """Unconstrained public coordinates of a structure with values (host side)."""
+        return self._coordinates("to_public", dim)
+
+    def to_solver(self, dim: Any) -> np.ndarray:
+        """Coordinates of the solver of a structure with values (host side)."""
+        return self._coordinates("to_solver", dim)
+
+    def start(self, dim: Any, distance: Any = 1.0) -> np.ndarray:
+        """Start values in coordinates of the solver; `distance` is a typical one, or (d,) along each coordinate."""
+        distance = float(np.sqrt(np.sum(np.square(distance))))
+        return np.concatenate([np.zeros(0), *(p.start(dim, distance) for p in self.free)])
+
+    def kinds(self, dim: Any) -> list[Kind]:
+        """The kind of every coordinate."""
+        return [p.kind for p in self.free for _ in range(p.size(dim))]
+
+    def degrees(self, dim: Any) -> np.ndarray:
+        """The power of the standard deviation of y that every solver coordinate is proportional to, often 1 or 0."""
+        return np.array([kind.degree for kind in self.kinds(dim)])
+
+    def scale(self, dim: Any, unit: Any, sd: Any = 1.0, xp: Any = np) -> Any:
+        """Sizes (..., size) of the solver coordinates for standard deviations `sd` of y, see `Parameter.scale`.
+
+        A `unit` (..., m) that is not one of `dim` levels stands for units of one.
+        """
+        if unit.shape[-1] != dim:
+            unit = xp.ones((*unit.shape[:-1], dim if np.ndim(dim) == 0 else 1))
+        return concatenated(unit, [p.scale(dim, unit, xp) for p in self.free]) * sd ** self.degrees(dim)
+
+    def _by_field(self, method: str, s: Any, dim: Any, *args: Any) -> Any:
+        """Coordinates (..., size) to which the kinds have applied a method."""
+        return concatenated(s, [getattr(p.kind, method)(v, dim, *args) for p, v in self._split(s, dim)])
+
+    def canonical(self, s: Any, dim: Any) -> Any:
+        """The representative among equivalent solver coordinates (signs, zero columns)."""
+        return self._by_field("canonical", s, dim)
+
+    def snapped(self, s: Any, dim: Any, tolerance: float) -> Any:
+        """Canonical coordinates with everything within `tolerance` of the boundary put on it."""
+        return self._by_field("snapped", s, dim, tolerance)
+
+    def solver_to_public(self, s: Any, dim: Any) -> Any:
+        """Public coordinates of canonical solver coordinates."""
+        return self._by_field("solver_to_public", s, dim)
+
+    def at_boundary(self, s: np.ndarray, dim: Any, tolerance: float) -> np.ndarray:
+        """Whether any parameter of coordinates (..., size) is on the boundary of its space, up to `tolerance`."""
+        found = np.zeros(s.shape[:-1], bool)
+        for p, v in self._split(s, dim):
+            found = found | p.kind.at_boundary(v, dim, tolerance)
+        return found
+
+    # ------------------------------------------------------------------ what users see
+
+    def reported(self) -> dict[str, Any]:
+        """What users see of a structure with values, by name: its estimated fields, or what others call parameters."""
+        return {p.name: getattr(self, p.name) for p in self.free}
+
+    def natural(self, theta: Any, dim: Any) -> list[tuple[str, float]]:
+        """Names and natural values of the parameters at public coordinates, as `reported`: ``variances[0]``, ..."""
+        with jax.enable_x64(True):
+            bound = self.from_public(jnp.asarray(theta, float), dim)
+            values = {name: np.asarray(value) for name, value in bound.reported().items()}
+        own = {p.name: p for p in self.fields}
+        return [e for name, x in values.items() for e in (own[name].entries(x) if name in own else labelled(name, x))]
+
+
+def _hashable(value: Any) -> Hashable:
+    """An attribute of a structure, arrays by their content."""
+    if isinstance(value, np.ndarray | Array):
+        value = np.asarray(value)
+        return value.shape, value.dtype.str, value.tobytes()
+    return value
+
+
+def _flatten_with(leaves: tuple[str, ...]) -> Any:
+    keys = [jax.tree_util.GetAttrKey(name) for name in leaves]
+
+    def flatten(structure: Any) -> tuple[Any, Any]:
+        rest = tuple((name, value) for name, value in vars(structure).items() if name not in leaves)
+        return [(key, getattr(structure, key.name)) for key in keys], rest
+
+    return flatten
+
+
+def _unflatten_with(cls: type, leaves: tuple[str, ...]) -> Any:
+    def unflatten(rest: Any, values: Any) -> Any:
+        structure: Any = object.__new__(cls)
+        structure.__dict__.update(zip(leaves, values, strict=True))
+        structure.__dict__.update(rest)
+        return structure
+
+    return unflatten

@@ -1,0 +1,93 @@
+"""What terms over columns and the arguments `residual` and `variance` ask for, before there are data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from .covariance import FUNCTIONS, NAMES, Over, VarianceFunction
+from .errors import FormulaError
+from .structured import parse_place, parse_residual, parse_variance, take_arm
+from .terms import Bar, Item, Part
+from .trees import Leaf, Node, Structures, leaves_of, tree_of, tree_over
+from .variances import make_function
+
+# Over effects as well as over levels: with a plain left side, us(x | g), these are of an intercept and a slope.
+_OF_EFFECTS = tuple(NAMES[name] for name in ("us", "diag", "iid", "cs", "csh", "hf", "rr", "fa"))
+
+
+@dataclass(frozen=True)
+class FieldSpec:
+    """What is known of a structure within groups before the data: its item, its structures, its text."""
+
+    item: Item
+    tree: Leaf | Node
+    text: str
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns of the data that it uses."""
+        return (*leaves_of(self.tree), *self.item.arm, *self.item.group)
+
+    @property
+    def is_iid(self) -> bool:
+        """Whether it is independent from row to row, ``iid()``."""
+        return isinstance(self.tree, Leaf) and not self.tree.columns
+
+
+@dataclass(frozen=True)
+class ResidualSpec:
+    """What `residual=` and `variance=` say: the residual structure, fields beside it, the function of a covariate."""
+
+    residual: FieldSpec | None
+    fields: tuple[FieldSpec, ...] = ()
+    function: VarianceFunction | None = None
+    covariate: str = ""
+    text: str = ""
+    variance: str = ""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns of the data that it uses."""
+        own = () if self.residual is None else self.residual.columns
+        return (*(n for f in self.fields for n in f.columns), *own, *((self.covariate,) if self.covariate else ()))
+
+
+def field_of(bar: Bar, known: Structures, text: str) -> FieldSpec | None:
+    """The term as a structure over columns; None for random effects of the columns left of the bar."""
+    if bar.shape is None:
+        return None
+    options, arm, shared = take_arm(bar.options)
+    shape = replace(bar.shape, options=options) if isinstance(bar.shape, Part) else bar.shape
+    if isinstance(shape, Part) and issubclass(known[shape.name], _OF_EFFECTS):
+        return None
+    item = Item(shape, bar.group, arm, shared, bar.position)
+    return FieldSpec(item, tree_of(shape, known, text), item.text)
+
+
+def residual_of(residual: Any, variance: Any, known: Structures) -> ResidualSpec:
+    """Read the arguments `residual` and `variance`.
+
+    Raises
+    ------
+    FormulaError
+        With a caret under the place that is not understood.
+    """
+    specs = () if residual is None else _residual_specs(residual, known)
+    plain = [spec for spec in specs if spec.is_iid]
+    if len(plain) > 1:
+        raise FormulaError(f"residual={residual!r}: iid() stands more than once", residual, plain[1].item.position)
+    own = plain[0] if plain else specs[-1] if specs else None
+    text = residual if isinstance(residual, str) else specs[0].text if specs else ""
+    fields = tuple(spec for spec in specs if spec is not own)
+    if variance is None:
+        return ResidualSpec(own, fields, text=text)
+    name, covariate, numbers, options = parse_variance(variance, FUNCTIONS)
+    return ResidualSpec(own, fields, make_function(name, numbers, options, variance), covariate, text, variance)
+
+
+def _residual_specs(residual: Any, known: Structures) -> tuple[FieldSpec, ...]:
+    if isinstance(residual, Over):
+        item, columns = parse_place(residual.text, type(residual.structure).__name__)
+        return (FieldSpec(item, tree_over(residual.structure, columns, residual.text), item.text),)
+    return tuple(FieldSpec(i, tree_of(i.shape, known, residual), i.text) for i in parse_residual(residual, known))
