@@ -13,11 +13,12 @@ import numpy as np
 from .boundary import Ends, Search
 from .chunks import Progress, chunks, run
 from .columns import make_frame
+from .engines import Marginal
 from .errors import DataError
 from .fitting import Estimates, in_units, says_little
 from .lanes import Runner
 from .model import Model, weighted
-from .objective import Spec, packing_of, scale_of
+from .objective import Spec, moment_start, packing_of, scale_of
 from .optimize import Status
 from .responses import Design, Lane, Responses, Shared, basis_of
 from .stacking import Stack, stacks_of_models, stacks_of_responses, take
@@ -137,12 +138,18 @@ class BatchFit:
 
 
 def _starts(spec: Spec, shared: Shared, lanes: Lane, b: int) -> np.ndarray:
-    """Start coordinates (b, k) of lanes; where the lanes have coordinates of their own, from these."""
+    """Start coordinates (b, k) of lanes, as a single fit has them."""
+    scale = lanes.scale if shared.scale is None else shared.scale
     if shared.prepared is not None:
-        return np.tile(spec.start(shared.prepared.coords), (b, 1))
-    if not any(spec.placed):
-        return np.tile(spec.start((None,) * len(spec.parts)), (b, 1))
-    return np.stack([spec.start(take(lanes.data.coords, i)) for i in range(b)])
+        start = np.tile(spec.start(shared.prepared.coords), (b, 1))
+        statistics = shared.prepared.statistics
+        if isinstance(statistics, Marginal):
+            statistics = statistics.of_columns(lanes.data.data)
+        return moment_start(spec, statistics, start, scale)
+    if any(spec.placed):
+        return np.stack([spec.start(take(lanes.data.coords, i)) for i in range(b)])
+    start = np.tile(spec.start((None,) * len(spec.parts)), (b, 1))
+    return moment_start(spec, lanes.data.statistics, start, scale)
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,7 @@ from .design import Term
 from .engines import Blocks
 from .errors import DataError
 from .model import Basis, Model, Prepared, prepare
-from .objective import Spec, objective, packing_of, scale_of
+from .objective import Spec, moment_start, objective, packing_of, scale_of
 from .optimize import Evaluate, Point, Status, minimise
 
 MAX_ITERATIONS = 200
@@ -103,11 +103,10 @@ def estimate(model: Model, method: str = "REML", start: np.ndarray | None = None
         columns = [(state.best, state.status, state.decrement, state.iteration) for state in states]
         return Ends(*(np.stack(column) for column in zip(*columns, strict=True)))
 
-    s = (
-        spec.start(prepared.coords)
-        if start is None
-        else _from_theta(spec, model, np.asarray(start, float), prepared.basis) / scale
-    )
+    if start is None:
+        s = moment_start(spec, prepared.statistics, spec.start(prepared.coords), scale)
+    else:
+        s = _from_theta(spec, model, np.asarray(start, float), prepared.basis) / scale
     search = Search(spec, packing, scale, run)
     ends, dual = search.optimum(np.zeros(1, int), s[None], start is None, says_little(model))
     point = packing.unpack(ends.best)

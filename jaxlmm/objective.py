@@ -13,8 +13,9 @@ from jax import Array
 from .covariance import Covariance
 from .criterion import Normal, deviance, gram_curvature, gram_slopes, profiled_deviance, solve_normal
 from .design import is_traced
-from .engines import Blocks
+from .engines import Blocks, Marginal
 from .errors import DataError
+from .linalg import tril_indices
 from .model import Basis, Model, Prepared, block_at
 from .optimize import Evaluate, Packing, Point
 from .parameters import concatenated, module_of
@@ -98,6 +99,27 @@ class Spec:
             far = places is None or is_traced(places)
             values.append(structure.start(dim) if far else structure.start(dim, spacing(places)))
         return concatenated(np.zeros(0), values)
+
+
+def moment_start(spec: Spec, statistics: Any, s: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Start coordinates s (..., k), those of an unstructured residual replaced by moments of y less what X explains.
+
+    Halves the evaluations of a model with many visits. Eigenvalues below a hundredth of the largest are raised to it:
+    moments over the subjects that have both visits need not be positive definite.
+    """
+    if spec.profiled or not spec.parts[-1][0].is_matrix or not isinstance(statistics, Marginal):
+        return s
+    moments = statistics.level_moments()
+    if moments is None or not np.all(np.isfinite(moments)):
+        return s
+    w, Q = np.linalg.eigh(moments)
+    w = np.maximum(w, 1e-2 * w[..., -1:])
+    rows, columns = tril_indices(moments.shape[-1])
+    L = np.linalg.cholesky((Q * w[..., None, :]) @ np.swapaxes(Q, -1, -2))[..., rows, columns]
+    begin = s.shape[-1] - L.shape[-1]
+    lead = np.broadcast_shapes(s.shape[:-1], L.shape[:-1])
+    s, scale = (np.broadcast_to(x, (*lead, x.shape[-1])) for x in (s, scale))
+    return np.concatenate([s[..., :begin], np.broadcast_to(L, (*lead, L.shape[-1])) / scale[..., begin:]], -1)
 
 
 def spacing(coords: np.ndarray) -> np.ndarray:

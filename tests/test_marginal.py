@@ -171,3 +171,24 @@ def test_ordered_structures_need_the_levels_of_a_factor():
     rows = {"id": np.repeat(np.arange(9), 3), "t": np.tile([1.0, 2.0, 3.0], 9), "y": rng.normal(size=27)}
     with pytest.raises(jaxlmm.FormulaError, match="over the levels of a factor"):
         jaxlmm.lmm("y ~ t + ar1(0 + t | id)", rows)
+
+
+@pytest.mark.parametrize("name", ["ovary_ar1_reml", "ovary_ar1_ml"])
+def test_recorded_residuals_beside_random_effects(name):
+    """nlme: random intercept and slope, AR(1) over the ranks of the times of a mare."""
+    case = load_case(name)
+    data = load_data(case)
+    data["step"] = data.groupby("Mare", observed=True)["Time"].rank().astype(int)
+    fit = jaxlmm.lmm(case["formula"], data, method=case["method"], residual="ar1(step | Mare)")
+    assert fit.engine == "marginal" and fit.converged
+    assert fit.loglik == pytest.approx(case["loglik"], abs=1e-6)
+    se = np.array(list(case["se"].values()))
+    np.testing.assert_allclose(fit.coef, list(case["fixef"].values()), rtol=0, atol=1e-5 * se.min())
+    np.testing.assert_allclose(fit.se, se, rtol=1e-5)
+    found = dict(zip(*(fit.parameters()[column] for column in ("name", "estimate")), strict=True))
+    assert found["correlation"] == pytest.approx(case["theta"]["rho"], rel=1e-4)
+    assert np.sqrt(found["variance"]) == pytest.approx(case["theta"]["sigma"], rel=1e-4)
+    effects = fit.ranef()["Mare"]
+    recorded = np.array([case["condVar"]["Mare"][level] for level in effects.levels])
+    np.testing.assert_allclose(effects.condvar, recorded, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(fit.fitted[:6], case["fitted_head"], rtol=1e-5)

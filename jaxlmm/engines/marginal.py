@@ -100,6 +100,11 @@ class Marginal:
                 buckets.append(b._replace(S=S))
         return replace(self, buckets=tuple(buckets))
 
+    def of_columns(self, lanes: tuple[Any, ...]) -> Marginal:
+        """The last columns of U alone, those of many data sets (b, ...), for `level_moments`."""
+        pairs = zip(self.buckets, lanes, strict=True)
+        return replace(self, buckets=tuple(b._replace(**{"W" if b.S is None else "S": own}) for b, own in pairs))
+
     # -- the interface ---------------------------------------------------------------------------------------
 
     def gram(self, C: Blocks) -> tuple[Array, Array]:
@@ -181,6 +186,26 @@ class Marginal:
         if any(b.W is None for b in self.buckets):
             raise ValueError("clusters need statistics prepared with compact=False")
         return jnp.concatenate([_Solved(b, self.r, C).products(b.W) for b in self.buckets])
+
+    def level_moments(self) -> np.ndarray | None:
+        """Mean products (..., q, q) of what X leaves of y between levels, over the clusters that have both (NumPy).
+
+        None unless rows stand at their levels; statistics may be of many data sets (..., leading axes).
+        """
+        b = self.buckets[0]
+        if len(self.buckets) > 1 or not b.is_at_levels:
+            return None
+        present = np.asarray(b.present, float)
+        both = present[..., :, None] * present[..., None, :]
+        pairs = np.sum(np.asarray(b.count)[..., None, None] * both, -3)
+        if b.S is None:
+            y = np.asarray(b.W)[..., -1]
+            sums = np.swapaxes(y, -1, -2) @ y
+        else:
+            packed = np.sum(np.asarray(b.S)[..., -1], -2)
+            rows, columns = np.tril_indices(present.shape[-1])
+            sums = np.asarray(_symmetric(packed * np.where(rows == columns, 1.0, 0.5), present.shape[-1]))
+        return sums / np.maximum(pairs, 1.0)
 
     # -- details ---------------------------------------------------------------------------------------------
 
