@@ -21,7 +21,7 @@ from .model import Model, weighted
 from .objective import Spec, moment_start, packing_of, scale_of
 from .optimize import Status
 from .responses import Design, Lane, Responses, Shared, basis_of
-from .stacking import Stack, stacks_of_models, stacks_of_responses, take
+from .stacking import Stack, floats_of, stacks_of_models, stacks_of_responses, take
 
 ROUNDING = 1e-13  # of y less what X explains, relative to y: X fits y exactly
 
@@ -232,7 +232,8 @@ def refit_batch(
         x = None if values is None else values[second]
         _refit_chunk(job, design, rows, Y[first], x, None if weights is None else weights[first], missing)
 
-    parts = chunks(count, design.floats)
+    apart = missing == "drop" or weights is not None  # data sets may be prepared on their own
+    parts = chunks(count, max(design.floats, floats_of(model)) if apart else design.floats)
     run([partial(task, rows) for rows in parts], [len(rows) for rows in parts], progress)
     return out
 
@@ -371,7 +372,6 @@ def fit_batch(
         for stack in stacks_of_models([models[i] for i in rows]):
             job.fit_stack(rows, stack)
 
-    longest = max(m.X.size + sum(t.Z.size for t in m.terms) for m in models)
-    parts = chunks(len(models), longest)
+    parts = chunks(len(models), max(map(floats_of, models)))
     run([partial(task, rows) for rows in parts], [len(rows) for rows in parts], progress)
     return out

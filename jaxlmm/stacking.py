@@ -11,10 +11,14 @@ import numpy as np
 
 from .boundary import has_few_groups
 from .engines import Grouped
+from .engines.clusters import MOST_LEVELS
 from .engines.elimination import Factor
+from .engines.marginal import repeated
 from .engines.orthogonal import bucket, group_sum, orthogonalise, products, project
 from .fitting import says_little
 from .model import Basis, Model, Prepared, inverse_chart, prepare, weighted
+
+PATTERNS = 32  # of visits that a data set is expected to have at most
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,9 @@ class Stack:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of many data sets, one below the other, for models whose terms share one grouping factor.
+    """Rows of many data sets, one below the other, for models with one grouping factor.
+
+    That of their terms, or the subjects of a residual structure over levels.
 
     Attributes
     ----------
@@ -45,6 +51,7 @@ class Table:
     y : (n,) less its offset;  X : (n, p);  Z : (n, q) a term
     group : (n,) group of each row, ascending in `lane`, numbered through all data sets
     weights : (n,) or None
+    position : (n,) level of each row for the residual structure, or None
     """
 
     lane: np.ndarray
@@ -54,13 +61,14 @@ class Table:
     Z: tuple[np.ndarray, ...]
     group: np.ndarray
     weights: np.ndarray | None
+    position: np.ndarray | None
 
     @classmethod
     def of_models(cls, models: Sequence[Model]) -> Table:
         """Models for which `is_stackable` holds."""
         sizes = np.array([len(m.y) for m in models])
-        levels = np.array([m.layout.groups for m in models])
-        first = np.concatenate([[0], np.cumsum(levels)[:-1]])
+        factors = [_factor(m) for m in models]
+        first = np.concatenate([[0], np.cumsum([levels for _, levels in factors])[:-1]])
         some = any(m.weights is not None for m in models)
         terms = range(len(models[0].terms))
         return cls(
@@ -69,10 +77,11 @@ class Table:
             y=np.concatenate([m.y if m.offset is None else m.y - m.offset for m in models]),
             X=np.concatenate([m.X for m in models]),
             Z=tuple(np.concatenate([m.terms[t].Z for m in models]) for t in terms),
-            group=np.concatenate([m.layout.codes + f for m, f in zip(models, first, strict=True)]),
+            group=np.concatenate([codes + f for (codes, _), f in zip(factors, first, strict=True)]),
             weights=np.concatenate([np.ones(len(m.y)) if m.weights is None else m.weights for m in models])
             if some
             else None,
+            position=np.concatenate([m.residual.position for m in models]) if models[0].engine == "marginal" else None,
         )
 
     @classmethod
@@ -85,8 +94,9 @@ class Table:
         X = model.X[row]
         if x is not None:
             X[:, -1] = x[lane, row]
-        codes = lane.astype(np.int64) * model.layout.groups + model.layout.codes[row]
-        present = np.bincount(codes, minlength=len(Y) * model.layout.groups) > 0
+        factor, levels = _factor(model)
+        codes = lane.astype(np.int64) * levels + factor[row]
+        present = np.bincount(codes, minlength=len(Y) * levels) > 0
         offset = 0.0 if model.offset is None else model.offset[row]
         if weights is None and model.weights is not None:
             weights = np.broadcast_to(model.weights, Y.shape)
@@ -98,11 +108,18 @@ class Table:
             Z=tuple(t.Z[row] for t in model.terms),
             group=(np.cumsum(present) - 1)[codes],
             weights=None if weights is None else weights[lane, row],
+            position=model.residual.position[row] if model.engine == "marginal" else None,
         )
 
     def stacks(self, model: Model) -> Iterator[Stack]:
         """Statistics, data sets of one padded number of groups together; `model` has the terms."""
         counts = np.bincount(self.lane, minlength=self.lanes)
+        if self.position is not None:
+            basis, columns, spread = self._basis(counts, [])
+            visits = repeated(columns, self.group, self.position, self.lane, self.lanes, model.residual.dim)
+            few = np.zeros(self.lanes, bool)
+            yield Stack(np.arange(self.lanes), Prepared(visits, basis, model.coords), few, spread)
+            return
         charts = [
             self._chart(self._rooted(z), t.structure.is_matrix) for z, t in zip(self.Z, model.random, strict=True)
         ]
@@ -221,9 +238,29 @@ def models_of_responses(
     return models
 
 
+def _factor(model: Model) -> tuple[np.ndarray, int]:
+    """Codes and number of levels of the grouping factor of a model for which `is_stackable` holds."""
+    if model.engine == "grouped":
+        return model.layout.codes, model.layout.groups
+    return model.residual.group, int(model.residual.group.max(initial=-1)) + 1
+
+
 def is_stackable(model: Model) -> bool:
-    """Whether the terms share one grouping factor (or there are none) and the residuals are independent."""
-    return model.engine == "grouped" and not model.layout.outer
+    """Whether there is one grouping factor: of the terms, or of a residual structure over levels and no terms."""
+    if model.engine == "grouped":
+        return not model.layout.outer
+    over_levels = model.engine == "marginal" and not model.random and model.residual.coords is None
+    return over_levels and model.residual.dim <= MOST_LEVELS
+
+
+def floats_of(model: Model) -> int:
+    """Numbers that one of many data sets like this one takes when it is prepared on its own, at least."""
+    own = model.X.size + sum(t.Z.size for t in model.terms)
+    if model.engine != "marginal" or not is_stackable(model):
+        return own
+    levels, r = model.residual.dim, model.X.shape[1] + 1
+    patterns = min(_factor(model)[1], 2**levels, PATTERNS)
+    return own + patterns * levels * (levels + 1) * r * (r + 1) // 4
 
 
 def stacks_of_responses(

@@ -15,6 +15,7 @@ import numpy as np
 from ..design import Field, Residual, Term, frozen_pytree
 from .grouped import connected, stack_outer
 
+MOST_LEVELS = 52  # whose presence fits into the digits of a float
 ONE_BUCKET = 3e6  # clusters * T^3 below which all clusters are padded to the size of the largest
 
 
@@ -165,6 +166,8 @@ def _bucket(row: np.ndarray, parts: list[Any], n: int, component: np.ndarray, at
                 if part.sets is not None:
                     keys.append(np.append(part.sets[part.group], -1)[row])
         locals_.append(local)
+    if at_levels and row.shape[1] <= MOST_LEVELS:
+        keys = [present @ 2.0 ** np.arange(row.shape[1])]
     first, pattern = distinct(keys)
     count = np.bincount(first if pattern is None else pattern, minlength=len(first)).astype(float)
     there, chosen = present[first], row[first]
@@ -200,7 +203,8 @@ def distinct(keys: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray | None]:
     Where no two clusters are alike the patterns are the clusters in their order, and the second is None.
     """
     table = np.concatenate([np.reshape(key, (len(key), -1)).astype(float) for key in keys], 1)
-    _, first, pattern = np.unique(table, axis=0, return_index=True, return_inverse=True)
+    one = table[:, 0] if table.shape[1] == 1 else table
+    _, first, pattern = np.unique(one, axis=0, return_index=True, return_inverse=True)
     if len(first) == len(table):
         return np.arange(len(table), dtype=np.int32), None
     return first.astype(np.int32), pattern.reshape(-1).astype(np.int32)

@@ -25,8 +25,9 @@ from .base import Blocks, Expansion, Moments, Rows, Weigh, expand
 from .clusters import Bucket, Clusters, Place, distinct
 from .elimination import Cross, eliminate, moments, posterior
 from .grouped import stack_columns, stacked_blocks, unstack
-from .orthogonal import group_sum
+from .orthogonal import bucket, group_sum
 
+PACKED = 1e6  # numbers of outer products packed at a time
 MAX_PRODUCTS = 5e7  # numbers of outer products kept; above it they are formed at every evaluation
 
 
@@ -413,13 +414,48 @@ def products(X: np.ndarray, pattern: np.ndarray | None, patterns: int) -> np.nda
     T, r = X.shape[1:]
     t, u = np.tril_indices(T)
     i, j = np.tril_indices(r)
+    rows, members = X.reshape(len(X), -1), _members(pattern, patterns)
     out = np.empty((patterns, len(t), len(i)))
-    for p, members in enumerate(_members(pattern, patterns)):
-        rows = X[members].reshape(len(members), -1)
-        full = (rows.T @ rows).reshape(T, r, T, r)
-        both = full + full.transpose(2, 1, 0, 3)  # an entry and its mirror image share a coordinate
-        out[p] = both[t, :, u][:, i, j] * np.where(t == u, 0.5, 1.0)[:, None]
+    step = max(1, int(PACKED // (T * r) ** 2))
+    for p in range(0, patterns, step):  # few at a time: unpacked products are four times as many
+        full = np.stack([rows[m].T @ rows[m] for m in members[p : p + step]]).reshape(-1, T, r, T, r)
+        packed = full[:, t, :, u][:, :, i, j] + full[:, u, :, t][:, :, i, j]  # an entry and its mirror image
+        out[p : p + step] = np.swapaxes(packed * np.where(t == u, 0.5, 1.0)[:, None, None], 0, 1)
     return out
+
+
+def repeated(
+    U: np.ndarray, subject: np.ndarray, position: np.ndarray, lane: np.ndarray, lanes: int, levels: int
+) -> Marginal:  # fmt: skip
+    """Statistics of many data sets of repeated measures at levels, all at once; every array has the lanes in front.
+
+    Parameters
+    ----------
+    U : (n, r) rows of all data sets;  subject : (n,) numbered through all of them;  position : (n,) levels
+    lane : (n,) data set of each row, ascending
+    """
+    subjects, r = int(subject.max(initial=-1)) + 1, U.shape[1]
+    home = np.zeros(subjects, np.int64)
+    home[subject] = lane
+    seen = np.bincount(subject, 2.0**position, subjects)  # the levels of a subject as digits
+    order = np.lexsort((seen, home))
+    new = np.append(True, (np.diff(home[order]) > 0) | (np.diff(seen[order]) > 0))[: len(order)]
+    key = np.empty(subjects, np.int64)
+    key[order] = np.cumsum(new) - 1
+    own, digits = home[order][new], seen[order][new].astype(np.int64)
+    rank = np.arange(len(own)) - np.searchsorted(own, own)
+    P = bucket(int(rank.max(initial=0)) + 1)
+    present, count = np.zeros((lanes, P, levels), bool), np.zeros((lanes, P))
+    present[own, rank] = digits[:, None] >> np.arange(levels) & 1 > 0
+    count[own, rank] = np.bincount(key, minlength=len(own))
+    by_subject = np.zeros((subjects, levels, r))
+    by_subject[subject, position] = U
+    t, i = levels * (levels + 1) // 2, r * (r + 1) // 2
+    S = np.zeros((lanes, P, t, i))
+    S[own, rank] = products(by_subject, key, len(own))
+    both = present[..., :, None] & present[..., None, :]
+    place = Place(None, None, None, both.astype(float))
+    return Marginal((Clustered(None, None, present, count, None, (place,), None, S),), (), (), (), 1, r)
 
 
 def _members(pattern: np.ndarray | None, patterns: int) -> list[np.ndarray]:
