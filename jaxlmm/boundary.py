@@ -28,6 +28,9 @@ FURTHER_STARTS = ((0.0, 0.1), (0.0, 10.0))
 FEW_GROUPS_STARTS = ((-0.9, 10.0), (0.9, 10.0), (-0.9, 0.1), (0.0, 30.0))
 
 
+FURTHER_RANGES = (0.2, 5.0)  # times the start values of ranges
+
+
 class Ends(NamedTuple):
     """Where runs of the solver ended, one row a problem."""
 
@@ -73,9 +76,13 @@ class Search:
         """Best points found from start coordinates s (b, k), and the dual slopes (b,; NaN where regular).
 
         With `further`, problems that do not converge or whose covariance matrices come out singular are started from
-        elsewhere too, and those with `few` groups from more places.
+        elsewhere too, and those with `few` groups from more places; so are all problems with ranges of a distance.
         """
         ends, dual = self._certified(lanes, self.run(lanes, s))
+        if further and np.any(self.spec.ranges):
+            for factor in FURTHER_RANGES:
+                moved = s + np.log(factor) * self.spec.ranges
+                self._improve(np.arange(len(lanes)), lanes, moved, ends, dual, rescue=False)
         if not further or not any(structure.is_matrix and dim > 1 for structure, dim in self.spec.parts):
             return ends, dual
         few = np.broadcast_to(few, len(lanes))
@@ -86,13 +93,19 @@ class Search:
             self._improve(np.flatnonzero(few), lanes, factor * self._correlated(s, correlation), ends, dual)
         return ends, dual
 
-    def _improve(self, rows: np.ndarray, lanes: np.ndarray, s: np.ndarray, ends: Ends, dual: np.ndarray) -> None:
-        """Run the given rows from s (b, k) too, and keep what is better, in place."""
+    def _improve(
+        self, rows: np.ndarray, lanes: np.ndarray, s: np.ndarray, ends: Ends, dual: np.ndarray, rescue: bool = True
+    ) -> None:
+        """Run the given rows from s (b, k) too, and keep what is better, in place.
+
+        With `rescue`, an optimum replaces the end of a run that did not converge, even one with a better value.
+        """
         if not len(rows):
             return
         other, other_dual = self._certified(lanes[rows], self.run(lanes[rows], s[rows]))
         old, new = self.point(ends).value[rows], self.point(other).value
         lost = ends.status[rows] != Status.CONVERGED
+        lost &= rescue | ~(old < new)
         better = (other.status == Status.CONVERGED) & (lost | (new < old - RISE * np.maximum(1.0, np.abs(old))))
         ends.iterations[rows] += other.iterations
         for field, value in zip(ends[:-1], other[:-1], strict=True):

@@ -133,9 +133,7 @@ def varcorr(frame: ModelFrame, model: Model, estimate: Estimate) -> VarCorr:
         else:
             structures.append(natural)
     residual, sigma = None, estimate.sigma
-    if frame.residual is None and sigma is None:
-        sigma = float(np.sqrt(estimate.residual[0, 0]))  # beside variances that are fixed
-    elif frame.residual is not None and frame.residual.columns:
+    if frame.residual is not None and frame.residual.columns:
         residual = GroupCovariance.of("Residual", frame.residual.columns, estimate.residual)
     elif frame.residual is not None:
         structures.append(parameters[-1])

@@ -244,8 +244,8 @@ class Residual(Field):
 
     @property
     def is_iid(self) -> bool:
-        """True for independent errors of one variance to be estimated, where sigma can be profiled out."""
-        return self.group is None and isinstance(self.structure, Identity) and not self.structure.has_fixed_scale
+        """True for independent errors of one variance."""
+        return self.group is None and isinstance(self.structure, Identity)
 
 
 def _levels(name: str, position: Any) -> np.ndarray:

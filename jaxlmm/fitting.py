@@ -138,7 +138,7 @@ class Estimates(NamedTuple):
     """Fits in the user's units, a row each; as in `Estimate`, NaN where the criterion was not finite."""
 
     theta: np.ndarray
-    sigma: np.ndarray  # NaN where it is not profiled
+    sigma: np.ndarray  # NaN where the residual has a structure
     loglik: np.ndarray
     coef: np.ndarray
     vcov: np.ndarray
@@ -156,7 +156,9 @@ def in_units(
     normal, blocks, s = point.aux.normal, point.aux.blocks, point.x
     b, p = len(s), basis.R.shape[-1]
     nu = np.broadcast_to(basis.n - basis.rank if spec.reml else basis.n, (b,))
-    sigma = np.sqrt(normal.rss / nu) if spec.profiled else np.full(b, np.nan)
+    sigma = np.full(b, np.nan)
+    if spec.independent:
+        sigma = np.sqrt(normal.rss / nu if spec.profiled else blocks.residual[:, 0, 0])
     factor = sigma if spec.profiled else np.ones(b)
     root = np.linalg.inv(basis.R) if p else np.zeros((0, 0))
     status = np.where((ends.status == Status.CONVERGED) & (dual < SLOPE), Status.NOT_OPTIMAL, ends.status)
@@ -204,7 +206,7 @@ def _single(spec: Spec, found: Estimates, point: Point, ends: Ends, dual: float)
     """The first row, with its certificate."""
     return Estimate(
         theta=found.theta[0],
-        sigma=float(found.sigma[0]) if spec.profiled else None,
+        sigma=float(found.sigma[0]) if spec.independent else None,
         loglik=float(found.loglik[0]),
         coef=found.coef[0],
         vcov=found.vcov[0],

@@ -12,27 +12,28 @@ from jax import Array
 
 from .covariance import Covariance
 from .criterion import Normal, deviance, gram_curvature, gram_slopes, profiled_deviance, solve_normal
-from .design import is_traced
+from .design import Term, is_traced
 from .engines import Blocks, Marginal
 from .errors import DataError
 from .linalg import tril_indices
 from .model import Basis, Model, Prepared, block_at
 from .optimize import Evaluate, Packing, Point
-from .parameters import concatenated, module_of
+from .parameters import PositiveKind, concatenated, module_of
 
 
 @dataclass(frozen=True)
 class Spec:
     """The static part of a fit: everything compiled code depends on besides shapes.
 
-    With independent residuals sigma is profiled out and the terms are relative to sigma^2; otherwise (a residual
-    structure, or a variance that is fixed) the residual is the last part and all covariances are absolute. `placed`
-    says which parts have sets of coordinates.
+    With random terms and independent residuals sigma is profiled out and the terms are relative to sigma^2. Otherwise
+    (a residual structure, a variance that is fixed, or a field or relatives, which can take over all of the variation)
+    the residual is the last part and all covariances are absolute. `placed` says which parts have sets of coordinates.
     """
 
     parts: tuple[tuple[Covariance, Any], ...]
     placed: tuple[bool, ...]
     profiled: bool
+    independent: bool  # residuals have one variance, profiled or not
     reml: bool
 
     @classmethod
@@ -41,11 +42,13 @@ class Spec:
         if method not in ("REML", "ML"):
             raise DataError(f"method: found {method!r}, expected 'REML' or 'ML'")
         parts = (*model.random, model.residual)
-        profiled = model.residual.is_iid and not any(part.structure.has_fixed_scale for part in parts)
+        independent = model.residual.is_iid
+        plain = all(isinstance(part, Term) and part.relationship is None for part in model.random)
+        profiled = independent and plain and not any(part.structure.has_fixed_scale for part in parts)
         if profiled:
             parts = model.random
         placed = tuple(places is not None for _, places in zip(parts, model.coords, strict=False))
-        return cls(tuple((part.structure, part.dim) for part in parts), placed, profiled, method == "REML")
+        return cls(tuple((part.structure, part.dim) for part in parts), placed, profiled, independent, method == "REML")
 
     def split(self, s: Any) -> list[tuple[Covariance, int, Any]]:
         """Structure, dimension and coordinates of each part."""
@@ -85,6 +88,15 @@ class Spec:
         if self.profiled:
             values.append(module_of(s).log(sigma)[..., None])
         return concatenated(s, values)
+
+    @property
+    def ranges(self) -> np.ndarray:
+        """Which coordinates (k,) are logarithms of distances, on which likelihoods often have several optima."""
+        parts = zip(self.parts, self.placed, strict=True)
+        kinds = [(kind, placed) for (structure, dim), placed in parts for kind in structure.kinds(dim)]
+        return np.array(
+            [placed and isinstance(kind, PositiveKind) and kind.first is None for kind, placed in kinds], bool
+        )
 
     @property
     def sizes(self) -> tuple[int, ...]:

@@ -27,7 +27,8 @@ class Estimates(NamedTuple):
 
     Attributes
     ----------
-    theta (k,), sigma (), loglik (), coef (p,), vcov (p, p) : as in `jaxlmm.Fit`; sigma is NaN where it is not profiled
+    theta (k,), sigma (), loglik (), coef (p,), vcov (p, p) : as in `jaxlmm.Fit`; sigma is NaN where the residual has a
+        structure
     covariances : covariance matrix (q, q) of each term;  residual : residual block
     status : () a `jaxlmm.Status`;  iterations : () evaluations
     decrement : () Newton decrement; with ``optimizer=`` the largest entry of the scaled gradient
@@ -96,7 +97,9 @@ def _fit(spec: Spec, optimizer: Any, max_iterations: int, model: Model, start: A
     C = spec.blocks(s * scale, prepared.coords)
     d, normal = criterion_at(spec, prepared, C)
     nu = basis.n - basis.rank if spec.reml else basis.n
-    sigma = jnp.sqrt(normal.rss / nu) if spec.profiled else jnp.full((), jnp.nan)
+    sigma = jnp.full((), jnp.nan)
+    if spec.independent:
+        sigma = jnp.sqrt(normal.rss / nu if spec.profiled else C.residual[0, 0])
     square = sigma**2 if spec.profiled else jnp.ones(())
     root = jax.scipy.linalg.solve_triangular(basis.R, jnp.eye(p)) if p else jnp.zeros((0, 0))
     return Estimates(

@@ -82,6 +82,11 @@ PARTS = {
 }
 
 
+def some(names, *quick):
+    """All names, those that are not in `quick` slow."""
+    return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
 @functools.cache
 def model(name, whole=False, weighted=True, engine="auto"):
     d = data(whole)
@@ -99,7 +104,9 @@ def expansion(m):
     return packing_of(spec, m.X.shape[1]).unpack(np.asarray(packed))
 
 
-@pytest.mark.parametrize("name", PARTS)
+@pytest.mark.parametrize(
+    "name", some(PARTS, "us", "ar1 + slope", "ar1 + site + slope", "ar1 + crossed", "ou", "field of time", "kin + ar1")
+)
 def test_equal_to_the_dense_matrix(name):
     theta = 0.3 * np.random.default_rng(0).normal(size=model(name).size)
     for weighted in (True, False):
@@ -120,7 +127,9 @@ def test_differentiable_in_the_response(name):
     np.testing.assert_allclose(*slope, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", [n for n in PARTS if n != "us"])
+@pytest.mark.parametrize(
+    "name", some([n for n in PARTS if n not in ("us", "ou")], "ar1 + site + slope", "kin + ar1", "field of a site + ou")
+)
 def test_predicted_effects(name):
     """Against c V^-1 (y - X beta) and Cov(u) - c V^-1 c' with matrices written out."""
     m = model(name, whole=True)
@@ -148,7 +157,10 @@ def test_predicted_effects(name):
         np.testing.assert_allclose(effects.condvar, covariance, atol=1e-8)
 
 
-@pytest.mark.parametrize("name", ["ar1 + site + slope", "ou at visits + slope", "field over all rows", "kin"])
+@pytest.mark.parametrize(
+    "name",
+    some(["ar1 + site + slope", "ou at visits + slope", "field over all rows", "kin"], "ou at visits + slope", "kin"),
+)
 def test_many_responses_equal_single_fits(name):
     m = model(name)
     rng = np.random.default_rng(3)
@@ -223,3 +235,33 @@ def test_engines_that_cannot():
         model("ar1 + slope", engine="grouped")
     with pytest.raises(jaxlmm.DataError, match="'spectral' needs one term"):
         model("ar1 + slope", engine="spectral")
+
+
+def field_data(seed, range_, nugget, n=60):
+    rng = np.random.default_rng(seed)
+    places = rng.uniform(0, 100, (n, 2))
+    d = np.linalg.norm(places[:, None] - places[None], axis=-1)
+    return places, np.linalg.cholesky(np.exp(-d / range_) + nugget * np.eye(n)) @ rng.normal(size=n)
+
+
+def test_a_field_may_take_over_all_of_the_variation():
+    """The residual variance of zero is an ordinary boundary: lme4's profiled scale would run to infinity there."""
+    for seed in (0, 1, 2):
+        places, y = field_data(seed, 20.0, 1e-9)
+        fit = jaxlmm.fitting.estimate(Model(y, np.ones((60, 1)), Field(Exponential(), coords=places)))
+        assert fit.status == jaxlmm.Status.CONVERGED
+        if fit.sigma == 0.0:
+            assert fit.boundary[-1] and fit.theta[-1] == -np.inf
+            return
+    raise AssertionError("no data set with an estimate of zero")
+
+
+def test_ranges_are_searched_from_several_starts():
+    for seed in range(4):
+        places, y = field_data(seed, 4.0, 0.2)
+        m = Model(y, np.ones((60, 1)), Field(jaxlmm.Gaussian(), coords=places))
+        fit = jaxlmm.fitting.estimate(m)
+        assert fit.status == jaxlmm.Status.CONVERGED
+        for start in (2.0, 8.0, 40.0):
+            other = jaxlmm.fitting.estimate(m, start=np.array([0.0, np.log(start), -0.7]))
+            assert other.loglik <= fit.loglik + 1e-6

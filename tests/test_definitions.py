@@ -392,6 +392,10 @@ CASES |= {
     "ar1h effects": Case(
         visits, "y ~ x + ar1h(0 + visit | site)", (V, V, V, V, V, C, V), (1.0, 2.0, 3.0, 1.5, 2.5, 0.6, 0.8),
         lambda d, *p: same(d["site"]) * at(scaled(np.sqrt(p[:5]), ar1(1.0, p[5], 5)), d["visit"]), plain),
+    "hf residual": Case(
+        visits, "y ~ x", (V,) * 6, (1.0, 1.5, 2.0, 2.5, 1.8, 1.2), none,
+        lambda d, c, *p: same(d["id"])
+        * at(np.add.outer(p, p) / 2 - c * (1 - np.eye(5)), d["visit"]), {"residual": "hf(visit | id)"}),
     "banded residual": Case(
         visits, "y ~ x", (V, R, V, R, V, R, V, R, V), (2.0, 0.9, 2.0, 0.7, 1.5, -0.6, 1.8, 0.8, 2.0), none,
         lambda d, *p: same(d["id"]) * at(np.diag(p[::2]) + np.diag(p[1::2], 1) + np.diag(p[1::2], -1), d["visit"]),
@@ -417,6 +421,19 @@ CASES |= {
         lambda d, g, *_: g * same(d["site"]),
         lambda d, g, m, r: same(d["id"]) * at(m, d["trait"]) * r ** gaps(d["time"]),
         {"residual": "(us(trait) @ ar1(time) | id)"}),
+    "us @ us residual": Case(
+        traits, "y ~ x + trait", (us(2), R, R, V, R, V), (PAIR, 0.4, 0.2, 0.8, 0.3, 1.2), none,
+        lambda d, m, a, b, c, e, f: same(d["id"]) * at(m, d["trait"])
+        * at(np.array([[1, a, b], [a, c, e], [b, e, f]]), d["visit"]), {"residual": "(us(trait) @ us(visit) | id)"}),
+    "a sum in a product": Case(
+        traits, "y ~ x + trait", (V, C, V, R, V), (1.0, 0.6, 0.4, 0.5, 0.8), none,
+        lambda d, v, r, s, a, b: same(d["id"]) * at(np.array([[1, a], [a, b]]), d["trait"])
+        * (v * r ** gaps(d["time"]) + s * same(d["time"])), {"residual": "((ar1(time) + iid(time)) @ us(trait) | id)"}),
+    "a product entry by entry": Case(
+        traits, "y ~ x + trait + (1 | site)", (V, V, C, P), (0.7, 1.5, 0.8, 6.0), lambda d, g, *_: g * same(d["site"]),
+        lambda d, g, v, r, length: same(d["id"])
+        * v * r ** gaps(d["time"]) * np.exp(-gaps(d["lat"], d["lon"]) / length),
+        {"residual": "(ar1(time) * sp_exp(lat + lon) | id)"}),
     "us @ exp in 2-D": Case(
         traits, "y ~ x + trait + (us(trait) @ sp_exp(lat + lon) | site)", (us(2), P, V), (3 * PAIR, 4.0, 0.4),
         lambda d, m, length, _: same(d["site"]) * at(m, d["trait"]) * np.exp(-gaps(d["lat"], d["lon"]) / length),
