@@ -337,8 +337,10 @@ class CovarianceMatrixKind:
         return L[self.entries(dim)]
 
     def start(self, dim: int, distance: float = 1.0) -> np.ndarray:
-        """Start value."""
-        return np.diag(1.0 * (np.arange(dim) < (self.rank or dim)))
+        """Start value: the identity, or of a lower rank with no level without variance."""
+        rank = min(self.rank or dim, dim)
+        L = np.concatenate([np.eye(rank), np.full((dim - rank, rank), rank**-0.5)])
+        return L @ L.T
 
     def canonical(self, s: Any, dim: int) -> Any:
         """Factor with non-negative diagonal; without `rank`, a zero pivot has a zero column (the latter in NumPy)."""

@@ -21,7 +21,7 @@ from .parameters import IntervalKind
 
 __all__ = ["check_covariance"]
 
-RANDOM = 3  # points with random values
+RANDOM = 12  # points with random values, narrowly and widely spread
 STEP = 1e-5  # of finite differences
 ROUNDING = 1e-9  # relative to the largest entry of a matrix
 FAR = 5.0  # how much further out a coordinate without bounds is tried
@@ -94,7 +94,7 @@ class _Trial:
     def run(self) -> None:
         """All checks, in an order in which the first that fails is the most telling."""
         self._check_form()
-        thetas = self.rng.normal(size=(RANDOM, self.size))
+        thetas = self.rng.normal(size=(RANDOM, self.size)) * np.tile([1.0, 1.0, 2.0], RANDOM // 3)[:, None]
         points = self._points(thetas)
         step = STEP * np.eye(self.size)
         found = self._derivatives(self.structure.from_solver, [*points, *points[0] + step, *points[0] - step])
