@@ -113,7 +113,7 @@ class Term:
         structure = Unstructured() if structure is None else structure
         set_all(
             self, Z=as_array(f"Z of {name}", Z, (None, None)), group=codes, levels=levels, name=name,
-            structure=Covariance.checked(structure, f"structure of {name}"),
+            structure=Covariance.checked(structure, f"structure of {name}", Z.shape[-1]),
             relationship=None if relationship is None else check_relationship(name, relationship, levels),
         )  # fmt: skip
 
@@ -179,6 +179,7 @@ class Field:
             coords = np.asarray(as_array(f"coords of {name}", coords, (None,) * max(np.ndim(coords), 1)))
             position, coords, sets = _sets(codes, coords)
             dim = 1 if dim is None else dim
+        structure = structure.checked(f"structure of {name}", dim)
         set_all(
             self, structure=structure, group=codes, position=position, coords=coords, sets=sets, dim=dim, name=name
         )  # fmt: skip
@@ -223,7 +224,7 @@ class Residual(Field):
         if position is None and coords is None:
             if group is not None:
                 raise DataError("residual: give position or coords with group")
-            structure = Covariance.checked(structure, "structure of residual")
+            structure = Covariance.checked(structure, "structure of residual", 1)
             set_all(
                 self, structure=structure, group=None, position=None, coords=None, sets=None, dim=1, name="residual"
             )

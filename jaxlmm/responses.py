@@ -92,7 +92,7 @@ class Design:
         statistics = self.template.statistics
         self.varying: Any = VaryingRows()
         if model.engine == "marginal":
-            self.varying = VaryingClusters(self._Q, statistics)
+            self.varying = VaryingClusters(self._Q, statistics.buckets)
         elif model.engine == "spectral":
             self.varying = VaryingRotated(self._Q, statistics)
         elif model.engine == "grouped":

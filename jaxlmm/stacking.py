@@ -10,10 +10,10 @@ import jax
 import numpy as np
 
 from .boundary import has_few_groups
-from .engines import Grouped
+from .engines import Engine, Grouped, Marginal
+from .engines.clustered import repeated
 from .engines.clusters import MOST_LEVELS
 from .engines.elimination import Factor
-from .engines.marginal import repeated
 from .engines.orthogonal import bucket, group_sum, orthogonalise, products, project
 from .fitting import says_little
 from .model import Basis, Model, Prepared, inverse_chart, prepare, weighted
@@ -114,11 +114,13 @@ class Table:
     def stacks(self, model: Model) -> Iterator[Stack]:
         """Statistics, data sets of one padded number of groups together; `model` has the terms."""
         counts = np.bincount(self.lane, minlength=self.lanes)
+        statistics: Engine
         if self.position is not None:
             basis, columns, spread = self._basis(counts, [])
             visits = repeated(columns, self.group, self.position, self.lane, self.lanes, model.residual.dim)
+            statistics = Marginal.of_many(visits, columns.shape[1])
             few = np.zeros(self.lanes, bool)
-            yield Stack(np.arange(self.lanes), Prepared(visits, basis, model.coords), few, spread)
+            yield Stack(np.arange(self.lanes), Prepared(statistics, basis, model.coords), few, spread)
             return
         charts = [
             self._chart(self._rooted(z), t.structure.is_matrix) for z, t in zip(self.Z, model.random, strict=True)

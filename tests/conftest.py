@@ -11,6 +11,8 @@ import pytest
 
 jax.config.update("jax_enable_x64", True)
 
+MEMORY = 3e9  # bytes of a test process above which compiled code is dropped
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Keep compiled code in pytest's own cache folder, so that only a first run pays for it."""
@@ -37,3 +39,15 @@ def x64_stays_on():
     """No test, and no call of the package, may leave JAX's global precision changed."""
     yield
     assert jax.config.jax_enable_x64, "the test left jax_enable_x64 off"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def memory_stays_bounded():
+    """Drop compiled code that is not needed any more, between modules and only when there is much of it."""
+    yield
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return
+    if pages * 4096 > MEMORY:
+        jax.clear_caches()

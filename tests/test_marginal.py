@@ -12,7 +12,7 @@ import pytest
 import jaxlmm
 from cases import case_names, load_case, load_data
 from jaxlmm import CompoundSymmetry, Model, Residual, Status, Unstructured, fitting
-from jaxlmm.engines import Blocks, marginal
+from jaxlmm.engines import Blocks, clustered
 from jaxlmm.model import prepare
 
 SUBJECTS, VISITS = 24, 4
@@ -89,9 +89,9 @@ def test_fits_are_those_of_the_dense_engine(structure, method):
     assert float(likelihood(found.theta, model("auto", structure))) == pytest.approx(found.loglik, abs=1e-9)
 
 
-@pytest.mark.parametrize("products", [marginal.MAX_PRODUCTS, 0], ids=["products", "rows"])
+@pytest.mark.parametrize("products", [clustered.MAX_PRODUCTS, 0], ids=["products", "rows"])
 def test_batches(products, monkeypatch):
-    monkeypatch.setattr(marginal, "MAX_PRODUCTS", products)
+    monkeypatch.setattr(clustered, "MAX_PRODUCTS", products)
     y, X, *_ = data()
     rng = np.random.default_rng(2)
     Y, x = y + rng.normal(size=(5, len(y))), rng.normal(size=(5, len(y)))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from .base import Blocks, Engine, Moments, Rows
+from .clustered import VaryingClusters
 from .clusters import Clusters, arrange
 from .dense import Dense
 from .grouped import Grouped, Layout, plan
-from .marginal import Marginal, VaryingClusters
+from .marginal import Marginal
 from .spectral import Rotation, Spectral, VaryingRotated
 from .varying import Varying
 
