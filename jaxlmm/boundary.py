@@ -16,7 +16,7 @@ import numpy as np
 from .linalg import lower_from_vector, tril_indices
 from .objective import Spec
 from .optimize import Packing, Point, Status
-from .parameters import semidefinite_factor
+from .parameters import IntervalKind, PositiveKind, semidefinite_factor
 
 SINGULAR = 1e-4  # lme4's tolerance of isSingular, on relative standard deviations
 RISE = 1e-9  # relative rise of the criterion that is allowed when a parameter is put on the boundary
@@ -26,9 +26,10 @@ RESTARTS = 3
 # out singular; and, with the last ones, where it has few groups, as then the likelihood often has several optima.
 FURTHER_STARTS = ((0.0, 0.1), (0.0, 10.0))
 FEW_GROUPS_STARTS = ((-0.9, 10.0), (0.9, 10.0), (-0.9, 0.1), (0.0, 30.0))
-
-
-FURTHER_RANGES = (0.2, 5.0)  # times the start values of ranges
+# Structures: times the start values of ranges; further correlations (in the solver's coordinate) where a variance came
+# out as zero, which leaves them undetermined.
+FURTHER_RANGES = (0.2, 5.0)
+FURTHER_CORRELATIONS = (0.6, -0.6)
 
 
 class Ends(NamedTuple):
@@ -76,13 +77,11 @@ class Search:
         """Best points found from start coordinates s (b, k), and the dual slopes (b,; NaN where regular).
 
         With `further`, problems that do not converge or whose covariance matrices come out singular are started from
-        elsewhere too, and those with `few` groups from more places; so are all problems with ranges of a distance.
+        elsewhere too, and those with `few` groups from more places; see `_structured` for other structures.
         """
         ends, dual = self._certified(lanes, self.run(lanes, s))
-        if further and np.any(self.spec.ranges):
-            for factor in FURTHER_RANGES:
-                moved = s + np.log(factor) * self.spec.ranges
-                self._improve(np.arange(len(lanes)), lanes, moved, ends, dual, rescue=False)
+        if further:
+            self._structured(lanes, s, ends, dual)
         if not further or not any(structure.is_matrix and dim > 1 for structure, dim in self.spec.parts):
             return ends, dual
         few = np.broadcast_to(few, len(lanes))
@@ -92,6 +91,33 @@ class Search:
         for correlation, factor in FEW_GROUPS_STARTS:
             self._improve(np.flatnonzero(few), lanes, factor * self._correlated(s, correlation), ends, dual)
         return ends, dual
+
+    def _structured(self, lanes: np.ndarray, s: np.ndarray, ends: Ends, dual: np.ndarray) -> None:
+        """Further starts for structures whose likelihoods often have several optima, in place.
+
+        Ranges of a distance and loadings of factors always; correlations where a variance is zero.
+        """
+        kinds, placed = self.spec.kinds, self.spec.placed
+        every = np.arange(len(lanes))
+        ranges = np.array(
+            [placed[i] and isinstance(kind, PositiveKind) and kind.first is None for kind, i in kinds], bool
+        )
+        loadings = np.array([getattr(kind, "rank", None) is not None for kind, _ in kinds], bool)
+        moved = [s + np.log(factor) * ranges for factor in FURTHER_RANGES] if ranges.any() else []
+        if loadings.any():
+            index = np.arange(len(kinds))
+            moved += [
+                s * np.where(loadings, change, 1.0) for change in ((-1.0) ** index, 1.0 + 0.8 * np.cos(1 + 3 * index))
+            ]
+        for start in moved:
+            self._improve(every, lanes, start, ends, dual, rescue=False)
+        correlations = np.array([isinstance(kind, IntervalKind) for kind, _ in kinds], bool)
+        parts = {i for (_, i), correlation in zip(kinds, correlations, strict=True) if correlation}
+        scales = np.array([kind.has_scale and i in parts for kind, i in kinds], bool)
+        if scales.any():
+            for step in FURTHER_CORRELATIONS:
+                rows = np.flatnonzero(np.any(self.point(ends).x[:, scales] == 0.0, -1))
+                self._improve(rows, lanes, s + step * correlations, ends, dual, rescue=False)
 
     def _improve(
         self, rows: np.ndarray, lanes: np.ndarray, s: np.ndarray, ends: Ends, dual: np.ndarray, rescue: bool = True

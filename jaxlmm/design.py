@@ -122,6 +122,15 @@ class Term:
         """Number q of effects a level."""
         return self.Z.shape[-1]
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether independent residuals have to be there beside it.
+
+        Relatives, and as many effects of a structure as rows, may take over all of the variation.
+        """
+        saturates = self.levels * self.dim >= self.Z.shape[0] and not self.structure.is_matrix
+        return self.relationship is None and not saturates
+
     def subset(self, rows: np.ndarray) -> Term:
         """The term of some rows, with the levels that are left."""
         levels = np.unique(self.group[rows])

@@ -131,7 +131,8 @@ def _check_used(related: Mapping[str, Any], frame: ModelFrame) -> None:
     for name in related:
         if name not in groups:
             raise DataError(
-                f"relationship: no random effects are by {name!r}; grouping factors are {', '.join(groups) or 'none'}"
+                f"relationship: no random effects are by {name!r}; grouping factors are {', '.join(groups) or 'none'} "
+                "(it is for terms with effects, such as (1 | id) and cs(0 + f | id), not for functions of times)"
             )
 
 

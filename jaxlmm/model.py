@@ -170,12 +170,13 @@ def choose_engine(engine: str, random: tuple[Term | Field, ...], residual: Resid
     if engine not in ENGINES:
         raise DataError(f"engine: found {engine!r}, expected one of {', '.join(ENGINES)}")
     independent = residual.group is None
-    plain = independent and all(isinstance(part, Term) and part.relationship is None for part in random)
+    terms = independent and all(isinstance(part, Term) and part.relationship is None for part in random)
+    plain = terms and all(part.is_plain for part in random if isinstance(part, Term))
     kin = independent and len(random) == 1 and isinstance(random[0], Term) and random[0].relationship is not None
     kin = kin and random[0].dim == 1
     if engine == "auto":
         engine = "grouped" if plain else "spectral" if kin else "marginal"
-    if engine == "grouped" and not plain:
+    if engine == "grouped" and not terms:
         raise DataError(
             "engine: 'grouped' needs independent residuals and terms without relationship matrices, this model has "
             "others; use 'marginal'"

@@ -18,7 +18,7 @@ from .errors import DataError
 from .linalg import tril_indices
 from .model import Basis, Model, Prepared, block_at
 from .optimize import Evaluate, Packing, Point
-from .parameters import PositiveKind, concatenated, module_of
+from .parameters import Kind, concatenated, module_of
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Spec:
     """The static part of a fit: everything compiled code depends on besides shapes.
 
     With random terms and independent residuals sigma is profiled out and the terms are relative to sigma^2. Otherwise
-    (a residual structure, a variance that is fixed, or a field or relatives, which can take over all of the variation)
+    (a residual structure, a variance that is fixed, or a random part that can take over all of the variation)
     the residual is the last part and all covariances are absolute. `placed` says which parts have sets of coordinates.
     """
 
@@ -43,7 +43,7 @@ class Spec:
             raise DataError(f"method: found {method!r}, expected 'REML' or 'ML'")
         parts = (*model.random, model.residual)
         independent = model.residual.is_iid
-        plain = all(isinstance(part, Term) and part.relationship is None for part in model.random)
+        plain = all(isinstance(part, Term) and part.is_plain for part in model.random)
         profiled = independent and plain and not any(part.structure.has_fixed_scale for part in parts)
         if profiled:
             parts = model.random
@@ -90,13 +90,9 @@ class Spec:
         return concatenated(s, values)
 
     @property
-    def ranges(self) -> np.ndarray:
-        """Which coordinates (k,) are logarithms of distances, on which likelihoods often have several optima."""
-        parts = zip(self.parts, self.placed, strict=True)
-        kinds = [(kind, placed) for (structure, dim), placed in parts for kind in structure.kinds(dim)]
-        return np.array(
-            [placed and isinstance(kind, PositiveKind) and kind.first is None for kind, placed in kinds], bool
-        )
+    def kinds(self) -> list[tuple[Kind, int]]:
+        """The kind of every coordinate, and the part that it belongs to."""
+        return [(kind, i) for i, (structure, dim) in enumerate(self.parts) for kind in structure.kinds(dim)]
 
     @property
     def sizes(self) -> tuple[int, ...]:

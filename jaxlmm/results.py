@@ -164,7 +164,10 @@ class Fit:
 
     @property
     def fitted(self) -> np.ndarray:
-        """Conditional means of the rows used (n,): fixed part, offset and predicted random effects."""
+        """Conditional means of the rows used (n,): fixed part, offset and predicted random parts.
+
+        Random functions count, a nugget's structure too (``residual="ou(t | id) + iid()"``); residuals do not.
+        """
         return self.predict()
 
     def predict(self, newdata: Any = None, random: bool = True, allow_new_levels: bool = False) -> np.ndarray:

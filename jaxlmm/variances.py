@@ -17,6 +17,8 @@ def make_function(
     """A variance function whose parameters are fixed where there are numbers."""
     kind: Any = FUNCTIONS[name]
     names = [field.name for field in kind.fields]
+    if kind is Ident and numbers:
+        numbers = (numbers,)  # a ratio for each level but the first
     if len(numbers) > len(names):
         raise FormulaError(f"variance={text!r}: {name} has {len(names)} parameter(s), found {len(numbers)} numbers")
     try:
@@ -34,8 +36,10 @@ def check_covariate(function: VarianceFunction, column: Column) -> None:
         return
     if column.kind != "number":
         raise DataError(f"variance: {name} needs numbers, but column {column.name!r} holds text, levels or dates")
-    if isinstance(function, Power | ConstPower) and np.any(column.values <= 0):
-        count = int(np.sum(column.values <= 0))
-        raise DataError(f"variance: {name} needs positive values, but {count} of column {column.name!r} are not")
+    if isinstance(function, Power | ConstPower) and np.any(column.values == 0):
+        count = int(np.sum(column.values == 0))
+        raise DataError(
+            f"variance: {name} needs values other than zero, but {count} of column {column.name!r} are zero"
+        )
     if np.ptp(column.values) == 0:
         raise DataError(f"variance: column {column.name!r} is constant, so the parameters of {name} cannot be told")

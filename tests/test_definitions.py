@@ -688,10 +688,6 @@ def each() -> list[Any]:
     for name in CASES:
         for k, (seed, method) in enumerate(RUNS):
             marks = [pytest.mark.slow] if k or name not in DAILY else []
-            if (name, seed, method) == ("fa(2) residual", 2, "REML"):
-                marks.append(
-                    pytest.mark.xfail(reason="a local optimum, where another level has no variance of its own")
-                )
             out.append(pytest.param(name, seed, method, marks=marks, id=f"{name}-{seed}-{method}"))
     return out
 
@@ -882,7 +878,7 @@ def test_weights_are_relative_to_the_covariances(residual: str, seed: int) -> No
         "ou(t | g)",
         "matern(t | g, nu=0.5)",
         "ar1(t | g)",
-        pytest.param("ar1(0 + f | g)", marks=pytest.mark.xfail(reason="effects of levels do not converge to it yet")),
+        "ar1(0 + f | g)",
     ],
 )
 def test_an_error_variance_that_vanishes(term: str) -> None:

@@ -298,7 +298,7 @@ REFUSED = {
     "sums over different columns": ("y ~ x", {"residual": "((ar1(t) + cs(visit)) @ us(trait) | id)"}, "same column"),
     "one level": ("y ~ x", {"residual": "toep(one | id)", "data": columns(one=["v"] * N)}, r"toep\(one\).*two"),
     "one time": ("y ~ x + ar1(one | id)", {"data": columns(one=np.ones(N))}, r"ar1\(one\).*two"),
-    "zero to a power": ("y ~ x", {"variance": "power(t)"}, "positive values, but 20"),
+    "zero to a power": ("y ~ x", {"variance": "power(t)"}, "other than zero, but 20"),
     "text to a power": ("y ~ x", {"variance": "exp(visit)"}, "'visit' holds text"),
     "a constant covariate": ("y ~ x", {"variance": "power(one)", "data": columns(one=np.ones(N))}, "constant"),
     "one level of ident": ("y ~ x", {"variance": "ident(one)", "data": columns(one=["v"] * N)}, "two levels"),

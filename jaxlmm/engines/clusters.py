@@ -87,7 +87,7 @@ def arrange(random: tuple[Term | Field, ...], residual: Residual, n: int) -> Clu
     """Layout of a model with n rows; grouping factors must be concrete."""
     code = np.arange(n, dtype=np.int32) if residual.group is None else residual.group
     for part in random:
-        if isinstance(part, Field) or part.relationship is not None:
+        if isinstance(part, Field) or not part.is_plain:
             code = _joined(code, _linked(part))
     inner = [t for t, part in enumerate(random) if _is_folded(part, code)]
     outer = [t for t in range(len(random)) if t not in inner]
@@ -129,7 +129,7 @@ def _linked(part: Term | Field) -> np.ndarray:
 
 
 def _is_folded(part: Term | Field, code: np.ndarray) -> bool:
-    if isinstance(part, Field) or part.relationship is not None:
+    if isinstance(part, Field) or not part.is_plain:
         return True
     pairs = np.unique(part.group.astype(np.int64) * (int(code.max(initial=0)) + 1) + code)
     return len(pairs) == part.levels
