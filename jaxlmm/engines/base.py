@@ -89,7 +89,7 @@ def expand(gram: Callable[[Blocks], tuple[Array, Array]], C: Blocks, D: Blocks, 
     D : k directions, blocks with k in front; `residual` is None where the residual block is fixed
     weigh : weights (r, r) at a Gram, the derivative of the criterion in it
     """
-    free = D if D.residual is not None else D._replace(residual=jnp.zeros((_count(D), *C.residual.shape)))
+    free = directions(C, D)
     (logdet, value), pull = jax.vjp(gram, C)
     weights = weigh(value)
     (slopes,) = pull((jnp.ones_like(logdet), weights))
@@ -108,12 +108,16 @@ def expand(gram: Callable[[Blocks], tuple[Array, Array]], C: Blocks, D: Blocks, 
     return Expansion(logdet, value, slopes, gram_slopes, 0.5 * (curvature + curvature.T))
 
 
+def directions(C: Blocks, D: Blocks) -> Blocks:
+    """Directions D with zeros for a residual block that is fixed (None)."""
+    if D.residual is not None:
+        return D
+    count = D.random[0].shape[0] if D.random else 0
+    return D._replace(residual=jnp.zeros((count, *C.residual.shape)))
+
+
 def _leaves(blocks: Blocks) -> list[Any]:
     return [*blocks.random, blocks.residual]
-
-
-def _count(D: Blocks) -> int:
-    return D.random[0].shape[0] if D.random else 0
 
 
 class Engine(Protocol):

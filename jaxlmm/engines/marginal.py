@@ -21,7 +21,7 @@ from jax import Array
 
 from ..design import frozen_pytree, replace
 from ..linalg import identity, inv_logdet, matmul, psd_cholesky
-from .base import Blocks, Expansion, Moments, Rows, Weigh, expand
+from .base import Blocks, Expansion, Moments, Rows, Weigh, directions, expand
 from .clustered import Clustered, by_cluster, clustered
 from .clusters import Clusters
 from .elimination import Cross, eliminate, moments, posterior
@@ -104,7 +104,7 @@ class Marginal:
         solved = [_Solved(b, self.r, C) for b in self.buckets]
         gram = _total([s.gram() for s in solved])
         weights = weigh(gram)
-        free = D if D.residual is not None else D._replace(residual=jnp.zeros((_count(D), *C.residual.shape)))
+        free = directions(C, D)
         gram_slopes, curvature, by_pattern = [], [], []
         for s in solved:
             slope, one, second = s.second_order(free, weights)
@@ -112,9 +112,8 @@ class Marginal:
             gram_slopes.append(one)
             curvature.append(second)
         (slopes,) = jax.vjp(lambda C: [_linear(b, C) for b in self.buckets], C)[1](by_pattern)
-        logdet = _total([jnp.sum(s.bucket.count * s.logdet) for s in solved])
         second = _total(curvature)
-        return Expansion(logdet, gram, slopes, _total(gram_slopes), 0.5 * (second + second.T))
+        return Expansion(_logdet(solved), gram, slopes, _total(gram_slopes), 0.5 * (second + second.T))
 
     def solve(self, C: Blocks, B: Array) -> Array:
         """V^-1 B (B is multiplied by square roots of weights, as the rows of U were)."""
@@ -187,9 +186,7 @@ class Marginal:
             y = np.asarray(b.W)[..., -1]
             sums = np.swapaxes(y, -1, -2) @ y
         else:
-            packed = np.sum(np.asarray(b.S)[..., -1], -2)
-            rows, columns = np.tril_indices(present.shape[-1])
-            sums = np.asarray(_symmetric(packed * np.where(rows == columns, 1.0, 0.5), present.shape[-1]))
+            sums = _unpaired(np.sum(np.asarray(b.S)[..., -1], -2), present.shape[-1])
         return sums / np.maximum(pairs, 1.0)
 
     # -- details ---------------------------------------------------------------------------------------------
@@ -198,20 +195,18 @@ class Marginal:
         """log|V|, U'V^-1 U, and with outer terms the Gram of [Z U] (Q + r, Q + r, components) without them."""
         if not self.outer:
             solved = [_Solved(b, self.r, C) for b in self.buckets]
-            logdet = _total([jnp.sum(s.bucket.count * s.logdet) for s in solved])
-            return logdet, _total([s.gram() for s in solved]), None
+            return _logdet(solved), _total([s.gram() for s in solved]), None
         logdet, grams, gram = self._by_component_gram(C)
         return logdet, jnp.sum(grams, -1), gram
 
     def _by_component_gram(self, C: Blocks) -> tuple[Array, Array, Array]:
         solved = [_Solved(b, self.r, C) for b in self.buckets]
-        logdet = _total([jnp.sum(s.bucket.count * s.logdet) for s in solved])
         gram = self._by_component([s.products(s.bucket.W) for s in solved])
         G, root = self._outer_blocks(C)
         cross = _cross(gram, gram.shape[0] - self.r)
         ones, own = jnp.ones(self.components), jnp.arange(self.components, dtype=jnp.int32)
         more, grams = eliminate(self.components, G, cross, None, ones, own, root)
-        return logdet + more, grams, gram
+        return _logdet(solved) + more, grams, gram
 
     def _by_component(self, products: list[Array]) -> Array:
         """Sums (., ., components) of products (m, ., .) of the clusters of each bucket."""
@@ -258,7 +253,7 @@ class _Solved:
 
     def second_order(self, D: Blocks, weights: Array) -> tuple[Array, Array, Array]:
         """Slopes in V (P, T, T), slopes of the Gram (k, r, r) and curvature (k, k) along k directions D."""
-        b, inverse, k = self.bucket, self.inverse, _count(D)
+        b, inverse, k = self.bucket, self.inverse, D.residual.shape[0]
         count = jnp.asarray(b.count)[:, None, None]
         W = 0.5 * (weights + weights.T)
         if b.is_at_levels and b.S is None and b.present.shape[1] <= 4 * k:
@@ -302,10 +297,13 @@ class _Solved:
             W = jnp.asarray(b.W)
             return _pattern_sum(W @ weights @ jnp.swapaxes(W, -1, -2), b)
         rows, columns = np.tril_indices(self.r)
-        T = b.present.shape[-1]
         packed = jnp.asarray(b.S) @ (weights[rows, columns] * np.where(rows == columns, 1.0, 2.0))
-        rows, columns = np.tril_indices(T)
-        return _symmetric(packed * np.where(rows == columns, 1.0, 0.5), T)
+        return _unpaired(packed, b.present.shape[-1])
+
+
+def _logdet(solved: list[_Solved]) -> Array:
+    """Log-determinants summed over all clusters."""
+    return _total([jnp.sum(s.bucket.count * s.logdet) for s in solved])
 
 
 def _linear(bucket: Clustered, C: Blocks) -> Array:
@@ -334,7 +332,13 @@ def _lower(A: Array) -> Array:
     return A[..., rows, columns]
 
 
-def _symmetric(v: Array, T: int) -> Array:
+def _unpaired(v: Any, T: int) -> Any:
+    """Symmetric matrices (..., T, T) from sums as in `Clustered.S`, where an entry and its mirror image are one."""
+    rows, columns = np.tril_indices(T)
+    return _symmetric(v * np.where(rows == columns, 1.0, 0.5), T)
+
+
+def _symmetric(v: Any, T: int) -> Any:
     """Symmetric matrices (..., T, T) from their lower triangles."""
     full = np.zeros((T, T), int)
     rows, columns = np.tril_indices(T)
@@ -361,10 +365,6 @@ def _rows(buckets: tuple[Clustered, ...], values: list[Array], like: Array) -> A
 
 def _cross(gram: Array, Q: int) -> Cross:
     return Cross(gram[:Q, :Q], gram[:Q, Q:], gram[Q:, Q:])
-
-
-def _count(D: Blocks) -> int:
-    return (*D.random, D.residual)[0].shape[0]
 
 
 def _total(values: list[Any]) -> Any:
