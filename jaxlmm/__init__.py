@@ -39,6 +39,10 @@ from .covariance import (
 )
 from .design import Field, Residual, Term
 from .errors import DataError, Float64RequiredError, FormulaError, JaxlmmError
+from .inference.comparison import Comparison, compare
+from .inference.delta import Parameters
+from .inference.exact import rlrt
+from .inference.lanewise import LaneTests, Tests, TestStatus
 from .interface import lmm
 from .model import Model, gram, ml, reml
 from .optimize import Status
@@ -57,6 +61,7 @@ __all__ = [
     "BatchFit",
     "Bootstrap",
     "ByGroup",
+    "Comparison",
     "CompoundSymmetry",
     "ContinuousAutoregressive",
     "ConvergenceWarning",
@@ -82,9 +87,11 @@ __all__ = [
     "JaxlmmError",
     "KnownMatrix",
     "Kronecker",
+    "LaneTests",
     "Matern",
     "Model",
     "OrnsteinUhlenbeck",
+    "Parameters",
     "Positive",
     "Precision",
     "Real",
@@ -95,10 +102,13 @@ __all__ = [
     "Spherical",
     "Status",
     "Term",
+    "TestStatus",
+    "Tests",
     "Toeplitz",
     "Unstructured",
     "Variance",
     "__version__",
+    "compare",
     "datasets",
     "distances",
     "each_level",
@@ -111,4 +121,5 @@ __all__ = [
     "ml",
     "powers",
     "reml",
+    "rlrt",
 ]

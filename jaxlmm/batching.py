@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -57,6 +57,7 @@ class BatchFit:
         `varcorr` empty, d = 0, for structures over coordinates
     status : (b,) `jaxlmm.Status`;  converged, singular : (b,) bool
     decrement, min_eigenvalue : (b,) certificate;  iterations : (b,) evaluations
+    tests : the tests that were asked for, by method: `jaxlmm.LaneTests`
     """
 
     loglik: np.ndarray
@@ -73,6 +74,7 @@ class BatchFit:
     iterations: np.ndarray
     coef_names: tuple[str, ...] = ()
     kind: str = field(default="dict", repr=False)
+    tests: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return len(self.loglik)
@@ -112,7 +114,10 @@ class BatchFit:
         return make_frame(self.kind, columns)
 
     @classmethod
-    def empty(cls, b: int, p: int, spec: Spec, status: Status, names: tuple[str, ...], kind: str) -> BatchFit:
+    def empty(
+        cls, b: int, p: int, spec: Spec, status: Status, names: tuple[str, ...], kind: str,
+        testing: Testing | None = None,
+    ) -> BatchFit:  # fmt: skip
         """Rows of NaN with one status."""
         k = sum(c.size(dim) for c, dim in spec.parts) + spec.profiled
 
@@ -123,6 +128,7 @@ class BatchFit:
         return cls(
             nan(), nan(p), nan(p, p), nan(k), covariances[:-1], covariances[-1], nan(),
             np.full(b, status, int), np.zeros(b, bool), nan(), nan(), np.zeros(b, int), names, kind,
+            {} if testing is None else testing.empty(b),
         )  # fmt: skip
 
     def put(self, rows: np.ndarray, found: Estimates, ends: Ends, columns: np.ndarray) -> None:
@@ -152,6 +158,30 @@ def _starts(spec: Spec, shared: Shared, lanes: Lane, b: int) -> np.ndarray:
     return moment_start(spec, lanes.data.statistics, start, scale)
 
 
+class Fitted(NamedTuple):
+    """What tests of lanes start from: the fits of lanes of one shape."""
+
+    spec: Spec
+    shared: Shared
+    lanes: Lane
+    x: np.ndarray  # (b, k) coordinates of ``spec.absolute``
+    found: Estimates
+    columns: np.ndarray  # positions of the coefficients in those of the user
+    rows: tuple[Model, np.ndarray] | None  # the design and the responses (b, n), where lanes share a design
+
+
+class Testing(Protocol):
+    """Tests of given hypotheses in every lane, see `jaxlmm.Tests`."""
+
+    def empty(self, b: int) -> dict[str, Any]:
+        """Results without numbers for b data sets."""
+        ...
+
+    def put(self, tests: dict[str, Any], rows: np.ndarray, fitted: Fitted) -> None:
+        """Test what was fitted and fill `rows` of the results."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class Job:
     """What all chunks of a batch need to know."""
@@ -159,8 +189,12 @@ class Job:
     spec: Spec
     out: BatchFit
     columns: np.ndarray  # positions of the model's columns of X in those of the user
+    testing: Testing | None = None
 
-    def fit(self, rows: np.ndarray, shared: Shared, lanes: Lane, few: np.ndarray | bool) -> None:
+    def fit(
+        self, rows: np.ndarray, shared: Shared, lanes: Lane, few: np.ndarray | bool,
+        responses: tuple[Model, np.ndarray] | None = None,
+    ) -> None:  # fmt: skip
         """Fit lanes of one shape and put them into `rows` of the result; `few`: see `says_little`."""
         spec, b = self.spec, len(rows)
         if not b:
@@ -173,14 +207,19 @@ class Job:
         basis = basis_of(shared, lanes)
         found = in_units(spec, basis, scale, packing.unpack(ends.best), ends, dual)
         self.out.put(rows, found, ends, self.columns)
+        if self.testing is not None:
+            x = spec.in_absolute(packing.unpack(ends.best).x * scale, found.sigma)
+            self.testing.put(self.out.tests, rows, Fitted(spec, shared, lanes, x, found, self.columns, responses))
 
-    def fit_responses(self, rows: np.ndarray, design: Design, data: Responses) -> None:
-        """Fit data sets that share a design."""
+    def fit_responses(self, rows: np.ndarray, design: Design, data: Responses, Y: np.ndarray | None = None) -> None:
+        """Fit data sets that share a design; `Y` (b, n) their responses where there are any."""
+        of_rows = None if Y is None or design.column else (design.model, Y)
         basis, few = design.template.basis, says_little(design.model)
         if self.spec.profiled:
-            self.fit(rows, Shared(design.template, scale_of(self.spec, basis)), Lane(data, None), few)
+            self.fit(rows, Shared(design.template, scale_of(self.spec, basis)), Lane(data, None), few, of_rows)
         else:
-            self.fit(rows, Shared(design.template, None), Lane(data, scale_of(self.spec, data.put_into(basis))), few)
+            lanes = Lane(data, scale_of(self.spec, data.put_into(basis)))
+            self.fit(rows, Shared(design.template, None), lanes, few, of_rows)
 
     def fit_stack(self, rows: np.ndarray, stack: Stack) -> None:
         """Fit data sets of one shape with designs of their own; `rows` are those of all data sets stacked."""
@@ -196,7 +235,7 @@ class Job:
 def refit_batch(
     model: Model, Y: Any, method: str = "REML", *, missing: str = "status", weights: Any = None,
     column: int | None = None, values: Any = None, pairs: str = "rows", progress: Progress = "auto",
-    names: tuple[str, ...] = (), kind: str = "dict",
+    names: tuple[str, ...] = (), kind: str = "dict", tests: Testing | None = None,
 ) -> BatchFit:  # fmt: skip
     """Fit one design to many responses; see `jaxlmm.fit_batch` for the arguments and the result."""
     Y = as_batch("Y", Y, len(model.y))
@@ -222,8 +261,8 @@ def refit_batch(
         if len(weights) != len(Y):
             raise DataError(f"weights: expected {len(Y)} rows as in Y, found {len(weights)}")
     spec = Spec.of(model, method)
-    out = BatchFit.empty(count, p, spec, Status.NOT_RUN, names, kind)
-    job = Job(spec, out, columns)
+    out = BatchFit.empty(count, p, spec, Status.NOT_RUN, names, kind, tests)
+    job = Job(spec, out, columns, tests)
     with jax.enable_x64(True):
         design = Design(model, column is not None)
 
@@ -240,12 +279,12 @@ def refit_batch(
 
 def fit_drawn(
     model: Model, method: str, drawer: Callable[[Design], Callable[[np.ndarray], Responses]], count: int,
-    names: tuple[str, ...] = (), kind: str = "dict", progress: Progress = "auto",
+    names: tuple[str, ...] = (), kind: str = "dict", progress: Progress = "auto", tests: Testing | None = None,
 ) -> BatchFit:  # fmt: skip
     """Fit replicates 0..count-1 whose statistics ``drawer(design)(replicates)`` gives, chunk by chunk."""
     spec, p = Spec.of(model, method), model.X.shape[1]
-    out = BatchFit.empty(count, p, spec, Status.NOT_RUN, names, kind)
-    job = Job(spec, out, np.arange(p))
+    out = BatchFit.empty(count, p, spec, Status.NOT_RUN, names, kind, tests)
+    job = Job(spec, out, np.arange(p), tests)
     with jax.enable_x64(True):
         design = Design(model)
         draw = drawer(design)
@@ -309,13 +348,14 @@ def _fit_shared(
     data = design.responses(Y, x)
     varies = data.residual_sd * np.sqrt(Y.shape[1]) > ROUNDING * size
     job.out.status[rows[good[~varies]]] = Status.BAD_RESPONSE
-    job.fit_responses(rows[good[varies]], design, data if varies.all() else take(data, np.flatnonzero(varies)))
+    data = data if varies.all() else take(data, np.flatnonzero(varies))
+    job.fit_responses(rows[good[varies]], design, data, Y[varies])
 
 
 def fit_batch(
     models: Sequence[Model] | Model, Y: Any = None, method: str = "REML", *, missing: str = "status",
     weights: Any = None, column: int | None = None, values: Any = None, pairs: str = "rows",
-    progress: Progress = "auto",
+    progress: Progress = "auto", tests: Testing | None = None,
 ) -> BatchFit:  # fmt: skip
     """Fit many data sets: independent models, or one model with responses Y (b, n).
 
@@ -337,6 +377,7 @@ def fit_batch(
         row ``i * m + j`` of the result for row i of Y and j of `values`
     progress : "auto" shows a bar on a terminal for long batches (needs tqdm), False is silent, a function is called
         as ``progress(done, total)`` after every chunk
+    tests : hypotheses to be tested in every data set, `jaxlmm.Tests`; the results are in ``BatchFit.tests``
 
     Returns
     -------
@@ -352,7 +393,7 @@ def fit_batch(
         Y = models.y[None] if Y is None else Y
         return refit_batch(
             models, Y, method, missing=missing, weights=weights, column=column, values=values, pairs=pairs,
-            progress=progress,
+            progress=progress, tests=tests,
         )  # fmt: skip
     for name, value in (("Y", Y), ("weights", weights), ("column", column), ("values", values)):
         if value is not None:
@@ -365,8 +406,8 @@ def fit_batch(
     for i, (spec, width) in enumerate(zip(specs, widths, strict=True)):
         if spec != specs[0] or width != widths[0]:
             raise DataError(f"models: model {i} has other terms or another number of columns of X than model 0")
-    out = BatchFit.empty(len(models), widths[0], specs[0], Status.NOT_RUN, (), "dict")
-    job = Job(specs[0], out, np.arange(widths[0]))
+    out = BatchFit.empty(len(models), widths[0], specs[0], Status.NOT_RUN, (), "dict", tests)
+    job = Job(specs[0], out, np.arange(widths[0]), tests)
 
     def task(rows: np.ndarray) -> None:
         for stack in stacks_of_models([models[i] for i in rows]):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from .columns import make_frame
+from .distributions import check_level, t_quantile
 from .fields import FrameField
 from .fitting import Estimate
 from .frame import ModelFrame
@@ -26,24 +29,26 @@ class GroupCovariance:
     sd: np.ndarray
     corr: np.ndarray
     cov: np.ndarray
+    place: int = 0  # among the parts of the model
 
     @classmethod
-    def of(cls, group: str, columns: tuple[str, ...], G: np.ndarray) -> GroupCovariance:
-        """From a covariance matrix."""
+    def of(cls, group: str, columns: tuple[str, ...], G: np.ndarray, place: int) -> GroupCovariance:
+        """From the covariance matrix of a part of the model."""
         sd = np.sqrt(np.diagonal(G))
         with np.errstate(divide="ignore", invalid="ignore"):
             corr = G / np.outer(sd, sd)
         np.fill_diagonal(corr, 1.0)
-        return cls(group, columns, sd, corr, G)
+        return cls(group, columns, sd, corr, G, place)
 
 
 @dataclass(frozen=True)
 class PartParameters:
-    """Natural parameters of one part of the model: its text, their names, their values (k,)."""
+    """Natural parameters of one part of the model: its text, their names, values (k,), places among all parameters."""
 
     part: str
     names: tuple[str, ...]
     values: np.ndarray
+    places: slice
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,8 @@ class VarCorr:
     """Estimated covariances of all terms, in the order of the formula, and of the residuals.
 
     The residual SD is `sigma`; where the residuals have a structure, it is None and `residual` their covariance.
-    Structures that are not over the levels of a factor are in `structures`, by their parameters.
+    Structures that are not over the levels of a factor are in `structures`, by their parameters. Standard errors are
+    computed when they are asked for, by `frame` and `natural`.
     """
 
     groups: tuple[GroupCovariance, ...]
@@ -59,26 +65,55 @@ class VarCorr:
     kind: str = "dict"
     residual: GroupCovariance | None = None
     structures: tuple[PartParameters, ...] = ()
+    _uncertainty: Callable[[], Any] | None = field(default=None, repr=False)
 
     @property
     def _all(self) -> tuple[GroupCovariance, ...]:
         return self.groups if self.residual is None else (*self.groups, self.residual)
 
-    def frame(self) -> Any:
-        """One row a variance or covariance: group, column, column2, covariance, sd_or_corr (as in lme4)."""
-        rows: list[tuple[str, str, str, float, float]] = []
-        for g in self._all:
-            rows += [(g.group, c, "", g.cov[i, i], g.sd[i]) for i, c in enumerate(g.columns)]
-            pairs = [(i, j) for i in range(len(g.columns)) for j in range(i + 1, len(g.columns))]
-            rows += [(g.group, g.columns[i], g.columns[j], g.cov[i, j], g.corr[i, j]) for i, j in pairs]
+    def frame(self, level: float = 0.95) -> Any:
+        """One row a variance or covariance.
+
+        Columns group, column, column2, covariance, sd_or_corr (as in lme4), the standard errors of both, and limits of
+        the latter, on the scale of logarithms for standard deviations and of Fisher's z for correlations. They are NaN
+        on the boundary.
+        """
+        at = None if self._uncertainty is None else self._uncertainty()
+        rows: list[tuple[Any, ...]] = []
+        for g, v, r in zip(self._all, *self._variances(at), strict=True):
+            q = len(g.columns)
+            for i in range(q):
+                se = np.sqrt(v[i, i])
+                rows.append((g.group, g.columns[i], "", g.cov[i, i], g.sd[i], se, _of_root(se, g.sd[i]), "sd"))
+            for i, j in itertools.combinations(range(q), 2):
+                se = np.sqrt(np.array([v[i, j], r[i, j]]))
+                rows.append((g.group, g.columns[i], g.columns[j], g.cov[i, j], g.corr[i, j], *se, "corr"))
         if self.sigma is not None:
-            rows.append(("Residual", "", "", self.sigma**2, self.sigma))
+            se = np.nan if at is None else np.sqrt(at.covariances[-1][0, 0])
+            rows.append(("Residual", "", "", self.sigma**2, self.sigma, se, _of_root(se, self.sigma), "sd"))
         for part in self.structures:
-            for name, value in zip(part.names, part.values, strict=True):
-                both = (value, np.sqrt(value)) if _is_variance(name) else (np.nan, value)
-                rows.append((part.part, name, "", *both))
-        names = ("group", "column", "column2", "covariance", "sd_or_corr")
-        return make_frame(self.kind, dict(zip(names, map(list, zip(*rows, strict=True)), strict=True)))
+            errors = np.full(len(part.values), np.nan) if at is None else at.se_of(part.places)
+            for name, value, se in zip(part.names, part.values, errors, strict=True):
+                if _is_variance(name):
+                    sd = np.sqrt(value)
+                    rows.append((part.part, name, "", value, sd, se, _of_root(se, sd), "sd"))
+                else:
+                    rows.append((part.part, name, "", np.nan, value, np.nan, se, "corr" if "corr" in name else ""))
+        names = ("group", "column", "column2", "covariance", "sd_or_corr", "se_covariance", "se_sd_or_corr", "kind")
+        columns = dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
+        limits = [
+            _limits(v, s, k, level)
+            for v, s, k in zip(columns["sd_or_corr"], columns["se_sd_or_corr"], columns.pop("kind"), strict=True)
+        ]
+        columns |= {"lower": [x[0] for x in limits], "upper": [x[1] for x in limits]}
+        return make_frame(self.kind, columns)
+
+    def _variances(self, at: Any) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Sampling variances of covariances and of correlations, matrices in the order of `_all`."""
+        if at is None:
+            unknown = [np.full_like(g.cov, np.nan) for g in self._all]
+            return unknown, unknown
+        return [at.covariances[g.place] for g in self._all], [at.correlations[g.place] for g in self._all]
 
     def table(self) -> Table:
         """As lme4 prints it: group, name, variance, SD, correlations with the columns before."""
@@ -123,35 +158,55 @@ class VarCorr:
     __repr__ = __str__
 
 
-def varcorr(frame: ModelFrame, model: Model, estimate: Estimate) -> VarCorr:
+def varcorr(
+    frame: ModelFrame, model: Model, estimate: Estimate, uncertainty: Callable[[], Any] | None = None
+) -> VarCorr:  # fmt: skip
     """Covariance matrices of the parts over effects and levels, natural parameters of the others."""
     parameters = natural_parameters(frame, model, estimate)
     groups, structures = [], []
-    for part, G, natural in zip(frame.parts, estimate.covariances, parameters, strict=False):
+    for i, (part, G) in enumerate(zip(frame.parts, estimate.covariances, strict=False)):
         if part.columns:
-            groups.append(GroupCovariance.of(part.group_label, part.columns, G))
+            groups.append(GroupCovariance.of(part.group_label, part.columns, G, i))
         else:
-            structures.append(natural)
+            structures.append(parameters[i])
     residual, sigma = None, estimate.sigma
     if frame.residual is not None and frame.residual.columns:
-        residual = GroupCovariance.of("Residual", frame.residual.columns, estimate.residual)
+        residual = GroupCovariance.of("Residual", frame.residual.columns, estimate.residual, len(frame.parts))
     elif frame.residual is not None:
         structures.append(parameters[-1])
-    return VarCorr(tuple(groups), sigma, frame.kind, residual, tuple(structures))
+    return VarCorr(tuple(groups), sigma, frame.kind, residual, tuple(structures), uncertainty)
 
 
 def natural_parameters(frame: ModelFrame, model: Model, estimate: Estimate) -> tuple[PartParameters, ...]:
     """Natural parameters of every part in the order of ``fit.theta``, the residual last."""
-    found, start = [], 0
+    found, start, count = [], 0, 0
     own: tuple[FrameTerm | FrameField | None, ...] = (*frame.parts, frame.residual)
     for part, named in zip((*model.random, model.residual), own, strict=True):
         stop = start + part.structure.size(part.dim)
         natural = part.structure.natural(estimate.theta[start:stop], part.dim)
         text = "Residual" if named is None else named.text if named is not frame.residual else f"Residual {named.text}"
         names = tuple(_labelled(name, named) for name, _ in natural)
-        found.append(PartParameters(text, names, np.array([float(value) for _, value in natural])))
-        start = stop
+        places = slice(count, count + len(names))
+        found.append(PartParameters(text, names, np.array([value for _, value in natural]), places))
+        start, count = stop, places.stop
     return tuple(found)
+
+
+def _of_root(se: Any, sd: Any) -> Any:
+    """Standard error of a standard deviation from that of the variance."""
+    return np.where(sd > 0, se / (2.0 * np.where(sd > 0, sd, 1.0)), np.nan)[()]
+
+
+def _limits(value: float, se: float, kind: str, level: float) -> tuple[float, float]:
+    """Confidence limits of a standard deviation, a correlation or another number, on a scale where it is free."""
+    z = float(t_quantile(0.5 * (1.0 + check_level(level)), np.inf))
+    if kind == "sd" and value > 0:
+        half = np.exp(z * se / value)
+        return value / half, value * half
+    if kind == "corr" and abs(value) < 1:
+        center, half = np.arctanh(value), z * se / (1.0 - value**2)
+        return float(np.tanh(center - half)), float(np.tanh(center + half))
+    return value - z * se, value + z * se
 
 
 def _is_variance(name: str) -> bool:
@@ -174,8 +229,9 @@ def _labelled(name: str, part: FrameTerm | FrameField | None) -> str:
     return re.sub(r"(variances|covariance|common)\[(\d+(?:,\d+)*)\]", label, name)
 
 
-def parameter_frame(parts: tuple[PartParameters, ...], kind: str) -> Any:
-    """One row a parameter: part, name, estimate."""
+def parameter_frame(parts: tuple[PartParameters, ...], at: Any, kind: str) -> Any:
+    """One row a parameter: part, name, estimate, std_error."""
     rows = [(p.part, name, value) for p in parts for name, value in zip(p.names, p.values, strict=True)]
     columns = [list(column) for column in zip(*rows, strict=True)] if rows else [[], [], []]
-    return make_frame(kind, dict(zip(("part", "name", "estimate"), columns, strict=True)))
+    names = ("part", "name", "estimate", "std_error")
+    return make_frame(kind, dict(zip(names, [*columns, at.se_of(slice(None))], strict=True)))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,24 +26,32 @@ PERFECT = 1e-8  # residual SD relative to that of least squares, below which the
 
 def _evaluate(spec: Spec, prepared: Prepared, scale: Array, s: Array) -> Array:
     """Everything at scaled coordinates s, as one packed vector: all that a single fit has to compile."""
-    return objective(spec, prepared, scale)(s)
+    return objective(spec, prepared, scale, with_slopes=True)(s)
 
 
-_evaluate_long = jax.jit(_evaluate, static_argnames="spec")
-_evaluate_short = jax.jit(_evaluate, static_argnames="spec", compiler_options={"xla_backend_optimization_level": 0})
+def compiled_by_size(function: Callable[..., Any], *static: str) -> Callable[..., Callable[..., Any]]:
+    """Compile a function in two ways; ``choose(statistics, k)`` gives the one for statistics and k parameters.
+
+    A small problem is compiled without the expensive passes: running it takes less time than they would.
+    """
+    slow = jax.jit(function, static_argnames=static)
+    quick = jax.jit(function, static_argnames=static, compiler_options={"xla_backend_optimization_level": 0})
+
+    def choose(statistics: Any, k: int) -> Callable[..., Any]:
+        size = sum(np.size(leaf) for leaf in jax.tree_util.tree_leaves(statistics))
+        return quick if size * k < SHORT and jax.default_backend() == "cpu" else slow
+
+    return choose
+
+
+_compiled = compiled_by_size(_evaluate, "spec")
 
 
 def evaluator(spec: Spec, prepared: Prepared, scale: np.ndarray) -> Evaluate:
-    """The compiled objective of one data set, for the host.
-
-    A small problem is compiled without the expensive passes: the whole fit takes less time than they would.
-    """
-    size = sum(np.size(leaf) for leaf in jax.tree_util.tree_leaves(prepared.statistics))
-    short = size * len(scale) < SHORT and jax.default_backend() == "cpu"
-    if short:
-        return lambda s: np.asarray(_evaluate_short(spec, prepared, scale, s))
+    """The compiled objective of one data set, for the host."""
+    evaluate = _compiled(prepared.statistics, len(scale))
     prepared, scale = jax.device_put((prepared, scale))  # once, not at every evaluation
-    return lambda s: np.asarray(_evaluate_long(spec, prepared, scale, s))
+    return lambda s: np.asarray(evaluate(spec, prepared, scale, s))
 
 
 @dataclass(frozen=True)
@@ -76,6 +85,9 @@ class Estimate:
     covariances : absolute covariance matrix of each random part;  residual : residual block (absolute); (0, 0) where a
         part has sets of coordinates, see `blocks_at`
     boundary : for each part whether it is on the boundary of its space
+    information : observed information (k, k) of the covariance parameters in the solver's chart, of absolute
+        covariances in the basis of ``prepare(model, orthogonal=True)``
+    slopes : (k, p, p) derivatives of X'V^-1 X in the same coordinates, in the user's units
     """
 
     theta: np.ndarray
@@ -88,6 +100,8 @@ class Estimate:
     boundary: tuple[bool, ...]
     status: Status
     certificate: Certificate
+    information: np.ndarray
+    slopes: np.ndarray
 
 
 def estimate(model: Model, method: str = "REML", start: np.ndarray | None = None) -> Estimate:
@@ -95,11 +109,14 @@ def estimate(model: Model, method: str = "REML", start: np.ndarray | None = None
     spec = Spec.of(model, method)
     prepared = prepare(model, orthogonal=True)
     scale = scale_of(spec, prepared.basis)
-    packing = packing_of(spec, model.X.shape[1])
+    packing = packing_of(spec, model.X.shape[1], with_slopes=True)
     evaluate = evaluator(spec, prepared, scale)
+
+    reached: list[np.ndarray] = []
 
     def run(lanes: np.ndarray, s: np.ndarray) -> Ends:
         states = [minimise(evaluate, packing, one, MAX_ITERATIONS, np) for one in s]
+        reached.extend(state.best for state in states)
         columns = [(state.best, state.status, state.decrement, state.iteration) for state in states]
         return Ends(*(np.stack(column) for column in zip(*columns, strict=True)))
 
@@ -109,16 +126,45 @@ def estimate(model: Model, method: str = "REML", start: np.ndarray | None = None
         s = _from_theta(spec, model, np.asarray(start, float), prepared.basis) / scale
     search = Search(spec, packing, scale, run)
     ends, dual = search.optimum(np.zeros(1, int), s[None], start is None, says_little(model))
+    if not any(np.array_equal(best, ends.best[0]) for best in reached):  # other signs: derivatives at these
+        again = evaluate(packing.unpack(ends.best[0]).x)
+        ends = ends._replace(best=again[None]) if np.all(np.isfinite(again)) else ends
     point = packing.unpack(ends.best)
     with np.errstate(all="ignore"):  # rows that are not finite are NaN in the end
         found = in_units(spec, prepared.basis, scale, point, ends, dual)
-    return _single(spec, found, point, ends, float(dual[0]))
+        local = _local(spec, prepared.basis, scale, point)
+    return _single(spec, found, point, ends, float(dual[0]), local)
 
 
 def says_little(model: Model) -> bool:
     """Whether there may be several optima, see `has_few_groups`."""
     free = [t for t in model.random if isinstance(t, Term) and t.structure.is_matrix and t.dim > 1]
     return any(has_few_groups(t.dim, t.levels, len(model.y)) for t in free)
+
+
+def _local(spec: Spec, basis: Basis, scale: np.ndarray, point: Point) -> tuple[np.ndarray, np.ndarray]:
+    """Observed information and slopes of X'V^-1 X of the first point, see `Estimate`.
+
+    Where sigma is profiled out, the second derivatives are first those of coordinates relative to it and its
+    logarithm, in which they are known: the Hessian of the profiled criterion is a Schur complement of theirs.
+    """
+    normal, x = point.aux.normal, point.x[0] * scale
+    H, P = 0.5 * point.hessian[0], point.aux.gram_slopes[0]
+    p = P.shape[-1] - 1
+    beta, rss = normal.beta[0], normal.rss[0]
+    J = np.diag(scale)  # of absolute coordinates in those that H and P belong to
+    if spec.profiled:
+        nu = basis.n - basis.rank if spec.reml else basis.n
+        sigma, v = np.sqrt(rss / nu), np.append(-beta, 1.0)
+        relative = np.einsum("kij,i,j->k", P, v, v)[:, None] / sigma**2  # change of rss
+        H = np.block([[H + 0.5 * relative @ relative.T / nu, -relative], [-relative.T, np.full((1, 1), 2.0 * nu)]])
+        gram = np.linalg.inv(normal.Phi[0])
+        P = np.concatenate([P[:, :p, :p], -2.0 * gram[None]]) / sigma**2
+        degrees = np.concatenate([np.zeros(0), *(c.degrees(dim) for c, dim in spec.parts)])
+        J = np.diag(np.append(scale * sigma**degrees, sigma))
+        J[:-1, -1] = x * sigma**degrees * degrees  # in log sigma
+    back = np.linalg.inv(J)
+    return back.T @ H @ back, np.einsum("ki,kab->iab", back, basis.R.T @ P[:, :p, :p] @ basis.R)
 
 
 def _from_theta(spec: Spec, model: Model, theta: np.ndarray, basis: Basis) -> np.ndarray:
@@ -128,7 +174,7 @@ def _from_theta(spec: Spec, model: Model, theta: np.ndarray, basis: Basis) -> np
     sigma = np.exp(theta[-1]) if spec.profiled else 1.0
     values = []
     for t, (structure, dim, v) in enumerate(spec.split(theta)):
-        s = structure.from_public(jnp.asarray(v), dim).to_solver(dim) / sigma ** structure.degrees(dim)
+        s = structure.public_to_solver(v, dim) / sigma ** structure.degrees(dim)
         turned = t < len(basis.K) and not spec.placed[t]
         values.append(structure.in_basis(s, dim, np.linalg.inv(basis.K[t])) if turned else s)
     return np.concatenate([np.zeros(0), *values])
@@ -202,7 +248,9 @@ def _blocks_of(model: Model, theta: Array) -> Blocks:
     return model.blocks(theta)
 
 
-def _single(spec: Spec, found: Estimates, point: Point, ends: Ends, dual: float) -> Estimate:
+def _single(
+    spec: Spec, found: Estimates, point: Point, ends: Ends, dual: float, local: tuple[np.ndarray, np.ndarray]
+) -> Estimate:  # fmt: skip
     """The first row, with its certificate."""
     return Estimate(
         theta=found.theta[0],
@@ -221,6 +269,8 @@ def _single(spec: Spec, found: Estimates, point: Point, ends: Ends, dual: float)
             dual=None if np.isnan(dual) else dual,
             iterations=int(ends.iterations[0]),
         ),
+        information=local[0],
+        slopes=local[1],
     )
 
 

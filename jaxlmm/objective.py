@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +12,7 @@ from jax import Array
 
 from .covariance import Covariance
 from .criterion import Normal, deviance, gram_curvature, gram_slopes, profiled_deviance, solve_normal
-from .design import Term, is_traced
+from .design import Residual, Term, is_traced
 from .engines import Blocks, Marginal
 from .errors import DataError
 from .linalg import tril_indices
@@ -50,6 +50,22 @@ class Spec:
         placed = tuple(places is not None for _, places in zip(parts, model.coords, strict=False))
         return cls(tuple((part.structure, part.dim) for part in parts), placed, profiled, independent, method == "REML")
 
+    @property
+    def absolute(self) -> Spec:
+        """The same with all covariances absolute and the residual the last part: what inference works with."""
+        if not self.profiled:
+            return self
+        own = Residual()
+        parts, placed = (*self.parts, (own.structure, own.dim)), (*self.placed, False)
+        return replace(self, parts=parts, placed=placed, profiled=False)
+
+    def in_absolute(self, s: Any, sigma: Any) -> Any:
+        """Solver coordinates (..., m) of `absolute` from those (..., k) of the fit, and sigma (...) if profiled."""
+        if not self.profiled:
+            return s
+        degrees = np.concatenate([np.zeros(0), *(c.degrees(dim) for c, dim in self.parts)])
+        return concatenated(s, [s * sigma[..., None] ** degrees, sigma[..., None]])
+
     def split(self, s: Any) -> list[tuple[Covariance, int, Any]]:
         """Structure, dimension and coordinates of each part."""
         out, start = [], 0
@@ -59,10 +75,12 @@ class Spec:
             start = stop
         return out
 
-    def blocks(self, s: Array, coords: tuple[Any, ...]) -> Blocks:
-        """Covariance blocks at solver coordinates; `coords` as in `Prepared`."""
+    def blocks(self, s: Array, coords: tuple[Any, ...], chart: str = "solver") -> Blocks:
+        """Covariance blocks at coordinates of a chart, "solver" or "natural"; `coords` as in `Prepared`."""
         parts = zip(self.split(s), coords, strict=False)
-        matrices = [block_at(structure.from_solver(v, dim), dim, places) for (structure, dim, v), places in parts]
+        matrices = [
+            block_at(getattr(structure, f"from_{chart}")(v, dim), dim, places) for (structure, dim, v), places in parts
+        ]
         if self.profiled:
             matrices.append(jnp.ones((1, 1)))
         return Blocks(tuple(matrices[:-1]), matrices[-1])
@@ -143,9 +161,10 @@ class Evaluation(NamedTuple):
     blocks: Blocks  # see `Spec.kept`
     slopes: Blocks  # derivative of the criterion in the blocks
     normal: Normal
+    gram_slopes: Any = None  # (k, p+1, p+1) derivatives of the Gram in the coordinates, where asked for
 
 
-def objective(spec: Spec, prepared: Prepared, scale: Array) -> Evaluate:
+def objective(spec: Spec, prepared: Prepared, scale: Array, with_slopes: bool = False) -> Evaluate:
     """-2 log-likelihood of scaled solver coordinates with exact gradient and Hessian, as a packed `Point`.
 
     Sigma is profiled where it can be. The gradient in the blocks is the engine's closed form; the chain to the
@@ -153,7 +172,7 @@ def objective(spec: Spec, prepared: Prepared, scale: Array) -> Evaluate:
     """
     statistics, basis, coords = prepared
     n, rank, reml, profiled = basis.n, basis.rank, spec.reml, spec.profiled
-    packing = packing_of(spec, basis.R.shape[0])
+    packing = packing_of(spec, basis.R.shape[0], with_slopes)
 
     def evaluate(s: Array) -> Array:
         def blocks(s: Array) -> Blocks:
@@ -173,7 +192,9 @@ def objective(spec: Spec, prepared: Prepared, scale: Array) -> Evaluate:
 
         of_criterion = gram_curvature(normal, found.gram_slopes, n, rank, reml, profiled)
         H = found.curvature + of_criterion + jax.jacfwd(pulled)(s)
-        return packing.pack(Point(s, d, pulled(s), H, Evaluation(spec.kept(C), spec.kept(found.slopes), normal)))
+        along = found.gram_slopes if with_slopes else None
+        aux = Evaluation(spec.kept(C), spec.kept(found.slopes), normal, along)
+        return packing.pack(Point(s, d, pulled(s), H, aux))
 
     return evaluate
 
@@ -183,13 +204,13 @@ def criterion_at(spec: Spec, prepared: Prepared, C: Blocks) -> tuple[Array, Norm
     return deviance_of(spec, prepared.basis, *prepared.statistics.gram(C))
 
 
-def packing_of(spec: Spec, p: int) -> Packing:
+def packing_of(spec: Spec, p: int, with_slopes: bool = False) -> Packing:
     """Layout of the solver's points for p fixed effects."""
     matrices = [np.empty((q, q)) if q else None for q in spec.sizes]
     blocks = Blocks(tuple(matrices[:-1]), matrices[-1])
     normal = Normal(np.empty((p, p)), np.empty(p), np.empty(()), np.empty(()))
     k = sum(structure.size(dim) for structure, dim in spec.parts)
-    return Packing(k, Evaluation(blocks, blocks, normal))
+    return Packing(k, Evaluation(blocks, blocks, normal, np.empty((k, p + 1, p + 1)) if with_slopes else None))
 
 
 def deviance_of(spec: Spec, basis: Basis, logdet: Array, gram: Array) -> tuple[Array, Normal]:

@@ -3,7 +3,8 @@
 Every kind of parameter has two charts. The *public* chart is the one of ``fit.theta`` (log standard deviations,
 log-Cholesky; entries of minus infinity on the boundary). The *solver* chart is the one the optimiser walks in: there
 a zero variance and a correlation of one are ordinary, stationary points (signed square root, plain Cholesky factor,
-sine), never at infinity.
+sine), never at infinity. The *natural* chart has the values themselves, of a covariance matrix its lower triangle: V is
+linear in variances and covariances.
 """
 
 from __future__ import annotations
@@ -82,6 +83,18 @@ class VarianceKind:
         """Solver coordinates of a natural value (host side)."""
         return np.sqrt(value) ** self.degree
 
+    def public_to_solver(self, u: Any, dim: int) -> Any:
+        """Canonical solver coordinates of public ones, minus infinity included."""
+        return module_of(u).exp(self.degree * u)
+
+    def from_natural(self, v: Any, dim: int) -> Any:
+        """Natural value of natural coordinates."""
+        return v
+
+    def solver_to_natural(self, s: Any, dim: int) -> Any:
+        """Natural coordinates of solver coordinates, with derivatives."""
+        return self.from_solver(s, dim)
+
     def start(self, dim: int, distance: float = 1.0) -> float:
         """Start value on a scale where the residual variance is one."""
         return 1.0
@@ -115,6 +128,18 @@ class _OpenKind:
 
     has_scale: ClassVar[bool] = False
     degree: ClassVar[float] = 0.0
+
+    def public_to_solver(self, u: Any, dim: int) -> Any:
+        """Canonical solver coordinates of public ones, which are the same."""
+        return u
+
+    def from_natural(self, v: Any, dim: int) -> Any:
+        """Natural value of natural coordinates."""
+        return v
+
+    def solver_to_natural(self, s: Any, dim: int) -> Any:
+        """Natural coordinates of solver coordinates, with derivatives."""
+        return self.from_solver(s, dim)  # type: ignore[attr-defined]
 
     def canonical(self, s: Any, dim: int) -> Any:
         """The representative among equivalent solver coordinates."""
@@ -242,6 +267,19 @@ class IntervalKind:
         """Solver coordinates of a natural value (host side)."""
         return np.arcsin(self._unit(value, dim))
 
+    def public_to_solver(self, u: Any, dim: int) -> Any:
+        """Canonical solver coordinates of public ones, infinities included."""
+        xp = module_of(u)
+        return xp.arcsin(xp.tanh(u))
+
+    def from_natural(self, v: Any, dim: int) -> Any:
+        """Natural value of natural coordinates."""
+        return v
+
+    def solver_to_natural(self, s: Any, dim: int) -> Any:
+        """Natural coordinates of solver coordinates, with derivatives."""
+        return self.from_solver(s, dim)
+
     def start(self, dim: int, distance: float = 1.0) -> float:
         """Start value."""
         if self.first is not None:
@@ -335,6 +373,22 @@ class CovarianceMatrixKind:
         if self.rank is not None:  # zero pivots leave zero columns, which need not be the last ones
             L = L[:, np.argsort(~np.any(L, 0), kind="stable")]
         return L[self.entries(dim)]
+
+    def public_to_solver(self, u: Any, dim: int) -> Any:
+        """Canonical solver coordinates of public ones, minus infinity included."""
+        xp, diagonal = module_of(u), self._diagonal(dim)
+        return xp.where(diagonal, xp.exp(xp.where(diagonal, u, 0.0)), u)
+
+    def from_natural(self, v: Array, dim: int) -> Array:
+        """Natural value of natural coordinates: the lower triangle, of a low-rank matrix the factor."""
+        if self.rank is not None:
+            return self.from_solver(v, dim)
+        T = self._factor(v, dim)
+        return T + T.T - jnp.diag(jnp.diagonal(T))
+
+    def solver_to_natural(self, s: Array, dim: int) -> Array:
+        """Natural coordinates of solver coordinates, with derivatives."""
+        return s if self.rank is not None else self.from_solver(s, dim)[self.entries(dim)]
 
     def start(self, dim: int, distance: float = 1.0) -> np.ndarray:
         """Start value: the identity, or of a lower rank with no level without variance."""
@@ -493,7 +547,7 @@ class Parameter:
         return np.unique(self.tied, return_index=True)[1]
 
     def natural(self, chart: str, v: Array, dim: int) -> Array:
-        """Natural value of coordinates, `chart` is "from_public" or "from_solver"."""
+        """Natural value of coordinates, `chart` is "from_public", "from_solver" or "from_natural"."""
         v = v if self.tied is None else v[..., np.asarray(self.tied)]
         return getattr(self.kind, chart)(v, dim).reshape(self.shape(dim))
 
@@ -535,19 +589,16 @@ class Parameter:
         common = 1.0 / xp.sqrt(xp.mean(unit**-2.0, -1, keepdims=True))
         return xp.repeat(common, self.size(dim), -1) ** self.kind.degree
 
-    def entries(self, value: np.ndarray) -> list[tuple[str, float]]:
-        """Names and values of what users see of a natural value."""
+    def entries(self, value: Any) -> list[tuple[str, Any]]:
+        """Names and values of what users see of a natural value; traceable."""
         if self.is_matrix:
             rows, columns = tril_indices(len(value))
             shown = rows - columns < (self.kind.bands or len(value))
-            return [
-                (f"{self.name}[{i},{j}]", float(value[i, j])) for i, j in zip(rows[shown], columns[shown], strict=True)
-            ]
+            return [(f"{self.name}[{i},{j}]", value[i, j]) for i, j in zip(rows[shown], columns[shown], strict=True)]
         named = labelled(self.name, value)
         return named if self.tied is None else [named[i] for i in np.unique(self.tied, return_index=True)[1]]
 
 
-def labelled(name: str, value: Any) -> list[tuple[str, float]]:
+def labelled(name: str, value: Any) -> list[tuple[str, Any]]:
     """A number by its name, the entries of a vector by their places."""
-    value = np.asarray(value)
-    return [(name, float(value))] if value.ndim == 0 else [(f"{name}[{i}]", float(x)) for i, x in enumerate(value)]
+    return [(name, value)] if np.ndim(value) == 0 else [(f"{name}[{i}]", value[i]) for i in range(len(value))]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -22,6 +24,21 @@ from .design import Field, Term, as_array
 from .errors import DataError
 from .fitting import Certificate, Estimate, estimate
 from .frame import ModelFrame
+from .inference.anova import Anova, anova
+from .inference.criteria import ConditionalAIC, aicc, conditional_aic
+from .inference.delta import Delta, Parameters, delta, natural
+from .inference.emmeans import emmeans, emtrends
+from .inference.estimates import EMMeans
+from .inference.influence import Influence, influence
+from .inference.intervals import confint
+from .inference.lanewise import Tests
+from .inference.linear import LinearTest, format_df, format_p, linear_test
+from .inference.profile import Profile, profile
+from .inference.sandwich import Sandwich, sandwich
+from .inference.scores import Scores, scores, vcov_full
+from .inference.shares import icc, r2
+from .inference.targets import Which
+from .inference.wald import Wald, wald
 from .model import Model
 from .optimize import Status
 from .tables import Summary, Table, format_column
@@ -114,6 +131,19 @@ class Fit:
         """``-2 loglik + npar log(nobs)``."""
         return -2.0 * self.loglik + self.npar * float(np.log(self.nobs))
 
+    @property
+    def aicc(self) -> float:
+        """AIC corrected for few rows (Hurvich & Tsai 1989): ``-2 loglik + 2 npar nobs / (nobs - npar - 1)``."""
+        return aicc(self.loglik, self.npar, self.nobs)
+
+    def caic(self) -> ConditionalAIC:
+        """Conditional AIC (Vaida & Blanchard 2005), with the degrees of freedom of Greven & Kneib (2010).
+
+        For the choice of random effects that are predicted: its likelihood is that given the random effects, its
+        degrees of freedom are those of the fitted values, covariance parameters estimated along.
+        """
+        return conditional_aic(self)
+
     # -- how it went -----------------------------------------------------------------------------------------
 
     @property
@@ -149,16 +179,181 @@ class Fit:
     # -- covariances and effects -----------------------------------------------------------------------------
 
     def varcorr(self) -> VarCorr:
-        """Estimated variances, standard deviations and correlations; natural parameters of structures over columns."""
-        return varcorr(self.frame, self.model, self.estimate)
+        """Estimated variances, standard deviations and correlations; natural parameters of structures over columns.
+
+        ``fit.varcorr().frame()`` has standard errors and intervals.
+        """
+        return varcorr(self.frame, self.model, self.estimate, partial(natural, self))
 
     def parameters(self) -> Any:
-        """Natural parameters of every covariance structure as a frame: part, name, estimate, in the order of theta."""
-        return parameter_frame(natural_parameters(self.frame, self.model, self.estimate), self.frame.kind)
+        """Natural parameters of every covariance structure: a frame (part, name, estimate, std_error) by theta."""
+        parts = natural_parameters(self.frame, self.model, self.estimate)
+        return parameter_frame(parts, natural(self), self.frame.kind)
 
     def ranef(self) -> RandomEffects:
         """Predicted random effects (BLUPs) with conditional covariances, by grouping factor."""
         return random_effects(self.frame, self.model, self.estimate)
+
+    # -- tests -----------------------------------------------------------------------------------------------
+
+    def test(
+        self, L: Any, rhs: Any = 0.0, df: str = "satterthwaite", information: str | None = None,
+        boundary_df: str | None = None, robust: str | None = None, cluster: Any = None, level: float = 0.95,
+    ) -> LinearTest:  # fmt: skip
+        """Test linear hypotheses ``L beta = rhs``: a t test of each row and an F test of all together.
+
+        Parameters
+        ----------
+        L : (m, p) array; a name of a coefficient, or a list of names; ``{"Days": 1, "age": -1}``, weights by name; or
+            several hypotheses by their names, ``{"a - b": {"a": 1, "b": -1}, ...}``
+        rhs : number or (m,)
+        df : degrees of freedom: "satterthwaite"; "kenward-roger", first order, the same in all parametrisations (SAS
+            KR(LINEAR), pbkrtest); "kenward-roger-full", second order in the parameters of SAS; "containment",
+            "between-within", "residual", "asymptotic" (infinite)
+        information : of the covariance parameters, "observed" (as SAS and mmrm), "expected" (as pbkrtest) or
+            "average"; by default observed, on the boundary see `boundary_df`
+        boundary_df : for singular fits: "keep" variances of zero as parameters, in natural parameters and with
+            expected information (pbkrtest; default of Kenward-Roger), or "drop" them (lmerTest; default of
+            Satterthwaite)
+        robust : sandwich covariance "CR0", "CR1", "CR1p", "CR1S", "CR2", "CR2-mmrm" or "CR3"
+        cluster : for `robust`, a column of the data or an array; default the clusters that the model has
+        level : of the intervals
+
+        Raises
+        ------
+        DataError
+            For unknown names, wrong shapes, and Kenward-Roger of an ML fit. Where there are no degrees of freedom
+            they are NaN, with a `note`.
+        """
+        return linear_test(self.wald(df, information, boundary_df, robust, cluster), L, rhs, level, self.frame.kind)
+
+    def wald(
+        self, df: str = "satterthwaite", information: str | None = None, boundary_df: str | None = None,
+        robust: str | None = None, cluster: Any = None,
+    ) -> Wald:  # fmt: skip
+        """Covariance of the coefficients and degrees of freedom by a method, for any linear hypotheses.
+
+        Parameters are those of `test`.
+        """
+        return wald(self, df, information, boundary_df, robust, cluster)
+
+    def anova(self, type: int | str = 3, df: str = "satterthwaite", **options: Any) -> Anova:
+        """F tests of the terms of the fixed part.
+
+        Parameters
+        ----------
+        type : 1, sequential; 2, adjusted for all terms that do not contain the term; 3, averaged over the cells of
+            other factors with equal weights; as SAS and lmerTest define them
+        df, options : `information`, `boundary_df`, `robust`, `cluster`: see `test`
+        """
+        return anova(self, type, df, **options)
+
+    def emmeans(
+        self, specs: str | Sequence[str], df: str = "satterthwaite", at: Mapping[str, Any] | None = None,
+        weights: str = "equal", level: float = 0.95, **options: Any,
+    ) -> EMMeans:  # fmt: skip
+        """Estimated marginal means (least-squares means), with `pairs`, `contrast` and `test`.
+
+        Parameters
+        ----------
+        specs : predictors and, behind a bar, those within whose levels means are compared: ``"ARMCD | AVISIT"``
+        at : values of predictors in place of all levels of factors and the means of numbers
+        weights : of the combinations of other factors: "equal", "proportional" to how often they occur, or "cells"
+        level : of the intervals
+        df, options : `information`, `boundary_df`, `robust`, `cluster`: see `test`
+        """
+        return emmeans(self, specs, df, at, weights, level, **options)
+
+    def emtrends(
+        self, var: str, specs: str | Sequence[str] = "1", df: str = "satterthwaite",
+        at: Mapping[str, Any] | None = None, weights: str = "equal", level: float = 0.95, **options: Any,
+    ) -> EMMeans:  # fmt: skip
+        """Slopes of a numeric predictor, averaged as in `emmeans`, whose parameters the others are."""
+        return emtrends(self, var, specs, df, at, weights, level, **options)
+
+    def delta(self, g: Callable[[Parameters], Any], information: str = "observed") -> Delta:
+        """Standard error of any function of the parameters by the delta method, gradients by autodiff.
+
+        Parameters
+        ----------
+        g : function of `jaxlmm.Parameters` (coef, theta, varcorr, residual, sigma, structures) that returns a number,
+            a vector or a tuple of numbers: ``lambda p: p.varcorr[0][0, 0] / (p.varcorr[0][0, 0] + p.sigma**2)``
+        information : "observed", "expected" or "average"
+        """
+        return delta(self, g, information)
+
+    def vcov_parameters(self, information: str = "observed") -> np.ndarray:
+        """Covariance of the natural parameters (m, m) in the order of `parameters` (SAS ASYCOV); NaN at a boundary."""
+        return natural(self, information).vcov
+
+    def vcov_theta(self, information: str = "observed") -> np.ndarray:
+        """Covariance of theta (k, k) by an information matrix, "observed", "expected" or "average"; NaN at -inf."""
+        return natural(self, information).theta
+
+    def r2(self) -> Delta:
+        """Marginal and conditional R squared (Nakagawa & Schielzeth 2013; Johnson 2014), with standard errors."""
+        return r2(self)
+
+    def icc(self) -> Delta:
+        """Share of every random part, and of all, in the variance around the fixed part (intraclass correlation)."""
+        return icc(self)
+
+    # -- robustness ------------------------------------------------------------------------------------------
+
+    def sandwich(self, kind: str = "CR2", cluster: Any = None) -> Sandwich:
+        """Cluster-robust covariance of the coefficients, its degrees of freedom and joint tests; see `test`.
+
+        Parameters
+        ----------
+        kind : "CR0" (SAS EMPIRICAL), "CR1", "CR1p", "CR1S", "CR2" (clubSandwich), "CR2-mmrm" or "CR3" (jackknife)
+        cluster : a column of the data, or labels (nobs,); default the rows that depend on each other
+
+        Raises
+        ------
+        DataError
+            Where V is not block diagonal by `cluster`, or there are too few clusters.
+        """
+        return sandwich(self, kind, cluster)
+
+    def scores(self, cluster: Any = None) -> Scores:
+        """Parts of the clusters in the gradient of the log-likelihood: cluster (m,), beta (m, p), theta (m, k).
+
+        They sum to zero. `cluster` as in `sandwich`.
+        """
+        return scores(self, cluster)
+
+    def vcov_full(self, robust: str | None = None, cluster: Any = None) -> np.ndarray:
+        """Covariance (npar, npar) of coefficients and theta, NaN for entries of theta on the boundary.
+
+        Parameters
+        ----------
+        robust : None for the inverse of the observed information of both, "CR0" or "CR1" for the sandwich of Huber and
+            White around it
+        cluster : as in `sandwich`
+        """
+        return vcov_full(self, robust, cluster)
+
+    def influence(
+        self, by: Any = "row", theta: bool = True, exact: str = "flagged", threshold: float | None = None
+    ) -> Influence:  # fmt: skip
+        """Cook's distance, DFBETAS, leverage and changes of covariance parameters, by row or by group.
+
+        Parameters
+        ----------
+        by : "row", a column of the data, or labels (nobs,)
+        theta : let the covariance parameters move; with False they are kept
+        exact : "flagged" fits the model again without those above the threshold, "all" without each, "none" without
+            none: the others are to first order, by implicit differentiation of the optimum
+        threshold : of the distances, default 4 over the number of rows or groups
+
+        Raises
+        ------
+        DataError
+            For unknown options and columns, and groups that are too large.
+        """
+        parts = natural_parameters(self.frame, self.model, self.estimate)
+        names = tuple(f"{part.part} {name}" for part in parts for name in part.names)
+        return influence(self, by, theta, exact, threshold, names)
 
     # -- predictions -----------------------------------------------------------------------------------------
 
@@ -170,7 +365,10 @@ class Fit:
         """
         return self.predict()
 
-    def predict(self, newdata: Any = None, random: bool = True, allow_new_levels: bool = False) -> np.ndarray:
+    def predict(
+        self, newdata: Any = None, random: bool = True, allow_new_levels: bool = False, se: bool = False,
+        level: float = 0.95, df: str = "satterthwaite", **method: Any,
+    ) -> Any:  # fmt: skip
         """Predicted means.
 
         Parameters
@@ -178,12 +376,16 @@ class Fit:
         newdata : frame with the columns of the formula; default the rows of the fit
         random : add the predicted random effects; False gives the population mean
         allow_new_levels : give levels of a grouping factor that were not in the fit an effect of zero
+        se : with ``random=False``, a frame (estimate, std_error, df, lower, upper) in place of an array; `level` of
+            the confidence interval of the mean, `df` and further options as in `test`
 
         Raises
         ------
         DataError
             For missing columns, and unknown levels that are not allowed.
         """
+        if se and random:
+            raise DataError("se: standard errors are those of population means; use random=False")
         if newdata is None:
             X, offset = self.model.X, self.model.offset
             terms = tuple(_rows_of(part, self.nobs) for part in self.model.random)
@@ -196,7 +398,8 @@ class Fit:
             new = self.frame.design(newdata, random=random)
             X, offset, terms = new.X, new.offset, new.terms
         if not random:
-            return _predict.linear_predictor(X, self.coef, offset)
+            mean = _predict.linear_predictor(X, self.coef, offset)
+            return self._with_errors(X, mean, level, self.wald(df, **method)) if se else mean
         for part, (_, codes) in zip(self.frame.parts, terms, strict=True):
             unknown = int(np.sum(codes < 0))
             if unknown and not allow_new_levels:
@@ -207,6 +410,12 @@ class Fit:
         effects = _predict.random_effects(self.model, self.estimate)
         by_term = _predict.effects_by_term(self.model, effects)
         return _predict.linear_predictor(X, self.coef, offset, terms, by_term)
+
+    def _with_errors(self, X: np.ndarray, mean: np.ndarray, level: float, by: Wald) -> Any:
+        rows = by.rows(X)._replace(estimate=mean)
+        limits = by.interval(rows, level)
+        columns = {"estimate": mean, "std_error": rows.se, "df": rows.df, "lower": limits[:, 0], "upper": limits[:, 1]}
+        return make_frame(self.frame.kind, columns)
 
     def residuals(self, kind: str = "response") -> np.ndarray:
         """Residuals (n,): "response" is y minus fitted, "pearson" that times sqrt(weight)."""
@@ -221,14 +430,14 @@ class Fit:
 
     def refit(
         self, y: Any, *, missing: str = "status", weights: Any = None, column: str | None = None, values: Any = None,
-        pairs: str = "rows", progress: Progress = "auto",
+        pairs: str = "rows", progress: Progress = "auto", tests: Tests | None = None,
     ) -> Fit | BatchFit:  # fmt: skip
         """Fit the same model to another response, or to many in one go.
 
         Parameters
         ----------
         y : (nobs,) a response, which gives a `Fit`; or (b, nobs) responses, which give a `BatchFit` with a row each
-        missing, weights, values, pairs, progress : for many responses, see `jaxlmm.fit_batch`
+        missing, weights, values, pairs, progress, tests : for many responses, see `jaxlmm.fit_batch`
         column : name of the coefficient whose column of X is replaced by `values`, row by row
 
         Raises
@@ -243,7 +452,7 @@ class Fit:
             return refit_batch(
                 self.model, y, self.method, missing=missing, weights=weights, values=values, pairs=pairs,
                 column=None if column is None else self.coef_names.index(column), progress=progress,
-                names=self.coef_names, kind=self.frame.kind,
+                names=self.coef_names, kind=self.frame.kind, tests=tests,
             )  # fmt: skip
         y = as_array("y", y, (self.nobs,))
         if np.ptp(y) == 0:
@@ -274,20 +483,69 @@ class Fit:
             progress,
         )  # fmt: skip
 
+    # -- intervals -------------------------------------------------------------------------------------------
+
+    def confint(
+        self, level: float = 0.95, method: str = "wald", which: Which = None, df: str = "satterthwaite",
+        n: int = 1000, seed: int = 0,
+    ) -> Any:  # fmt: skip
+        """Confidence intervals as a frame: term, estimate, lower, upper.
+
+        Parameters
+        ----------
+        level : coverage
+        method : "wald", "profile" (see `profile`) or "bootstrap" (parametric, percentiles). Wald intervals of
+            coefficients are Student's with the degrees of freedom `df`, those of covariance parameters normal on the
+            scale of logarithms or of Fisher's z; they are NaN on the boundary
+        which : as in `profile`
+        df : for "wald", see `test`
+        n, seed : replicates of the bootstrap and their seed
+
+        Raises
+        ------
+        DataError
+            For a level, a method or names that are not known, and profiles of a fit that has not converged.
+        """
+        return confint(self, level, method, which, df, n, seed)
+
+    def profile(self, which: Which = None, level: float = 0.999) -> Profile:
+        """Profile likelihoods: of -2 (restricted) log-likelihood with one quantity held at each of its values.
+
+        Standard deviations, correlations and parameters of structures are profiled by the criterion of the fit,
+        coefficients by ML, refitting REML fits, as REML has no likelihood of them (lme4 profiles everything by ML).
+
+        Parameters
+        ----------
+        which : names of quantities, "coef", "covariance" (default all); a function of `jaxlmm.Parameters` (coef,
+            varcorr, sigma, ...) written with jax.numpy, or functions by name, such as
+            ``{"ICC": lambda at: at.varcorr[0][0, 0] / (at.varcorr[0][0, 0] + at.sigma**2)}``
+        level : coverage up to which profiles are followed
+
+        Returns
+        -------
+        Profile
+            With ``confint(level)``, ``frame()``, ``plot()`` and, by name, curves.
+
+        Warns
+        -----
+        UserWarning
+            When the criterion is better along a profile than at the estimate.
+        """
+        return profile(self, which, level)
+
     # -- tables ----------------------------------------------------------------------------------------------
 
-    def tidy(self) -> Any:
-        """Fixed effects as a frame: term, estimate, std_error, statistic."""
-        columns = {"estimate": self.coef, "std_error": self.se, "statistic": self._t_values()}
+    def tidy(self, df: str = "satterthwaite", **method: Any) -> Any:
+        """Fixed effects as a frame: term, estimate, std_error, statistic, df, p_value; options are those of `test`."""
+        rows = self.wald(df, **method).rows(np.eye(len(self.coef)))
+        columns = {
+            "estimate": self.coef, "std_error": rows.se, "statistic": rows.statistic, "df": rows.df, "p_value": rows.p
+        }  # fmt: skip
         return make_frame(self.frame.kind, {"term": list(self.coef_names), **columns})
 
-    def _t_values(self) -> np.ndarray:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return self.coef / self.se
-
     def glance(self) -> Any:
-        """One row about the fit: nobs, sigma, loglik, aic, bic, df_resid, method, status, singular."""
-        names = ("nobs", "sigma", "loglik", "aic", "bic", "df_resid", "method", "status", "singular")
+        """One row about the fit: nobs, sigma, loglik, aic, aicc, bic, df_resid, method, status, singular."""
+        names = ("nobs", "sigma", "loglik", "aic", "aicc", "bic", "df_resid", "method", "status", "singular")
         return make_frame(self.frame.kind, {name: [getattr(self, name)] for name in names})
 
     def augment(self) -> Any:
@@ -295,9 +553,10 @@ class Fit:
         added = {"fitted": self.fitted, "resid": self.residuals(), "fixed": self.predict(random=False)}
         return extend_rows(self.data, self.frame.rows, added)
 
-    def summary(self) -> Summary:
-        """The account that lme4's users expect, as text or HTML."""
-        return Summary((self._head(), *self.varcorr().tables(), self._groups(), self._fixed(), self._ending()))
+    def summary(self, df: str = "satterthwaite", **method: Any) -> Summary:
+        """The account that lme4's users expect, as text or HTML; options are those of `test`."""
+        fixed = self._fixed(self.wald(df, **method))
+        return Summary((self._head(), *self.varcorr().tables(), self._groups(), fixed, self._ending()))
 
     def _head(self) -> str:
         name = "REML" if self.method == "REML" else "maximum likelihood"
@@ -322,16 +581,16 @@ class Fit:
             text += f"\n{self.frame.n_missing} of {self.frame.n_input} rows dropped because of missing values"
         return text
 
-    def _fixed(self) -> Table:
-        estimates, errors = format_column(self.coef, 6), format_column(self.se)
-        rows = tuple(
-            (name, e, s, f"{t:.3f}")
-            for name, e, s, t in zip(self.coef_names, estimates, errors, self._t_values(), strict=True)
-        )
-        note = ""
+    def _fixed(self, by: Wald) -> Table:
+        r = by.rows(np.eye(len(self.coef)))
+        estimates, errors = format_column(self.coef, 6), format_column(r.se)
+        cells = (estimates, errors, format_df(r.df), [f"{t:.3f}" for t in r.statistic], map(format_p, r.p))
+        rows = tuple(zip(self.coef_names, *cells, strict=True))
+        notes = [f"tests: {by.label}", by.note]
         if self.frame.aliased:
-            note = f"dropped, combinations of other columns: {', '.join(self.frame.aliased)}"
-        return Table("Fixed effects:", ("", "Estimate", "Std. Error", "t value"), rows, note=note)
+            notes.append(f"dropped, combinations of other columns: {', '.join(self.frame.aliased)}")
+        header = ("", "Estimate", "Std. Error", "df", "t value", "Pr(>|t|)")
+        return Table("Fixed effects:", header, rows, note="\n".join(filter(None, notes)))
 
     def _ending(self) -> str:
         c = self.certificate

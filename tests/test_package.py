@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 # Imports point up this list only: a module uses those above it. Names on one line are listed in the
 # order in which they may use each other. Folders count as one module.
 LAYERS = """
-errors
+errors distributions
 cache
 columns
 linalg
@@ -32,14 +32,13 @@ optimize
 model
 objective boundary
 fitting traceable responses stacking lanes chunks batching
-inference
 predict
 simulate
 bootstrap
 study
 expressions terms reading structured formula sides grouping
 trial trees placing variances specs fields relationship frame
-tables components blups results plot
+tables components blups plot inference results
 interface
 datasets
 testing

@@ -593,7 +593,12 @@ def test_tables_of_a_model_with_structures():
     text = str(fit.summary())
     for words in ("Residual: us(visit | id)", "Variance: power(h, 0.5)", "Covariance structures:", "range", "id, 20"):
         assert words in text
-    assert set(fit.varcorr().frame()) == {"group", "column", "column2", "covariance", "sd_or_corr"}
+    frame = fit.varcorr().frame()
+    errors = {"se_covariance", "se_sd_or_corr", "lower", "upper"}
+    assert set(frame) == {"group", "column", "column2", "covariance", "sd_or_corr"} | errors
+    inside = np.isfinite(frame["lower"])
+    assert inside.any()
+    np.testing.assert_array_less(frame["lower"][inside], frame["sd_or_corr"][inside])
     by_arm = fitted("y ~ x", residual="us(visit | arm / id)").parameters()["name"]
     assert by_arm[1] == "[arm=u].covariance[b, a]"
     scaled = fitted("y ~ x", residual="cs(visit | arm / id)", variance="exp(h)").parameters()["name"]

@@ -53,6 +53,11 @@ class CompoundSymmetry(Covariance):
     variance: Variance
     correlation: Annotated[Array, IntervalKind(lowest_correlation, 1.0)]
 
+    def sas(self) -> dict[str, Array]:
+        """The variance beside what levels have in common, and the latter, in which V is linear."""
+        common = self.variance * self.correlation
+        return {"residual": self.variance - common, "common": common}
+
     def matrix(self, levels: Any) -> Array:
         """``variance * (correlation + (1 - correlation) * I)``."""
         return self.variance * jnp.where(same(levels), 1.0, self.correlation)

@@ -120,6 +120,10 @@ class Composite(Covariance):
         """The structure at coordinates of the solver."""
         return self._with(parts=tuple(part.from_solver(v, d) for part, d, v in self._each(s, dim, 1.0)))
 
+    def from_natural(self, v: Array, dim: Any) -> Any:
+        """The structure at natural coordinates."""
+        return self._with(parts=tuple(part.from_natural(x, d) for part, d, x in self._each(v, dim, 1.0)))
+
     def to_public(self, dim: Any) -> np.ndarray:
         """Unconstrained public coordinates of a structure with values (host side)."""
         return self._gathered([p.to_public(d) for p, d in zip(self.parts, self.dims(dim), strict=True)], dim)
@@ -168,6 +172,19 @@ class Composite(Covariance):
         """Public coordinates of canonical solver coordinates."""
         return self._by_part("solver_to_public", s, dim)
 
+    def public_to_solver(self, u: Any, dim: Any) -> Any:
+        """Canonical solver coordinates of public ones."""
+        each = self._each(u, dim, 0.0)
+        return self._gathered([part.public_to_solver(v, d) for part, d, v in each], dim)
+
+    def solver_to_natural(self, s: Any, dim: Any) -> Any:
+        """Natural coordinates of solver coordinates."""
+        return self._by_part("solver_to_natural", s, dim)
+
+    def solver_to_sas(self, s: Any, dim: Any) -> Any:
+        """Parameters of SAS at solver coordinates."""
+        return self._by_part("solver_to_sas", s, dim)
+
     def at_boundary(self, s: np.ndarray, dim: Any, tolerance: float) -> np.ndarray:
         """Whether any parameter of coordinates (..., size) is on the boundary of its space, up to `tolerance`."""
         return np.any([part.at_boundary(v, d, tolerance) for part, d, v in self._each(s, dim, 1.0)], 0)
@@ -177,13 +194,13 @@ class Composite(Covariance):
         names = [type(part).__name__ for part in self.parts]
         return [f"{n}[{names[:k].count(n)}]" if names.count(n) > 1 else n for k, n in enumerate(names)]
 
-    def natural(self, theta: Any, dim: Any) -> list[tuple[str, float]]:
-        """Names and natural values of the parameters at public coordinates: ``Autoregressive.correlation``, ..."""
+    def named(self, dim: Any) -> list[tuple[str, Any]]:
+        """Names and values of the parameters of a structure with values: ``Autoregressive.correlation``, ..."""
         places, out = self.places(dim), []
         count, done = Counter(int(i) for place in places for i in place), {HELD}
-        each = self._each(np.asarray(theta), dim, 0.0)
-        for label, place, (part, d, v) in zip(self.labels(), places, each, strict=True):
-            for i, (name, value) in enumerate(part.natural(v, d)):
+        each = zip(self.labels(), places, self.parts, self.dims(dim), strict=True)
+        for label, place, part, d in each:
+            for i, (name, value) in enumerate(part.named(d)):
                 at = int(place[i]) if i < len(place) else len(count)  # more names than coordinates: its own
                 if at not in done:
                     out.append((name if count[at] > 1 else f"{label}.{name}", value))

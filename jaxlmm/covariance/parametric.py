@@ -186,6 +186,10 @@ class Parametric:
         """The structure at coordinates of the solver."""
         return self._bound("from_solver", s, dim)
 
+    def from_natural(self: Self, v: Array, dim: Any) -> Self:
+        """The structure at natural coordinates: the values of its fields, of a matrix the lower triangle."""
+        return self._bound("from_natural", v, dim)
+
     def _coordinates(self, chart: str, dim: Any) -> np.ndarray:
         found = [p.coordinates(chart, getattr(self, p.name), dim) for p in self.free]
         return np.concatenate([np.zeros(0), *found])
@@ -236,6 +240,22 @@ class Parametric:
         """Public coordinates of canonical solver coordinates."""
         return self._by_field("solver_to_public", s, dim)
 
+    def public_to_solver(self, u: Any, dim: Any) -> Any:
+        """Canonical solver coordinates of public ones."""
+        return self._by_field("public_to_solver", u, dim)
+
+    def solver_to_natural(self, s: Any, dim: Any) -> Any:
+        """Natural coordinates (see `from_natural`) of solver coordinates."""
+        return self._by_field("solver_to_natural", s, dim)
+
+    def solver_to_sas(self, s: Any, dim: Any) -> Any:
+        """Parameters as in `sas` at solver coordinates, where they are as many."""
+        values = self.from_solver(s, dim).sas()
+        if all(p.name in values for p in self.free):
+            return self.solver_to_natural(s, dim)
+        found = jnp.concatenate([jnp.ravel(x) for x in values.values()])
+        return found if found.shape == s.shape else self.solver_to_natural(s, dim)
+
     def at_boundary(self, s: np.ndarray, dim: Any, tolerance: float) -> np.ndarray:
         """Whether any parameter of coordinates (..., size) is on the boundary of its space, up to `tolerance`."""
         found = np.zeros(s.shape[:-1], bool)
@@ -249,13 +269,21 @@ class Parametric:
         """What users see of a structure with values, by name: its estimated fields, or what others call parameters."""
         return {p.name: getattr(self, p.name) for p in self.free}
 
-    def natural(self, theta: Any, dim: Any) -> list[tuple[str, float]]:
-        """Names and natural values of the parameters at public coordinates, as `reported`: ``variances[0]``, ..."""
-        with jax.enable_x64(True):
-            bound = self.from_public(jnp.asarray(theta, float), dim)
-            values = {name: np.asarray(value) for name, value in bound.reported().items()}
+    def sas(self) -> dict[str, Any]:
+        """The parameters of SAS PROC MIXED, in which it takes second derivatives of V; default those `reported`."""
+        return self.reported()
+
+    def named(self, dim: Any) -> list[tuple[str, Any]]:
+        """Names and values of what users see of a structure with values: ``variances[0]``, ...; traceable."""
         own = {p.name: p for p in self.fields}
-        return [e for name, x in values.items() for e in (own[name].entries(x) if name in own else labelled(name, x))]
+        values = self.reported().items()
+        return [e for name, x in values for e in (own[name].entries(x) if name in own else labelled(name, x))]
+
+    def natural(self, theta: Any, dim: Any) -> list[tuple[str, float]]:
+        """Names and natural values of the parameters at public coordinates, as `named`."""
+        with jax.enable_x64(True):
+            named = self.from_public(jnp.asarray(theta, float), dim).named(dim)
+            return [(name, float(value)) for name, value in named]
 
 
 def _hashable(value: Any) -> Hashable:

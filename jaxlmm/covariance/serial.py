@@ -141,6 +141,10 @@ class Toeplitz(Covariance):
         """The variance and the correlations (q-1,) at lags 1, ..., q-1, the parameters of SAS and mmrm."""
         return {"variance": self.variance, "correlations": autocorrelations(self.partial)[1:]}
 
+    def sas(self) -> dict[str, Array]:
+        """The covariance at every lag."""
+        return {"covariances": self.variance * autocorrelations(self.partial)}
+
     def matrix(self, levels: Any) -> Array:
         """Covariances between `levels`, integer positions."""
         return self.variance * autocorrelations(self.partial)[_lags(codes(levels))]

@@ -101,7 +101,7 @@ def expand(gram: Callable[[Blocks], tuple[Array, Array]], C: Blocks, D: Blocks, 
     def along(direction: Blocks) -> tuple[Array, Array]:
         _, (change, slope) = jax.jvp(first, (C,), (direction,))
         pairs = zip(_leaves(free), _leaves(slope), strict=True)
-        rows = [d.reshape(len(d), -1) @ jnp.ravel(s) for d, s in pairs]
+        rows = [jnp.tensordot(d, s, s.ndim) for d, s in pairs]
         return change, jnp.sum(jnp.stack(rows), 0)
 
     gram_slopes, curvature = jax.vmap(along)(free)

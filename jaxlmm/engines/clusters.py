@@ -88,7 +88,7 @@ def arrange(random: tuple[Term | Field, ...], residual: Residual, n: int) -> Clu
     code = np.arange(n, dtype=np.int32) if residual.group is None else residual.group
     for part in random:
         if isinstance(part, Field) or not part.is_plain:
-            code = _joined(code, _linked(part))
+            code = _joined(code, linked(part))
     inner = [t for t, part in enumerate(random) if _is_folded(part, code)]
     outer = [t for t in range(len(random)) if t not in inner]
     clusters = int(code.max(initial=-1)) + 1
@@ -119,7 +119,7 @@ def _joined(code: np.ndarray, other: np.ndarray) -> np.ndarray:
     return code if np.array_equal(code, other) else connected([code, other])[0]
 
 
-def _linked(part: Term | Field) -> np.ndarray:
+def linked(part: Term | Field) -> np.ndarray:
     """Rows that a part ties together: its groups, or the levels that a relationship matrix connects."""
     if isinstance(part, Field) or part.relationship is None:
         return np.asarray(part.group)

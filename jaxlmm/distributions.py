@@ -1,0 +1,42 @@
+"""Tails and quantiles of t and F, with infinite degrees of freedom."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .errors import DataError
+
+
+def check_level(level: Any) -> float:
+    """Refuse what is not between 0 and 1."""
+    if not 0.0 < level < 1.0:
+        raise DataError(f"level: expected a number between 0 and 1, found {level!r}")
+    return float(level)
+
+
+def t_tail(t: Any, df: Any) -> np.ndarray:
+    """Two-sided p values of t statistics; infinite degrees of freedom are the normal distribution."""
+    from scipy.special import ndtr, stdtr
+
+    t, df = np.broadcast_arrays(np.asarray(t, float), np.asarray(df, float))
+    with np.errstate(invalid="ignore"):
+        return 2.0 * np.where(np.isinf(df), ndtr(-np.abs(t)), stdtr(np.where(np.isinf(df), 1.0, df), -np.abs(t)))
+
+
+def t_quantile(q: float, df: Any) -> np.ndarray:
+    """Quantiles of t."""
+    from scipy.special import ndtri, stdtrit
+
+    df = np.asarray(df, float)
+    return np.where(np.isinf(df), ndtri(q), stdtrit(np.where(np.isinf(df), 1.0, df), q))
+
+
+def f_tail(F: Any, num_df: Any, den_df: Any) -> np.ndarray:
+    """Upper tail of F; with infinite denominator degrees of freedom that of chi-squared."""
+    from scipy.special import chdtrc, fdtrc
+
+    F, den_df = np.broadcast_arrays(np.asarray(F, float), np.asarray(den_df, float))
+    infinite = np.isinf(den_df)
+    return np.where(infinite, chdtrc(num_df, F * num_df), fdtrc(num_df, np.where(infinite, 1.0, den_df), F))

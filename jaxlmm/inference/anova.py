@@ -1,0 +1,83 @@
+"""F tests of the terms of the fixed part."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..columns import make_frame
+from ..tables import Table, format_column
+from .hypotheses import TYPES, term_hypotheses
+from .wald import FTest, Wald
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Anova:
+    """F tests of terms; prints as a table.
+
+    Attributes
+    ----------
+    hypotheses : dict of str to (r, p) array
+        Rows L of each term; the test is of ``L beta = 0``.
+    tests : tuple of FTest
+    wald : the tests of the fit, with their degrees of freedom
+    type : 1, 2 or 3
+    kind : str
+        Library of data frames.
+    note : str
+    """
+
+    hypotheses: dict[str, np.ndarray]
+    tests: tuple[FTest, ...]
+    wald: Wald
+    type: int
+    kind: str
+    note: str = ""
+
+    def frame(self) -> Any:
+        """Data frame: term, num_df, den_df, statistic (F), p."""
+        columns: dict[str, Any] = {"term": list(self.hypotheses)}
+        for name in ("num_df", "den_df", "statistic", "p"):
+            columns[name] = np.array([getattr(test, name) for test in self.tests])
+        return make_frame(self.kind, columns)
+
+    def _table(self) -> Table:
+        columns = [
+            list(self.hypotheses),
+            [f"{t.num_df:.0f}" for t in self.tests],
+            ["" if np.isnan(t.den_df) else f"{t.den_df:.2f}" for t in self.tests],
+            format_column([t.statistic for t in self.tests]),
+            ["" if np.isnan(t.p) else "<0.0001" if t.p < 1e-4 else f"{t.p:.4f}" for t in self.tests],
+        ]
+        lines = [f"Degrees of freedom: {self.wald.label}", *filter(None, (self.wald.note, self.note))]
+        empty = [term for term, L in self.hypotheses.items() if not len(L)]
+        if empty:
+            lines.append(f"nothing to test, combinations of other terms: {', '.join(empty)}")
+        rows = tuple(zip(*columns, strict=True))
+        title = f"Type {'I' * self.type} tests of fixed effects:"
+        return Table(title, ("", "num df", "den df", "F value", "p"), rows, note="\n".join(lines))
+
+    def __repr__(self) -> str:
+        return self._table().text()
+
+    def _repr_html_(self) -> str:
+        return self._table().html()
+
+
+def anova(fit: Any, type: int | str = 3, df: str = "satterthwaite", **options: Any) -> Anova:
+    """F tests of the terms of the fixed part; see `term_hypotheses` for the types and ``Fit.test`` for `df`.
+
+    Raises
+    ------
+    DataError
+        For another type or method.
+    """
+    hypotheses = term_hypotheses(fit, type)
+    wald = fit.wald(df=df, **options)
+    nothing = FTest(np.nan, 0.0, np.nan, np.nan)
+    tests = tuple(wald.joint(L) if len(L) else nothing for L in hypotheses.values())
+    empty = TYPES[type] == 3 and fit.frame.aliased and any(":" in name for name in fit.frame.aliased)
+    note = "some cells of an interaction are empty: type III hypotheses depend on which" if empty else ""
+    return Anova(hypotheses, tests, wald, TYPES[type], fit.frame.kind, note)

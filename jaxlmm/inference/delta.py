@@ -1,0 +1,235 @@
+"""The delta method: standard errors of anything that is a function of the parameters, with gradients by autodiff."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from ..columns import make_frame
+from ..covariance import Covariance
+from ..distributions import check_level, t_quantile
+from ..errors import DataError
+from ..fitting import compiled_by_size
+from ..model import block_at
+from ..objective import Spec
+from .local import INFORMATION, coordinates, expanded, inverse, local_of, prepared_for
+
+
+class Parameters(NamedTuple):
+    """What a function given to ``fit.delta`` is called with: JAX arrays, by the names they have in a fit.
+
+    Attributes
+    ----------
+    coef (p,), theta (k,) : as in `jaxlmm.Fit`
+    varcorr : covariance matrix (q, q) of each random part ((K, T, T) at sets of coordinates);  residual : that of the
+        residuals;  sigma : () their standard deviation, NaN where they have a structure
+    structures : the covariance structures with their natural parameters, the residual's last
+    """
+
+    coef: Array
+    theta: Array
+    varcorr: tuple[Array, ...]
+    residual: Array
+    sigma: Array
+    structures: tuple[Covariance, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Delta:
+    """Estimates with their approximate covariance.
+
+    Attributes
+    ----------
+    names (m,), estimate (m,), se (m,), vcov (m, m) : se is NaN where the parameters have no covariance (`note`)
+    """
+
+    names: tuple[str, ...]
+    estimate: np.ndarray
+    vcov: np.ndarray
+    note: str
+    kind: str = field(repr=False, default="dict")
+
+    @property
+    def se(self) -> np.ndarray:
+        """Standard errors (m,)."""
+        return np.sqrt(np.maximum(np.diagonal(self.vcov), 0.0))
+
+    def confint(self, level: float = 0.95) -> np.ndarray:
+        """Normal limits (m, 2)."""
+        half = t_quantile(0.5 * (1.0 + check_level(level)), np.inf) * self.se
+        return np.stack([self.estimate - half, self.estimate + half], -1)
+
+    def frame(self, level: float = 0.95) -> Any:
+        """One row a value: name, estimate, std_error, lower, upper."""
+        limits = self.confint(level)
+        columns = {"estimate": self.estimate, "std_error": self.se, "lower": limits[:, 0], "upper": limits[:, 1]}
+        return make_frame(self.kind, {"name": list(self.names), **columns})
+
+    def __repr__(self) -> str:
+        values = zip(self.names, self.estimate, self.se, strict=True)
+        return "\n".join(
+            [f"{name}: {e:.6g} (SE {s:.4g})" for name, e, s in values] + ([self.note] if self.note else [])
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Uncertain:
+    """Covariance parameters of a fit in coordinates where they are regular, and the covariance of these.
+
+    Attributes
+    ----------
+    spec : with absolute covariances;  K : basis of each term
+    x (k,) : solver's coordinates;  W (k, k) : their covariance;  note : why W is NaN, or empty
+    """
+
+    spec: Spec
+    K: tuple[np.ndarray, ...]
+    coords: tuple[Any, ...]
+    x: Any
+    W: Any
+    note: str
+
+    def values(self, x: Array) -> tuple[Array, tuple[Array, ...], tuple[Covariance, ...]]:
+        """Public theta, covariance blocks and structures at coordinates x, in the user's basis of the terms."""
+        theta, blocks, structures = [], [], []
+        for i, ((structure, dim, s), places) in enumerate(zip(self.spec.split(x), self.coords, strict=True)):
+            if i < len(self.K) and not self.spec.placed[i]:
+                s = structure.in_basis(s, dim, self.K[i])
+            bound = structure.from_solver(s, dim)
+            theta.append(structure.solver_to_public(s, dim))
+            structures.append(bound)
+            blocks.append(block_at(bound, dim, places))
+        return jnp.concatenate([jnp.zeros(0), *theta]), tuple(blocks), tuple(structures)
+
+    def parameters(self, coef: Array, x: Array) -> Parameters:
+        """Everything at fixed effects and coordinates."""
+        theta, blocks, structures = self.values(x)
+        sigma = jnp.sqrt(blocks[-1][0, 0]) if self.spec.independent else jnp.full((), jnp.nan)
+        return Parameters(coef, theta, blocks[:-1], blocks[-1], sigma, structures)
+
+
+def uncertain(fit: Any, information: str = "observed") -> Uncertain:
+    """Covariance of the covariance parameters by an information matrix."""
+    if information not in INFORMATION:
+        raise DataError(f"information: found {information!r}, expected one of {', '.join(INFORMATION)}")
+    with jax.enable_x64(True):
+        spec, prepared = prepared_for(fit.model, fit.method)
+        x = np.asarray(coordinates(spec, prepared, fit.theta, "solver"))
+        kind, Phi, P = fit.estimate.information, fit.vcov, fit.estimate.slopes
+        if information != "observed":
+            run = _program(prepared.statistics, len(x))
+            kind = np.asarray(run(spec, prepared, information, x))
+    found, note = np.full_like(kind, np.nan), ""
+    if not fit.converged:
+        note = f"not converged: {fit.estimate.status.advice}"
+    else:
+        W, definite, _ = inverse(kind, Phi, P)
+        note = "" if definite else "the information of the covariance parameters is not positive definite"
+        found = W if definite else found
+    return Uncertain(spec, prepared.basis.K, prepared.coords, x, found, note)
+
+
+def _information(spec: Spec, prepared: Any, information: str, x: Array) -> Array:
+    return getattr(local_of(spec, prepared, "solver", x, expanded(spec, prepared, "solver", x)), information)
+
+
+_program = compiled_by_size(_information, "spec", "information")
+
+
+def delta(fit: Any, g: Callable[[Parameters], Any], information: str = "observed") -> Delta:
+    """Value and standard error of ``g(parameters)``; see ``Fit.delta``."""
+    at = uncertain(fit, information)
+    name = getattr(g, "__name__", "value").replace("<lambda>", "value")
+
+    def vector(coef: Array, x: Array) -> tuple[Array, Array]:
+        value = g(at.parameters(coef, x))
+        value = jnp.stack([jnp.asarray(v) for v in value]) if isinstance(value, tuple | list) else jnp.asarray(value)
+        return value.reshape(-1), value.reshape(-1)
+
+    with jax.enable_x64(True):
+        (by_coef, by_x), value = jax.jit(jax.jacfwd(vector, (0, 1), has_aux=True))(
+            jnp.asarray(fit.coef), jnp.asarray(at.x)
+        )
+        by_coef, by_x, value = (np.asarray(a) for a in (by_coef, by_x, value))
+    vcov = by_coef @ fit.vcov @ by_coef.T + by_x @ np.nan_to_num(at.W) @ by_x.T
+    vcov = np.where(bool(at.note), np.nan, vcov)
+    names = (name,) if len(value) == 1 else tuple(f"{name}[{i}]" for i in range(len(value)))
+    return Delta(names, value, vcov, at.note, fit.frame.kind)
+
+
+class Natural(NamedTuple):
+    """Natural parameters with the Jacobians that their standard errors need.
+
+    Attributes
+    ----------
+    values (m,), vcov (m, m) : natural parameters of all parts, in the order of ``fit.parameters()``
+    theta (k, k) : covariance of the unconstrained parameters
+    covariances : for every part over levels the variances of the entries of its matrix (q, q), and of its correlations
+    """
+
+    values: np.ndarray
+    vcov: np.ndarray
+    theta: np.ndarray
+    covariances: tuple[Any, ...]
+    correlations: tuple[Any, ...]
+    note: str
+
+    def se_of(self, places: slice) -> np.ndarray:
+        """Standard errors of some of the parameters."""
+        return np.sqrt(np.diagonal(self.vcov)[places])
+
+
+def natural(fit: Any, information: str = "observed") -> Natural:
+    """Covariance of the natural parameters (delta method); NaN for a parameter on the boundary of its space."""
+    at = uncertain(fit, information)
+    with jax.enable_x64(True):
+        run = _natural(at.x, 1)
+        (values, _, blocks), (J, JT, JB) = jax.device_get(run(at.spec, at.K, at.coords, at.x))
+    W = at.W
+    covariances: list[Any] = []
+    correlations: list[Any] = []
+    for G, JG in zip(blocks, JB, strict=True):
+        if G.ndim > 2:
+            covariances.append(None)
+            correlations.append(None)
+            continue
+        covariances.append(_spread(JG, W))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            v = np.diagonal(G)
+            sd = np.sqrt(v)
+            corr = G / np.outer(sd, sd)
+            Jv = np.diagonal(JG).T / v[:, None]
+            JR = JG / np.outer(sd, sd)[:, :, None] - 0.5 * corr[:, :, None] * (Jv[:, None] + Jv[None, :])
+            correlations.append(_spread(JR, W))
+    return Natural(values, _sandwiched(J, W), _sandwiched(JT, W), tuple(covariances), tuple(correlations), at.note)
+
+
+def _sandwiched(J: np.ndarray, W: np.ndarray) -> np.ndarray:
+    """J W J' for J (m, k), NaN in rows and columns of values that nothing moves: those on the boundary."""
+    still = np.abs(J).max(-1, initial=0.0) == 0
+    return np.where(still[:, None] | still[None, :], np.nan, J @ W @ J.T)
+
+
+def _spread(J: np.ndarray, W: np.ndarray) -> np.ndarray:
+    """Variances (...,) of values with Jacobian J (..., k), NaN where nothing moves them."""
+    found = np.einsum("...k,kl,...l->...", J, W, J)
+    return np.where(np.abs(J).max(-1, initial=0.0) > 0, found, np.nan)
+
+
+def _natural_values(spec: Spec, K: Any, coords: Any, x: Array) -> Any:
+    def values(x: Array) -> Any:
+        theta, blocks, structures = Uncertain(spec, K, coords, x, x, "").values(x)
+        each = zip(structures, spec.parts, strict=True)
+        named = [jnp.asarray(value) for s, (_, dim) in each for _, value in s.named(dim)]
+        return jnp.stack([jnp.zeros(()), *named])[1:], theta, blocks
+
+    return values(x), jax.jacfwd(values)(x)
+
+
+_natural = compiled_by_size(_natural_values, "spec")

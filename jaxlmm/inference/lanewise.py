@@ -1,0 +1,310 @@
+"""Tests of given hypotheses in every data set of a batch, in a compiled pass over what was fitted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from ..batching import Fitted
+from ..distributions import f_tail, t_tail
+from ..errors import DataError
+from ..lanes import sizes
+from ..model import Prepared, orthonormal, prepare, weighted
+from ..objective import Spec
+from ..optimize import Status
+from ..responses import Lane, Shared, assemble
+from . import kenward_roger, sandwich, satterthwaite
+from .local import INFORMATION, blocks_at, expanded, inverse, local_of
+from .partition import dependent
+
+METHODS = ("satterthwaite", "kenward-roger", "kenward-roger-full", "residual", "asymptotic")
+SMALL_SAMPLE = METHODS[:3]
+DEPENDENT = 1e-10
+
+
+class TestStatus(IntEnum):
+    """How the tests of a data set ended; there are degrees of freedom only where it is OK."""
+
+    OK = 0
+    NOT_FITTED = 1
+    NOT_DEFINITE = 2  # the information of the covariance parameters is not positive definite
+    NOT_IDENTIFIED = 3  # the data do not determine covariance parameters that variances of coefficients depend on
+    NOT_ESTIMABLE = 4  # a hypothesis is about a coefficient that the data set cannot estimate
+
+
+@dataclass(frozen=True, eq=False)
+class LaneTests:
+    """Tests of m hypotheses in b data sets by one method; NaN where `status` is not OK.
+
+    Attributes
+    ----------
+    estimate, se, df, statistic, p : (b, m) t test of every row of L
+    joint, den_df, joint_p : (b,) F test of all rows together;  num_df : its numerator degrees of freedom
+    status : (b,) `jaxlmm.TestStatus`
+    """
+
+    estimate: np.ndarray
+    se: np.ndarray
+    df: np.ndarray
+    statistic: np.ndarray
+    p: np.ndarray
+    joint: np.ndarray
+    den_df: np.ndarray
+    joint_p: np.ndarray
+    num_df: float
+    status: np.ndarray
+
+
+class Rule(NamedTuple):
+    """What a compiled pass depends on: how degrees of freedom are found."""
+
+    spec: Spec
+    method: str
+    chart: str
+    information: str
+
+
+class _Found(NamedTuple):
+    """What the compiled pass gives for a data set."""
+
+    estimate: Any
+    se: Any
+    df: Any
+    F: Any  # (), scaled
+    den_df: Any
+    status: Any
+
+
+class Tests:
+    """Hypotheses ``L beta = rhs`` to be tested in every data set of `jaxlmm.fit_batch` and ``Fit.refit``.
+
+    Parameters
+    ----------
+    L : (m, p) array, in the columns of X; rows that are combinations of others do not count in the joint test
+    rhs : number or (m,)
+    df : one or several of "satterthwaite", "kenward-roger", "kenward-roger-full", "residual", "asymptotic"
+    information, boundary_df : as in ``Fit.test``; on the boundary of each data set for itself
+    robust : "CR0", "CR1", "CR1p", "CR1S", "CR2-mmrm" or "CR3", a sandwich with its own degrees of freedom in addition
+        (key ``robust``), for one model with many complete responses
+
+    Raises
+    ------
+    DataError
+        For unknown methods and wrong shapes.
+    """
+
+    def __init__(
+        self, L: Any, rhs: Any = 0.0, df: str | Sequence[str] = "satterthwaite", information: str | None = None,
+        boundary_df: str | None = None, robust: str | None = None,
+    ):  # fmt: skip
+        self.L = np.atleast_2d(np.asarray(L, float))
+        if self.L.ndim != 2 or not np.all(np.isfinite(self.L)) or not np.any(self.L):
+            raise DataError(f"L: expected a finite array (m, p) that is not zero, found shape {np.shape(L)}")
+        if np.ndim(rhs) > 1 or (np.ndim(rhs) == 1 and len(rhs) != len(self.L)):
+            raise DataError(f"rhs: expected a number or one for each of {len(self.L)} rows, found {np.shape(rhs)}")
+        self.rhs = np.broadcast_to(np.asarray(rhs, float), (len(self.L),))
+        self.df = (df,) if isinstance(df, str) else tuple(df)
+        for method in self.df:
+            if method not in METHODS:
+                raise DataError(f"df: found {method!r}, expected some of {', '.join(METHODS)}")
+        if information is not None and information not in INFORMATION:
+            raise DataError(f"information: found {information!r}, expected one of {', '.join(INFORMATION)}")
+        if boundary_df not in (None, "keep", "drop"):
+            raise DataError(f"boundary_df: found {boundary_df!r}, expected 'keep' or 'drop'")
+        kinds = [kind for kind in sandwich.KINDS if kind != "CR2"]
+        if robust is not None and robust not in kinds:
+            raise DataError(f"robust: found {robust!r}, expected one of {', '.join(kinds)} (CR2 is for single fits)")
+        self.information, self.boundary_df, self.robust = information, boundary_df, robust
+        self.chosen = _independent(self.L)
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Names of the results."""
+        return self.df if self.robust is None else (*self.df, self.robust)
+
+    def empty(self, b: int) -> dict[str, LaneTests]:
+        """Results without numbers for b data sets."""
+        return {key: self._empty(b) for key in self.keys}
+
+    def _empty(self, b: int) -> LaneTests:
+        m = len(self.L)
+        estimate, se, df, statistic, p = np.full((5, b, m), np.nan)
+        joint, den_df, joint_p = np.full((3, b), np.nan)
+        status = np.full(b, TestStatus.NOT_FITTED, int)
+        return LaneTests(estimate, se, df, statistic, p, joint, den_df, joint_p, float(len(self.chosen)), status)
+
+    def put(self, tests: dict[str, LaneTests], rows: np.ndarray, fitted: Fitted) -> None:
+        """Test what was fitted and fill `rows` of the results."""
+        if self.L.shape[1] != len(fitted.columns):
+            raise DataError(f"tests: L has {self.L.shape[1]} columns, expected {len(fitted.columns)} as in X")
+        good = np.isin(fitted.found.status, [s for s in Status if s.is_fitted])
+        singular = np.any(fitted.found.boundary, -1)
+        for method in self.df:
+            if method.startswith("kenward") and not fitted.spec.reml:
+                raise DataError(f"df: {method!r} is for REML fits, found method 'ML'")
+            keep = (self.boundary_df or ("keep" if method.startswith("kenward") else "drop")) == "keep"
+            natural = singular & keep & (method in SMALL_SAMPLE)
+            for lanes, chart, default in (
+                (good & ~natural, "solver", "observed"),
+                (good & natural, "natural", "expected"),
+            ):
+                index = np.flatnonzero(lanes)
+                if len(index):
+                    rule = Rule(fitted.spec.absolute, method, chart, self.information or default)
+                    self._fill(tests[method], rows, index, self._run(rule, fitted, index))
+        if self.robust is not None:
+            index = np.flatnonzero(good)
+            if len(index):
+                self._fill(tests[self.robust], rows, index, self._sandwich(fitted, index))
+
+    def _fill(self, out: LaneTests, rows: np.ndarray, index: np.ndarray, found: _Found) -> None:
+        """Write the results of some lanes."""
+        here = rows[index]
+        lost = np.where(found.status == TestStatus.OK, 1.0, np.nan)
+        out.estimate[here] = found.estimate
+        out.se[here], out.df[here] = found.se * lost[:, None], found.df * lost[:, None]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            out.statistic[here] = (found.estimate - self.rhs) / out.se[here]
+        out.p[here] = t_tail(out.statistic[here], out.df[here])
+        out.joint[here], out.den_df[here] = found.F * lost, found.den_df * lost
+        out.joint_p[here] = f_tail(out.joint[here], out.num_df, out.den_df[here])
+        out.status[here] = found.status
+
+    def _run(self, rule: Rule, fitted: Fitted, index: np.ndarray) -> _Found:
+        """Map a test over lanes, as many side by side as the solver has."""
+        L = self.L[:, fitted.columns]
+        statistics = (fitted.lanes.data if fitted.shared.prepared is None else fitted.shared.prepared).statistics
+        capacity, slots = sizes(len(index), statistics.work)
+        place = np.resize(index, -(-len(index) // capacity) * capacity)  # few shapes to compile
+        lanes = jax.tree_util.tree_map(lambda a: np.asarray(a)[place], fitted.lanes)
+        hypotheses = (L, self.rhs, np.asarray(self.chosen))
+        found = _over_lanes(rule, slots, hypotheses, fitted.shared, lanes, fitted.x[place])
+        return _Found(*(np.asarray(a)[: len(index)] for a in found))
+
+    def _sandwich(self, fitted: Fitted, index: np.ndarray) -> _Found:
+        """Sandwich estimates from the rows of complete responses to one design."""
+        if fitted.rows is None:
+            raise DataError(
+                "tests: robust= needs one model and complete responses (b, n): data sets with designs, weights or "
+                "missing rows of their own, and drawn statistics, are not supported; use Fit.test for these"
+            )
+        model, y = fitted.rows
+        clusters = dependent(model)
+        if clusters.size < 2:
+            raise DataError("tests: robust= needs at least 2 independent clusters; random effects connect all rows")
+        Q, R, _ = orthonormal(weighted(model, model.X))
+        offset = 0.0 if model.offset is None else model.offset
+        prepared = prepare(model, compact=False, orthogonal=True)
+        kind = str(self.robust)
+        static = (fitted.spec.absolute, kind, clusters.size)
+        hypotheses = (np.linalg.solve(R.T, self.L[:, fitted.columns].T).T, self.rhs, np.asarray(self.chosen))
+        capacity, slots = sizes(len(index), prepared.statistics.work + Q.size)
+        place = np.resize(index, -(-len(index) // capacity) * capacity)
+        responses = weighted(model, (y[place] - offset).T).T
+        found = _sandwiches(*static, slots, hypotheses, prepared, Q, clusters.codes, fitted.x[place], responses)
+        return _Found(*(np.asarray(a)[: len(index)] for a in found))
+
+
+@partial(jax.jit, static_argnames=("rule", "slots"))
+def _over_lanes(rule: Rule, slots: int, hypotheses: Any, shared: Shared, lanes: Lane, x: Array) -> _Found:
+    def one(inputs: tuple[Lane, Array]) -> _Found:
+        prepared, _ = assemble(shared, inputs[0])
+        return _test_lane(rule, hypotheses, prepared, inputs[1])
+
+    return jax.lax.map(one, (lanes, x), batch_size=slots)
+
+
+def _test_lane(rule: Rule, hypotheses: Any, prepared: Prepared, x: Array) -> _Found:
+    """Tests in one data set, x being the solver's coordinates; a pure function."""
+    (spec, method, chart, information), (L, rhs, chosen) = rule, hypotheses
+    if chart == "natural":
+        x = spec.map("solver_to_natural", x)
+    at = expanded(spec, prepared, chart, x)
+    basis, normal = prepared.basis, at.normal
+    alias = jnp.asarray(basis.alias)
+    inner = jax.scipy.linalg.solve_triangular(basis.R, L.T, trans=1).T if L.shape[1] else L
+    estimable = ~jnp.any(jnp.abs(inner * alias) > 0)
+    inner = inner * (1.0 - alias)
+    found = local_of(spec, prepared, chart, x, at)
+    inv = inverse(getattr(found, information), found.Phi, found.P)
+    vcov = found.Phi
+    if method.startswith("kenward"):
+        total = kenward_roger.adjustment(spec, prepared, chart, x, at, inv.W, method.endswith("full"))
+        vcov = kenward_roger.adjusted(found.Phi, total)
+    estimate = inner @ (basis.c + normal.beta)
+    rows = inner[chosen]
+    scale = jnp.ones(())
+    if method in SMALL_SAMPLE:
+        df = satterthwaite.row_df(inner, found.Phi, found.P, inv.W)
+        if method == "satterthwaite":
+            den = satterthwaite.joint_df(rows, found.Phi, found.P, inv.W)
+        else:
+            scale, den = kenward_roger.joint(rows, found.Phi, found.P, inv.W)
+        status = jnp.where(inv.identified, TestStatus.OK, TestStatus.NOT_IDENTIFIED)
+        status = jnp.where(inv.definite, status, TestStatus.NOT_DEFINITE)
+    else:
+        den = jnp.asarray(basis.n - basis.rank if method == "residual" else jnp.inf)
+        df, status = jnp.broadcast_to(den, (len(inner),)), jnp.full((), TestStatus.OK)
+    return _result(
+        inner, rows, vcov, estimate, rhs, chosen, df, scale, den, jnp.where(estimable, status, TestStatus.NOT_ESTIMABLE)
+    )
+
+
+def _result(
+    L: Array, rows: Array, vcov: Array, estimate: Array, rhs: Array, chosen: Array, df: Array, scale: Array, den: Array,
+    status: Array,
+) -> _Found:  # fmt: skip
+    """Standard errors and F; without a positive variance there is no test."""
+    variance = jnp.einsum("mi,ij,mj->m", L, vcov, L)
+    gap = (estimate - rhs)[chosen]
+    F = scale * gap @ jnp.linalg.solve(rows @ vcov @ rows.T, gap) / len(rows)
+    proper = jnp.all(variance > 0) & jnp.all(df > 0) & (den > 0) & jnp.isfinite(F)
+    status = jnp.where((status == TestStatus.OK) & ~proper, TestStatus.NOT_DEFINITE, status)
+    return _Found(estimate, jnp.sqrt(jnp.maximum(variance, 0.0)), df, F, den, status)
+
+
+@partial(jax.jit, static_argnames=("spec", "kind", "count", "slots"))
+def _sandwiches(
+    spec: Spec, kind: str, count: int, slots: int, hypotheses: Any, prepared: Prepared, Q: Array, codes: Array,
+    x: Array, y: Array,
+) -> _Found:  # fmt: skip
+    L, rhs, chosen = hypotheses
+    n, p = Q.shape
+
+    def one(inputs: tuple[Array, Array]) -> _Found:
+        x, y = inputs
+        C = blocks_at(spec, prepared, "solver", x)
+        U = jnp.concatenate([Q, y[:, None]], 1)
+        S = prepared.statistics.solve(C, U)
+        grams = jax.ops.segment_sum(U[:, :, None] * S[:, None, :], codes, count)
+        at = sandwich.adjusted(grams, kind)
+        vcov = sandwich.covariance(at, sandwich.factor_of(kind, count, n, p))
+        estimate = L @ (at.root @ (at.root.T @ jnp.sum(grams, 0)[:p, p]))
+        df = sandwich.row_df(at, L)
+        rows = L[chosen]
+        _, turn = jnp.linalg.eigh(rows @ vcov @ rows.T)
+        den = satterthwaite.pooled(sandwich.row_df(at, turn.T @ rows), len(rows))
+        return _result(L, rows, vcov, estimate, rhs, chosen, df, jnp.ones(()), den, jnp.full((), TestStatus.OK))
+
+    return jax.lax.map(one, (x, y), batch_size=slots)
+
+
+def _independent(L: np.ndarray) -> tuple[int, ...]:
+    """Rows of L that span all of them, in order."""
+    chosen: list[int] = []
+    basis = np.zeros((0, L.shape[1]))
+    for i, row in enumerate(L):
+        rest = row - basis.T @ (basis @ row)
+        rest = rest - basis.T @ (basis @ rest)
+        if np.linalg.norm(rest) > DEPENDENT**0.5 * np.linalg.norm(row) and np.any(row):
+            chosen.append(i)
+            basis = np.vstack([basis, rest / np.linalg.norm(rest)])
+    return tuple(chosen)

@@ -1,0 +1,159 @@
+"""The criterion in the neighbourhood of an estimate: three information matrices and the derivatives of X'V^-1 X.
+
+V is linear in its covariance blocks, so everything follows from the first two derivatives of log|V| and of the Gram
+in block directions, for every structure and engine. With D_i = dC/dx_i and a dot for derivatives along them, in a
+chart x of the covariance parameters (Harville 1977; Gilmour, Thompson & Cullis 1995)::
+
+    tr(V^-1 V_i V^-1 V_j)   = - logdet..        Q_ij + Q_ji = (X'V^-1 X)..
+    expected information    = 1/2 tr(P V_i P V_j)  = - 1/2 (logdet.. + tr Phi (X'V^-1 X).. - tr Phi P_i Phi P_j)
+    average information     = 1/2 y'P V_i P V_j P y
+
+and the observed information adds the second derivatives of the blocks. No n x n matrix is formed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from ..criterion import Normal, gram_curvature, gram_slopes, solve_normal
+from ..engines import Blocks
+from ..linalg import eigh
+from ..model import Model, Prepared, prepare
+from ..objective import Spec
+from ..parameters import module_of
+
+CHARTS = ("solver", "natural")
+INFORMATION = ("observed", "expected", "average")
+FLAT = 1e-8  # eigenvalue of the scaled information that counts as zero
+INDEPENDENT = 1e-6  # largest relative change of X'V^-1 X along a direction that inference does not need
+
+
+class Local(NamedTuple):
+    """Quantities at covariance parameters x (k,), all covariances absolute.
+
+    Attributes
+    ----------
+    Phi (p, p), P (k, p, p) : ``(X'V^-1 X)^-1`` and derivatives of X'V^-1 X in x, in the orthonormal basis of X
+    observed, expected, average : (k, k) information matrices of x
+    """
+
+    Phi: Any
+    P: Any
+    observed: Any
+    expected: Any
+    average: Any
+
+
+class Expanded(NamedTuple):
+    """The engine's part of `Local`, from which further sums are made."""
+
+    C: Blocks
+    normal: Normal
+    P: Array  # (k, p+1, p+1)
+    slopes: Blocks  # derivative of the criterion in the blocks
+    total: Array  # (k, k) second derivatives, along D, of the criterion as far as linear in the Gram
+    of_trace: Array  # (k, k) the same without the residual sum of squares
+    bend: Callable[[Array], Array]  # W (k, k) -> sum_ij W_ij times the second derivatives (p+1, p+1) of the Gram
+
+
+def blocks_at(spec: Spec, prepared: Prepared, chart: str, x: Array) -> Blocks:
+    """Covariance blocks at coordinates of a chart."""
+    return spec.blocks(x, prepared.coords, chart)
+
+
+def expanded(spec: Spec, prepared: Prepared, chart: str, x: Array) -> Expanded:
+    """One expansion of the engine for both weights of the Gram that information matrices are made of.
+
+    It is linear in these weights, so that its transpose has the second derivatives of the Gram themselves.
+    """
+    basis, blocks, statistics = prepared.basis, partial(blocks_at, spec, prepared, chart), prepared.statistics
+    C = blocks(x)
+    D = jax.vmap(lambda direction: jax.jvp(blocks, (x,), (direction,))[1])(jnp.eye(len(x)))
+    normal = solve_normal(statistics.gram(C)[1], basis.alias)
+    total = gram_slopes(normal, basis.n, basis.rank, spec.reml, False)
+    of_rss = gram_slopes(normal, basis.n, basis.rank, False, False)
+
+    def curvature(weights: Array) -> tuple[Array, Any]:
+        found = jax.vmap(lambda w: statistics.expand(C, D, lambda gram: w))(weights)
+        return found.curvature, found
+
+    (both, pull, found) = jax.vjp(curvature, jnp.stack([total, total - of_rss]), has_aux=True)
+    slopes = jax.tree_util.tree_map(lambda a: a[0], found.slopes)
+
+    def bend(W: Array) -> Array:
+        return pull(jnp.stack([W, jnp.zeros_like(W)]))[0][0]
+
+    return Expanded(C, normal, found.gram_slopes[0], slopes, both[0], both[1], bend)
+
+
+def local_of(spec: Spec, prepared: Prepared, chart: str, x: Array, at: Expanded) -> Local:
+    """`Local` from what the engine gives."""
+    basis, normal = prepared.basis, at.normal
+    p, v = normal.beta.shape[0], jnp.append(-normal.beta, 1.0)
+    PhiP = normal.Phi @ at.P[:, :p, :p]
+    expected = -0.5 * at.of_trace
+    if spec.reml:
+        expected = expected + 0.5 * jnp.einsum("iab,jba->ij", PhiP, PhiP)
+    Pv = (at.P @ v)[:, :p]
+    average = 0.25 * (at.total - at.of_trace - 2.0 * Pv @ normal.Phi @ Pv.T)
+
+    def pulled(x: Array) -> Array:
+        return jax.vjp(partial(blocks_at, spec, prepared, chart), x)[1](at.slopes)[0]
+
+    of_criterion = gram_curvature(normal, at.P, basis.n, basis.rank, spec.reml, False)
+    observed = 0.5 * (at.total + of_criterion + jax.jacfwd(pulled)(x))
+    return Local(normal.Phi, at.P[:, :p, :p], observed, expected, average)
+
+
+def local(spec: Spec, prepared: Prepared, chart: str, x: Array) -> Local:
+    """`Local` at coordinates x (k,) of a chart; a pure function."""
+    return local_of(spec, prepared, chart, x, expanded(spec, prepared, chart, x))
+
+
+class Inverse(NamedTuple):
+    """Covariance (k, k) of covariance parameters, and whether there is one."""
+
+    W: Any
+    definite: Any  # no direction of negative information
+    identified: Any  # every direction that X'V^-1 X depends on has information
+
+
+def inverse(information: Any, Phi: Any, P: Any) -> Inverse:
+    """Invert an information matrix (k, k), leaving out directions without information that inference does not need.
+
+    Such are the solver's coordinates of a variance of zero under expected information. NumPy or JAX.
+    """
+    xp = module_of(information)
+    d = xp.sqrt(xp.abs(xp.diagonal(information)))
+    d = xp.where(d > 0, d, 1.0)
+    w, Q = (eigh if xp is jnp else np.linalg.eigh)(information / (d[:, None] * d[None, :]))
+    flat = xp.abs(w) < FLAT
+    along = Q / d[:, None]  # a column a direction
+    change = xp.abs(xp.einsum("ka,kij,jl->ail", along, P, Phi)).reshape(len(d), -1)
+    change = xp.max(xp.concatenate([change, xp.zeros((len(d), 1))], 1), -1)
+    W = (along * xp.where(flat, 0.0, 1.0 / xp.where(flat, 1.0, w))) @ along.T
+    return Inverse(W, xp.all(w > -FLAT), xp.all(~flat | (change < INDEPENDENT)))
+
+
+def coordinates(spec: Spec, prepared: Prepared, theta: Any, chart: str) -> Any:
+    """Coordinates (k,) of a chart at a public theta, terms in the basis of `prepared`."""
+    xp, values = module_of(theta), []
+    for t, (structure, dim, u) in enumerate(spec.split(theta)):
+        s = structure.public_to_solver(u, dim)
+        K = prepared.basis.K
+        if t < len(K) and not spec.placed[t]:
+            s = structure.in_basis(s, dim, xp.linalg.inv(K[t]))
+        values.append(structure.solver_to_natural(jnp.asarray(s), dim) if chart == "natural" else s)
+    return xp.concatenate([xp.zeros(0), *(xp.asarray(v) for v in values)])
+
+
+def prepared_for(model: Model, method: str) -> tuple[Spec, Prepared]:
+    """Specification with absolute covariances and statistics of a concrete model."""
+    return Spec.of(model, method).absolute, prepare(model, orthogonal=True)

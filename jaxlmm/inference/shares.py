@@ -1,0 +1,72 @@
+"""Shares of variance: R squared and intraclass correlations, with standard errors by the delta method."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from ..design import Field, Residual, Term
+from ..errors import DataError
+from .delta import Delta, Parameters, delta
+
+
+def r2(fit: Any) -> Delta:
+    """See ``Fit.r2``: variance of the fixed part, and of it with the random parts, over all variance.
+
+    The variance of a random part is its mean over the rows, ``mean_i z_i'G z_i`` (Johnson 2014, Methods in Ecology and
+    Evolution 5:944), of the residual the mean of its variances; that of the fixed part is the sample variance of
+    X beta with denominator n.
+    """
+    X = fit.model.X - np.mean(fit.model.X, 0)
+    S = X.T @ X / len(X)
+
+    def shares(p: Parameters) -> tuple[Array, Array]:
+        parts, residual = _variances(fit.model, p)
+        fixed, random = p.coef @ S @ p.coef, sum(parts, jnp.zeros(()))
+        total = fixed + random + residual
+        return fixed / total, (fixed + random) / total
+
+    return _named(delta(fit, shares), ("marginal", "conditional"))
+
+
+def icc(fit: Any) -> Delta:
+    """See ``Fit.icc``: each random part's mean variance over the sum of all and the residual's."""
+    if not fit.model.random:
+        raise DataError("icc: the model has no random parts; correlations of residuals are in fit.varcorr()")
+
+    def shares(p: Parameters) -> Array:
+        parts, residual = _variances(fit.model, p)
+        values = jnp.stack([*parts, sum(parts, jnp.zeros(()))])
+        return values / (values[-1] + residual)
+
+    names = [part.group_label if part.columns else part.text for part in fit.frame.parts]
+    return _named(delta(fit, shares), (*names, "all"))
+
+
+def _named(found: Delta, names: tuple[str, ...]) -> Delta:
+    return Delta(names, found.estimate, found.vcov, found.note, found.kind)
+
+
+def _variances(model: Any, p: Parameters) -> tuple[list[Array], Array]:
+    """Mean variance over the rows of every random part, and of the residual."""
+    parts = [_of(part, G) for part, G in zip(model.random, p.varcorr, strict=True)]
+    by_row = _diagonal(model.residual, p.residual)
+    return parts, jnp.mean(by_row if model.weights is None else by_row / model.weights)
+
+
+def _of(part: Term | Field, G: Array) -> Array:
+    if isinstance(part, Field):
+        return jnp.mean(_diagonal(part, G))
+    weights = 1.0 if part.relationship is None else np.diagonal(part.relationship)[part.group]
+    return jnp.sum(G * ((part.Z * np.reshape(weights, (-1, 1))).T @ part.Z / len(part.Z)))
+
+
+def _diagonal(part: Field | Residual, G: Array) -> Array:
+    """Variance of every row, or of all rows as one number."""
+    diagonal = jnp.diagonal(G, axis1=-2, axis2=-1)
+    if part.group is None:
+        return diagonal.reshape(-1)[:1]
+    return diagonal[part.position] if part.sets is None else diagonal[part.sets[part.group], part.position]
