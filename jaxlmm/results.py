@@ -32,7 +32,7 @@ from .inference.estimates import EMMeans
 from .inference.influence import Influence, influence
 from .inference.intervals import confint
 from .inference.lanewise import Tests
-from .inference.linear import LinearTest, format_df, format_p, linear_test
+from .inference.linear import LinearTest, linear_test
 from .inference.profile import Profile, profile
 from .inference.sandwich import Sandwich, sandwich
 from .inference.scores import Scores, scores, vcov_full
@@ -41,7 +41,7 @@ from .inference.targets import Which
 from .inference.wald import Wald, wald
 from .model import Model
 from .optimize import Status
-from .tables import Summary, Table, format_column
+from .tables import Summary, Table, format_column, format_df, format_p
 
 FLAT = 1e-6  # smallest eigenvalue of the scaled information below which a direction has no curvature
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +20,16 @@ def format_column(values: Sequence[float] | np.ndarray, digits: int = 4) -> list
     if decimals > 8 or high > 8:
         return ["" if np.isnan(v) else f"{v:.{digits - 1}e}" for v in values]
     return ["" if np.isnan(v) else f"{v:.{decimals}f}" for v in values]
+
+
+def format_df(values: Any) -> list[str]:
+    """Degrees of freedom, infinite ones as such."""
+    return ["" if np.isnan(v) else "Inf" if np.isinf(v) else f"{v:.1f}" if v >= 10 else f"{v:.2f}" for v in values]
+
+
+def format_p(p: float) -> str:
+    """A p value."""
+    return "" if np.isnan(p) else "<1e-16" if p < 1e-16 else f"{p:.3g}" if p < 1e-3 else f"{p:.4f}"
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ RTOL = 2e-6  # lme4 stops about there
 def check(found, **columns):
     frame = found.frame()
     for name, expected in columns.items():
-        np.testing.assert_allclose(frame[name], expected, rtol=RTOL if name != "p" else 1e-4, err_msg=name)
+        np.testing.assert_allclose(frame[name], expected, rtol=RTOL if name != "p_value" else 1e-4, err_msg=name)
 
 
 WAYS = {
@@ -83,7 +83,7 @@ def test_pairs(adjust):
     found = means.contrast("pairwise", adjust=adjust)
     lower, p = LIMITS[adjust]
     check(found, estimate=[-0.565228289446, -5.402017474657, -4.836789185211], lower=lower)
-    np.testing.assert_allclose(found.frame()["p"], p, rtol=2e-4)
+    np.testing.assert_allclose(found.frame()["p_value"], p, rtol=2e-4)
     assert list(found.frame()["contrast"])[1] == "Asian - White"
 
 
@@ -97,7 +97,7 @@ def test_comparisons_with_a_control():
     )
     lower = [2.33984244488, 7.81410763544, 12.71176560266, 2.45044249775, 6.68186994764, 13.1975135097]
     assert np.max(np.abs(found["lower"] - lower) / found["std_error"]) < 2e-3
-    np.testing.assert_allclose(found["p"][[0, 3]], [1.9e-5, 1.2e-5], rtol=0.1)
+    np.testing.assert_allclose(found["p_value"][[0, 3]], [1.9e-5, 1.2e-5], rtol=0.1)
     assert list(found["ARMCD"]) == ["PBO"] * 3 + ["TRT"] * 3
 
 
@@ -109,9 +109,9 @@ def test_polynomials_effects_and_steps():
     found = means.contrast("poly").frame()
     np.testing.assert_allclose(found["estimate"], poly, atol=1e-6)
     np.testing.assert_allclose(found["std_error"], se, rtol=RTOL)
-    np.testing.assert_allclose(found["p"][0], 4.5042366982e-42, rtol=1e-4)
+    np.testing.assert_allclose(found["p_value"][0], 4.5042366982e-42, rtol=1e-4)
     found = means.contrast("eff").frame()
-    np.testing.assert_allclose(found["p"][[2, 6]], [2.85723028467e-05, 8.57232950372e-03], rtol=1e-5)
+    np.testing.assert_allclose(found["p_value"][[2, 6]], [2.85723028467e-05, 8.57232950372e-03], rtol=1e-5)
     np.testing.assert_allclose(found["lower"][[0, 5]], [-9.20976040586, -4.16229694983], rtol=RTOL)
     found = means.contrast("consec", adjust="none").frame()
     np.testing.assert_allclose(found["lower"][1], 3.41182528007, rtol=RTOL)
@@ -183,8 +183,8 @@ def test_cells_that_the_data_cannot_estimate():
     assert list(np.isnan(cells["estimate"])) == [False] * 11 + [True]
     pairs = fit.emmeans("RACE | AVISIT").pairs()
     frame = pairs.frame()
-    assert list(np.isnan(frame["p"])) == [False] * 10 + [True] * 2
-    np.testing.assert_allclose(frame["p"][[0, 1, 9]], [0.991988187394, 4.37175778e-04, 0.292476492], rtol=1e-4)
+    assert list(np.isnan(frame["p_value"])) == [False] * 10 + [True] * 2
+    np.testing.assert_allclose(frame["p_value"][[0, 1, 9]], [0.991988187394, 4.37175778e-04, 0.292476492], rtol=1e-4)
     assert list(pairs.test(joint=True)["num_df"]) == [2, 2, 2, 1]
 
 
@@ -245,7 +245,7 @@ def test_tables():
     for words in ("Satterthwaite", "Tukey", "averaged over SEX, AVISIT (equal weights)", "at FEV1_BL = 40.2", "3 comp"):
         assert words in text
     assert fev().emmeans("RACE")._repr_html_().startswith("<table>")
-    assert list(fev().emmeans("RACE").test().columns) == ["RACE", "estimate", "std_error", "df", "statistic", "p"]
+    assert list(fev().emmeans("RACE").test().columns) == ["RACE", "estimate", "std_error", "df", "statistic", "p_value"]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..columns import make_frame
-from ..tables import Table, format_column
+from ..tables import Table, format_column, format_df, format_p
 from .hypotheses import TYPES, term_hypotheses
 from .wald import FTest, Wald
 
@@ -37,19 +37,19 @@ class Anova:
     note: str = ""
 
     def frame(self) -> Any:
-        """Data frame: term, num_df, den_df, statistic (F), p."""
+        """Data frame: term, num_df, den_df, statistic (F), p_value."""
         columns: dict[str, Any] = {"term": list(self.hypotheses)}
-        for name in ("num_df", "den_df", "statistic", "p"):
-            columns[name] = np.array([getattr(test, name) for test in self.tests])
+        for i, name in enumerate(("statistic", "num_df", "den_df", "p_value")):
+            columns[name] = np.array([test[i] for test in self.tests])
         return make_frame(self.kind, columns)
 
     def _table(self) -> Table:
         columns = [
             list(self.hypotheses),
             [f"{t.num_df:.0f}" for t in self.tests],
-            ["" if np.isnan(t.den_df) else f"{t.den_df:.2f}" for t in self.tests],
+            format_df([t.den_df for t in self.tests]),
             format_column([t.statistic for t in self.tests]),
-            ["" if np.isnan(t.p) else "<0.0001" if t.p < 1e-4 else f"{t.p:.4f}" for t in self.tests],
+            [format_p(t.p) for t in self.tests],
         ]
         lines = [f"Degrees of freedom: {self.wald.label}", *filter(None, (self.wald.note, self.note))]
         empty = [term for term, L in self.hypotheses.items() if not len(L)]
@@ -57,7 +57,7 @@ class Anova:
             lines.append(f"nothing to test, combinations of other terms: {', '.join(empty)}")
         rows = tuple(zip(*columns, strict=True))
         title = f"Type {'I' * self.type} tests of fixed effects:"
-        return Table(title, ("", "num df", "den df", "F value", "p"), rows, note="\n".join(lines))
+        return Table(title, ("", "num df", "den df", "F value", "Pr(>F)"), rows, note="\n".join(lines))
 
     def __repr__(self) -> str:
         return self._table().text()

@@ -13,8 +13,7 @@ from ..chunks import Progress
 from ..columns import make_frame
 from ..errors import DataError
 from ..fitting import estimate
-from ..tables import Summary, Table
-from .linear import format_p
+from ..tables import Summary, Table, format_p
 from .mixtures import Mixture
 from .nesting import null_law
 from .resampling import BootstrapTest, bootstrap_test, cleaned

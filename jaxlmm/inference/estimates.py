@@ -12,7 +12,7 @@ import numpy as np
 
 from ..columns import make_frame, number_label
 from ..errors import DataError
-from ..tables import Table, format_column
+from ..tables import Table, format_column, format_df, format_p
 from .contrasts import ADJUSTMENT, Custom, coefficients
 from .multiplicity import METHODS, adjusted, critical
 from .wald import FTest, Wald, check_level
@@ -70,7 +70,7 @@ class EMMeans:
     @cached_property
     def _tests(self) -> dict[str, np.ndarray]:
         """Columns of numbers (m,): NaN where a row cannot be estimated."""
-        names = ("estimate", "std_error", "df", "lower", "upper", "statistic", "p")
+        names = ("estimate", "std_error", "df", "lower", "upper", "statistic", "p_value")
         out = {name: np.full(len(self.L), np.nan) for name in names}
         for rows in self._families():
             rows = rows[np.isfinite(self.L[rows]).all(axis=1)]
@@ -169,9 +169,9 @@ class EMMeans:
     def test(self, joint: bool = False) -> Any:
         """Tests of zero as a frame: each row, or with `joint` an F test of all rows in each combination of `by`."""
         if not joint:
-            wanted = ("estimate", "std_error", "df", "statistic", "p")
+            wanted = ("estimate", "std_error", "df", "statistic", "p_value")
             return make_frame(self.kind, {**self.labels, **{name: self._tests[name] for name in wanted}})
-        columns: dict[str, list[Any]] = {name: [] for name in (*self.by, "num_df", "den_df", "statistic", "p")}
+        columns: dict[str, list[Any]] = {name: [] for name in (*self.by, "num_df", "den_df", "statistic", "p_value")}
         for rows in self._families():
             usable = rows[np.isfinite(self.L[rows]).all(axis=1)]
             nothing = FTest(np.nan, 0.0, np.nan, np.nan)
@@ -184,18 +184,18 @@ class EMMeans:
     # -- tables
 
     def frame(self) -> Any:
-        """Data frame: labels, estimate, std_error, df, lower, upper, statistic, p."""
+        """Data frame: labels, estimate, std_error, df, lower, upper, statistic, p_value."""
         return make_frame(self.kind, {**self.labels, **self._tests})
 
     def _table(self) -> Table:
         numbers = self._tests
-        header = ("Estimate", "Std. Error", "df", f"{100 * self.level:g}% from", "to", "t value", "p")
+        header = ("Estimate", "Std. Error", "df", f"{100 * self.level:g}% from", "to", "t value", "Pr(>|t|)")
         columns = [[text_of(v) for v in values] for values in self.labels.values()]
         columns += [format_column(numbers["estimate"], 6), format_column(numbers["std_error"])]
-        columns += [["" if np.isnan(v) else f"{v:.1f}" for v in numbers["df"]]]
+        columns += [format_df(numbers["df"])]
         columns += [format_column(numbers[name], 6) for name in ("lower", "upper")]
         columns += [["" if np.isnan(v) else f"{v:.3f}" for v in numbers["statistic"]]]
-        columns += [["" if np.isnan(v) else "<0.0001" if v < 1e-4 else f"{v:.4f}" for v in numbers["p"]]]
+        columns += [[format_p(v) for v in numbers["p_value"]]]
         lines = [f"Degrees of freedom: {self.wald.label}", *filter(None, (self.wald.note, self.note))]
         if np.isnan(self.L).any():
             lines.append("empty rows: the data cannot estimate them")

@@ -34,7 +34,7 @@ from ..model import Model, prepare, weighted
 from ..objective import Spec, criterion_at
 from ..parameters import semidefinite_factor
 from ..simulate import check_count, replicate_keys
-from .linear import format_p
+from ..tables import format_p
 from .resampling import cleaned
 
 GRID = 200  # values of log lambda

@@ -67,7 +67,7 @@ class Rule(NamedTuple):
     """What a compiled pass depends on: how degrees of freedom are found."""
 
     spec: Spec
-    method: str
+    methods: tuple[str, ...]
     chart: str
     information: str
 
@@ -145,25 +145,31 @@ class Tests:
         """Test what was fitted and fill `rows` of the results."""
         if self.L.shape[1] != len(fitted.columns):
             raise DataError(f"tests: L has {self.L.shape[1]} columns, expected {len(fitted.columns)} as in X")
+        if not fitted.spec.reml and (refused := [m for m in self.df if m.startswith("kenward")]):
+            raise DataError(f"df: {refused[0]!r} is for REML fits, found method 'ML'")
         good = np.isin(fitted.found.status, [s for s in Status if s.is_fitted])
         singular = np.any(fitted.found.boundary, -1)
-        for method in self.df:
-            if method.startswith("kenward") and not fitted.spec.reml:
-                raise DataError(f"df: {method!r} is for REML fits, found method 'ML'")
-            keep = (self.boundary_df or ("keep" if method.startswith("kenward") else "drop")) == "keep"
-            natural = singular & keep & (method in SMALL_SAMPLE)
-            for lanes, chart, default in (
-                (good & ~natural, "solver", "observed"),
-                (good & natural, "natural", "expected"),
-            ):
-                index = np.flatnonzero(lanes)
-                if len(index):
-                    rule = Rule(fitted.spec.absolute, method, chart, self.information or default)
-                    self._fill(tests[method], rows, index, self._run(rule, fitted, index))
+        for lanes, on_boundary in ((good & ~singular, False), (good & singular, True)):
+            index = np.flatnonzero(lanes)
+            for rule in self._rules(fitted.spec.absolute, on_boundary) if len(index) else ():
+                for method, found in zip(rule.methods, self._run(rule, fitted, index), strict=True):
+                    self._fill(tests[method], rows, index, found)
         if self.robust is not None:
             index = np.flatnonzero(good)
             if len(index):
                 self._fill(tests[self.robust], rows, index, self._sandwich(fitted, index))
+
+    def _rules(self, spec: Spec, on_boundary: bool) -> list[Rule]:
+        """Passes over data sets inside or on the boundary of the parameter space; methods share what they can."""
+        groups: dict[tuple[str, str], list[str]] = {}
+        for method in self.df:
+            keep = (self.boundary_df or ("keep" if method.startswith("kenward") else "drop")) == "keep"
+            natural = on_boundary and keep and method in SMALL_SAMPLE
+            chart = (
+                ("natural", self.information or "expected") if natural else ("solver", self.information or "observed")
+            )
+            groups.setdefault(chart, []).append(method)
+        return [Rule(spec, tuple(methods), *chart) for chart, methods in groups.items()]
 
     def _fill(self, out: LaneTests, rows: np.ndarray, index: np.ndarray, found: _Found) -> None:
         """Write the results of some lanes."""
@@ -178,16 +184,16 @@ class Tests:
         out.joint_p[here] = f_tail(out.joint[here], out.num_df, out.den_df[here])
         out.status[here] = found.status
 
-    def _run(self, rule: Rule, fitted: Fitted, index: np.ndarray) -> _Found:
-        """Map a test over lanes, as many side by side as the solver has."""
+    def _run(self, rule: Rule, fitted: Fitted, index: np.ndarray) -> list[_Found]:
+        """Map tests over lanes, as many side by side as the solver has; a result a method."""
         L = self.L[:, fitted.columns]
         statistics = (fitted.lanes.data if fitted.shared.prepared is None else fitted.shared.prepared).statistics
         capacity, slots = sizes(len(index), statistics.work)
         place = np.resize(index, -(-len(index) // capacity) * capacity)  # few shapes to compile
         lanes = jax.tree_util.tree_map(lambda a: np.asarray(a)[place], fitted.lanes)
         hypotheses = (L, self.rhs, np.asarray(self.chosen))
-        found = _over_lanes(rule, slots, hypotheses, fitted.shared, lanes, fitted.x[place])
-        return _Found(*(np.asarray(a)[: len(index)] for a in found))
+        every = _over_lanes(rule, slots, hypotheses, fitted.shared, lanes, fitted.x[place])
+        return [_Found(*(np.asarray(a)[: len(index)] for a in found)) for found in every]
 
     def _sandwich(self, fitted: Fitted, index: np.ndarray) -> _Found:
         """Sandwich estimates from the rows of complete responses to one design."""
@@ -214,48 +220,44 @@ class Tests:
 
 
 @partial(jax.jit, static_argnames=("rule", "slots"))
-def _over_lanes(rule: Rule, slots: int, hypotheses: Any, shared: Shared, lanes: Lane, x: Array) -> _Found:
-    def one(inputs: tuple[Lane, Array]) -> _Found:
+def _over_lanes(rule: Rule, slots: int, hypotheses: Any, shared: Shared, lanes: Lane, x: Array) -> list[_Found]:
+    def one(inputs: tuple[Lane, Array]) -> list[_Found]:
         prepared, _ = assemble(shared, inputs[0])
         return _test_lane(rule, hypotheses, prepared, inputs[1])
 
     return jax.lax.map(one, (lanes, x), batch_size=slots)
 
 
-def _test_lane(rule: Rule, hypotheses: Any, prepared: Prepared, x: Array) -> _Found:
-    """Tests in one data set, x being the solver's coordinates; a pure function."""
-    (spec, method, chart, information), (L, rhs, chosen) = rule, hypotheses
+def _test_lane(rule: Rule, hypotheses: Any, prepared: Prepared, x: Array) -> list[_Found]:
+    """Tests in one data set by every method of a rule, x being the solver's coordinates; a pure function."""
+    (spec, methods, chart, information), (L, rhs, chosen) = rule, hypotheses
     if chart == "natural":
         x = spec.map("solver_to_natural", x)
     at = expanded(spec, prepared, chart, x)
-    basis, normal = prepared.basis, at.normal
-    alias = jnp.asarray(basis.alias)
-    inner = jax.scipy.linalg.solve_triangular(basis.R, L.T, trans=1).T if L.shape[1] else L
-    estimable = ~jnp.any(jnp.abs(inner * alias) > 0)
-    inner = inner * (1.0 - alias)
-    found = local_of(spec, prepared, chart, x, at)
-    inv = inverse(getattr(found, information), found.Phi, found.P)
-    vcov = found.Phi
-    if method.startswith("kenward"):
-        total = kenward_roger.adjustment(spec, prepared, chart, x, at, inv.W, method.endswith("full"))
-        vcov = kenward_roger.adjusted(found.Phi, total)
-    estimate = inner @ (basis.c + normal.beta)
-    rows = inner[chosen]
-    scale = jnp.ones(())
-    if method in SMALL_SAMPLE:
-        df = satterthwaite.row_df(inner, found.Phi, found.P, inv.W)
-        if method == "satterthwaite":
-            den = satterthwaite.joint_df(rows, found.Phi, found.P, inv.W)
+    basis, alias = prepared.basis, jnp.asarray(prepared.basis.alias)
+    inner = jax.scipy.linalg.solve_triangular(basis.R, L.T, trans=1).T * (1.0 - alias)
+    estimable = ~jnp.any((L != 0) & (alias > 0))  # a column that others span is as if it were not there
+    local = local_of(spec, prepared, chart, x, at)
+    inv = inverse(getattr(local, information), local.Phi, local.P)
+    estimate = inner @ (basis.c + at.normal.beta)
+    rows, out = inner[chosen], []
+    for method in methods:
+        vcov, scale, status = local.Phi, jnp.ones(()), jnp.full((), TestStatus.OK)
+        if method in SMALL_SAMPLE:
+            status = jnp.where(inv.identified, TestStatus.OK, TestStatus.NOT_IDENTIFIED)
+            status = jnp.where(inv.definite, status, TestStatus.NOT_DEFINITE)
+            df = satterthwaite.row_df(inner, local.Phi, local.P, inv.W)
+            den = satterthwaite.joint_df(rows, local.Phi, local.P, inv.W)
         else:
-            scale, den = kenward_roger.joint(rows, found.Phi, found.P, inv.W)
-        status = jnp.where(inv.identified, TestStatus.OK, TestStatus.NOT_IDENTIFIED)
-        status = jnp.where(inv.definite, status, TestStatus.NOT_DEFINITE)
-    else:
-        den = jnp.asarray(basis.n - basis.rank if method == "residual" else jnp.inf)
-        df, status = jnp.broadcast_to(den, (len(inner),)), jnp.full((), TestStatus.OK)
-    return _result(
-        inner, rows, vcov, estimate, rhs, chosen, df, scale, den, jnp.where(estimable, status, TestStatus.NOT_ESTIMABLE)
-    )
+            den = jnp.asarray(basis.n - basis.rank if method == "residual" else jnp.inf)
+            df = jnp.broadcast_to(den, (len(inner),))
+        if method.startswith("kenward"):
+            total = kenward_roger.adjustment(spec, prepared, chart, x, at, inv.W, method.endswith("full"))
+            vcov = kenward_roger.adjusted(local.Phi, total)
+            scale, den = kenward_roger.joint(rows, local.Phi, local.P, inv.W)
+        status = jnp.where(estimable, status, TestStatus.NOT_ESTIMABLE)
+        out.append(_result(inner, rows, vcov, estimate, rhs, chosen, df, scale, den, status))
+    return out
 
 
 def _result(

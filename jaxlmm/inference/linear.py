@@ -10,7 +10,7 @@ import numpy as np
 
 from ..columns import make_frame
 from ..errors import DataError
-from ..tables import Table, format_column
+from ..tables import Table, format_column, format_df, format_p
 from .wald import FTest, Rows, Wald
 
 
@@ -109,13 +109,3 @@ def _expression(row: np.ndarray, names: tuple[str, ...]) -> str:
             parts.append(f"{'-' if w < 0 else '+'} {size}{name}")
     text = " ".join(parts) or "0"
     return text[2:] if text.startswith("+ ") else text
-
-
-def format_df(values: Any) -> list[str]:
-    """Degrees of freedom, infinite ones as such."""
-    return ["" if np.isnan(v) else "Inf" if np.isinf(v) else f"{v:.1f}" if v >= 10 else f"{v:.2f}" for v in values]
-
-
-def format_p(p: float) -> str:
-    """A p value."""
-    return "" if np.isnan(p) else "<1e-16" if p < 1e-16 else f"{p:.3g}" if p < 1e-3 else f"{p:.4f}"

@@ -17,7 +17,9 @@ from ..fitting import compiled_by_size
 from ..model import Prepared
 from ..objective import Spec
 from . import kenward_roger, satterthwaite
+from .degrees import between_within, containment, residual
 from .local import INFORMATION, coordinates, expanded, inverse, local_of, prepared_for
+from .sandwich import sandwich
 
 DF = (
     "satterthwaite", "kenward-roger", "kenward-roger-full", "containment", "between-within", "residual", "asymptotic",
@@ -133,8 +135,6 @@ def wald(
 
 def _plain(fit: Any, df: str, vcov: np.ndarray, prefix: str) -> Wald:
     """Degrees of freedom from the design alone."""
-    from .degrees import between_within, containment, residual
-
     rule = {
         "asymptotic": lambda L: np.full(len(L), np.inf),
         "residual": lambda L: np.full(len(L), residual(fit)),
@@ -150,8 +150,6 @@ def _plain(fit: Any, df: str, vcov: np.ndarray, prefix: str) -> Wald:
 
 def _robust(fit: Any, df: str, kind: str, cluster: Any) -> Wald:
     """A sandwich estimator, with its own degrees of freedom or those of the design."""
-    from .sandwich import sandwich
-
     if df.startswith("kenward"):
         raise DataError(f"df: {df!r} has a covariance of its own; with robust= use 'satterthwaite' or a simple one")
     found = sandwich(fit, kind, cluster)
