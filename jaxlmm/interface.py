@@ -87,7 +87,10 @@ def lmm(
     parsed = parse(formula, known)
     repeated = residual_of(residual, variance, known)
     if not parsed.bars and residual is None and variance is None:
-        raise FormulaError("formula: no random effects; add at least one term such as (1 | group)", parsed.text)
+        raise FormulaError(
+            'formula: no random effects; add a term such as (1 | group), or residual="iid()" for a linear model',
+            parsed.text,
+        )
     frame = build_frame(parsed, data, weights, offset, repeated, known, related)
     _check_used(related, frame)
     random = [

@@ -586,7 +586,7 @@ class Fit:
         estimates, errors = format_column(self.coef, 6), format_column(r.se)
         cells = (estimates, errors, format_df(r.df), [f"{t:.3f}" for t in r.statistic], map(format_p, r.p))
         rows = tuple(zip(self.coef_names, *cells, strict=True))
-        notes = [f"tests: {by.label}", by.note]
+        notes = [f"Tests: {by.label}", by.note]
         if self.frame.aliased:
             notes.append(f"dropped, combinations of other columns: {', '.join(self.frame.aliased)}")
         header = ("", "Estimate", "Std. Error", "df", "t value", "Pr(>|t|)")

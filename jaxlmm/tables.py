@@ -29,7 +29,7 @@ def format_df(values: Any) -> list[str]:
 
 def format_p(p: float) -> str:
     """A p value."""
-    return "" if np.isnan(p) else "<1e-16" if p < 1e-16 else f"{p:.3g}" if p < 1e-3 else f"{p:.4f}"
+    return "" if np.isnan(p) else "<1e-16" if p < 1e-16 else f"{p:.2e}" if p < 1e-4 else f"{p:.4f}"
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ class Varying:
                 part = self.T @ y
                 total = total + part
                 y = y - self.T.T @ part
-            parts.append(np.reshape(total, (q, groups, -1)))
+            parts.append(np.reshape(total, (q, groups, y.shape[1])))
             lefts.append(y)
         return self.finished(parts, self._products(lefts))
 

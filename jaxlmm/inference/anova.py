@@ -51,7 +51,9 @@ class Anova:
             format_column([t.statistic for t in self.tests]),
             [format_p(t.p) for t in self.tests],
         ]
-        lines = [f"Degrees of freedom: {self.wald.label}", *filter(None, (self.wald.note, self.note))]
+        lines = [f"Tests: {self.wald.label}", *filter(None, (self.wald.note, self.note))]
+        if not self.hypotheses:
+            lines.append("nothing to test: the fixed part is an intercept")
         empty = [term for term, L in self.hypotheses.items() if not len(L)]
         if empty:
             lines.append(f"nothing to test, combinations of other terms: {', '.join(empty)}")

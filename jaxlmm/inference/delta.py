@@ -66,10 +66,10 @@ class Delta:
         return np.stack([self.estimate - half, self.estimate + half], -1)
 
     def frame(self, level: float = 0.95) -> Any:
-        """One row a value: name, estimate, std_error, lower, upper."""
+        """One row a value: term, estimate, std_error, lower, upper."""
         limits = self.confint(level)
         columns = {"estimate": self.estimate, "std_error": self.se, "lower": limits[:, 0], "upper": limits[:, 1]}
-        return make_frame(self.kind, {"name": list(self.names), **columns})
+        return make_frame(self.kind, {"term": list(self.names), **columns})
 
     def __repr__(self) -> str:
         values = zip(self.names, self.estimate, self.se, strict=True)
@@ -148,7 +148,12 @@ def delta(fit: Any, g: Callable[[Parameters], Any], information: str = "observed
     name = getattr(g, "__name__", "value").replace("<lambda>", "value")
 
     def vector(coef: Array, x: Array) -> tuple[Array, Array]:
-        value = g(at.parameters(coef, x))
+        try:
+            value = g(at.parameters(coef, x))
+        except AttributeError as error:
+            raise DataError(f"g: {error}; parameters have {', '.join(Parameters._fields)}") from error
+        except jax.errors.ConcretizationTypeError as error:
+            raise DataError("g: use jax.numpy, and no float() or if, on the parameters: they are traced") from error
         value = jnp.stack([jnp.asarray(v) for v in value]) if isinstance(value, tuple | list) else jnp.asarray(value)
         return value.reshape(-1), value.reshape(-1)
 
@@ -158,7 +163,8 @@ def delta(fit: Any, g: Callable[[Parameters], Any], information: str = "observed
         )
         by_coef, by_x, value = (np.asarray(a) for a in (by_coef, by_x, value))
     vcov = by_coef @ fit.vcov @ by_coef.T + by_x @ np.nan_to_num(at.W) @ by_x.T
-    vcov = np.where(bool(at.note), np.nan, vcov)
+    still = ~np.any(np.abs(np.concatenate([by_coef, by_x], 1)) > 0, 1)  # a variance of zero, such as that
+    vcov = np.where(bool(at.note) | still[:, None] | still[None, :], np.nan, vcov)
     names = (name,) if len(value) == 1 else tuple(f"{name}[{i}]" for i in range(len(value)))
     return Delta(names, value, vcov, at.note, fit.frame.kind)
 

@@ -196,7 +196,7 @@ class EMMeans:
         columns += [format_column(numbers[name], 6) for name in ("lower", "upper")]
         columns += [["" if np.isnan(v) else f"{v:.3f}" for v in numbers["statistic"]]]
         columns += [[format_p(v) for v in numbers["p_value"]]]
-        lines = [f"Degrees of freedom: {self.wald.label}", *filter(None, (self.wald.note, self.note))]
+        lines = [f"Tests: {self.wald.label}", *filter(None, (self.wald.note, self.note))]
         if np.isnan(self.L).any():
             lines.append("empty rows: the data cannot estimate them")
         size = max(map(len, self._families()), default=0)

@@ -45,7 +45,8 @@ def _curved(spec: Spec, prepared: Prepared, chart: str, x: Array, C: Blocks, P: 
     """
     blocks = partial(blocks_at, spec, prepared, chart)
     bent = _contracted(blocks, x, W)
-    R = -jax.jvp(lambda C: prepared.statistics.gram(C)[1], (C,), (bent,))[1][: P.shape[1], : P.shape[1]]
+    direction, p = jax.tree_util.tree_map(lambda a: a[None], bent), P.shape[1]
+    R = -prepared.statistics.expand(C, direction, jnp.zeros_like).gram_slopes[0, :p, :p]
     if chart == "natural":
         return R
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import partial
@@ -28,6 +28,7 @@ from .partition import dependent
 METHODS = ("satterthwaite", "kenward-roger", "kenward-roger-full", "residual", "asymptotic")
 SMALL_SAMPLE = METHODS[:3]
 DEPENDENT = 1e-10
+FEW = 5000  # data sets in a chunk
 
 
 class TestStatus(IntEnum):
@@ -105,6 +106,8 @@ class Tests:
         self, L: Any, rhs: Any = 0.0, df: str | Sequence[str] = "satterthwaite", information: str | None = None,
         boundary_df: str | None = None, robust: str | None = None,
     ):  # fmt: skip
+        if isinstance(L, str | Mapping):
+            raise DataError("L: names of coefficients are for Fit.test; expected rows (m, p) in the columns of X")
         self.L = np.atleast_2d(np.asarray(L, float))
         if self.L.ndim != 2 or not np.all(np.isfinite(self.L)) or not np.any(self.L):
             raise DataError(f"L: expected a finite array (m, p) that is not zero, found shape {np.shape(L)}")
@@ -192,7 +195,10 @@ class Tests:
         place = np.resize(index, -(-len(index) // capacity) * capacity)  # few shapes to compile
         lanes = jax.tree_util.tree_map(lambda a: np.asarray(a)[place], fitted.lanes)
         hypotheses = (L, self.rhs, np.asarray(self.chosen))
-        every = _over_lanes(rule, slots, hypotheses, fitted.shared, lanes, fitted.x[place])
+        few = jax.default_backend() == "cpu" and len(index) <= FEW
+        every = (_over_few_lanes if few else _over_lanes)(
+            rule, slots, hypotheses, fitted.shared, lanes, fitted.x[place]
+        )
         return [_Found(*(np.asarray(a)[: len(index)] for a in found)) for found in every]
 
     def _sandwich(self, fitted: Fitted, index: np.ndarray) -> _Found:
@@ -219,13 +225,18 @@ class Tests:
         return _Found(*(np.asarray(a)[: len(index)] for a in found))
 
 
-@partial(jax.jit, static_argnames=("rule", "slots"))
-def _over_lanes(rule: Rule, slots: int, hypotheses: Any, shared: Shared, lanes: Lane, x: Array) -> list[_Found]:
+def _mapped(rule: Rule, slots: int, hypotheses: Any, shared: Shared, lanes: Lane, x: Array) -> list[_Found]:
     def one(inputs: tuple[Lane, Array]) -> list[_Found]:
         prepared, _ = assemble(shared, inputs[0])
         return _test_lane(rule, hypotheses, prepared, inputs[1])
 
     return jax.lax.map(one, (lanes, x), batch_size=slots)
+
+
+_over_lanes = jax.jit(_mapped, static_argnames=("rule", "slots"))
+_over_few_lanes = jax.jit(  # for few data sets compiling takes longer than running
+    _mapped, static_argnames=("rule", "slots"), compiler_options={"xla_backend_optimization_level": 0}
+)
 
 
 def _test_lane(rule: Rule, hypotheses: Any, prepared: Prepared, x: Array) -> list[_Found]:

@@ -51,7 +51,9 @@ class LinearTest:
         r, j = self.rows, self.joint
         cells = [format_column(x) for x in (r.estimate, r.se)] + [format_df(r.df), [f"{t:.3f}" for t in r.statistic]]
         body = tuple(zip(self.names, *cells, map(format_p, r.p), strict=True))
-        note = f"F({j.num_df:g}, {format_df([j.den_df])[0]}) = {j.statistic:.4g}, p = {format_p(j.p)}\n{self.label}"
+        note = (
+            f"F({j.num_df:g}, {format_df([j.den_df])[0]}) = {j.statistic:.4g}, p = {format_p(j.p)}\nTests: {self.label}"
+        )
         header = ("Hypothesis", "Estimate", "Std. Error", "df", "t value", "Pr(>|t|)")
         return Table("Linear hypotheses:", header, body, note=f"{note}\n{self.note}" if self.note else note)
 
@@ -74,6 +76,7 @@ def linear_test(wald: Wald, L: Any, rhs: Any, level: float, kind: str) -> Linear
     values = np.broadcast_to(values, (len(L),))
     rows = wald.rows(L, values)
     names = names or tuple(_expression(row, wald.names) for row in L)
+    names = tuple(f"{name} = {v:g}" if v else name for name, v in zip(names, values, strict=True))
     limits = wald.interval(rows, level)
     return LinearTest(
         names, L, values, rows, wald.joint(L, values), limits, level, wald.label, wald.note, kind

@@ -36,14 +36,15 @@ def icc(fit: Any) -> Delta:
     """See ``Fit.icc``: each random part's mean variance over the sum of all and the residual's."""
     if not fit.model.random:
         raise DataError("icc: the model has no random parts; correlations of residuals are in fit.varcorr()")
+    names = tuple(part.group_label if part.columns else part.text for part in fit.frame.parts)
+    names = (*names, "all") if len(names) > 1 else names
 
     def shares(p: Parameters) -> Array:
         parts, residual = _variances(fit.model, p)
-        values = jnp.stack([*parts, sum(parts, jnp.zeros(()))])
-        return values / (values[-1] + residual)
+        total = sum(parts, jnp.zeros(()))
+        return jnp.stack([*parts, total][: len(names)]) / (total + residual)
 
-    names = [part.group_label if part.columns else part.text for part in fit.frame.parts]
-    return _named(delta(fit, shares), (*names, "all"))
+    return _named(delta(fit, shares), names)
 
 
 def _named(found: Delta, names: tuple[str, ...]) -> Delta:

@@ -163,6 +163,11 @@ def _robust(fit: Any, df: str, kind: str, cluster: Any) -> Wald:
         plain = gap @ np.linalg.solve(L @ found.vcov @ L.T, gap) / r
         return (F / plain if plain > 0 else 1.0), den
 
+    if found.clusters <= len(fit.coef):
+        few = (
+            f"{found.clusters} clusters are not more than the {len(fit.coef)} coefficients: do not rely on these tests"
+        )
+        note = note or few
     label = f"{found.label}, Satterthwaite"
     return Wald(fit.coef_names, fit.coef, found.vcov, df, None, label, note, found.df, joint)
 
