@@ -181,9 +181,9 @@ class Composite(Covariance):
         """Natural coordinates of solver coordinates."""
         return self._by_part("solver_to_natural", s, dim)
 
-    def solver_to_sas(self, s: Any, dim: Any) -> Any:
-        """Parameters of SAS at solver coordinates."""
-        return self._by_part("solver_to_sas", s, dim)
+    def to_sas(self, v: Any, dim: Any, chart: str) -> Any:
+        """Parameters of SAS at coordinates of a chart."""
+        return self._by_part("to_sas", v, dim, chart)
 
     def at_boundary(self, s: np.ndarray, dim: Any, tolerance: float) -> np.ndarray:
         """Whether any parameter of coordinates (..., size) is on the boundary of its space, up to `tolerance`."""

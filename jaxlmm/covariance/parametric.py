@@ -248,13 +248,14 @@ class Parametric:
         """Natural coordinates (see `from_natural`) of solver coordinates."""
         return self._by_field("solver_to_natural", s, dim)
 
-    def solver_to_sas(self, s: Any, dim: Any) -> Any:
-        """Parameters as in `sas` at solver coordinates, where they are as many."""
-        values = self.from_solver(s, dim).sas()
+    def to_sas(self, v: Any, dim: Any, chart: str) -> Any:
+        """Parameters as in `sas`, where they are as many, at coordinates of a chart, "solver" or "natural"."""
+        values = getattr(self, f"from_{chart}")(v, dim).sas()
+        natural = v if chart == "natural" else self.solver_to_natural(v, dim)
         if all(p.name in values for p in self.free):
-            return self.solver_to_natural(s, dim)
+            return natural
         found = jnp.concatenate([jnp.ravel(x) for x in values.values()])
-        return found if found.shape == s.shape else self.solver_to_natural(s, dim)
+        return found if found.shape == v.shape else natural
 
     def at_boundary(self, s: np.ndarray, dim: Any, tolerance: float) -> np.ndarray:
         """Whether any parameter of coordinates (..., size) is on the boundary of its space, up to `tolerance`."""

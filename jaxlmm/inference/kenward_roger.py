@@ -27,6 +27,7 @@ from ..parameters import module_of
 from .local import Expanded, blocks_at
 
 ZERO = 1e-10
+RANK = 1e-10
 
 
 def adjustment(spec: Spec, prepared: Prepared, chart: str, x: Array, at: Expanded, W: Array, full: bool) -> Array:
@@ -43,19 +44,20 @@ def _curved(spec: Spec, prepared: Prepared, chart: str, x: Array, C: Blocks, P: 
 
     ``R_ij`` in the chart, plus the change of X'V^-1 X in every such parameter times that one's second derivative.
     """
-    blocks = partial(blocks_at, spec, prepared, chart)
-    bent = _contracted(blocks, x, W)
+
+    def in_sas(x: Array) -> Array:
+        return spec.map("to_sas", x, chart)
+
+    J = jax.jacfwd(in_sas)(x)
+    moving = jnp.any(J != 0, 0)  # in the solver's chart a variance of zero does not, and is no parameter
+    W = W * moving[:, None] * moving[None, :]
+    bent = _contracted(partial(blocks_at, spec, prepared, chart), x, W)
     direction, p = jax.tree_util.tree_map(lambda a: a[None], bent), P.shape[1]
     R = -prepared.statistics.expand(C, direction, jnp.zeros_like).gram_slopes[0, :p, :p]
-    if chart == "natural":
-        return R
-
-    def natural(x: Array) -> Array:
-        return spec.map("solver_to_sas", x)
-
-    J = jax.jacfwd(natural)(x)
-    by_natural = jnp.linalg.solve(J.T, P.reshape(len(P), -1))
-    return R + (_contracted(natural, x, W) @ by_natural).reshape(P.shape[1:])
+    size = jnp.sqrt(jnp.sum(J**2, -1))
+    size = jnp.where(size > 0, size, 1.0)
+    by_parameter = jnp.linalg.pinv((J / size[:, None]).T, rtol=RANK) @ P.reshape(len(P), -1)
+    return R + ((_contracted(in_sas, x, W) / size) @ by_parameter).reshape(P.shape[1:])
 
 
 def _contracted(f: Any, x: Array, W: Array) -> Any:

@@ -27,12 +27,14 @@ from .partition import dependent
 
 METHODS = ("satterthwaite", "kenward-roger", "kenward-roger-full", "residual", "asymptotic")
 SMALL_SAMPLE = METHODS[:3]
-DEPENDENT = 1e-10
+DEPENDENT = 1e-8  # singular values of rows of L that repeat others
 FEW = 5000  # data sets in a chunk
 
 
 class TestStatus(IntEnum):
     """How the tests of a data set ended; there are degrees of freedom only where it is OK."""
+
+    __test__ = False  # nothing for pytest to collect
 
     OK = 0
     NOT_FITTED = 1
@@ -102,6 +104,8 @@ class Tests:
         For unknown methods and wrong shapes.
     """
 
+    __test__ = False  # nothing for pytest to collect
+
     def __init__(
         self, L: Any, rhs: Any = 0.0, df: str | Sequence[str] = "satterthwaite", information: str | None = None,
         boundary_df: str | None = None, robust: str | None = None,
@@ -126,7 +130,8 @@ class Tests:
         if robust is not None and robust not in kinds:
             raise DataError(f"robust: found {robust!r}, expected one of {', '.join(kinds)} (CR2 is for single fits)")
         self.information, self.boundary_df, self.robust = information, boundary_df, robust
-        self.chosen = _independent(self.L)
+        size = np.linalg.norm(self.L, axis=1, keepdims=True)
+        self.rank = int(np.linalg.matrix_rank(self.L / np.where(size > 0, size, 1.0), tol=DEPENDENT))
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -142,7 +147,7 @@ class Tests:
         estimate, se, df, statistic, p = np.full((5, b, m), np.nan)
         joint, den_df, joint_p = np.full((3, b), np.nan)
         status = np.full(b, TestStatus.NOT_FITTED, int)
-        return LaneTests(estimate, se, df, statistic, p, joint, den_df, joint_p, float(len(self.chosen)), status)
+        return LaneTests(estimate, se, df, statistic, p, joint, den_df, joint_p, float(self.rank), status)
 
     def put(self, tests: dict[str, LaneTests], rows: np.ndarray, fitted: Fitted) -> None:
         """Test what was fitted and fill `rows` of the results."""
@@ -194,10 +199,9 @@ class Tests:
         capacity, slots = sizes(len(index), statistics.work)
         place = np.resize(index, -(-len(index) // capacity) * capacity)  # few shapes to compile
         lanes = jax.tree_util.tree_map(lambda a: np.asarray(a)[place], fitted.lanes)
-        hypotheses = (L, self.rhs, np.asarray(self.chosen))
         few = jax.default_backend() == "cpu" and len(index) <= FEW
         every = (_over_few_lanes if few else _over_lanes)(
-            rule, slots, hypotheses, fitted.shared, lanes, fitted.x[place]
+            rule, slots, self.rank, L, self.rhs, fitted.shared, lanes, fitted.x[place]
         )
         return [_Found(*(np.asarray(a)[: len(index)] for a in found)) for found in every]
 
@@ -216,32 +220,36 @@ class Tests:
         offset = 0.0 if model.offset is None else model.offset
         prepared = prepare(model, compact=False, orthogonal=True)
         kind = str(self.robust)
-        static = (fitted.spec.absolute, kind, clusters.size)
-        hypotheses = (np.linalg.solve(R.T, self.L[:, fitted.columns].T).T, self.rhs, np.asarray(self.chosen))
+        L = np.linalg.solve(R.T, self.L[:, fitted.columns].T).T
         capacity, slots = sizes(len(index), prepared.statistics.work + Q.size)
         place = np.resize(index, -(-len(index) // capacity) * capacity)
         responses = weighted(model, (y[place] - offset).T).T
-        found = _sandwiches(*static, slots, hypotheses, prepared, Q, clusters.codes, fitted.x[place], responses)
+        found = _sandwiches(
+            fitted.spec.absolute, kind, clusters.size, slots, self.rank, L, self.rhs, prepared, Q, clusters.codes,
+            fitted.x[place], responses,
+        )  # fmt: skip
         return _Found(*(np.asarray(a)[: len(index)] for a in found))
 
 
-def _mapped(rule: Rule, slots: int, hypotheses: Any, shared: Shared, lanes: Lane, x: Array) -> list[_Found]:
+def _mapped(
+    rule: Rule, slots: int, rank: int, L: Array, rhs: Array, shared: Shared, lanes: Lane, x: Array
+) -> list[_Found]:  # fmt: skip
     def one(inputs: tuple[Lane, Array]) -> list[_Found]:
         prepared, _ = assemble(shared, inputs[0])
-        return _test_lane(rule, hypotheses, prepared, inputs[1])
+        return _test_lane(rule, rank, L, rhs, prepared, inputs[1])
 
     return jax.lax.map(one, (lanes, x), batch_size=slots)
 
 
-_over_lanes = jax.jit(_mapped, static_argnames=("rule", "slots"))
+_over_lanes = jax.jit(_mapped, static_argnames=("rule", "slots", "rank"))
 _over_few_lanes = jax.jit(  # for few data sets compiling takes longer than running
-    _mapped, static_argnames=("rule", "slots"), compiler_options={"xla_backend_optimization_level": 0}
+    _mapped, static_argnames=("rule", "slots", "rank"), compiler_options={"xla_backend_optimization_level": 0}
 )
 
 
-def _test_lane(rule: Rule, hypotheses: Any, prepared: Prepared, x: Array) -> list[_Found]:
+def _test_lane(rule: Rule, rank: int, L: Array, rhs: Array, prepared: Prepared, x: Array) -> list[_Found]:
     """Tests in one data set by every method of a rule, x being the solver's coordinates; a pure function."""
-    (spec, methods, chart, information), (L, rhs, chosen) = rule, hypotheses
+    spec, methods, chart, information = rule
     if chart == "natural":
         x = spec.map("solver_to_natural", x)
     at = expanded(spec, prepared, chart, x)
@@ -251,45 +259,53 @@ def _test_lane(rule: Rule, hypotheses: Any, prepared: Prepared, x: Array) -> lis
     local = local_of(spec, prepared, chart, x, at)
     inv = inverse(getattr(local, information), local.Phi, local.P)
     estimate = inner @ (basis.c + at.normal.beta)
-    rows, out = inner[chosen], []
+    out = []
     for method in methods:
         vcov, scale, status = local.Phi, jnp.ones(()), jnp.full((), TestStatus.OK)
         if method in SMALL_SAMPLE:
             status = jnp.where(inv.identified, TestStatus.OK, TestStatus.NOT_IDENTIFIED)
             status = jnp.where(inv.definite, status, TestStatus.NOT_DEFINITE)
             df = satterthwaite.row_df(inner, local.Phi, local.P, inv.W)
-            den = satterthwaite.joint_df(rows, local.Phi, local.P, inv.W)
         else:
             den = jnp.asarray(basis.n - basis.rank if method == "residual" else jnp.inf)
             df = jnp.broadcast_to(den, (len(inner),))
         if method.startswith("kenward"):
             total = kenward_roger.adjustment(spec, prepared, chart, x, at, inv.W, method.endswith("full"))
             vcov = kenward_roger.adjusted(local.Phi, total)
+        turn = _spanning(inner @ vcov @ inner.T, rank)
+        rows = turn @ inner
+        if method == "satterthwaite":
+            den = satterthwaite.joint_df(rows, local.Phi, local.P, inv.W)
+        elif method in SMALL_SAMPLE:
             scale, den = kenward_roger.joint(rows, local.Phi, local.P, inv.W)
         status = jnp.where(estimable, status, TestStatus.NOT_ESTIMABLE)
-        out.append(_result(inner, rows, vcov, estimate, rhs, chosen, df, scale, den, status))
+        out.append(_result(inner, turn, vcov, estimate, rhs, df, scale, den, status))
     return out
 
 
+def _spanning(V: Array, r: int) -> Array:
+    """Combinations (r, m) of m hypotheses with covariance V that say all: themselves, or the leading eigenvectors."""
+    return jnp.eye(r) if r == len(V) else jnp.linalg.eigh(V)[1][:, -r:].T
+
+
 def _result(
-    L: Array, rows: Array, vcov: Array, estimate: Array, rhs: Array, chosen: Array, df: Array, scale: Array, den: Array,
-    status: Array,
+    L: Array, turn: Array, vcov: Array, estimate: Array, rhs: Array, df: Array, scale: Array, den: Array, status: Array
 ) -> _Found:  # fmt: skip
     """Standard errors and F; without a positive variance there is no test."""
-    variance = jnp.einsum("mi,ij,mj->m", L, vcov, L)
-    gap = (estimate - rhs)[chosen]
-    F = scale * gap @ jnp.linalg.solve(rows @ vcov @ rows.T, gap) / len(rows)
+    V = L @ vcov @ L.T
+    gap = turn @ (estimate - rhs)
+    F = scale * gap @ jnp.linalg.solve(turn @ V @ turn.T, gap) / len(turn)
+    variance = jnp.diagonal(V)
     proper = jnp.all(variance > 0) & jnp.all(df > 0) & (den > 0) & jnp.isfinite(F)
     status = jnp.where((status == TestStatus.OK) & ~proper, TestStatus.NOT_DEFINITE, status)
     return _Found(estimate, jnp.sqrt(jnp.maximum(variance, 0.0)), df, F, den, status)
 
 
-@partial(jax.jit, static_argnames=("spec", "kind", "count", "slots"))
+@partial(jax.jit, static_argnames=("spec", "kind", "count", "slots", "rank"))
 def _sandwiches(
-    spec: Spec, kind: str, count: int, slots: int, hypotheses: Any, prepared: Prepared, Q: Array, codes: Array,
-    x: Array, y: Array,
+    spec: Spec, kind: str, count: int, slots: int, rank: int, L: Array, rhs: Array, prepared: Prepared, Q: Array,
+    codes: Array, x: Array, y: Array,
 ) -> _Found:  # fmt: skip
-    L, rhs, chosen = hypotheses
     n, p = Q.shape
 
     def one(inputs: tuple[Array, Array]) -> _Found:
@@ -302,22 +318,8 @@ def _sandwiches(
         vcov = sandwich.covariance(at, sandwich.factor_of(kind, count, n, p))
         estimate = L @ (at.root @ (at.root.T @ jnp.sum(grams, 0)[:p, p]))
         df = sandwich.row_df(at, L)
-        rows = L[chosen]
-        _, turn = jnp.linalg.eigh(rows @ vcov @ rows.T)
-        den = satterthwaite.pooled(sandwich.row_df(at, turn.T @ rows), len(rows))
-        return _result(L, rows, vcov, estimate, rhs, chosen, df, jnp.ones(()), den, jnp.full((), TestStatus.OK))
+        turn = jnp.linalg.eigh(L @ vcov @ L.T)[1][:, -rank:].T
+        den = satterthwaite.pooled(sandwich.row_df(at, turn @ L), rank)
+        return _result(L, turn, vcov, estimate, rhs, df, jnp.ones(()), den, jnp.full((), TestStatus.OK))
 
     return jax.lax.map(one, (x, y), batch_size=slots)
-
-
-def _independent(L: np.ndarray) -> tuple[int, ...]:
-    """Rows of L that span all of them, in order."""
-    chosen: list[int] = []
-    basis = np.zeros((0, L.shape[1]))
-    for i, row in enumerate(L):
-        rest = row - basis.T @ (basis @ row)
-        rest = rest - basis.T @ (basis @ rest)
-        if np.linalg.norm(rest) > DEPENDENT**0.5 * np.linalg.norm(row) and np.any(row):
-            chosen.append(i)
-            basis = np.vstack([basis, rest / np.linalg.norm(rest)])
-    return tuple(chosen)

@@ -1,0 +1,306 @@
+"""Tests of hypotheses in every data set of a batch: those of single fits, and closed forms."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import pytest
+
+import jaxlmm
+from batches import design, responses
+from jaxlmm import DataError, Model, Term, Tests, TestStatus
+
+METHODS = ("satterthwaite", "kenward-roger", "kenward-roger-full", "residual", "asymptotic")
+OK = TestStatus.OK
+
+
+@functools.cache
+def data():
+    """24 subjects in three visits, items that cross them."""
+    rng = np.random.default_rng(7)
+    subject, t = np.divmod(np.arange(72), 3)
+    x, item = rng.normal(size=72), (5 * np.arange(72) + subject) % 6
+    return {"y": rng.normal(size=72), "id": subject, "t": t.astype(float), "visit": t.astype(str), "x": x,
+            "item": item, "w": rng.uniform(0.5, 2, 72)}  # fmt: skip
+
+
+MODELS = {
+    "slopes": ("y ~ t + x + (t | id)", {}),
+    "crossed": ("y ~ t + x + (1 | id) + (1 | item)", {"weights": "w"}),
+    "ar1": ("y ~ t + x + (1 | item)", {"residual": "ar1(visit | id)"}),
+}
+
+
+@functools.cache
+def fit(name):
+    formula, options = MODELS[name]
+    return jaxlmm.lmm(formula, data(), **options)
+
+
+@functools.cache
+def drawn(b=6):
+    """Responses with effects of subjects and items, without the one, or without the other."""
+    d, rng = data(), np.random.default_rng(8)
+    a, c, e = rng.normal(size=(b, 24, 2)), rng.normal(size=(b, 6)), rng.normal(size=(b, 72))
+    i = np.arange(b) % 3
+    subjects = (a[:, d["id"], 0] + 0.7 * a[:, d["id"], 1] * d["t"]) * (i != 1)[:, None]
+    return 1 + 0.3 * d["t"] + subjects + c[:, d["item"]] * (i != 2)[:, None] + e
+
+
+L, RHS = np.array([[0.0, 1.0, 0.0], [0.0, 1.0, -1.0]]), np.array([0.2, 0.1])
+
+
+def check(found, i, by, rows=L, rhs=RHS, rtol=1e-5):
+    """Lane i of a batch against a single fit's tests."""
+    assert found.status[i] == OK and by.note == ""
+    single = by.rows(rows, rhs)
+    for name in ("estimate", "se", "df", "p"):
+        np.testing.assert_allclose(getattr(found, name)[i], getattr(single, name), rtol=rtol, atol=1e-9, err_msg=name)
+    np.testing.assert_allclose(found.statistic[i], single.statistic, rtol=rtol, atol=1e-6)
+    joint = by.joint(rows, rhs)
+    assert found.num_df == joint.num_df
+    assert found.joint[i] == pytest.approx(joint.statistic, rel=rtol, abs=1e-9)
+    assert found.den_df[i] == pytest.approx(joint.den_df, rel=rtol)
+    assert found.joint_p[i] == pytest.approx(joint.p, rel=100 * rtol, abs=1e-12)
+
+
+@functools.cache
+def singles(name):
+    return [fit(name).refit(y) for y in drawn()]
+
+
+@pytest.mark.parametrize(
+    ("name", "methods"),
+    [
+        ("slopes", METHODS),
+        ("crossed", ("kenward-roger", "residual")),
+        ("ar1", ("satterthwaite", "kenward-roger-full")),
+        *(pytest.param(name, METHODS, marks=pytest.mark.slow) for name in ("crossed", "ar1")),
+    ],
+    ids=lambda given: given if isinstance(given, str) else str(len(given)),
+)
+def test_every_lane_is_its_single_fit(name, methods):
+    """Interior and singular lanes by every method."""
+    batch = fit(name).refit(drawn(), tests=Tests(L, RHS, df=methods))
+    assert tuple(batch.tests) == methods
+    singular = [single.singular for single in singles(name)]
+    assert any(singular) and not all(singular)
+    for method in methods:
+        for i, single in enumerate(singles(name)):
+            check(batch.tests[method], i, single.wald(method))
+
+
+@pytest.mark.parametrize(
+    "df",
+    [
+        "kenward-roger",
+        "satterthwaite",
+    ],
+)
+def test_rows_that_repeat_others(df):
+    """The third row is a combination of the first two; single fits take the eigenvectors of all three."""
+    rows, rhs = np.vstack([L, 2 * (L[0] - L[1])]), np.append(RHS, 2 * (RHS[0] - RHS[1]))
+    batch = fit("slopes").refit(drawn(), tests=Tests(rows, rhs, df=df))
+    for i, single in enumerate(singles("slopes")):
+        check(batch.tests[df], i, single.wald(df), rows, rhs)
+
+
+@pytest.mark.parametrize(
+    ("df", "information", "boundary"),
+    [
+        ("kenward-roger", "expected", None),
+        pytest.param("satterthwaite", "expected", "keep", marks=pytest.mark.slow),
+        pytest.param("kenward-roger", "average", "drop", marks=pytest.mark.slow),
+    ],
+)
+@pytest.mark.parametrize("name", ["slopes", pytest.param("ar1", marks=pytest.mark.slow)])
+def test_information_and_boundary_are_those_of_single_fits(name, df, information, boundary):
+    batch = fit(name).refit(drawn(), tests=Tests(L, RHS, df, information, boundary))
+    for i, single in enumerate(singles(name)):
+        check(batch.tests[df], i, single.wald(df, information, boundary))
+
+
+@pytest.mark.parametrize("kind", ["CR0", "CR3"])
+def test_robust_tests(kind):
+    batch = fit("slopes").refit(drawn(), tests=Tests(L, RHS, df="residual", robust=kind))
+    assert tuple(batch.tests) == ("residual", kind)
+    for i, single in enumerate(singles("slopes")):
+        by = single.wald(robust=kind)
+        rows = by.rows(L, RHS)
+        np.testing.assert_allclose(batch.tests[kind].se[i], rows.se, rtol=1e-6)
+        np.testing.assert_allclose(batch.tests[kind].df[i], rows.df, rtol=1e-5)
+
+
+def subset(d, keep):
+    return {name: column[keep] for name, column in d.items()}
+
+
+def test_missing_responses_are_dropped_lane_by_lane():
+    """Against fits of the rows that are there; a lane of which nothing is left has no tests."""
+    Y = drawn()[:4].copy()
+    rng = np.random.default_rng(9)
+    Y[rng.random(Y.shape) < 0.15] = np.nan
+    Y[3] = np.nan
+    methods = ("satterthwaite", "kenward-roger")
+    batch = fit("slopes").refit(Y, missing="drop", tests=Tests(L, RHS, df=methods))
+    for i in range(3):
+        keep = np.isfinite(Y[i])
+        single = jaxlmm.lmm(MODELS["slopes"][0], subset(data() | {"y": Y[i]}, keep))
+        for method in methods:
+            check(batch.tests[method], i, single.wald(method))
+    for method in methods:
+        found = batch.tests[method]
+        assert found.status[3] == TestStatus.NOT_FITTED
+        assert np.isnan([found.df[3], found.se[3], found.p[3]]).all() and np.isnan(found.joint_p[3])
+
+
+def test_coefficients_that_a_lane_cannot_estimate():
+    """Visits 1 and 2 are missing: no slope of t, but one of x."""
+    Y = drawn()[:2].copy()
+    Y[1, data()["t"] > 0] = np.nan
+    model = Model(Y[0], fit("crossed").model.X, [Term(np.ones(72), data()["item"])])
+    x_only = np.array([[0.0, 0.0, 1.0]])
+    slope, rest = (
+        jaxlmm.fit_batch(model, Y, missing="drop", tests=Tests(rows, df=("satterthwaite", "kenward-roger"))).tests
+        for rows in (L, x_only)
+    )
+    single = jaxlmm.lmm("y ~ x + (1 | item)", subset(data() | {"y": Y[1]}, data()["t"] == 0))
+    for method in slope:
+        assert list(slope[method].status) == [OK, TestStatus.NOT_ESTIMABLE]
+        assert np.isnan(slope[method].df[1]).all()
+        check(rest[method], 1, single.wald(method), [[0.0, 1.0]], 0.0)
+
+
+@pytest.mark.slow
+def test_a_column_that_differs_between_lanes():
+    values = np.random.default_rng(10).normal(size=(3, 72))
+    batch = fit("slopes").refit(drawn()[:3], column="x", values=values, tests=Tests(L, RHS, df=("kenward-roger",)))
+    for i in range(3):
+        single = jaxlmm.lmm(MODELS["slopes"][0], data() | {"y": drawn()[i], "x": values[i]})
+        check(batch.tests["kenward-roger"], i, single.wald("kenward-roger"))
+
+
+@pytest.mark.slow
+def test_weights_of_each_lane():
+    weights = np.random.default_rng(11).uniform(0.5, 2, size=(2, 72))
+    batch = fit("crossed").refit(drawn()[:2], weights=weights, tests=Tests(L, RHS))
+    for i in range(2):
+        single = jaxlmm.lmm(MODELS["crossed"][0], data() | {"y": drawn()[i], "w": weights[i]}, weights="w")
+        check(batch.tests["satterthwaite"], i, single.wald())
+
+
+def test_models_with_designs_of_their_own():
+    """Rows, groups and covariates differ."""
+    rng = np.random.default_rng(12)
+    fits = []
+    for i, y in enumerate(drawn()[:4]):
+        keep = np.sort(rng.choice(72, 60 + 3 * (i % 2), replace=False))
+        fits.append(jaxlmm.lmm(MODELS["slopes"][0], subset(data() | {"y": y, "x": rng.normal(size=72)}, keep)))
+    methods = ("satterthwaite", "kenward-roger")
+    batch = jaxlmm.fit_batch([one.model for one in fits], tests=Tests(L, RHS, df=methods))
+    for method in methods:
+        for i, single in enumerate(fits):
+            check(batch.tests[method], i, single.wald(method))
+
+
+@pytest.mark.slow
+def test_ml_lanes():
+    batch = jaxlmm.fit_batch(fit("crossed").model, drawn()[:3], method="ML", tests=Tests(L, RHS))
+    for i, y in enumerate(drawn()[:3]):
+        single = jaxlmm.lmm(MODELS["crossed"][0], data() | {"y": y}, method="ML", weights="w")
+        check(batch.tests["satterthwaite"], i, single.wald())
+    with pytest.raises(DataError, match="REML"):
+        jaxlmm.fit_batch(fit("crossed").model, drawn()[:2], method="ML", tests=Tests(L, df="kenward-roger"))
+
+
+def test_bad_lanes_have_a_status_and_change_nothing():
+    Y = drawn()[:5].copy()
+    Y[1, 3], Y[3] = np.nan, 2.5
+    tests = Tests(L, RHS, df=("satterthwaite", "kenward-roger", "asymptotic"))
+    batch, alone = fit("slopes").refit(Y, tests=tests), fit("slopes").refit(drawn()[:5], tests=tests)
+    for method, found in batch.tests.items():
+        good = [0, 2, 4]
+        assert list(np.flatnonzero(found.status != OK)) == [1, 3]
+        assert np.all(found.status[[1, 3]] == TestStatus.NOT_FITTED)
+        for name in ("estimate", "se", "df", "statistic", "p", "joint", "den_df", "joint_p"):
+            values = getattr(found, name)
+            assert np.isnan(values[[1, 3]]).all()
+            np.testing.assert_allclose(values[good], getattr(alone.tests[method], name)[good], rtol=1e-7, atol=1e-12)
+
+
+@pytest.mark.slow
+def test_results_do_not_depend_on_the_company():
+    """Lanes alone, and among many that fill other shapes."""
+    kind = "uneven slopes"
+    model, Y = design(kind), responses(kind)
+    tests = Tests(np.eye(2), df=("satterthwaite", "kenward-roger"))
+    many, few = (jaxlmm.fit_batch(model, y, tests=tests).tests for y in (Y, Y[5:7]))
+    for method in many:
+        np.testing.assert_allclose(many[method].df[5:7], few[method].df, rtol=1e-6)
+        np.testing.assert_allclose(many[method].se[5:7], few[method].se, rtol=1e-8)
+
+
+GROUPS, SIZE = 8, 5
+
+
+@pytest.mark.parametrize("b", [2000, pytest.param(20_000, marks=pytest.mark.slow)])
+def test_balanced_one_way_data(b):
+    """No variance between groups: half of the estimates are zero. Closed forms of the mean squares.
+
+    Satterthwaite has 7 df, or 39 where the variance is zero and dropped; Kenward-Roger has 7 always.
+    """
+    n = GROUPS * SIZE
+    Y = np.random.default_rng(13).normal(size=(b, GROUPS, SIZE)) + 0.3
+    model = Model(Y[0].ravel(), np.ones((n, 1)), [Term(np.ones(n), np.repeat(np.arange(GROUPS), SIZE))])
+    methods = ("satterthwaite", "kenward-roger", "kenward-roger-full")
+    found = jaxlmm.fit_batch(model, Y.reshape(b, n), tests=Tests([[1.0]], 0.3, df=methods)).tests
+    between = SIZE * Y.mean(2).var(1, ddof=1)
+    within = Y.var(2, ddof=1).mean(1)
+    zero = between <= within
+    assert 0.45 < zero.mean() < 0.65
+    variance = np.where(zero, Y.reshape(b, n).var(1, ddof=1), between) / n
+    clear = np.abs(between / within - 1) > 1e-3  # beyond doubt on which side
+    gap = Y.mean((1, 2)) - 0.3
+    for method, tests in found.items():
+        df = np.where(zero & (method == "satterthwaite"), n - 1.0, GROUPS - 1.0)
+        fine = tests.status == OK
+        assert np.all(fine[clear]), f"{method}: {np.sum(~fine & clear)} without df"
+        for name in ("df", "se", "statistic", "p", "den_df", "joint", "joint_p"):
+            assert np.isfinite(getattr(tests, name)[fine]).all(), name
+        assert np.all(tests.df[fine] > 0) and np.all(tests.den_df[fine] > 0)
+        use = clear & fine
+        np.testing.assert_allclose(tests.df[use, 0], df[use], rtol=1e-4, err_msg=method)
+        np.testing.assert_allclose(tests.den_df[use], df[use], rtol=1e-4)
+        np.testing.assert_allclose(tests.se[use, 0], np.sqrt(variance[use]), rtol=1e-6)
+        np.testing.assert_allclose(tests.joint[use], gap[use] ** 2 / variance[use], rtol=1e-5, atol=1e-12)
+    level = np.mean(found["kenward-roger"].p[:, 0] < 0.05)
+    assert level < 0.05 + 3 * np.sqrt(0.05 * 0.95 / b)  # conservative: zeros are pooled
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (lambda: Tests(np.zeros((2, 3))), "L: expected"),
+        (lambda: Tests([[np.nan, 1.0]]), "L: expected"),
+        (lambda: Tests(np.ones((1, 2, 2))), "L: expected"),
+        (lambda: Tests(L, [1.0, 2.0, 3.0]), "rhs: expected"),
+        (lambda: Tests(L, df="kr"), "df: found 'kr'"),
+        (lambda: Tests(L, df=("satterthwaite", "containment")), "df: found 'containment'"),
+        (lambda: Tests(L, information="fisher"), "information: found 'fisher'"),
+        (lambda: Tests(L, boundary_df="no"), "boundary_df: found 'no'"),
+        (lambda: Tests(L, robust="CR2"), "robust: found 'CR2'"),
+        (lambda: fit("slopes").refit(drawn()[:2], tests=Tests([[1.0, 0.0]])), "L has 2 columns, expected 3"),
+        (
+            lambda: fit("slopes").refit(drawn()[:2], weights=np.ones((2, 72)), tests=Tests(L, robust="CR0")),
+            "robust= needs one model",
+        ),
+        (
+            lambda: fit("crossed").refit(drawn()[:2], tests=Tests(L, df="residual", robust="CR0")),
+            "at least 2 independent clusters",
+        ),
+    ],
+)
+def test_bad_requests_get_one_sentence(given, words):
+    with pytest.raises(DataError, match=words):
+        given()
