@@ -162,7 +162,9 @@ def varcorr(
     frame: ModelFrame, model: Model, estimate: Estimate, uncertainty: Callable[[], Any] | None = None
 ) -> VarCorr:  # fmt: skip
     """Covariance matrices of the parts over effects and levels, natural parameters of the others."""
-    parameters = natural_parameters(frame, model, estimate)
+    own = [*frame.parts, *([] if frame.residual is None else [frame.residual])]
+    by_name = any(not part.columns for part in own)  # else the compilation of their maps is saved
+    parameters = natural_parameters(frame, model, estimate) if by_name else ()
     groups, structures = [], []
     for i, (part, G) in enumerate(zip(frame.parts, estimate.covariances, strict=False)):
         if part.columns:
