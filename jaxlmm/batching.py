@@ -205,10 +205,11 @@ class Job:
         search = Search(spec, packing, scale, Runner(spec, shared, lanes, b))
         ends, dual = search.optimum(np.arange(b), start, few=few)
         basis = basis_of(shared, lanes)
-        found = in_units(spec, basis, scale, packing.unpack(ends.best), ends, dual)
+        point = packing.unpack(ends.best)
+        found = in_units(spec, basis, scale, point, ends, dual)
         self.out.put(rows, found, ends, self.columns)
         if self.testing is not None:
-            x = spec.in_absolute(packing.unpack(ends.best).x * scale, found.sigma)
+            x = spec.in_absolute(point.x * scale, found.sigma)
             self.testing.put(self.out.tests, rows, Fitted(spec, shared, lanes, x, found, self.columns, responses))
 
     def fit_responses(self, rows: np.ndarray, design: Design, data: Responses, Y: np.ndarray | None = None) -> None:
@@ -279,12 +280,12 @@ def refit_batch(
 
 def fit_drawn(
     model: Model, method: str, drawer: Callable[[Design], Callable[[np.ndarray], Responses]], count: int,
-    names: tuple[str, ...] = (), kind: str = "dict", progress: Progress = "auto", tests: Testing | None = None,
+    names: tuple[str, ...] = (), kind: str = "dict", progress: Progress = "auto",
 ) -> BatchFit:  # fmt: skip
     """Fit replicates 0..count-1 whose statistics ``drawer(design)(replicates)`` gives, chunk by chunk."""
     spec, p = Spec.of(model, method), model.X.shape[1]
-    out = BatchFit.empty(count, p, spec, Status.NOT_RUN, names, kind, tests)
-    job = Job(spec, out, np.arange(p), tests)
+    out = BatchFit.empty(count, p, spec, Status.NOT_RUN, names, kind)
+    job = Job(spec, out, np.arange(p))
     with jax.enable_x64(True):
         design = Design(model)
         draw = drawer(design)
@@ -349,7 +350,7 @@ def _fit_shared(
     varies = data.residual_sd * np.sqrt(Y.shape[1]) > ROUNDING * size
     job.out.status[rows[good[~varies]]] = Status.BAD_RESPONSE
     data = data if varies.all() else take(data, np.flatnonzero(varies))
-    job.fit_responses(rows[good[varies]], design, data, Y[varies])
+    job.fit_responses(rows[good[varies]], design, data, None if job.testing is None else Y[varies])
 
 
 def fit_batch(

@@ -11,13 +11,15 @@ from typing import Any
 import numpy as np
 
 from .columns import make_frame
-from .distributions import check_level, t_quantile
+from .distributions import bounded_limits
 from .fields import FrameField
 from .fitting import Estimate
 from .frame import ModelFrame
 from .grouping import FrameTerm
 from .model import Model
 from .tables import Table, format_column
+
+SCALE, CORRELATION, FREE = (0.0, np.inf), (-1.0, 1.0), (-np.inf, np.inf)  # bounds of what is reported
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class VarCorr:
 
     The residual SD is `sigma`; where the residuals have a structure, it is None and `residual` their covariance.
     Structures that are not over the levels of a factor are in `structures`, by their parameters. Standard errors are
-    computed when they are asked for, by `frame` and `natural`.
+    computed when they are asked for, by `frame`.
     """
 
     groups: tuple[GroupCovariance, ...]
@@ -84,26 +86,28 @@ class VarCorr:
             q = len(g.columns)
             for i in range(q):
                 se = np.sqrt(v[i, i])
-                rows.append((g.group, g.columns[i], "", g.cov[i, i], g.sd[i], se, _of_root(se, g.sd[i]), "sd"))
+                rows.append((g.group, g.columns[i], "", g.cov[i, i], g.sd[i], se, _of_root(se, g.sd[i]), SCALE))
             for i, j in itertools.combinations(range(q), 2):
                 se = np.sqrt(np.array([v[i, j], r[i, j]]))
-                rows.append((g.group, g.columns[i], g.columns[j], g.cov[i, j], g.corr[i, j], *se, "corr"))
+                rows.append((g.group, g.columns[i], g.columns[j], g.cov[i, j], g.corr[i, j], *se, CORRELATION))
         if self.sigma is not None:
             se = np.nan if at is None else np.sqrt(at.covariances[-1][0, 0])
-            rows.append(("Residual", "", "", self.sigma**2, self.sigma, se, _of_root(se, self.sigma), "sd"))
+            rows.append(("Residual", "", "", self.sigma**2, self.sigma, se, _of_root(se, self.sigma), SCALE))
         for part in self.structures:
             errors = np.full(len(part.values), np.nan) if at is None else at.se_of(part.places)
             for name, value, se in zip(part.names, part.values, errors, strict=True):
                 if _is_variance(name):
                     sd = np.sqrt(value)
-                    rows.append((part.part, name, "", value, sd, se, _of_root(se, sd), "sd"))
+                    rows.append((part.part, name, "", value, sd, se, _of_root(se, sd), SCALE))
                 else:
-                    rows.append((part.part, name, "", np.nan, value, np.nan, se, "corr" if "corr" in name else ""))
-        names = ("group", "column", "column2", "covariance", "sd_or_corr", "se_covariance", "se_sd_or_corr", "kind")
+                    rows.append(
+                        (part.part, name, "", np.nan, value, np.nan, se, CORRELATION if "corr" in name else FREE)
+                    )
+        names = ("group", "column", "column2", "covariance", "sd_or_corr", "se_covariance", "se_sd_or_corr", "bounds")
         columns = dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
         limits = [
-            _limits(v, s, k, level)
-            for v, s, k in zip(columns["sd_or_corr"], columns["se_sd_or_corr"], columns.pop("kind"), strict=True)
+            bounded_limits(v, s, bounds, level)
+            for v, s, bounds in zip(columns["sd_or_corr"], columns["se_sd_or_corr"], columns.pop("bounds"), strict=True)
         ]
         columns |= {"lower": [x[0] for x in limits], "upper": [x[1] for x in limits]}
         return make_frame(self.kind, columns)
@@ -197,18 +201,6 @@ def natural_parameters(frame: ModelFrame, model: Model, estimate: Estimate) -> t
 def _of_root(se: Any, sd: Any) -> Any:
     """Standard error of a standard deviation from that of the variance."""
     return np.where(sd > 0, se / (2.0 * np.where(sd > 0, sd, 1.0)), np.nan)[()]
-
-
-def _limits(value: float, se: float, kind: str, level: float) -> tuple[float, float]:
-    """Confidence limits of a standard deviation, a correlation or another number, on a scale where it is free."""
-    z = float(t_quantile(0.5 * (1.0 + check_level(level)), np.inf))
-    if kind == "sd" and value > 0:
-        half = np.exp(z * se / value)
-        return value / half, value * half
-    if kind == "corr" and abs(value) < 1:
-        center, half = np.arctanh(value), z * se / (1.0 - value**2)
-        return float(np.tanh(center - half)), float(np.tanh(center + half))
-    return value - z * se, value + z * se
 
 
 def _is_variance(name: str) -> bool:

@@ -40,3 +40,18 @@ def f_tail(F: Any, num_df: Any, den_df: Any) -> np.ndarray:
     F, den_df = np.broadcast_arrays(np.asarray(F, float), np.asarray(den_df, float))
     infinite = np.isinf(den_df)
     return np.where(infinite, chdtrc(num_df, F * num_df), fdtrc(num_df, np.where(infinite, 1.0, den_df), F))
+
+
+def bounded_limits(value: Any, se: Any, bounds: tuple[float, float], level: float) -> tuple[float, float]:
+    """Normal limits of a number between bounds, on a scale without any: logarithm or, between two, Fisher's z."""
+    z = float(t_quantile(0.5 * (1.0 + check_level(level)), np.inf))
+    value, (lower, upper) = np.float64(value), bounds
+    with np.errstate(all="ignore"):
+        if lower == 0.0 and upper == np.inf:
+            return value / np.exp(z * se / value), value * np.exp(z * se / value)
+        if np.isfinite(upper - lower):
+            unit = 2.0 * (value - lower) / (upper - lower) - 1.0
+            half = z * se * 2.0 / (upper - lower) / (1.0 - unit**2)
+            ends = lower + (upper - lower) * 0.5 * (1.0 + np.tanh(np.arctanh(unit) + np.array([-half, half])))
+            return float(ends[0]), float(ends[1])
+        return value - z * se, value + z * se

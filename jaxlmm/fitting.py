@@ -20,6 +20,7 @@ from .objective import Spec, moment_start, objective, packing_of, scale_of
 from .optimize import Evaluate, Point, Status, minimise
 
 MAX_ITERATIONS = 200
+QUICKLY = {"xla_backend_optimization_level": 0}  # compiler options that leave out the expensive passes
 SHORT = 200_000  # numbers * parameters below which compiling costs more than running
 PERFECT = 1e-8  # residual SD relative to that of least squares, below which the fit is perfect
 
@@ -35,7 +36,7 @@ def compiled_by_size(function: Callable[..., Any], *static: str) -> Callable[...
     A small problem is compiled without the expensive passes: running it takes less time than they would.
     """
     slow = jax.jit(function, static_argnames=static)
-    quick = jax.jit(function, static_argnames=static, compiler_options={"xla_backend_optimization_level": 0})
+    quick = jax.jit(function, static_argnames=static, compiler_options=QUICKLY)
 
     def choose(statistics: Any, k: int) -> Callable[..., Any]:
         size = sum(np.size(leaf) for leaf in jax.tree_util.tree_leaves(statistics))

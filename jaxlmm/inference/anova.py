@@ -37,7 +37,7 @@ class Anova:
     note: str = ""
 
     def frame(self) -> Any:
-        """Data frame: term, num_df, den_df, statistic (F), p_value."""
+        """Data frame: term, statistic (F), num_df, den_df, p_value."""
         columns: dict[str, Any] = {"term": list(self.hypotheses)}
         for i, name in enumerate(("statistic", "num_df", "den_df", "p_value")):
             columns[name] = np.array([test[i] for test in self.tests])

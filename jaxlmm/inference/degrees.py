@@ -6,8 +6,8 @@ convention; Satterthwaite's and Kenward and Roger's take the estimated covarianc
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -17,7 +17,6 @@ from ..sides import INTERCEPT
 
 _TOLERANCE = 1e-7  # relative length below which a direction is rounding
 _LARGEST = 2e8  # numbers in [X Z]
-_BY_TERM: WeakKeyDictionary[Any, tuple[np.ndarray, float]] = WeakKeyDictionary()  # of frames, for containment
 
 
 def residual(fit: Any) -> float:
@@ -44,14 +43,20 @@ def containment(fit: Any, L: np.ndarray) -> np.ndarray:
     DataError
         Where [X Z] is too large to find its rank.
     """
-    frame = fit.frame
-    if frame not in _BY_TERM:
-        _BY_TERM[frame] = _contained(frame)
-    by_term, rest = _BY_TERM[frame]
-    involved = np.array([[np.any(L[:, list(columns)] != 0, axis=1)] for _, columns in frame.fixed_terms])[:, 0].T
-    if frame.formula.side.intercept:
-        involved[:, 0] &= ~involved[:, 1:].any(axis=1)
-    return _least(involved, by_term, rest)
+    return containment_of(fit.frame)(L)
+
+
+def containment_of(frame: Any) -> Callable[[np.ndarray], np.ndarray]:
+    """`containment` as a function of rows, the ranks found once."""
+    by_term, rest = _contained(frame)
+
+    def degrees(L: np.ndarray) -> np.ndarray:
+        involved = np.array([[np.any(L[:, list(columns)] != 0, axis=1)] for _, columns in frame.fixed_terms])[:, 0].T
+        if frame.formula.side.intercept:
+            involved[:, 0] &= ~involved[:, 1:].any(axis=1)
+        return _least(involved, by_term, rest)
+
+    return degrees
 
 
 def between_within(fit: Any, L: np.ndarray) -> np.ndarray:

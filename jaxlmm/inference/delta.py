@@ -18,7 +18,8 @@ from ..errors import DataError
 from ..fitting import compiled_by_size
 from ..model import block_at
 from ..objective import Spec
-from .local import INFORMATION, coordinates, expanded, inverse, local_of, prepared_for
+from .local import coordinates, expanded, inverse, local_of, prepared_for
+from .options import check_information
 
 
 class Parameters(NamedTuple):
@@ -116,8 +117,7 @@ class Uncertain:
 
 def uncertain(fit: Any, information: str = "observed") -> Uncertain:
     """Covariance of the covariance parameters by an information matrix."""
-    if information not in INFORMATION:
-        raise DataError(f"information: found {information!r}, expected one of {', '.join(INFORMATION)}")
+    check_information(information)
     with jax.enable_x64(True):
         spec, prepared = prepared_for(fit.model, fit.method)
         x = np.asarray(coordinates(spec, prepared, fit.theta, "solver"))

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from ..distributions import check_level
 from ..errors import DataError
 from .estimates import EMMeans, text_of
 from .grid import WEIGHTS, Grid, reference_grid
-from .wald import check_level
 
 
 def emmeans(

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from ..columns import make_frame, number_label
+from ..distributions import check_level
 from ..errors import DataError
 from ..tables import Table, format_column, format_df, format_p
 from .contrasts import ADJUSTMENT, Custom, coefficients
 from .multiplicity import METHODS, adjusted, critical
-from .wald import FTest, Wald, check_level
+from .wald import FTest, Wald
 
 _WORDS = {
     "tukey": "Tukey", "dunnett": "Dunnett (multivariate t)", "mvt": "multivariate t", "bonferroni": "Bonferroni",

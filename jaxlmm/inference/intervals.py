@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from ..columns import make_frame
-from ..distributions import check_level, t_quantile
+from ..distributions import bounded_limits, check_level
 from ..errors import DataError
 from .delta import Natural, delta, natural
 from .joint import Joint
@@ -79,10 +79,8 @@ def wald_intervals(fit: Any, level: float, which: Which, df: str) -> Intervals:
 
 def _wald_of(target: Target, at: Natural, level: float) -> tuple[float, tuple[float, float]]:
     """Estimate and limits of one covariance parameter."""
-    z = float(t_quantile(0.5 * (1.0 + level), np.inf))
     with jax.enable_x64(True):
         value = target.shown(target.function(target.z).value)
-    lower, upper = target.limits
     with np.errstate(all="ignore"):
         if len(target.place) == 1:
             se = np.sqrt(at.vcov[target.place[0], target.place[0]])
@@ -92,14 +90,7 @@ def _wald_of(target: Target, at: Natural, level: float) -> tuple[float, tuple[fl
         else:
             part, i, j = target.place
             se = np.sqrt(at.correlations[part][i, j])
-        if lower == 0.0 and upper == np.inf:
-            return value, (value / np.exp(z * se / value), value * np.exp(z * se / value))
-        if np.isfinite(upper - lower):
-            unit = 2.0 * (value - lower) / (upper - lower) - 1.0
-            half = z * se * 2.0 / (upper - lower) / (1.0 - unit**2)
-            ends = lower + (upper - lower) * 0.5 * (1.0 + np.tanh(np.arctanh(unit) + np.array([-half, half])))
-            return value, (float(ends[0]), float(ends[1]))
-        return value, (value - z * se, value + z * se)
+    return value, bounded_limits(value, se, target.limits, level)
 
 
 def bootstrap_intervals(fit: Any, level: float, which: Which, n: int, seed: int) -> Intervals:

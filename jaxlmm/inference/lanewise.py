@@ -16,13 +16,15 @@ from jax import Array
 from ..batching import Fitted
 from ..distributions import f_tail, t_tail
 from ..errors import DataError
+from ..fitting import QUICKLY
 from ..lanes import sizes
 from ..model import Prepared, orthonormal, prepare, weighted
 from ..objective import Spec
 from ..optimize import Status
 from ..responses import Lane, Shared, assemble
 from . import kenward_roger, sandwich, satterthwaite
-from .local import INFORMATION, blocks_at, expanded, inverse, local_of
+from .local import blocks_at, expanded, inverse, local_of
+from .options import chart_of, check_options
 from .partition import dependent
 
 METHODS = ("satterthwaite", "kenward-roger", "kenward-roger-full", "residual", "asymptotic")
@@ -122,10 +124,7 @@ class Tests:
         for method in self.df:
             if method not in METHODS:
                 raise DataError(f"df: found {method!r}, expected some of {', '.join(METHODS)}")
-        if information is not None and information not in INFORMATION:
-            raise DataError(f"information: found {information!r}, expected one of {', '.join(INFORMATION)}")
-        if boundary_df not in (None, "keep", "drop"):
-            raise DataError(f"boundary_df: found {boundary_df!r}, expected 'keep' or 'drop'")
+        check_options(information, boundary_df)
         kinds = [kind for kind in sandwich.KINDS if kind != "CR2"]
         if robust is not None and robust not in kinds:
             raise DataError(f"robust: found {robust!r}, expected one of {', '.join(kinds)} (CR2 is for single fits)")
@@ -171,11 +170,8 @@ class Tests:
         """Passes over data sets inside or on the boundary of the parameter space; methods share what they can."""
         groups: dict[tuple[str, str], list[str]] = {}
         for method in self.df:
-            keep = (self.boundary_df or ("keep" if method.startswith("kenward") else "drop")) == "keep"
-            natural = on_boundary and keep and method in SMALL_SAMPLE
-            chart = (
-                ("natural", self.information or "expected") if natural else ("solver", self.information or "observed")
-            )
+            singular = on_boundary and method in SMALL_SAMPLE
+            chart = chart_of(method, self.information, self.boundary_df, singular)
             groups.setdefault(chart, []).append(method)
         return [Rule(spec, tuple(methods), *chart) for chart, methods in groups.items()]
 
@@ -243,7 +239,7 @@ def _mapped(
 
 _over_lanes = jax.jit(_mapped, static_argnames=("rule", "slots", "rank"))
 _over_few_lanes = jax.jit(  # for few data sets compiling takes longer than running
-    _mapped, static_argnames=("rule", "slots", "rank"), compiler_options={"xla_backend_optimization_level": 0}
+    _mapped, static_argnames=("rule", "slots", "rank"), compiler_options=QUICKLY
 )
 
 

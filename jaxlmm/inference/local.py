@@ -29,7 +29,6 @@ from ..model import Model, Prepared, prepare
 from ..objective import Spec
 from ..parameters import module_of
 
-CHARTS = ("solver", "natural")
 INFORMATION = ("observed", "expected", "average")
 FLAT = 1e-8  # eigenvalue of the scaled information that counts as zero
 INDEPENDENT = 1e-6  # largest relative change of X'V^-1 X along a direction that inference does not need

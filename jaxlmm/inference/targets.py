@@ -18,6 +18,7 @@ from jax import Array
 
 from ..components import natural_parameters
 from ..errors import DataError
+from ..fitting import QUICKLY
 from ..parameters import IntervalKind, PositiveKind, VarianceKind
 from .delta import Parameters
 from .joint import Chart, Joint
@@ -107,7 +108,7 @@ def expanded(f: Callable[..., Array]) -> Callable[..., Any]:
         return value, gradient, hessian
 
     cpu = jax.default_backend() == "cpu"
-    return jax.jit(every, compiler_options={"xla_backend_optimization_level": 0} if cpu else None)
+    return jax.jit(every, compiler_options=QUICKLY if cpu else None)
 
 
 def _unit_vector(size: int, i: int, value: float = 1.0) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -17,8 +18,9 @@ from ..fitting import compiled_by_size
 from ..model import Prepared
 from ..objective import Spec
 from . import kenward_roger, satterthwaite
-from .degrees import between_within, containment, residual
+from .degrees import between_within, containment_of, residual
 from .local import INFORMATION, coordinates, expanded, inverse, local_of, prepared_for
+from .options import chart_of, check_options
 from .sandwich import sandwich
 
 DF = (
@@ -120,10 +122,7 @@ def wald(
     """Choose the covariance of the coefficients and the degrees of freedom; see ``Fit.test`` for the arguments."""
     if df not in DF:
         raise DataError(f"df: found {df!r}, expected one of {', '.join(DF)}")
-    if information is not None and information not in INFORMATION:
-        raise DataError(f"information: found {information!r}, expected one of {', '.join(INFORMATION)}")
-    if boundary_df not in (None, "keep", "drop"):
-        raise DataError(f"boundary_df: found {boundary_df!r}, expected 'keep' or 'drop'")
+    check_options(information, boundary_df)
     if cluster is not None and robust is None:
         raise DataError("cluster: only with robust=, such as robust='CR2'")
     if robust is not None:
@@ -135,12 +134,14 @@ def wald(
 
 def _plain(fit: Any, df: str, vcov: np.ndarray, prefix: str) -> Wald:
     """Degrees of freedom from the design alone."""
-    rule = {
-        "asymptotic": lambda L: np.full(len(L), np.inf),
-        "residual": lambda L: np.full(len(L), residual(fit)),
-        "containment": lambda L: containment(fit, L),
-        "between-within": lambda L: between_within(fit, L),
-    }[df]
+    rule: Callable[[np.ndarray], np.ndarray]
+    if df == "containment":
+        rule = containment_of(fit.frame)
+    elif df == "between-within":
+        rule = partial(between_within, fit)
+    else:
+        number = np.inf if df == "asymptotic" else residual(fit)
+        rule = lambda L: np.full(len(L), number)  # noqa: E731
     note = "" if fit.converged else f"not converged: {fit.estimate.status.advice}"
     return Wald(
         fit.coef_names, fit.coef, vcov, df, None, f"{prefix}{df.capitalize()}", note,
@@ -158,10 +159,8 @@ def _robust(fit: Any, df: str, kind: str, cluster: Any) -> Wald:
     note = "" if fit.converged else f"not converged: {fit.estimate.status.advice}"
 
     def joint(L: np.ndarray) -> tuple[float, float]:
-        F, r, den = found.joint(L, np.zeros(len(L)))
-        gap = L @ fit.coef
-        plain = gap @ np.linalg.solve(L @ found.vcov @ L.T, gap) / r
-        return (F / plain if plain > 0 else 1.0), den
+        F, _, den = found.joint(L)
+        return (1.0 if np.isfinite(F) else np.nan), den  # F is not scaled; NaN with fewer clusters than rows of L
 
     if found.clusters <= len(fit.coef):
         few = (
@@ -173,17 +172,11 @@ def _robust(fit: Any, df: str, kind: str, cluster: Any) -> Wald:
 
 
 def _small_sample(fit: Any, df: str, information: str | None, boundary_df: str | None) -> Wald:
-    """Satterthwaite and Kenward-Roger.
-
-    On the boundary, Kenward-Roger keeps variances of zero as parameters, with expected information in the natural
-    chart (as pbkrtest), and Satterthwaite drops them, in the solver's (as lmerTest), unless `boundary_df` says other.
-    """
+    """Satterthwaite and Kenward-Roger."""
     is_kr = df != "satterthwaite"
     if is_kr and fit.method != "REML":
         raise DataError(f"df: {df!r} is for REML fits, found method 'ML'; fit with method='REML'")
-    keep = fit.singular and (boundary_df or ("keep" if is_kr else "drop")) == "keep"
-    chart = "natural" if keep else "solver"
-    information = information or ("expected" if keep else "observed")
+    chart, information = chart_of(df, information, boundary_df, fit.singular)
     if chart == "solver" and information == "observed" and not is_kr:
         Phi, P, kind, vcov = fit.vcov, fit.estimate.slopes, fit.estimate.information, fit.vcov
     else:
@@ -195,7 +188,7 @@ def _small_sample(fit: Any, df: str, information: str | None, boundary_df: str |
     note = note if fit.converged else f"not converged: {fit.estimate.status.advice}"
     label = f"{WORDS[df]}, {information} information"
     if fit.singular:
-        label += f", singular fit: variances of zero {'kept' if keep else 'dropped'}"
+        label += f", singular fit: variances of zero {'kept' if chart == 'natural' else 'dropped'}"
     if note:
         W, vcov = np.full_like(W, np.nan), np.where(is_kr, np.nan, vcov)
 
