@@ -16,13 +16,13 @@ from . import design
 from .covariance import Covariance
 from .criterion import deviance, solve_normal
 from .design import Field, Residual, Term, as_array, check_design, check_weights, frozen_pytree, set_all
-from .engines import Blocks, Dense, Engine, Grouped, Marginal, Rotation, Rows, Spectral, arrange, plan
+from .engines import Blocks, Crossed, Dense, Engine, Grouped, Marginal, Rotation, Rows, Spectral, arrange, cross, plan
 from .engines.orthogonal import RANK_TOLERANCE, orthogonalise
 from .errors import DataError, Float64RequiredError
 
 Structures = tuple[tuple[Covariance, Any], ...]
 
-ENGINES = ("auto", "dense", "grouped", "marginal", "spectral")
+ENGINES = ("auto", "dense", "grouped", "marginal", "spectral", "crossed")
 MAX_DENSE_ROWS = 5000
 COLLINEAR = 0.1  # part of a column of Z that the others do not explain, below which the columns are orthogonalised
 
@@ -44,9 +44,9 @@ class Model:
     residual : see `Residual`; default independent errors
     weights : (n,) positive, ``Var(e_i) = sigma^2 / w_i``
     offset : (n,) known part of the mean
-    engine : "auto", "grouped" (terms and independent residuals, sufficient statistics), "marginal" (anything else, V by
-        clusters of dependent rows), "spectral" (one relationship matrix and independent residuals, diagonal after one
-        eigendecomposition) or "dense" (any V, O(n^3))
+    engine : "auto", "grouped" (terms and independent residuals, sufficient statistics), "crossed" (the same, for terms
+        of several factors), "marginal" (anything else, V by clusters of dependent rows), "spectral" (one relationship
+        matrix and independent residuals, diagonal after one eigendecomposition) or "dense" (any V, O(n^3))
     checks : False accepts data to which the model cannot be fitted (n <= p, collinear X, constant y), for
         `jaxlmm.fit_batch`, where they get a status
 
@@ -98,8 +98,9 @@ class Model:
         if engine == "spectral":
             z = terms[0].Z[:, 0] if weights is None else terms[0].Z[:, 0] * np.sqrt(weights)
             layout = Rotation.find(z, terms[0].group, terms[0].relationship)
-        if engine == "grouped":
-            layout = plan(tuple(t.group for t in terms), tuple(t.levels for t in terms), tuple(t.dim for t in terms), n)
+        if engine in ("grouped", "crossed"):
+            sizes = tuple(t.levels for t in terms), tuple(t.dim for t in terms)
+            layout = (plan if engine == "grouped" else cross)(tuple(t.group for t in terms), *sizes, n)
         set_all(
             self,
             y=y,
@@ -165,6 +166,11 @@ def _blocks(structures: Structures, coords: tuple[Any, ...], theta: Array) -> Bl
     return Blocks(tuple(blocks[:-1]), blocks[-1])
 
 
+def has_several_factors(random: tuple[Term | Field, ...]) -> bool:
+    """Whether the terms are of more than one grouping factor."""
+    return any(not np.array_equal(part.group, random[0].group) for part in random[1:])
+
+
 def choose_engine(engine: str, random: tuple[Term | Field, ...], residual: Residual, n: int) -> str:
     """The engine that will do the work: the one that needs least of those that can."""
     if engine not in ENGINES:
@@ -176,11 +182,13 @@ def choose_engine(engine: str, random: tuple[Term | Field, ...], residual: Resid
     kin = kin and random[0].dim == 1
     if engine == "auto":
         engine = "grouped" if plain else "spectral" if kin else "marginal"
-    if engine == "grouped" and not terms:
+    if engine in ("grouped", "crossed") and not terms:
         raise DataError(
-            "engine: 'grouped' needs independent residuals and terms without relationship matrices, this model has "
+            f"engine: {engine!r} needs independent residuals and terms without relationship matrices, this model has "
             "others; use 'marginal'"
         )
+    if engine == "crossed" and not has_several_factors(random):
+        raise DataError("engine: 'crossed' needs terms of at least two grouping factors; use 'grouped'")
     if engine == "spectral" and not kin:
         raise DataError("engine: 'spectral' needs one term with one effect and a relationship matrix, and no other")
     if engine == "dense" and n > MAX_DENSE_ROWS:
@@ -280,8 +288,11 @@ def _prepare(
     basis = basis._replace(residual_sd=xp.sqrt(xp.sum(residual**2) / (n - basis.rank)))
     rows = Rows(xp.concatenate([Q, residual[:, None]], 1), tuple(Z))
     statistics: Engine
-    if model.engine == "grouped":
-        statistics = Grouped.prepare(rows, model.layout, compact, clusters, varying)
+    if model.engine == "crossed" and xp is np and not clusters:
+        statistics = Crossed.prepare(rows, model.layout, compact)
+    elif model.engine in ("grouped", "crossed"):
+        layout = model.layout if model.engine == "grouped" else model.layout.for_groups
+        statistics = Grouped.prepare(rows, layout, compact, clusters, varying)
     elif model.engine == "marginal":
         statistics = Marginal.prepare(rows, (*model.random, model.residual), model.layout, compact and not clusters)
     elif model.engine == "spectral":

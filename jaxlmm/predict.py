@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array
 
 from .design import Field, Term, replace
-from .engines import Blocks, Clusters, arrange, plan
+from .engines import Blocks, Clusters, arrange, cross, plan
 from .engines.orthogonal import group_sum
 from .fitting import Estimate, blocks_at
 from .model import Model, Prepared, prepare, weighted
@@ -51,7 +51,7 @@ def random_effects(model: Model, estimate: Estimate) -> tuple[Effects, ...]:
     merged = tuple(_merge([model.random[t] for t in terms]) for terms in shared)
     C = Blocks(tuple(block_diagonal([found.random[t] for t in terms]) for terms in shared), found.residual)
     with jax.enable_x64(True):
-        if model.engine == "grouped":
+        if model.engine in ("grouped", "crossed"):
             out = _by_moments(_replanned(model, merged), C, estimate)
         else:
             out = _by_clusters(replace(model, random=merged), C, estimate)
@@ -71,7 +71,8 @@ def _replanned(model: Model, merged: tuple[Term, ...]) -> Model:
     if len(merged) == len(model.random):
         return model
     levels, dims = tuple(t.levels for t in merged), tuple(t.dim for t in merged)
-    return replace(model, random=merged, layout=plan(tuple(t.group for t in merged), levels, dims, len(model.y)))
+    layout = (plan if model.engine == "grouped" else cross)(tuple(t.group for t in merged), levels, dims, len(model.y))
+    return replace(model, random=merged, layout=layout)
 
 
 def _by_moments(model: Model, C: Blocks, estimate: Estimate) -> Any:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .engines import Varying, VaryingClusters, VaryingRotated
+from .engines import Varying, VaryingClusters, VaryingCrossed, VaryingRotated
 from .engines.orthogonal import RANK_TOLERANCE
 from .model import Basis, Model, Prepared, orthonormal, prepare, weighted
 
@@ -95,10 +95,13 @@ class Design:
             self.varying = VaryingClusters(self._Q, statistics.buckets)
         elif model.engine == "spectral":
             self.varying = VaryingRotated(self._Q, statistics)
-        elif model.engine == "grouped":
+        elif model.engine in ("grouped", "crossed"):
             pairs = zip(model.terms, self.template.basis.K, strict=True)
             Z = tuple(weighted(model, t.Z) @ K for t, K in pairs)
-            self.varying = Varying(self._Q, Z, model.layout, count, len(statistics.weight))
+            if model.engine == "crossed":
+                self.varying = VaryingCrossed(self._Q, Z, model.layout)
+            else:
+                self.varying = Varying(self._Q, Z, model.layout, count, len(statistics.weight))
 
     @property
     def floats(self) -> int:

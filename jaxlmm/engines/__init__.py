@@ -5,6 +5,7 @@ from __future__ import annotations
 from .base import Blocks, Engine, Moments, Rows
 from .clustered import VaryingClusters
 from .clusters import Clusters, arrange
+from .crossed import Crossed, Crossing, VaryingCrossed, cross
 from .dense import Dense
 from .grouped import Grouped, Layout, plan
 from .marginal import Marginal
@@ -14,6 +15,8 @@ from .varying import Varying
 __all__ = [
     "Blocks",
     "Clusters",
+    "Crossed",
+    "Crossing",
     "Dense",
     "Engine",
     "Grouped",
@@ -25,7 +28,9 @@ __all__ = [
     "Spectral",
     "Varying",
     "VaryingClusters",
+    "VaryingCrossed",
     "VaryingRotated",
     "arrange",
+    "cross",
     "plan",
 ]

@@ -1,0 +1,243 @@
+"""The crossed engine against the dense matrix: random designs with factors that cross, nest and meet only in part."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxlmm
+from jaxlmm import DataError, Diagonal, Model, Term, fitting
+from jaxlmm.engines import Blocks, Grouped, coupling, crossed
+from jaxlmm.engines.coupling import Full, Pairs
+from jaxlmm.engines.crossed import VaryingCrossed
+from jaxlmm.model import prepare
+
+SEEDS = [*range(10), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(10, 200))]
+
+
+@pytest.fixture(autouse=True)
+def float64():
+    with jax.enable_x64(True):
+        yield
+
+
+@functools.cache
+def design(seed):
+    """Rows, terms and weights: 2-4 factors, scalar or vector-valued, unbalanced, with levels of one row."""
+    rng = np.random.default_rng(seed)
+    n, factors = int(rng.integers(40, 90)), int(rng.integers(2, 5))
+    one, x = np.ones(n), rng.normal(size=n)
+    terms, before = [], None
+    for f in range(factors):
+        levels = int(rng.integers(3, 12))
+        codes = np.minimum(rng.geometric(0.25, n) - 1, levels) if rng.uniform() < 0.5 else rng.integers(0, levels, n)
+        if before is not None and rng.uniform() < 0.4:  # nested, or in blocks
+            codes = before * 3 + codes % 3
+        before = codes if levels < 8 else None
+        Z = np.column_stack([one, x]) if rng.uniform() < 0.4 else (one if rng.uniform() < 0.8 else x)
+        structure = Diagonal() if Z.ndim == 2 and rng.uniform() < 0.3 else None
+        terms.append(Term(Z, codes, structure, name=f"factor {f}"))
+    if not any(not np.array_equal(t.group, terms[0].group) for t in terms[1:]):
+        terms.append(Term(one, rng.integers(0, 4, n)))
+    weights = rng.uniform(0.5, 2.0, n) if rng.uniform() < 0.5 else None
+    return rng.normal(size=n), np.column_stack([one, x]), terms, weights
+
+
+def model(seed, engine):
+    y, X, terms, weights = design(seed)
+    return Model(y, X, terms, weights=weights, engine=engine)
+
+
+def blocks(m, seed, singular=False):
+    """Covariance blocks; with `singular` of rank one, and one of them zero."""
+    rng = np.random.default_rng(seed)
+    C = m.blocks(0.6 * rng.normal(size=m.size))
+    if not singular:
+        return C
+    vectors = [rng.normal(size=len(G)) * (t > 0) for t, G in enumerate(C.random)]
+    return C._replace(random=tuple(jnp.asarray(np.outer(v, v)) for v in vectors))
+
+
+def directions(C, seeds=(1, 2, 3)):
+    def one(seed):
+        rng = np.random.default_rng(seed)
+        draws = [rng.normal(size=G.shape) for G in C.random]
+        return Blocks(tuple(jnp.asarray(H + H.T) for H in draws), jnp.asarray(rng.normal(size=(1, 1))))
+
+    return jax.tree_util.tree_map(lambda *x: jnp.stack(x), *(one(seed) for seed in seeds))
+
+
+def close(found, expected, tolerance):
+    expected = np.asarray(expected)
+    np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance * max(1.0, np.abs(expected).max()))
+
+
+WAYS = (Pairs, Full, Pairs)
+
+
+def use(seed, monkeypatch):
+    """One of both ways to keep the cross-products, and of both for products of large matrices."""
+    way = WAYS[seed % 3]
+    monkeypatch.setattr(coupling, "SMALL", np.inf if way is Full else 0.0)
+    monkeypatch.setattr(coupling, "PAIR", 0.0)
+    if seed % 3 == 2:
+        monkeypatch.setattr(crossed, "MANY_EFFECTS", 0)
+    return way
+
+
+def quick(function):
+    """Compiled without the expensive passes."""
+    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
+
+
+def change_of_v(m, C):
+    """V of the weighted rows, or its change along a direction, from the definition."""
+    root = np.ones(len(m.y)) if m.weights is None else np.sqrt(m.weights)
+    V = np.asarray(C.residual)[0, 0] * np.eye(len(m.y))
+    for t, G in zip(m.random, C.random, strict=True):
+        Z = root[:, None] * t.Z
+        V = V + (t.group[:, None] == t.group) * (Z @ np.asarray(G) @ Z.T)
+    return V
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_values_and_derivatives_are_those_of_the_dense_matrix(seed, monkeypatch):
+    way, m = use(seed, monkeypatch), model(seed, "crossed")
+    statistics, U = prepare(m).statistics, np.asarray(prepare(model(seed, "dense")).statistics.U)
+    assert isinstance(statistics.coupling, way)
+
+    @quick
+    def found_at(C, D):
+        return statistics.expand(C, D, jnp.linalg.inv), statistics.gram(C)
+
+    for singular in (False, True):
+        C, D = blocks(m, seed, singular), directions(blocks(m, seed))
+        D = D if seed % 2 else D._replace(residual=None)
+        found, (logdet, gram) = jax.device_get(found_at(C, D))
+        V = change_of_v(m, C)
+        sign = [
+            change_of_v(m, jax.tree_util.tree_map(lambda a, i=i: a[i], D if seed % 2 else fixed(D))) for i in range(3)
+        ]
+        VU, VV = np.linalg.solve(V, U), [np.linalg.solve(V, H) for H in sign]
+        expected = U.T @ VU
+        close(logdet, np.linalg.slogdet(V)[1], 1e-10)
+        close(found.logdet, logdet, 1e-12)
+        close(gram, expected, 1e-9)
+        close(found.gram, gram, 1e-12)
+        w = np.linalg.inv(expected)
+        close(found.gram_slopes, [-VU.T @ H @ VU for H in sign], 1e-8)
+        curvature = np.array([[
+            -np.sum(a * b.T) + 2.0 * np.sum(w * (VU.T @ H @ b @ VU)) for b in VV] for a, H in zip(VV, sign, strict=True)
+        ])  # fmt: skip
+        close(found.curvature, 0.5 * (curvature + curvature.T), 1e-8)
+        along = sum(np.tensordot(H, S, 2) for H, S in zip(D.random, found.slopes.random, strict=True))
+        along = along + (np.tensordot(D.residual, found.slopes.residual, 2) if seed % 2 else 0.0)
+        close(along, [np.trace(a) - np.sum(w * (VU.T @ H @ VU)) for a, H in zip(VV, sign, strict=True)], 1e-8)
+
+
+def fixed(D):
+    return D._replace(residual=np.zeros((3, 1, 1)))
+
+
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_row_products_and_moments_are_those_of_the_dense_matrix(seed, monkeypatch):
+    use(seed, monkeypatch)
+    m = model(seed, "crossed")
+    statistics, dense = (prepare(model(seed, e), compact=False).statistics for e in ("crossed", "dense"))
+    C = blocks(m, seed)
+    B = np.random.default_rng(seed).normal(size=(len(m.y), 2))
+    close(statistics.solve(C, B), dense.solve(C, B), 1e-9)
+    found, expected = statistics.moments(C), dense.moments(C)
+    for a, b in zip((*found.N, *found.M), (*expected.N, *expected.M), strict=True):
+        close(a, b, 1e-9)
+    D = directions(C, (1, 2))
+    H, K = (jax.tree_util.tree_map(lambda a, i=i: a[i], D) for i in (0, 1))
+    assert found.trace(H, K) == pytest.approx(float(expected.trace(H, K)), rel=1e-8)
+    close(statistics.cluster_grams(C).sum(0), dense.gram(C)[1], 1e-9)
+
+
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_the_likelihood_is_differentiable(seed):
+    theta = 0.5 * np.random.default_rng(seed).normal(size=model(seed, "dense").size)
+    found, expected = (
+        [f(jaxlmm.reml)(theta, model(seed, e)) for f in (lambda g: g, jax.grad, jax.hessian)]
+        for e in ("crossed", "dense")
+    )
+    for a, b, tolerance in zip(found, expected, (1e-10, 1e-8, 1e-7), strict=True):
+        close(a, b, tolerance)
+
+
+@pytest.mark.parametrize("seed", [*range(3), *(pytest.param(s, marks=pytest.mark.slow) for s in range(3, 20))])
+def test_fits_are_those_of_the_dense_engine(seed):
+    found, expected = (fitting.estimate(model(seed, e)) for e in ("crossed", "dense"))
+    assert found.loglik == pytest.approx(expected.loglik, abs=1e-8)
+    close(found.coef, expected.coef, 1e-5)
+    for a, b in zip(found.covariances, expected.covariances, strict=True):
+        close(a, b, 1e-4)
+
+
+def test_an_expansion_is_linear_in_the_weights():
+    C = blocks(model(1, "crossed"), 1)
+    D, statistics = directions(C), prepare(model(1, "crossed")).statistics
+    rng = np.random.default_rng(0)
+    u, v = rng.normal(size=(2, *statistics.gram(C)[1].shape))
+
+    def curvature(w):
+        return statistics.expand(C, D, lambda gram: w).curvature
+
+    close(curvature(u + v) + curvature(0 * u), curvature(u) + curvature(v), 1e-10)
+    close(jax.jvp(curvature, (u,), (v,))[1], curvature(u + v) - curvature(u), 1e-9)
+
+
+def test_columns_of_many_data_sets_are_those_of_one():
+    m = model(2, "crossed")
+    Z = tuple(t.Z if m.weights is None else t.Z * np.sqrt(m.weights)[:, None] for t in m.terms)
+    statistics = prepare(m, compact=False).statistics
+    U = np.random.default_rng(0).normal(size=(len(m.y), 3))
+    fixed = crossed.columns_of(U[:, :2], statistics.source, np)
+    whole = crossed.columns_of(U, statistics.source, np)
+    lanes = VaryingCrossed(U[:, :2], Z, m.layout)([U[:, 2:]])
+    padded = crossed.Columns(*(np.zeros(np.shape(a)) for a in whole))
+    padded.B[:, :2], padded.EZ[:, :2], padded.EU[:2, :2] = fixed.B, fixed.EZ, fixed.EU
+    own = jaxlmm.design.replace(statistics, columns=padded)
+    found = own.with_columns(jax.tree_util.tree_map(lambda a: a[0], lanes)).columns
+    for a, b in zip(found, whole, strict=True):
+        close(a, b, 1e-12)
+
+
+def test_traced_data_are_taken_by_the_grouped_engine():
+    m = model(3, "crossed")
+    theta = np.zeros(m.size)
+    close(jax.jit(lambda y: jaxlmm.reml(theta, m.replace(y=y)))(m.y), jaxlmm.reml(theta, model(3, "dense")), 1e-9)
+    assert isinstance(prepare(m.replace(y=jnp.asarray(m.y))).statistics, Grouped)
+    large = m.replace(layout=jaxlmm.design.replace(m.layout, grouped=None))
+    with pytest.raises(DataError, match="too many levels.*traced"):
+        jaxlmm.reml(theta, large.replace(y=jnp.asarray(m.y)))
+
+
+def test_one_factor_is_not_for_the_crossed_engine():
+    g = np.arange(20) % 5
+    with pytest.raises(DataError, match="two grouping factors.*'grouped'"):
+        Model(np.arange(20.0) ** 1.5, np.ones((20, 1)), [Term(np.ones(20), g)], engine="crossed")
+
+
+def test_what_remains_may_be_too_much(monkeypatch):
+    monkeypatch.setattr(crossed, "MAX_EFFECTS", 5)
+    with pytest.raises(DataError, match="random effects remain"):
+        model(0, "crossed")
+
+
+@pytest.mark.parametrize("size", [7, 30, 61])
+def test_the_inverse_in_blocks(size, monkeypatch):
+    monkeypatch.setattr(crossed, "LEAF", 16)
+    Z = np.random.default_rng(size).normal(size=(size, size))
+    S = Z @ Z.T + np.eye(size)
+    inverse, logdet = jax.jit(crossed.inverse_logdet)(S)
+    close(inverse, np.linalg.inv(S), 1e-10)
+    assert logdet == pytest.approx(np.linalg.slogdet(S)[1], rel=1e-12)
+    broken = jax.jit(crossed.inverse_logdet)(S - 100.0 * np.eye(size))
+    assert np.isnan(broken[1])
