@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from . import datasets
 from .batching import BatchFit, Replicate, fit_batch
 from .bootstrap import Bootstrap
@@ -38,6 +40,7 @@ from .covariance import (
     powers,
 )
 from .design import Field, Residual, Term
+from .engines import Iterative
 from .errors import DataError, Float64RequiredError, FormulaError, JaxlmmError
 from .inference.comparison import Comparison, compare
 from .inference.delta import Parameters
@@ -52,6 +55,16 @@ from .results import ConvergenceWarning, Fit
 from .traceable import Estimates, fit
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """`jaxlmm.study`, imported when it is first asked for."""
+    if name != "study":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return import_module(".study", __name__)
+
 
 __all__ = [
     "AnteDependence",
@@ -84,6 +97,7 @@ __all__ = [
     "HeterogeneousToeplitz",
     "HuynhFeldt",
     "Identity",
+    "Iterative",
     "JaxlmmError",
     "KnownMatrix",
     "Kronecker",

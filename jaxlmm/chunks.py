@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from .errors import DataError
-from .lanes import sizes
+from .lanes import devices, sizes
 
 Progress = Callable[[int, int], Any] | Literal["auto"] | bool
 
@@ -22,15 +22,19 @@ LONG = 2.0  # seconds after which a bar is shown
 
 
 def workers() -> int:
-    """Threads that run compiled programs side by side: one a core of a CPU, where JAX sees it as one device."""
-    if jax.default_backend() != "cpu" or jax.local_device_count() > 1:
+    """Threads that run compiled programs side by side: one a core of a CPU, where JAX sees it as one device.
+
+    One thread in a scope ``jax.default_device(device)``: whoever chooses a device runs batches side by side themselves.
+    """
+    chosen = isinstance(jax.config.jax_default_device, jax.Device)
+    if chosen or jax.default_backend() != "cpu" or jax.local_device_count() > 1:
         return 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def chunks(b: int, n: int) -> list[np.ndarray]:
     """Rows 0..b-1 of n numbers each in chunks that fit a queue and the memory, as many for every worker."""
-    size = max(1, min(sizes(b)[0] * jax.local_device_count(), int(CHUNK_FLOATS // max(n, 1))))
+    size = max(1, min(sizes(b)[0] * len(devices()), int(CHUNK_FLOATS // max(n, 1))))
     count = -(-b // size)
     count += -count % workers() if count > 1 else 0
     return [rows for rows in np.array_split(np.arange(b), count) if len(rows)] if b else []

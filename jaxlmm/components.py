@@ -17,6 +17,7 @@ from .fitting import Estimate
 from .frame import ModelFrame
 from .grouping import FrameTerm
 from .model import Model
+from .objective import Spec
 from .tables import Table, format_column
 
 SCALE, CORRELATION, FREE = (0.0, np.inf), (-1.0, 1.0), (-np.inf, np.inf)  # bounds of what is reported
@@ -41,6 +42,16 @@ class GroupCovariance:
             corr = G / np.outer(sd, sd)
         np.fill_diagonal(corr, 1.0)
         return cls(group, columns, sd, corr, G, place)
+
+
+def flat_parts(model: Model, method: str, estimate: Estimate) -> list[str]:
+    """Parts of the model whose parameters take part in the direction of least curvature of the likelihood."""
+    spec = Spec.of(model, method).absolute
+    d = np.sqrt(np.maximum(np.abs(np.diagonal(estimate.information)), 1e-300))
+    direction = np.linalg.eigh(estimate.information / np.outer(d, d))[1][:, 0]
+    among = {part for (_, part), size in zip(spec.kinds, np.abs(direction), strict=True) if size > 0.1}
+    names = [*(part.name for part in model.random), "the residuals"]
+    return [names[part] for part in sorted(among)]
 
 
 @dataclass(frozen=True)

@@ -131,8 +131,10 @@ class Term:
         saturates = self.levels * self.dim >= self.Z.shape[0] and not self.structure.is_matrix
         return self.relationship is None and not saturates
 
-    def subset(self, rows: np.ndarray) -> Term:
-        """The term of some rows, with the levels that are left."""
+    def subset(self, rows: np.ndarray, keep: bool = False) -> Term:
+        """The term of some rows, with the levels that are left or, to `keep` shapes, with all of them."""
+        if keep:
+            return replace(self, Z=self.Z[rows], group=self.group[rows])
         levels = np.unique(self.group[rows])
         known = None if self.relationship is None else self.relationship[np.ix_(levels, levels)]
         return Term(self.Z[rows], self.group[rows], self.structure, self.name, known)
@@ -198,7 +200,7 @@ class Field:
         """Coordinates of each row (n,) or (n, d), None where places are levels."""
         return None if self.coords is None else self.coords[self.sets[self.group], self.position]
 
-    def subset(self, rows: np.ndarray) -> Any:
+    def subset(self, rows: np.ndarray, keep: bool = True) -> Any:
         """The field of some rows, with the same levels."""
         if self.group is None:
             return self

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +18,7 @@ from .errors import DataError
 from .model import Basis, Model, Prepared, prepare
 from .objective import Spec, moment_start, objective, packing_of, scale_of
 from .optimize import Evaluate, Point, Status, minimise
+from .stochastic import MonteCarlo, is_stochastic, monte_carlo, path_of
 
 MAX_ITERATIONS = 200
 QUICKLY = {"xla_backend_optimization_level": 0}  # compiler options that leave out the expensive passes
@@ -89,6 +90,7 @@ class Estimate:
     information : observed information (k, k) of the covariance parameters in the solver's chart, of absolute
         covariances in the basis of ``prepare(model, orthogonal=True)``
     slopes : (k, p, p) derivatives of X'V^-1 X in the same coordinates, in the user's units
+    monte_carlo : what is random of these numbers, None where nothing is
     """
 
     theta: np.ndarray
@@ -103,6 +105,7 @@ class Estimate:
     certificate: Certificate
     information: np.ndarray
     slopes: np.ndarray
+    monte_carlo: MonteCarlo | None = None
 
 
 def estimate(model: Model, method: str = "REML", start: np.ndarray | None = None) -> Estimate:
@@ -111,7 +114,8 @@ def estimate(model: Model, method: str = "REML", start: np.ndarray | None = None
     prepared = prepare(model, orthogonal=True)
     scale = scale_of(spec, prepared.basis)
     packing = packing_of(spec, model.X.shape[1], with_slopes=True)
-    evaluate = evaluator(spec, prepared, scale)
+    stochastic = is_stochastic(prepared)
+    evaluate = path_of(prepared, packing, lambda p: evaluator(spec, p, scale)) if stochastic else evaluator(spec, prepared, scale)
 
     reached: list[np.ndarray] = []
 
@@ -134,7 +138,17 @@ def estimate(model: Model, method: str = "REML", start: np.ndarray | None = None
     with np.errstate(all="ignore"):  # rows that are not finite are NaN in the end
         found = in_units(spec, prepared.basis, scale, point, ends, dual)
         local = _local(spec, prepared.basis, scale, point)
-    return _single(spec, found, point, ends, float(dual[0]), local)
+        single = _single(spec, found, point, ends, float(dual[0]), local)
+        return _with_errors(single, spec, prepared, scale, packing.unpack(ends.best[0])) if stochastic else single
+
+
+def _with_errors(found: Estimate, spec: Spec, prepared: Prepared, scale: np.ndarray, point: Point) -> Estimate:
+    """The estimate with its log-likelihood and Monte Carlo error."""
+    if found.status == Status.NOT_FINITE:
+        return found
+    loglik, errors = monte_carlo(spec, prepared, scale, point)
+    status = found.status if np.isfinite(loglik) else Status.NOT_FINITE
+    return replace(found, loglik=loglik, monte_carlo=errors, status=status)
 
 
 def says_little(model: Model) -> bool:

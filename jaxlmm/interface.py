@@ -9,6 +9,7 @@ import numpy as np
 
 from .covariance import NAMES, Covariance, Over
 from .design import Field, Residual, Term
+from .engines import Iterative
 from .errors import DataError, FormulaError
 from .fields import FrameField
 from .formula import parse
@@ -32,7 +33,7 @@ def lmm(
     variance: str | None = None,
     relationship: Mapping[str, Any] | None = None,
     structures: Mapping[str, type[Covariance]] | None = None,
-    engine: str = "auto",
+    engine: str | Iterative = "auto",
     start: np.ndarray | None = None,
 ) -> Fit:
     """Fit a linear mixed model.
@@ -66,7 +67,7 @@ def lmm(
         the order of the sorted levels, or a `Precision`.
     structures : mapping of names to covariance classes, optional
         Further names for structures.
-    engine : "auto", or the name of one; see `jaxlmm.Model`
+    engine : "auto", or the name of one; see `jaxlmm.Model`; or `jaxlmm.Iterative` with options
     start : (k,) array, optional
         Start value of theta.
 
@@ -83,6 +84,24 @@ def lmm(
     """
     if method not in ("REML", "ML"):
         raise DataError(f"method: found {method!r}, expected 'REML' or 'ML'")
+    frame, model = model_of(formula, data, weights, offset, residual, variance, relationship, structures, engine)
+    if not model.size:
+        raise DataError("all covariance parameters are fixed: there is nothing to estimate")
+    return fit_frame(data, frame, model, method, start)
+
+
+def model_of(
+    formula: str,
+    data: Any,
+    weights: Any = None,
+    offset: Any = None,
+    residual: str | Over | None = None,
+    variance: str | None = None,
+    relationship: Mapping[str, Any] | None = None,
+    structures: Mapping[str, type[Covariance]] | None = None,
+    engine: str = "auto",
+) -> tuple[ModelFrame, Model]:
+    """The arrays of a formula on data, and the model of them, not fitted; arguments as in `lmm`."""
     known, related = {**NAMES, **(structures or {})}, dict(relationship or {})
     parsed = parse(formula, known)
     repeated = residual_of(residual, variance, known)
@@ -100,10 +119,7 @@ def lmm(
         for part in frame.parts
     ]
     errors = None if frame.residual is None else Residual(**frame.residual.arguments())
-    model = Model(frame.y, frame.X, random, errors, weights=frame.weights, offset=frame.offset, engine=engine)
-    if not model.size:
-        raise DataError("all covariance parameters are fixed: there is nothing to estimate")
-    return fit_frame(data, frame, model, method, start)
+    return frame, Model(frame.y, frame.X, random, errors, weights=frame.weights, offset=frame.offset, engine=engine)
 
 
 def _term(

@@ -108,6 +108,12 @@ def _program(spec: Spec, slots: int, devices: tuple[Any, ...]) -> Callable[..., 
     return jax.jit(drain)
 
 
+def devices() -> tuple[Any, ...]:
+    """The devices that share a batch: those of this process, or the one of a scope ``jax.default_device(device)``."""
+    one = jax.config.jax_default_device
+    return (one,) if isinstance(one, jax.Device) else tuple(jax.local_devices())
+
+
 class Runner:
     """Runs the solver for lanes of one shape, as many as the queues of all devices hold.
 
@@ -118,7 +124,7 @@ class Runner:
     """
 
     def __init__(self, spec: Spec, shared: Shared, lanes: Lane, count: int):
-        self.devices = tuple(jax.local_devices())
+        self.devices = devices()
         statistics = (lanes.data if shared.prepared is None else shared.prepared).statistics
         self.capacity, slots = sizes(-(-count // len(self.devices)), statistics.work)
         self.program = _program(spec, slots, self.devices)

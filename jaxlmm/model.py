@@ -13,16 +13,34 @@ import numpy as np
 from jax import Array
 
 from . import design
+from .confounding import check_terms
 from .covariance import Covariance
 from .criterion import deviance, solve_normal
-from .design import Field, Residual, Term, as_array, check_design, check_weights, frozen_pytree, set_all
-from .engines import Blocks, Crossed, Dense, Engine, Grouped, Marginal, Rotation, Rows, Spectral, arrange, cross, plan
+from .design import Field, Residual, Term, as_array, check_design, check_weights, frozen_pytree, is_traced, set_all
+from .engines import (
+    Blocks,
+    Crossed,
+    Dense,
+    Engine,
+    Grouped,
+    Iterative,
+    Krylov,
+    Marginal,
+    Rotation,
+    Rows,
+    Spectral,
+    arrange,
+    cross,
+    engine_for,
+    incidence,
+    plan,
+)
 from .engines.orthogonal import RANK_TOLERANCE, orthogonalise
 from .errors import DataError, Float64RequiredError
 
 Structures = tuple[tuple[Covariance, Any], ...]
 
-ENGINES = ("auto", "dense", "grouped", "marginal", "spectral", "crossed")
+ENGINES = ("auto", "dense", "grouped", "marginal", "spectral", "crossed", "iterative")
 MAX_DENSE_ROWS = 5000
 COLLINEAR = 0.1  # part of a column of Z that the others do not explain, below which the columns are orthogonalised
 
@@ -46,7 +64,9 @@ class Model:
     offset : (n,) known part of the mean
     engine : "auto", "grouped" (terms and independent residuals, sufficient statistics), "crossed" (the same, for terms
         of several factors), "marginal" (anything else, V by clusters of dependent rows), "spectral" (one relationship
-        matrix and independent residuals, diagonal after one eigendecomposition) or "dense" (any V, O(n^3))
+        matrix and independent residuals, diagonal after one eigendecomposition), "dense" (any V, O(n^3)) or
+        "iterative" (as "crossed", where nothing can be factored: with a Monte Carlo error; `jaxlmm.Iterative` has its
+        options)
     checks : False accepts data to which the model cannot be fitted (n <= p, collinear X, constant y), for
         `jaxlmm.fit_batch`, where they get a status
 
@@ -67,7 +87,7 @@ class Model:
 
     def __init__(
         self, y: Any, X: Any, random: Sequence[Term | Field] = (), residual: Residual | None = None,
-        weights: Any = None, offset: Any = None, engine: str = "auto", checks: bool = True,
+        weights: Any = None, offset: Any = None, engine: str | Iterative = "auto", checks: bool = True,
     ):  # fmt: skip
         y = as_array("y", y, (None,))
         n = y.shape[0]
@@ -84,7 +104,10 @@ class Model:
         offset = None if offset is None else as_array("offset", offset, (n,))
         if checks:
             check_design(y, X)
-        engine = choose_engine(engine, random, residual, n)
+            if not is_traced(random, X):
+                check_terms(random, X)
+        options = engine if isinstance(engine, Iterative) else Iterative()
+        engine = choose_engine("iterative" if isinstance(engine, Iterative) else engine, random, residual, n)
         layout: Any = None
         if engine == "marginal":
             layout = arrange(random, residual, n)
@@ -98,9 +121,8 @@ class Model:
         if engine == "spectral":
             z = terms[0].Z[:, 0] if weights is None else terms[0].Z[:, 0] * np.sqrt(weights)
             layout = Rotation.find(z, terms[0].group, terms[0].relationship)
-        if engine in ("grouped", "crossed"):
-            sizes = tuple(t.levels for t in terms), tuple(t.dim for t in terms)
-            layout = (plan if engine == "grouped" else cross)(tuple(t.group for t in terms), *sizes, n)
+        if engine in ("grouped", "crossed", "iterative"):
+            layout = layout_of(engine, terms, n, options)
         set_all(
             self,
             y=y,
@@ -166,9 +188,16 @@ def _blocks(structures: Structures, coords: tuple[Any, ...], theta: Array) -> Bl
     return Blocks(tuple(blocks[:-1]), blocks[-1])
 
 
-def has_several_factors(random: tuple[Term | Field, ...]) -> bool:
-    """Whether the terms are of more than one grouping factor."""
-    return any(not np.array_equal(part.group, random[0].group) for part in random[1:])
+def factors_of(terms: Sequence[Any]) -> tuple[tuple[Any, ...], tuple[int, ...], tuple[int, ...]]:
+    """Codes, number of levels and number of effects of each term."""
+    return tuple(t.group for t in terms), tuple(t.levels for t in terms), tuple(t.dim for t in terms)
+
+
+def layout_of(engine: str, terms: Sequence[Term], n: int, options: Iterative) -> Any:
+    """Integer layout of terms with independent residuals for their engine."""
+    if engine == "iterative":
+        return incidence(*factors_of(terms), options)
+    return (plan if engine == "grouped" else cross)(*factors_of(terms), n)
 
 
 def choose_engine(engine: str, random: tuple[Term | Field, ...], residual: Residual, n: int) -> str:
@@ -181,14 +210,14 @@ def choose_engine(engine: str, random: tuple[Term | Field, ...], residual: Resid
     kin = independent and len(random) == 1 and isinstance(random[0], Term) and random[0].relationship is not None
     kin = kin and random[0].dim == 1
     if engine == "auto":
-        engine = "grouped" if plain else "spectral" if kin else "marginal"
-    if engine in ("grouped", "crossed") and not terms:
+        engine = engine_for(*factors_of(random), n) if plain else "spectral" if kin else "marginal"
+    if engine in ("grouped", "crossed", "iterative") and not terms:
         raise DataError(
             f"engine: {engine!r} needs independent residuals and terms without relationship matrices, this model has "
             "others; use 'marginal'"
         )
-    if engine == "crossed" and not has_several_factors(random):
-        raise DataError("engine: 'crossed' needs terms of at least two grouping factors; use 'grouped'")
+    if engine in ("crossed", "iterative") and all(np.array_equal(part.group, random[0].group) for part in random):
+        raise DataError(f"engine: {engine!r} needs terms of at least two grouping factors; use 'grouped'")
     if engine == "spectral" and not kin:
         raise DataError("engine: 'spectral' needs one term with one effect and a relationship matrix, and no other")
     if engine == "dense" and n > MAX_DENSE_ROWS:
@@ -290,6 +319,13 @@ def _prepare(
     statistics: Engine
     if model.engine == "crossed" and xp is np and not clusters:
         statistics = Crossed.prepare(rows, model.layout, compact)
+    elif model.engine == "iterative":
+        if xp is not np:
+            raise DataError(
+                "engine: 'iterative' needs concrete arrays, and takes no traced ones (jit, vmap and derivatives over y, "
+                "X, Z or weights); fit one data set at a time, or use engine='crossed'"
+            )
+        statistics = Krylov.prepare(rows, model.layout, compact)
     elif model.engine in ("grouped", "crossed"):
         layout = model.layout if model.engine == "grouped" else model.layout.for_groups
         statistics = Grouped.prepare(rows, layout, compact, clusters, varying)

@@ -116,6 +116,11 @@ class Packing:
         """Length of the vector."""
         return int(self._bounds[-1])
 
+    @property
+    def value_at(self) -> int:
+        """Position of the value in the vector."""
+        return int(self._bounds[1])
+
     def derivatives(self, packed: Any) -> tuple[Any, Any, Any, Any]:
         """x, value, gradient and Hessian alone."""
         k = self._shapes[0][0]

@@ -12,10 +12,10 @@ import numpy as np
 from jax import Array
 
 from .design import Field, Term, replace
-from .engines import Blocks, Clusters, arrange, cross, plan
+from .engines import Blocks, Clusters, Iterative, arrange
 from .engines.orthogonal import group_sum
 from .fitting import Estimate, blocks_at
-from .model import Model, Prepared, prepare, weighted
+from .model import Model, Prepared, layout_of, prepare, weighted
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def random_effects(model: Model, estimate: Estimate) -> tuple[Effects, ...]:
     merged = tuple(_merge([model.random[t] for t in terms]) for terms in shared)
     C = Blocks(tuple(block_diagonal([found.random[t] for t in terms]) for terms in shared), found.residual)
     with jax.enable_x64(True):
-        if model.engine in ("grouped", "crossed"):
+        if model.engine in ("grouped", "crossed", "iterative"):
             out = _by_moments(_replanned(model, merged), C, estimate)
         else:
             out = _by_clusters(replace(model, random=merged), C, estimate)
@@ -70,8 +70,8 @@ def _replanned(model: Model, merged: tuple[Term, ...]) -> Model:
     """The model with merged terms."""
     if len(merged) == len(model.random):
         return model
-    levels, dims = tuple(t.levels for t in merged), tuple(t.dim for t in merged)
-    layout = (plan if model.engine == "grouped" else cross)(tuple(t.group for t in merged), levels, dims, len(model.y))
+    options = model.layout.options if model.engine == "iterative" else Iterative()
+    layout = layout_of(model.engine, merged, len(model.y), options)
     return replace(model, random=merged, layout=layout)
 
 

@@ -19,7 +19,7 @@ from .blups import RandomEffects, SingularDirection, random_effects, singular_di
 from .bootstrap import Bootstrap, Statistic, bootstrap
 from .chunks import Progress
 from .columns import extend_rows, make_frame
-from .components import VarCorr, natural_parameters, parameter_frame, varcorr
+from .components import VarCorr, flat_parts, natural_parameters, parameter_frame, varcorr
 from .design import Field, Term, as_array
 from .errors import DataError
 from .fitting import Certificate, Estimate, estimate
@@ -41,6 +41,7 @@ from .inference.targets import Which
 from .inference.wald import Wald, wald
 from .model import Model
 from .optimize import Status
+from .stochastic import MonteCarlo
 from .tables import Summary, Table, format_column, format_df, format_p
 
 FLAT = 1e-6  # smallest eigenvalue of the scaled information below which a direction has no curvature
@@ -160,6 +161,11 @@ class Fit:
     def certificate(self) -> Certificate:
         """Gradient norm, Newton decrement, smallest eigenvalue of the information, dual check."""
         return self.estimate.certificate
+
+    @property
+    def monte_carlo(self) -> MonteCarlo | None:
+        """Monte Carlo error of a fit by the iterative engine; None for the others, which are exact."""
+        return self.estimate.monte_carlo
 
     @property
     def singular(self) -> bool:
@@ -600,9 +606,12 @@ class Fit:
             f"gradient {c.gradient_norm:.1e}, Newton decrement {c.decrement:.1e}, "
             f"smallest eigenvalue of the scaled information {c.min_eigenvalue:.2g}",
         ]
+        if self.monte_carlo is not None:
+            lines.append(str(self.monte_carlo))
         lines += [f"singular fit; {direction}" for direction in self.singular_directions]
         if self.converged and not self.singular and c.min_eigenvalue < FLAT:
-            lines.append("the likelihood is flat in a direction: not all covariance parameters are identified")
+            among = " and ".join(flat_parts(self.model, self.method, self.estimate))
+            lines.append(f"the likelihood is flat: the data do not tell the covariance parameters of {among} apart")
         return "\n".join(lines)
 
     def __repr__(self) -> str:

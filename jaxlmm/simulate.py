@@ -11,6 +11,7 @@ import numpy as np
 from jax import Array
 
 from .design import Field, Residual, Term
+from .engines import Blocks
 from .engines.orthogonal import bucket
 from .errors import DataError
 from .fitting import Estimate, blocks_at
@@ -44,14 +45,18 @@ def replicate_keys(seed: int, replicates: np.ndarray) -> Array:
 def simulate_rows(model: Model, estimate: Estimate, replicates: np.ndarray, seed: int) -> np.ndarray:
     """Responses (b, rows) of the given replicates."""
     mean = linear_predictor(model.X, estimate.coef, model.offset)
-    blocks = blocks_at(model, estimate)
+    with jax.enable_x64(True):
+        return draw_rows(model, mean, blocks_at(model, estimate), replicate_keys(seed, replicates))
+
+
+def draw_rows(model: Model, mean: np.ndarray, blocks: Blocks, keys: Array) -> np.ndarray:
+    """Responses (b, rows) with a mean (rows,) and absolute covariance blocks, one for each key (b,)."""
     factors = tuple(_root(G) for G in (*blocks.random, blocks.residual))
     kin = tuple(
         None if isinstance(part, Field) or part.relationship is None else semidefinite_factor(part.relationship)
         for part in model.random
     )
     with jax.enable_x64(True):
-        keys = replicate_keys(seed, replicates)
         return np.array(_draw(keys, mean, model.random, model.residual, model.weights, factors, kin))
 
 

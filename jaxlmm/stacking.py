@@ -229,7 +229,7 @@ def models_of_responses(
             Model(
                 y[rows],
                 X,
-                [part.subset(rows) for part in model.random],
+                [part.subset(rows, keep=model.engine == "crossed") for part in model.random],
                 model.residual.subset(rows),
                 None if own is None else own[rows],
                 None if model.offset is None else model.offset[rows],

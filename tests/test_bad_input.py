@@ -201,12 +201,38 @@ def test_a_formula_without_random_effects():
 
 
 def test_crossed_terms_too_large():
-    n = 9000
+    n = 30_000
     rng = np.random.default_rng(0)
-    data = {"y": rng.normal(size=n), "a": rng.integers(0, 3000, size=n), "b": rng.integers(0, 2500, size=n)}
+    data = {"y": rng.normal(size=n), "a": rng.integers(0, 9000, size=n), "b": rng.integers(0, 8500, size=n)}
     with pytest.raises(JaxlmmError) as caught:
-        jaxlmm.lmm("y ~ 1 + (1 | a) + (1 | b)", data)
-    check(caught, "cross")
+        jaxlmm.lmm("y ~ 1 + (1 | a) + (1 | b)", data, engine="crossed")
+    check(caught, "'crossed' can have 8000", "engine='iterative'")
+
+
+TWICE = {"g2": np.array([f"other {x}" for x in good()["g"]])}
+
+
+@pytest.mark.parametrize(
+    "formula, words",
+    [
+        ("y ~ x + (1 | g) + (1 | g2)", ("g and g2", "share an effect", "drop")),
+        ("y ~ x + (1 | g) + (x | g)", ("g and g", "share an effect", "drop")),
+        ("y ~ x + (x || g) + (x | g2)", ("g and g2", "share an effect", "drop")),
+        ("y ~ g + (1 | g)", ("effects of g", "fixed effects", "drop the term")),
+    ],
+)
+def test_confounded_terms_are_named(formula, words):
+    with pytest.raises(DataError) as caught:
+        jaxlmm.lmm(formula, good() | TWICE)
+    check(caught, *words)
+
+
+def test_terms_of_one_factor_that_share_nothing_are_not_confounded():
+    assert jaxlmm.lmm("y ~ x + (1 | g) + (0 + x | g)", good()).converged
+    n, rng = 60, np.random.default_rng(0)
+    X, g = np.column_stack([np.ones(n), rng.normal(size=n)]), np.arange(n) % 10
+    both = [jaxlmm.Term(X, g, jaxlmm.CompoundSymmetry()), jaxlmm.Term(X, g, jaxlmm.Diagonal())]
+    assert len(jaxlmm.Model(rng.normal(size=n), X, both).random) == 2
 
 
 # ---------------------------------------------------------------------------- a fit and new data

@@ -11,8 +11,8 @@ import pytest
 
 import jaxlmm
 from jaxlmm import DataError, Diagonal, Model, Term, fitting
-from jaxlmm.engines import Blocks, Grouped, coupling, crossed
-from jaxlmm.engines.coupling import Full, Pairs
+from jaxlmm.engines import Blocks, Grouped, blockwise, coupling, crossed, crossing, remaining, traces
+from jaxlmm.engines.coupling import Chunked, Full, Pairs
 from jaxlmm.engines.crossed import VaryingCrossed
 from jaxlmm.model import prepare
 
@@ -76,17 +76,30 @@ def close(found, expected, tolerance):
     np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance * max(1.0, np.abs(expected).max()))
 
 
-WAYS = (Pairs, Full, Pairs)
+WAYS = (Pairs, Full, Chunked, Pairs)
 
 
 def use(seed, monkeypatch):
-    """One of both ways to keep the cross-products, and of both for products of large matrices."""
-    way = WAYS[seed % 3]
-    monkeypatch.setattr(coupling, "SMALL", np.inf if way is Full else 0.0)
+    """One of the ways to keep the cross-products, of both to their traces, and of both for products of large matrices.
+
+    By the seed's last digits: every way meets every other within twelve seeds.
+    """
+    way = WAYS[seed % 4]
+    monkeypatch.setattr(coupling, "SMALL", 0.0 if way is Pairs else np.inf)
     monkeypatch.setattr(coupling, "PAIR", 0.0)
+    monkeypatch.setattr(coupling, "MAX_FULL", 0.0 if way is Chunked else np.inf)
+    monkeypatch.setattr(coupling, "CHUNK", 100.0)
+    monkeypatch.setattr(coupling, "WIDE", 0 if seed % 2 else 10_000)
+    name = "by_sums" if seed % 3 else "by_matrix"
+    for each in ("by_sums", "by_matrix"):
+        monkeypatch.setattr(traces, each, getattr(WHICH, name))
     if seed % 3 == 2:
-        monkeypatch.setattr(crossed, "MANY_EFFECTS", 0)
+        monkeypatch.setattr(remaining, "MANY_EFFECTS", 0)
     return way
+
+
+class WHICH:
+    by_sums, by_matrix = staticmethod(traces.by_sums), staticmethod(traces.by_matrix)
 
 
 def quick(function):
@@ -226,18 +239,18 @@ def test_one_factor_is_not_for_the_crossed_engine():
 
 
 def test_what_remains_may_be_too_much(monkeypatch):
-    monkeypatch.setattr(crossed, "MAX_EFFECTS", 5)
-    with pytest.raises(DataError, match="random effects remain"):
+    monkeypatch.setattr(crossing, "MAX_EFFECTS", 5)
+    with pytest.raises(DataError, match="random effects besides"):
         model(0, "crossed")
 
 
 @pytest.mark.parametrize("size", [7, 30, 61])
 def test_the_inverse_in_blocks(size, monkeypatch):
-    monkeypatch.setattr(crossed, "LEAF", 16)
+    monkeypatch.setattr(blockwise, "LEAF", 16)
     Z = np.random.default_rng(size).normal(size=(size, size))
     S = Z @ Z.T + np.eye(size)
-    inverse, logdet = jax.jit(crossed.inverse_logdet)(S)
+    inverse, logdet = jax.jit(blockwise.inverse_logdet)(S)
     close(inverse, np.linalg.inv(S), 1e-10)
     assert logdet == pytest.approx(np.linalg.slogdet(S)[1], rel=1e-12)
-    broken = jax.jit(crossed.inverse_logdet)(S - 100.0 * np.eye(size))
+    broken = jax.jit(blockwise.inverse_logdet)(S - 100.0 * np.eye(size))
     assert np.isnan(broken[1])

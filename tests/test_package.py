@@ -27,19 +27,21 @@ parameters
 covariance
 design
 engines
+confounding
 criterion
 optimize
 model
 objective boundary
+stochastic
 fitting traceable responses stacking lanes chunks batching
 predict
 simulate
 bootstrap
-study
 expressions terms reading structured formula sides grouping
 trial trees placing variances specs fields relationship frame
 tables components blups plot inference results
 interface
+study
 datasets
 testing
 __init__

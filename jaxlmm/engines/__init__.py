@@ -5,10 +5,13 @@ from __future__ import annotations
 from .base import Blocks, Engine, Moments, Rows
 from .clustered import VaryingClusters
 from .clusters import Clusters, arrange
-from .crossed import Crossed, Crossing, VaryingCrossed, cross
+from .crossed import Crossed, VaryingCrossed
+from .crossing import Crossing, cross, engine_for, is_function
 from .dense import Dense
 from .grouped import Grouped, Layout, plan
+from .iterative import Krylov
 from .marginal import Marginal
+from .probes import Iterative, incidence
 from .spectral import Rotation, Spectral, VaryingRotated
 from .varying import Varying
 
@@ -20,6 +23,8 @@ __all__ = [
     "Dense",
     "Engine",
     "Grouped",
+    "Iterative",
+    "Krylov",
     "Layout",
     "Marginal",
     "Moments",
@@ -32,5 +37,8 @@ __all__ = [
     "VaryingRotated",
     "arrange",
     "cross",
+    "engine_for",
+    "incidence",
+    "is_function",
     "plan",
 ]

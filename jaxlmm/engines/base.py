@@ -108,6 +108,42 @@ def expand(gram: Callable[[Blocks], tuple[Array, Array]], C: Blocks, D: Blocks, 
     return Expansion(logdet, value, slopes, gram_slopes, 0.5 * (curvature + curvature.T))
 
 
+def homogeneous(
+    n: Any, C: Blocks, D: Blocks, weigh: Weigh, relative: Callable[[tuple[Any, ...], Weigh], Expansion]
+) -> Expansion:  # fmt: skip
+    """Expansion with independent residuals, from that of ``V / s2`` along its random blocks alone.
+
+    V is homogeneous: a direction is one of the random blocks alone plus a multiple of C itself, along which
+    derivatives are known (Euler).
+
+    Parameters
+    ----------
+    n : number of rows
+    relative : expansion for a residual variance of one along directions of the random blocks; the residual block of
+        its slopes is not read
+    """
+    s2 = C.residual[0, 0]
+    along = None if D.residual is None else D.residual[:, 0, 0] / s2
+    random = D.random
+    if along is not None:
+        random = tuple(d - along[:, None, None] * G for d, G in zip(D.random, C.random, strict=True))
+    found = relative(tuple(d / s2 for d in random), lambda gram: weigh(gram / s2) / s2)
+    logdet, gram, gram_slopes = found.logdet + n * jnp.log(s2), found.gram / s2, found.gram_slopes / s2
+    slopes, curvature = tuple(S / s2 for S in found.slopes.random), found.curvature
+    fixed = jnp.zeros_like(C.residual)
+    if along is not None:
+        w = weigh(gram)
+        weighted = jnp.sum(w * gram)
+        first = sum(jnp.einsum("kij,ij->k", d, S) for d, S in zip(random, slopes, strict=True))
+        mixed = -(first + jnp.einsum("kij,ij->k", gram_slopes, w))  # of D with C itself
+        both = along[:, None] * mixed[None, :]
+        curvature = curvature + both + both.T + (2.0 * weighted - n) * along[:, None] * along[None, :]
+        gram_slopes = gram_slopes - along[:, None, None] * gram
+        in_random = sum(jnp.sum(S * G) for S, G in zip(slopes, C.random, strict=True))
+        fixed = fixed.at[0, 0].set((n - weighted - in_random) / s2)
+    return Expansion(logdet, gram, Blocks(slopes, fixed), gram_slopes, curvature)
+
+
 def directions(C: Blocks, D: Blocks) -> Blocks:
     """Directions D with zeros for a residual block that is fixed (None)."""
     if D.residual is not None:

@@ -23,7 +23,7 @@ from jax import Array
 from ..design import frozen_pytree, replace
 from ..errors import DataError
 from ..linalg import block_diagonal, identity, matmul, psd_cholesky, transpose
-from .base import Blocks, Expansion, Moments, Rows, Weigh, expand
+from .base import Blocks, Expansion, Moments, Rows, Weigh, expand, homogeneous
 from .elimination import Cross, Factor, eliminate, moments, posterior, second_order
 from .orthogonal import Patterns, bucket, group_sum, orthogonalise, pad_last, products, project
 
@@ -215,41 +215,19 @@ class Grouped:
         return logdet, jnp.sum(grams, -1)
 
     def expand(self, C: Blocks, D: Blocks, weigh: Weigh) -> Expansion:
-        """The Gram with its derivatives along directions D of the blocks; in closed form with one level.
-
-        V is homogeneous: a direction is one of the random blocks alone plus a multiple of C itself, along which
-        derivatives are known (Euler).
-        """
+        """The Gram with its derivatives along directions D of the blocks; in closed form with one level."""
         inner, outer, _, components, _ = self.shape
         if outer or not inner or components > 1:
             return expand(self.gram, C, D, weigh)
-        s2 = C.residual[0, 0]
-        along = None if D.residual is None else D.residual[:, 0, 0] / s2
-        random = D.random
-        if along is not None:
-            random = tuple(d - along[:, None, None] * G for d, G in zip(D.random, C.random, strict=True))
-        directions = jax.vmap(lambda *blocks: block_diagonal(list(blocks)))(*random) / s2
-        weights = lambda gram: weigh(gram / s2) / s2  # noqa: E731
-        found = second_order(self._inner_block(C), directions, self.factor, jnp.asarray(self.weight), weights)
-        slopes, start = [], 0
-        for G in C.random:
-            stop = start + G.shape[0]
-            slopes.append(found.slopes[start:stop, start:stop] / s2)
-            start = stop
-        gram, gram_slopes, curvature = found.gram / s2, found.gram_slopes / s2, found.curvature
-        fixed = jnp.zeros_like(C.residual)
-        if along is not None:
-            w = weigh(gram)
-            weighted = jnp.sum(w * gram)
-            with_gram = jnp.einsum("kij,ij->k", gram_slopes, w)
-            mixed = -(jnp.einsum("kij,ij->k", directions, found.slopes) + with_gram)  # of D with C itself
-            both = along[:, None] * mixed[None, :]
-            curvature = curvature + both + both.T + (2.0 * weighted - self.n) * along[:, None] * along[None, :]
-            gram_slopes = gram_slopes - along[:, None, None] * gram
-            in_random = sum(jnp.sum(a * G) for a, G in zip(slopes, C.random, strict=True))
-            fixed = fixed.at[0, 0].set((self.n - weighted - in_random) / s2)
-        logdet = found.logdet + self.n * jnp.log(s2)
-        return Expansion(logdet, gram, Blocks(tuple(slopes), fixed), gram_slopes, curvature)
+
+        def relative(random: tuple[Any, ...], weigh: Weigh) -> Expansion:
+            H = jax.vmap(lambda *blocks: block_diagonal(list(blocks)))(*random)
+            found = second_order(self._inner_block(C), H, self.factor, jnp.asarray(self.weight), weigh)
+            ends = np.cumsum([0, *(len(G) for G in C.random)])
+            slopes = tuple(found.slopes[a:b, a:b] for a, b in zip(ends[:-1], ends[1:], strict=True))
+            return Expansion(found.logdet, found.gram, Blocks(slopes, None), found.gram_slopes, found.curvature)
+
+        return homogeneous(self.n, C, D, weigh, relative)
 
     def cluster_grams(self, C: Blocks) -> Array:
         """U_c'V_c^-1 U_c of each connected component (prepare with ``clusters=True`` for each group)."""

@@ -1,0 +1,85 @@
+"""Random terms whose variances no data can tell apart, found from the design before anything is fitted."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+
+from .covariance import Diagonal
+from .design import Field, Term
+from .engines import is_function
+from .errors import DataError
+
+RANK = 1e-10  # relative singular value of scaled columns that is zero
+
+
+class Free(NamedTuple):
+    """Columns of a term that may have any covariance matrix."""
+
+    term: Term
+    Z: np.ndarray
+
+
+def check_terms(terms: tuple[Term | Field, ...], X: np.ndarray) -> None:
+    """Refuse terms that are confounded: with another of the same groups, or with the fixed effects.
+
+    Two terms of the same groups that share an effect have a variance each of which only the sum matters. Effects of a
+    term that are combinations of the columns of X leave nothing from which their variance could be estimated.
+
+    Parameters
+    ----------
+    terms : concrete terms;  X : (n, p) of full rank
+
+    Raises
+    ------
+    DataError
+        Naming the terms.
+    """
+    parts = [part for t in terms if isinstance(t, Term) and t.relationship is None for part in _free(t)]
+    for a, b in combinations(parts, 2):
+        if a.term is b.term or not _same_groups(a.term, b.term):
+            continue
+        if _rank(np.column_stack([a.Z, b.Z])) < _rank(a.Z) + _rank(b.Z):
+            raise DataError(
+                f"random terms: {a.term.name} and {b.term.name} have the same groups and share an effect, whose "
+                "variance cannot be divided between them; drop it from one of them"
+            )
+    Q, _ = np.linalg.qr(X)
+    for part in parts:
+        if part.term.levels <= X.shape[1] and _is_spanned(part, Q):
+            raise DataError(
+                f"random terms: all effects of {part.term.name} are combinations of the fixed effects, so nothing is "
+                "left to estimate their variance from; drop the term, or the fixed effects that stand for its groups"
+            )
+
+
+def _free(term: Term) -> list[Free]:
+    if term.structure.is_matrix or term.dim == 1:
+        return [Free(term, term.Z)]
+    if isinstance(term.structure, Diagonal):
+        return [Free(term, column[:, None]) for column in term.Z.T]
+    return []
+
+
+def _same_groups(a: Term, b: Term) -> bool:
+    same = a.levels == b.levels
+    return same and is_function(a.group, b.group, b.levels)
+
+
+def _rank(Z: np.ndarray) -> int:
+    norms = np.sqrt(np.sum(Z**2, 0))
+    R = np.linalg.qr(Z / np.where(norms > 0, norms, 1.0), mode="r")
+    return int(np.sum(np.linalg.svd(R, compute_uv=False) > RANK))
+
+
+def _is_spanned(part: Free, Q: np.ndarray) -> bool:
+    """Whether every column of the term's design, one a level and effect, is a combination of those of Q (n, p)."""
+    group, levels = part.term.group, part.term.levels
+    for z in part.Z.T:
+        size = np.bincount(group, z**2, levels)
+        along = np.stack([np.bincount(group, z * q, levels) for q in Q.T])
+        if np.any(size - np.sum(along**2, 0) > RANK * size.max(initial=0.0)):
+            return False
+    return True

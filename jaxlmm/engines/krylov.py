@@ -1,0 +1,89 @@
+"""Systems and log-determinants of a large symmetric positive definite matrix that is known by its products only.
+
+Several right sides at once, a column each. Nothing here is differentiated: engines have closed forms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+Apply = Callable[[Array], Array]  # (Q, b) -> (Q, b)
+EXHAUSTED = 1e-9  # size of a new direction, relative to the matrix, below which there is none
+
+
+class Solution(NamedTuple):
+    """Columns x (Q, b) with what is left of the right sides, ``residual = b - S x``."""
+
+    x: Array
+    residual: Array
+    iterations: Array
+
+
+def conjugate_gradients(apply: Apply, b: Array, tolerance: float, limit: int) -> Solution:
+    """Solve ``S x = b`` for all columns b (Q, b) at once (Hestenes & Stiefel 1952).
+
+    Parameters
+    ----------
+    tolerance : largest Euclidean norm of a column of residuals, relative to that of b
+    limit : iterations, after which everything is NaN if a column has not reached the tolerance
+    """
+    goal = tolerance**2 * jnp.sum(b * b, 0)
+
+    def running(state: Any) -> Array:
+        _, _, _, size, count = state
+        return jnp.any(size > goal) & (count < limit)
+
+    def step(state: Any) -> Any:
+        x, r, p, size, count = state
+        Sp = apply(p)
+        along = jnp.sum(p * Sp, 0)
+        alpha = jnp.where(along > 0, size / jnp.where(along > 0, along, 1.0), 0.0)
+        r = r - alpha * Sp
+        new = jnp.sum(r * r, 0)
+        beta = jnp.where(size > 0, new / jnp.where(size > 0, size, 1.0), 0.0)
+        return x + alpha * p, r, r + beta * p, new, count + 1
+
+    start = (jnp.zeros_like(b), b, b, jnp.sum(b * b, 0), jnp.zeros((), jnp.int32))
+    x, r, _, size, count = jax.lax.while_loop(running, step, start)
+    lost = jnp.where(jnp.all(size <= goal), 0.0, jnp.nan)
+    return Solution(x + lost, r + lost, count)
+
+
+def quadratic_forms(apply: Apply, z: Array, steps: int, function: Callable[[Array], Array]) -> Array:
+    """``z'f(S) z`` for columns z (Q, b), by Lanczos tridiagonalisation and Gauss quadrature (Golub & Meurant 2010).
+
+    With full reorthogonalisation; exact after as many steps as S has different eigenvalues.
+    """
+    size = jnp.sum(z * z, 0)
+    diagonal, beside = _tridiagonal(apply, z / jnp.sqrt(size), min(steps, len(z)))
+    T = jax.vmap(lambda a, b: jnp.diag(a) + jnp.diag(b, 1) + jnp.diag(b, -1))(diagonal.T, beside[:-1].T)
+    nodes, vectors = jnp.linalg.eigh(T)
+    return size * jnp.sum(vectors[:, 0] ** 2 * function(nodes), -1)
+
+
+def _tridiagonal(apply: Apply, start: Array, steps: int) -> tuple[Array, Array]:
+    """Diagonal and what stands beside it (steps, b); ones and zeros once the space is exhausted."""
+
+    def step(state: Any, k: Array) -> Any:
+        basis, v, before, alive = state
+        basis = basis.at[k].set(v)
+        w = apply(v)
+        alpha = jnp.sum(v * w, 0)
+        for _ in range(2):
+            w = w - jnp.sum(basis * jnp.sum(basis * w, 1, keepdims=True), 0)
+        beta = jnp.sqrt(jnp.sum(w * w, 0))
+        found = (alive, alpha)
+        alive = alive & (beta > EXHAUSTED * (jnp.abs(alpha) + before))
+        beta = jnp.where(alive, beta, 0.0)
+        v = jnp.where(alive, w / jnp.where(alive, beta, 1.0), 0.0)
+        return (basis, v, beta, alive), (jnp.where(found[0], found[1], 1.0), beta)
+
+    b = start.shape[1]
+    state = (jnp.zeros((steps, *start.shape)), start, jnp.zeros(b), jnp.ones(b, bool))
+    _, (diagonal, beside) = jax.lax.scan(step, state, jnp.arange(steps, dtype=jnp.int32))
+    return diagonal, beside
