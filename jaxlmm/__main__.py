@@ -1,4 +1,8 @@
-"""The command line: ``python -m jaxlmm fit DATA FORMULA`` and ``python -m jaxlmm datasets``."""
+"""The command line: ``python -m jaxlmm fit``, ``datasets``, and for simulation studies ``study``, ``status``, ``report``.
+
+    python -m jaxlmm fit DATA FORMULA
+    python -m jaxlmm study FILE --out DIR
+"""
 
 from __future__ import annotations
 
@@ -50,6 +54,23 @@ def _parser() -> argparse.ArgumentParser:
     shipped = commands.add_parser("datasets", help="list the shipped data sets, or describe one")
     shipped.set_defaults(run=_datasets)
     shipped.add_argument("name", nargs="?", metavar="NAME", help="the data set to describe")
+
+    study = commands.add_parser("study", help="run a simulation study, or go on with it")
+    study.set_defaults(run=_study)
+    study.add_argument("file", metavar="FILE", help="study.toml, or a Python file with a `study`")
+    study.add_argument("--out", metavar="DIR", required=True, help="directory of the study")
+    study.add_argument("--executor", default="processes", help="processes (default), inline or dask")
+    study.add_argument("--workers", type=int, help="worker processes; default one a core or GPU")
+    study.add_argument("--scheduler", metavar="ADDRESS", help="of dask, for a cluster that runs")
+    study.add_argument("--mixed", action="store_true", help="go on with other versions or another device")
+    status = commands.add_parser("status", help="how far a simulation study is")
+    status.set_defaults(run=_status)
+    status.add_argument("dir", metavar="DIR", help="directory of the study")
+    report = commands.add_parser("report", help="write the tables and pictures of a study to DIR/report.html")
+    report.set_defaults(run=_report)
+    report.add_argument("dir", metavar="DIR", help="directory of the study")
+    report.add_argument("--level", type=float, default=0.95, help="of intervals")
+    report.add_argument("--alpha", type=float, default=0.05, help="of tests")
     return parser
 
 
@@ -74,6 +95,31 @@ def _datasets(options: argparse.Namespace) -> str:
         return str(datasets.describe(options.name))
     every = [datasets.describe(name) for name in datasets.names()]
     return "\n".join(f"{one.name:<12}{one.title}\n{'':<12}{one.formula}" for one in every)
+
+
+def _study(options: argparse.Namespace) -> str:
+    """Run the study that a file declares."""
+    from .study import cluster, run, toml
+
+    study, executor = toml.read_study(options.file), options.executor
+    if options.scheduler:
+        executor = cluster.Dask(options.scheduler)
+    results = run(study, options.out, executor, options.workers, mixed=options.mixed)
+    return f"{results}\nin {options.out}; tables and pictures: python -m jaxlmm report {options.out}"
+
+
+def _status(options: argparse.Namespace) -> str:
+    """How far a study is."""
+    from .study import status
+
+    return str(status(options.dir))
+
+
+def _report(options: argparse.Namespace) -> str:
+    """Write the report of a study."""
+    from .study.report import report
+
+    return str(report(options.dir, options.level, options.alpha))
 
 
 def _read(data: str) -> Any:

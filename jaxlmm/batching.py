@@ -239,6 +239,7 @@ def refit_batch(
     names: tuple[str, ...] = (), kind: str = "dict", tests: Testing | None = None,
 ) -> BatchFit:  # fmt: skip
     """Fit one design to many responses; see `jaxlmm.fit_batch` for the arguments and the result."""
+    _refuse_iterative([model])
     Y = as_batch("Y", Y, len(model.y))
     if missing not in ("status", "drop"):
         raise DataError(f"missing: found {missing!r}, expected 'status' or 'drop'")
@@ -353,6 +354,15 @@ def _fit_shared(
     job.fit_responses(rows[good[varies]], design, data, None if job.testing is None else Y[varies])
 
 
+def _refuse_iterative(models: Sequence[Model]) -> None:
+    """The iterative engine has one data set at a time: its values belong to the path of one fit."""
+    if any(model.engine == "iterative" for model in models):
+        raise DataError(
+            "engine: 'iterative' fits one data set at a time, found it for a batch; call fit.refit(y) for one response "
+            "after the other, or use engine='crossed'"
+        )
+
+
 def fit_batch(
     models: Sequence[Model] | Model, Y: Any = None, method: str = "REML", *, missing: str = "status",
     weights: Any = None, column: int | None = None, values: Any = None, pairs: str = "rows",
@@ -402,6 +412,7 @@ def fit_batch(
     models = list(models)
     if not models:
         raise DataError("models: expected at least one model, found none")
+    _refuse_iterative(models)
     specs = [Spec.of(m, method) for m in models]
     widths = [m.X.shape[1] for m in models]
     for i, (spec, width) in enumerate(zip(specs, widths, strict=True)):

@@ -22,7 +22,8 @@ class GroupEffects:
     """Predicted random effects of one grouping factor.
 
     `values` (m, q) by level and column; `condvar` (m, q, q), their covariance given the data with theta and beta
-    taken as known (lme4's ``condVar``). Of a structure over columns, one row an observation.
+    taken as known (lme4's ``condVar``); `pev` (m, q, q), the variance of their prediction errors, which includes that
+    of the estimated beta (Henderson 1975). Of a structure over columns, one row an observation.
     """
 
     group: str
@@ -30,6 +31,7 @@ class GroupEffects:
     columns: tuple[str, ...]
     values: np.ndarray
     condvar: np.ndarray
+    pev: np.ndarray
     kind: str = "dict"
 
     def frame(self) -> Any:
@@ -83,7 +85,7 @@ def random_effects(frame: ModelFrame, model: Model, estimate: Estimate) -> Rando
         else:
             key, levels = first.group, first.levels
             columns = tuple(c for part in parts if isinstance(part, FrameTerm) for c in part.columns)
-        entries[key] = GroupEffects(key, levels, columns, effects.values, effects.condvar, frame.kind)
+        entries[key] = GroupEffects(key, levels, columns, effects.values, effects.condvar, effects.pev, frame.kind)
     return RandomEffects(entries)
 
 

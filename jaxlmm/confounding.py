@@ -23,10 +23,7 @@ class Free(NamedTuple):
 
 
 def check_terms(terms: tuple[Term | Field, ...], X: np.ndarray) -> None:
-    """Refuse terms that are confounded: with another of the same groups, or with the fixed effects.
-
-    Two terms of the same groups that share an effect have a variance each of which only the sum matters. Effects of a
-    term that are combinations of the columns of X leave nothing from which their variance could be estimated.
+    """Refuse terms of which nothing can be estimated: a term twice, and effects that are among the fixed ones.
 
     Parameters
     ----------
@@ -37,22 +34,39 @@ def check_terms(terms: tuple[Term | Field, ...], X: np.ndarray) -> None:
     DataError
         Naming the terms.
     """
-    parts = [part for t in terms if isinstance(t, Term) and t.relationship is None for part in _free(t)]
-    for a, b in combinations(parts, 2):
-        if a.term is b.term or not _same_groups(a.term, b.term):
-            continue
-        if _rank(np.column_stack([a.Z, b.Z])) < _rank(a.Z) + _rank(b.Z):
+    for a, b, whole in shared_effects(terms):
+        if whole:
             raise DataError(
-                f"random terms: {a.term.name} and {b.term.name} have the same groups and share an effect, whose "
-                "variance cannot be divided between them; drop it from one of them"
+                f"random terms: those of {a.name} and {b.name} have the same groups and the same effects, whose "
+                "variances cannot be divided between them; drop one"
             )
     Q, _ = np.linalg.qr(X)
-    for part in parts:
+    for part in _all_free(terms):
         if part.term.levels <= X.shape[1] and _is_spanned(part, Q):
             raise DataError(
                 f"random terms: all effects of {part.term.name} are combinations of the fixed effects, so nothing is "
                 "left to estimate their variance from; drop the term, or the fixed effects that stand for its groups"
             )
+
+
+def shared_effects(terms: tuple[Term | Field, ...]) -> list[tuple[Term, Term, bool]]:
+    """Pairs of terms with the same groups and effects in common, and whether all of both.
+
+    Of the variance of an effect that two terms have, only the sum matters.
+    """
+    found = []
+    for a, b in combinations(_all_free(terms), 2):
+        if a.term is b.term or not _same_groups(a.term, b.term):
+            continue
+        ranks = _rank(a.Z), _rank(b.Z)
+        together = _rank(np.column_stack([a.Z, b.Z]))
+        if together < sum(ranks):
+            found.append((a.term, b.term, ranks == (together, together)))
+    return found
+
+
+def _all_free(terms: tuple[Term | Field, ...]) -> list[Free]:
+    return [part for t in terms if isinstance(t, Term) and t.relationship is None for part in _free(t)]
 
 
 def _free(term: Term) -> list[Free]:

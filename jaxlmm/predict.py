@@ -28,15 +28,18 @@ class Effects:
         value is predicted at every row (m = n, q = 1)
     values : (m, q) predictors ``G Z'V^-1 (y - X beta)`` (Henderson 1975)
     condvar : (m, q, q) their covariance given y, theta and beta, ``G - G Z'V^-1 Z G`` (lme4's ``condVar``)
+    pev : (m, q, q) prediction error variance, of the predictors less the effects, with beta estimated: the blocks of
+        the inverse of Henderson's mixed model equations, ``condvar + H vcov H'`` with ``H = G Z'V^-1 X``
     """
 
     terms: tuple[int, ...]
     values: np.ndarray
     condvar: np.ndarray
+    pev: np.ndarray
 
 
 def random_effects(model: Model, estimate: Estimate) -> tuple[Effects, ...]:
-    """Predictors and conditional covariances: an entry a grouping factor in order of first appearance, and a field."""
+    """Predictors and their covariances: an entry a grouping factor in order of first appearance, and a field."""
     if not model.random:
         return ()
     shared: list[list[int]] = []
@@ -55,7 +58,11 @@ def random_effects(model: Model, estimate: Estimate) -> tuple[Effects, ...]:
             out = _by_moments(_replanned(model, merged), C, estimate)
         else:
             out = _by_clusters(replace(model, random=merged), C, estimate)
-    return tuple(Effects(tuple(t), np.array(v), np.array(c)) for t, (v, c) in zip(shared, out, strict=True))
+    vcov = np.nan_to_num(estimate.vcov)  # aliased coefficients are zero
+    return tuple(
+        Effects(tuple(t), np.array(v), np.array(c), c + H @ vcov @ np.swapaxes(H, 1, 2))
+        for t, (v, c, H) in zip(shared, out, strict=True)
+    )
 
 
 def _is_mergeable(first: Term | Field, other: Term | Field) -> bool:
@@ -81,18 +88,18 @@ def _by_moments(model: Model, C: Blocks, estimate: Estimate) -> Any:
 
 
 @jax.jit
-def _posterior(prepared: Prepared, C: Blocks, beta: Array) -> list[tuple[Array, Array]]:
-    """Mean and covariance of the effects given the data; beta in internal coordinates."""
+def _posterior(prepared: Prepared, C: Blocks, beta: Array) -> list[tuple[Array, Array, Array]]:
+    """Mean and covariance of the effects given the data, and H of `Effects`; beta in internal coordinates."""
     moments = prepared.statistics.moments(Blocks(tuple(jnp.asarray(G) for G in C.random), jnp.asarray(C.residual)))
     out = []
     for G, N, M in zip(C.random, moments.N, moments.M, strict=True):
         values = (N[..., -1] - N[..., :-1] @ beta) @ G
-        out.append((values, G - G @ M @ G))
+        out.append((values, G - G @ M @ G, G @ N[..., :-1] @ prepared.basis.R))
     return out
 
 
-def _by_clusters(model: Model, C: Blocks, estimate: Estimate) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Mean and covariance of the effects from V^-1 by clusters (NumPy, once a fit).
+def _by_clusters(model: Model, C: Blocks, estimate: Estimate) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Mean and covariance of the effects, and H of `Effects`, from V^-1 by clusters (NumPy, once a fit).
 
     With ``c = Cov(u, y)`` the effects have mean ``c V^-1 (y - X beta)`` and covariance ``Cov(u) - c V^-1 c'``; rows of
     y depend on effects within their cluster only, unless terms are outer, whose moments the engine has.
@@ -101,24 +108,26 @@ def _by_clusters(model: Model, C: Blocks, estimate: Estimate) -> list[tuple[np.n
     model = replace(model, engine="marginal", layout=layout)
     statistics = prepare(model, compact=False).statistics
     rest = weighted(model, model.y - linear_predictor(model.X, estimate.coef, model.offset))
-    blocks, solved, inverses, M = jax.device_get(_solved(statistics, C, rest[:, None]))
+    columns = np.column_stack([rest, weighted(model, model.X)])
+    blocks, solved, inverses, M = jax.device_get(_solved(statistics, C, columns))
     out: list[Any] = []
     for t, (part, G) in enumerate(zip(model.random, C.random, strict=True)):
         if isinstance(part, Field):
             root = weighted(model, np.ones(len(rest)))
-            values, variances = np.zeros((2, len(rest)))
+            found, variances = np.zeros_like(solved), np.zeros(len(rest))
             for row, K, V in _clusters(layout, blocks[t], inverses):
                 K = K / root[row]  # the covariance of the function with the rows
-                values[row] = K.T @ solved[row, 0]
+                found[row] = K.T @ solved[row]
                 variances[row] = np.diagonal(K).copy() / root[row] - np.sum(K * (V @ K), 0)
-            out.append((values[:, None], variances[:, None, None]))
+            out.append((found[:, :1], variances[:, None, None], found[:, None, 1:]))
             continue
         Z = weighted(model, part.Z)
-        N = group_sum(Z * solved, part.group, part.levels, np)
         A = part.relationship
-        values = (N if A is None else A @ N) @ G
+        N = np.stack([group_sum(Z * s[:, None], part.group, part.levels, np) for s in solved.T], -1)
+        found = G @ (N if A is None else np.tensordot(A, N, 1))
+        values, H = found[..., 0], found[..., 1:]
         if t in layout.outer:
-            out.append((values, G - G @ M[layout.outer.index(t)] @ G))
+            out.append((values, G - G @ M[layout.outer.index(t)] @ G, H))
             continue
         cov = np.tile(G, (part.levels, 1, 1)) * (1.0 if A is None else np.diagonal(A)[:, None, None])
         for row, _, V in _clusters(layout, inverses, inverses):
@@ -126,16 +135,16 @@ def _by_clusters(model: Model, C: Blocks, estimate: Estimate) -> list[tuple[np.n
             between = levels[:, None] == part.group[row] if A is None else A[np.ix_(levels, part.group[row])]
             c = between[:, None, :] * (G @ Z[row].T)  # (levels, q, rows)
             cov[levels] -= c @ V @ np.swapaxes(c, 1, 2)
-        out.append((values, cov))
+        out.append((values, cov, H))
     return out
 
 
 @jax.jit
-def _solved(statistics: Any, C: Blocks, rest: Array) -> Any:
-    """Covariances of the fields by cluster, V^-1 rest, V^-1 by cluster, and Z'V^-1 Z of outer terms by level."""
+def _solved(statistics: Any, C: Blocks, B: Array) -> Any:
+    """Covariances of the fields by cluster, V^-1 B, V^-1 by cluster, and Z'V^-1 Z of outer terms by level."""
     C = Blocks(tuple(jnp.asarray(G) for G in C.random), jnp.asarray(C.residual))
     inner = [None if t in statistics.outer else statistics.covariance(C, t) for t in range(len(C.random))]
-    return inner, statistics.solve(C, rest), statistics.inverse(C), statistics.moments(C).M
+    return inner, statistics.solve(C, B), statistics.inverse(C), statistics.moments(C).M
 
 
 def _clusters(layout: Clusters, blocks: Any, inverses: Any) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:

@@ -20,6 +20,7 @@ from .bootstrap import Bootstrap, Statistic, bootstrap
 from .chunks import Progress
 from .columns import extend_rows, make_frame
 from .components import VarCorr, flat_parts, natural_parameters, parameter_frame, varcorr
+from .confounding import shared_effects
 from .design import Field, Term, as_array
 from .errors import DataError
 from .fitting import Certificate, Estimate, estimate
@@ -609,6 +610,10 @@ class Fit:
         if self.monte_carlo is not None:
             lines.append(str(self.monte_carlo))
         lines += [f"singular fit; {direction}" for direction in self.singular_directions]
+        for a, b, _ in shared_effects(self.model.random):
+            lines.append(
+                f"the terms of {a.name} and {b.name} share an effect: only the sum of its variances is determined"
+            )
         if self.converged and not self.singular and c.min_eigenvalue < FLAT:
             among = " and ".join(flat_parts(self.model, self.method, self.estimate))
             lines.append(f"the likelihood is flat: the data do not tell the covariance parameters of {among} apart")

@@ -34,7 +34,8 @@ class MonteCarlo:
     probes, seed : random vectors that the estimates were found with
     final_probes : random vectors that gave the log-likelihood and the numbers below, independent of the first
     loglik_se : standard error of the log-likelihood
-    theta_se : (k,) standard errors of theta, the part that more probes would take away; NaN where theta is infinite
+    theta_se : (k,) Monte Carlo standard errors of theta, which more probes would take away; NaN where theta is infinite
+    relative_se : (k,) the same relative to the statistical standard errors of theta
     gradient_norm, decrement : as in `jaxlmm.Certificate`, of the gradient by the final probes. Half of the decrement
         is what the log-likelihood lacks of its maximum because of the Monte Carlo error
     expected_decrement : what that error lets expect of the decrement; far more would mean that the fit is not optimal
@@ -45,16 +46,17 @@ class MonteCarlo:
     seed: int
     loglik_se: float
     theta_se: np.ndarray
+    relative_se: np.ndarray
     gradient_norm: float
     decrement: float
     expected_decrement: float
 
     def __str__(self) -> str:
-        worst = np.max(self.theta_se, initial=0.0, where=np.isfinite(self.theta_se))
+        worst = np.max(self.relative_se, initial=0.0, where=np.isfinite(self.relative_se))
         return (
-            f"Monte Carlo (seed {self.seed}, {self.probes} + {self.final_probes} probes): standard errors "
-            f"{self.loglik_se:.2g} of the log-likelihood, at most {worst:.2g} of theta; decrement by independent probes "
-            f"{self.decrement:.1e}, expected {self.expected_decrement:.1e}"
+            f"Monte Carlo (seed {self.seed}, {self.probes} + {self.final_probes} probes): standard error of the "
+            f"log-likelihood {self.loglik_se:.2g}, of theta at most {worst:.2g} times its statistical one;\n"
+            f"decrement by independent probes {self.decrement:.1e}, expected {self.expected_decrement:.1e}"
         )
 
 
@@ -98,16 +100,19 @@ def monte_carlo(spec: Spec, prepared: Prepared, scale: np.ndarray, point: Point)
     k = len(s)
     noise = np.cov(gradients, rowvar=False).reshape(k, k)
     inverse = np.linalg.pinv(point.hessian, rcond=1e-12, hermitian=True)
-    J = _theta_slopes(spec, prepared.basis, scale, point)
+    J, of_sigma = _theta_slopes(spec, prepared.basis, scale, point)
     with np.errstate(all="ignore"):
-        variances = np.diagonal(J @ inverse @ noise @ inverse @ J.T) / options.probes
+        theta_se = np.sqrt(np.diagonal(J @ inverse @ noise @ inverse @ J.T) / options.probes)
+        own = np.sqrt(np.diagonal(2.0 * J @ inverse @ J.T) + of_sigma)
+        relative_se = theta_se / own
     gradient = np.mean(gradients, 0)
     return -0.5 * float(value), MonteCarlo(
         probes=options.probes,
         final_probes=options.final_probes,
         seed=options.seed,
         loglik_se=0.5 * float(np.std(logdets, ddof=1)) / np.sqrt(len(logdets)),
-        theta_se=np.sqrt(variances),
+        theta_se=theta_se,
+        relative_se=relative_se,
         gradient_norm=float(np.abs(gradient).max(initial=0.0)),
         decrement=float(gradient @ inverse @ gradient),
         expected_decrement=float(np.sum(inverse * noise) * (1.0 / options.probes + 1.0 / options.final_probes)),
@@ -132,8 +137,11 @@ def _spread(spec: Spec, prepared: Prepared, scale: Array, s: Array) -> tuple[Arr
     return value, logdets, jax.vmap(lambda S: pull(S)[0])(slopes)
 
 
-def _theta_slopes(spec: Spec, basis: Basis, scale: np.ndarray, point: Point) -> np.ndarray:
-    """Derivatives (m, k) of theta in scaled coordinates, sigma following where it is profiled."""
+def _theta_slopes(spec: Spec, basis: Basis, scale: np.ndarray, point: Point) -> tuple[np.ndarray, np.ndarray]:
+    """Derivatives (m, k) of theta in scaled coordinates, sigma following where it is profiled.
+
+    And the variance (m,) that theta has because sigma, given these, has one.
+    """
     normal, slopes = point.aux.normal, point.aux.gram_slopes
     nu = basis.n - basis.rank if spec.reml else basis.n
     sigma, change = np.full((), np.nan), np.zeros(len(point.x))
@@ -142,10 +150,11 @@ def _theta_slopes(spec: Spec, basis: Basis, scale: np.ndarray, point: Point) -> 
         sigma = np.sqrt(normal.rss / nu)
         change = np.einsum("kij,i,j->k", slopes, v, v) / (2.0 * nu * sigma)
 
-    def theta(step: Array) -> Array:
-        return spec.theta((point.x + step) * scale, sigma + change @ step, basis.K)
+    def theta(step: Array, log_sigma: Array) -> Array:
+        return spec.theta((point.x + step) * scale, (sigma + change @ step) * jnp.exp(log_sigma), basis.K)
 
-    return np.asarray(jax.jacfwd(theta)(jnp.zeros(len(point.x))))
+    J, of_sigma = jax.jacfwd(theta, (0, 1))(jnp.zeros(len(point.x)), jnp.zeros(()))
+    return np.asarray(J), np.asarray(of_sigma) ** 2 / (2.0 * nu) * spec.profiled
 
 
 def is_stochastic(prepared: Prepared) -> bool:

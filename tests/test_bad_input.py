@@ -215,9 +215,8 @@ TWICE = {"g2": np.array([f"other {x}" for x in good()["g"]])}
 @pytest.mark.parametrize(
     "formula, words",
     [
-        ("y ~ x + (1 | g) + (1 | g2)", ("g and g2", "share an effect", "drop")),
-        ("y ~ x + (1 | g) + (x | g)", ("g and g", "share an effect", "drop")),
-        ("y ~ x + (x || g) + (x | g2)", ("g and g2", "share an effect", "drop")),
+        ("y ~ x + (1 | g) + (1 | g2)", ("g and g2", "the same effects", "drop one")),
+        ("y ~ x + (x | g) + (1 + x | g)", ("g and g", "the same effects", "drop one")),
         ("y ~ g + (1 | g)", ("effects of g", "fixed effects", "drop the term")),
     ],
 )
@@ -227,8 +226,16 @@ def test_confounded_terms_are_named(formula, words):
     check(caught, *words)
 
 
+@pytest.mark.parametrize("formula", ["y ~ x + (1 | g) + (x | g)", "y ~ x + (x || g2) + (x | g)", "y ~ x + (f || g)"])
+def test_terms_that_share_an_effect_are_fitted_and_named(formula):
+    """As lme4 does; its (f || g) is one of them."""
+    text = str(jaxlmm.lmm(formula, good() | TWICE).summary())
+    assert "share an effect: only the sum of its variances is determined" in text
+
+
 def test_terms_of_one_factor_that_share_nothing_are_not_confounded():
-    assert jaxlmm.lmm("y ~ x + (1 | g) + (0 + x | g)", good()).converged
+    separate = jaxlmm.lmm("y ~ x + (1 | g) + (0 + x | g)", good())
+    assert separate.converged and "share" not in str(separate.summary())
     n, rng = 60, np.random.default_rng(0)
     X, g = np.column_stack([np.ones(n), rng.normal(size=n)]), np.arange(n) % 10
     both = [jaxlmm.Term(X, g, jaxlmm.CompoundSymmetry()), jaxlmm.Term(X, g, jaxlmm.Diagonal())]

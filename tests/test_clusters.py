@@ -155,6 +155,9 @@ def test_predicted_effects(name):
         np.testing.assert_allclose(effects.values, c @ rest, atol=1e-8)
         covariance = own - np.einsum("gai,ij,gbj->gab", c, np.linalg.inv(V), c)
         np.testing.assert_allclose(effects.condvar, covariance, atol=1e-8)
+        along = c @ np.linalg.solve(V, m.X)
+        added = along @ np.linalg.inv(m.X.T @ np.linalg.solve(V, m.X)) @ np.swapaxes(along, 1, 2)
+        np.testing.assert_allclose(effects.pev, covariance + added, atol=1e-8)
 
 
 @pytest.mark.parametrize(

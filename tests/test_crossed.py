@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 import jaxlmm
-from jaxlmm import DataError, Diagonal, Model, Term, fitting
+from jaxlmm import DataError, Diagonal, Model, Term, fitting, stacking
 from jaxlmm.engines import Blocks, Grouped, blockwise, coupling, crossed, crossing, remaining, traces
 from jaxlmm.engines.coupling import Chunked, Full, Pairs
 from jaxlmm.engines.crossed import VaryingCrossed
 from jaxlmm.model import prepare
+from jaxlmm.predict import random_effects
 
 SEEDS = [*range(10), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(10, 200))]
 
@@ -193,6 +194,72 @@ def test_fits_are_those_of_the_dense_engine(seed):
         close(a, b, 1e-4)
 
 
+@pytest.mark.parametrize("seed", [1, 4, pytest.param(7, marks=pytest.mark.slow)])
+def test_prediction_errors_are_those_of_the_mixed_model_equations(seed):
+    """Henderson (1975): the inverse of their matrix is the covariance of all prediction errors.
+
+    In effects v with u = L v, G = L L', which a singular G has too.
+    """
+    m = model(seed, "crossed")
+    fit = fitting.estimate(m)
+    weights = np.ones(len(m.y)) if m.weights is None else m.weights
+    columns, roots = [m.X], []
+    for t, G in zip(m.random, fit.covariances, strict=True):
+        w, Q = np.linalg.eigh(G)
+        roots.append(Q * np.sqrt(np.maximum(w, 0.0)))
+        columns.append(np.einsum("nq,nm->nmq", t.Z @ roots[-1], np.eye(t.levels)[t.group]).reshape(len(m.y), -1))
+    W = np.concatenate(columns, 1)
+    free = np.arange(W.shape[1]) >= m.X.shape[1]
+    inverse = np.linalg.inv(W.T @ (weights[:, None] * W) / fit.sigma**2 + np.diag(1.0 * free))
+    known = np.linalg.inv((W.T @ (weights[:, None] * W) / fit.sigma**2 + np.eye(W.shape[1]))[free][:, free])
+    starts = np.cumsum([c.shape[1] for c in columns])
+    for effects in random_effects(m, fit):
+        (t,) = effects.terms  # these designs have each factor once
+        shape, L = (m.random[t].levels, m.random[t].dim) * 2, roots[t]
+        for found, matrix, start in (
+            (effects.pev, inverse, starts[t]),
+            (effects.condvar, known, starts[t] - starts[0]),
+        ):
+            stop = start + shape[0] * shape[1]
+            blocks = np.moveaxis(np.diagonal(matrix[start:stop, start:stop].reshape(shape), axis1=0, axis2=2), -1, 0)
+            close(found, L @ blocks @ L.T, 1e-8)
+
+
+def test_responses_with_missing_values_keep_the_shapes_of_the_design():
+    """Levels that lose all of their rows stay, without any: one program fits all data sets."""
+    rng = np.random.default_rng(5)
+    g, h = np.repeat(np.arange(8), 5), np.tile(np.arange(5), 8)
+    x = rng.normal(size=40)
+    y = x + rng.normal(size=8)[g] + rng.normal(size=5)[h] + 0.5 * rng.normal(size=(4, 40))
+    y[1, g == 3] = y[2, h == 2] = y[3, [0, 7, 20]] = np.nan
+    X, one = np.column_stack([np.ones(40), x]), np.ones(40)
+    whole = Model(y[0], X, [Term(one, g), Term(one, h)])
+    assert whole.engine == "crossed"
+    found = jaxlmm.fit_batch(whole, y, missing="drop", progress=False)
+    for i in range(4):
+        rows = ~np.isnan(y[i])
+        alone = fitting.estimate(Model(y[i, rows], X[rows], [Term(one[rows], g[rows]), Term(one[rows], h[rows])]))
+        assert found.loglik[i] == pytest.approx(alone.loglik, abs=1e-8)
+        close(found.coef[i], alone.coef, 1e-6)
+    stacks = list(stacking.stacks_of_responses(whole, y[1:], None, None))
+    assert len(stacks) == 1
+
+
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 8))])
+def test_the_best_of_several_optima_is_found(seed):
+    """Intercepts and slopes of few subjects and items: no random start of the dense engine finds a better one."""
+    rng = np.random.default_rng(seed)
+    subject, item = np.repeat(np.arange(5), 4), np.tile(np.arange(4), 5)
+    x = rng.normal(size=20)
+    Z, y = np.column_stack([np.ones(20), x]), rng.normal(size=20) + x * rng.normal(size=5)[subject]
+    found, other = (Model(y, Z, [Term(Z, subject), Term(Z, item)], engine=e) for e in ("crossed", "dense"))
+    best = fitting.estimate(found)
+    assert best.status == jaxlmm.Status.CONVERGED
+    starts = [np.append(rng.normal(size=6), rng.uniform(-2, 0)) for _ in range(12)]
+    others = [fitting.estimate(other, start=start).loglik for start in starts]
+    assert best.loglik > max(others) - 1e-6
+
+
 def test_an_expansion_is_linear_in_the_weights():
     C = blocks(model(1, "crossed"), 1)
     D, statistics = directions(C), prepare(model(1, "crossed")).statistics
@@ -254,3 +321,22 @@ def test_the_inverse_in_blocks(size, monkeypatch):
     assert logdet == pytest.approx(np.linalg.slogdet(S)[1], rel=1e-12)
     broken = jax.jit(blockwise.inverse_logdet)(S - 100.0 * np.eye(size))
     assert np.isnan(broken[1])
+
+
+def test_the_engine_is_chosen_from_the_factors(monkeypatch):
+    rng = np.random.default_rng(0)
+    one, y = np.ones((240, 1)), rng.normal(size=240)
+    a, b, c = np.arange(240) % 6, np.arange(240) % 30, np.arange(240) % 120  # c within b within a
+
+    def chosen(*terms):
+        return Model(y, one, [Term(rng.normal(size=(240, q)), g) for g, q in terms]).engine
+
+    assert chosen((c, 1)) == chosen((c, 1), (c, 2)) == chosen((a, 2), (c, 1)) == "grouped"
+    assert chosen((a, 1), (b, 1), (c, 1)) == "crossed"
+    assert chosen((a, 1), (rng.permutation(b), 1)) == "crossed"
+    monkeypatch.setattr(crossing, "MANY_NESTED", 30)
+    assert chosen((a, 1), (b, 1), (c, 1)) == "grouped"
+    monkeypatch.setattr(crossing, "MAX_EFFECTS", 5)
+    assert chosen((a, 1), (rng.permutation(b), 1)) == "grouped"  # small enough to be stacked
+    monkeypatch.setattr("jaxlmm.engines.grouped.MAX_STACKED", 5)
+    assert chosen((a, 1), (rng.permutation(b), 1)) == "iterative"

@@ -31,7 +31,7 @@ def process(command: Sequence[str], more: dict[str, str]) -> str:
     more = {"JAX_TRACEBACK_FILTERING": "off", **more}  # the last line of an error is the error
     done = subprocess.run(command, capture_output=True, text=True, env=environment(**more))
     if done.returncode:
-        raise RuntimeError(done.stderr.strip())
+        raise RuntimeError(done.stderr.strip() or f"exit status {done.returncode}")
     return done.stdout
 
 

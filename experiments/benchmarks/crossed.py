@@ -25,6 +25,7 @@ import pandas as pd
 from _common import ROOT, attempt, command, cpu_model, note, process, report, table
 
 RESULTS = ROOT / "experiments" / "results" / "crossed.md"
+PATIENCE = 3000  # seconds for a program
 INTRODUCTION = """# Crossed factors
 
 REML, float64; whole fits from formula and data frame to the fit. "first" is the first fit of a process, compiling
@@ -89,6 +90,7 @@ class Case:
     formula: str
     factors: tuple[str, ...]
     repeats: int
+    rounds: int = 9  # at most
 
 
 CASES = {
@@ -96,7 +98,7 @@ CASES = {
     "maximal": Case(
         "56 x 32, 8 x 8 twice, 1792 rows", "y ~ a*b*c + (a*b*c|subject) + (a*b*c|item)", ("subject", "item"), 3
     ),
-    "ratings": Case("1e6 ratings, 6000 x 4000", "y ~ 1 + (1|user) + (1|film)", ("user", "film"), 1),
+    "ratings": Case("1e6 ratings, 6000 x 4000", "y ~ 1 + (1|user) + (1|film)", ("user", "film"), 1, 1),
     "refit": Case("refits, 40 x 20", "y ~ 1 + (1|subject) + (1|item)", ("subject", "item"), 1),
 }
 
@@ -133,6 +135,13 @@ def simulated(name: str, insteval: str) -> pd.DataFrame:
     return pd.DataFrame({"y": y, "a": a, "b": b, "c": c, "subject": subject, "item": item})
 
 
+def save_responses(data: pd.DataFrame, path: str, count: int = 4000) -> None:
+    """Responses from the model that the data come from, as lme4's `simulate` draws them from its fit."""
+    rng, subject, item = np.random.default_rng(1), data.subject.to_numpy(), data.item.to_numpy()
+    effects = rng.normal(size=(count, 40))[:, subject] + 0.7 * rng.normal(size=(count, 20))[:, item]
+    np.save(path, effects + rng.normal(size=(count, len(data))))
+
+
 def runs(name: str, case: Case, path: str) -> dict[str, list[str]]:
     """Command lines of the programs."""
     names = ", ".join(f'"{factor}"' for factor in case.factors)
@@ -161,17 +170,18 @@ def measured(name: str, insteval: str, rounds: int) -> list[list[str]]:
         data = simulated(name, insteval)
         data.to_csv(path, index=False)
         if name == "refit":
-            np.save(path + ".npy", np.random.default_rng(1).permuted(np.tile(data.y, (2000, 1)), axis=1))
+            save_responses(data, path + ".npy")
         found: dict[str, list] = {}
-        for _ in range(rounds):
+        for _ in range(min(rounds, case.rounds)):
             for program, line in runs(name, case, path).items():
+                line = ["timeout", str(PATIENCE), *line]
                 result = attempt(lambda line=line: json.loads(process(line, {}).splitlines()[-1]))
                 note(f"{name} {program} {result}")
                 found.setdefault(program, []).append(result)
     for program, results in found.items():
         good = [r for r in results if not isinstance(r, str)]
         if not good:
-            rows.append([case.title, program, "left out", "", "", ""])
+            rows.append([case.title, program, f"left out: an error, or more than {PATIENCE} s", "", "", ""])
             continue
         first = statistics.median(r[0][0] for r in good)
         later = [s for r in good for s in r[0][1:]]

@@ -9,9 +9,11 @@ import numpy as np
 
 from ..design import frozen_pytree
 from ..errors import DataError
+from ..linalg import UNROLL
 from .grouped import MAX_STACKED, MAX_STATISTICS, Layout, plan
 
 MAX_EFFECTS = 8000  # that remain after the first factor is eliminated
+MANY_NESTED = 1000  # of nested factors: above it the grouped engine, which takes a component at a time, is faster
 
 
 def is_crossed(factors: list[tuple[np.ndarray, int]]) -> bool:
@@ -101,15 +103,19 @@ def cross(groups: tuple[np.ndarray, ...], levels: tuple[int, ...], dims: tuple[i
 def engine_for(groups: tuple[np.ndarray, ...], levels: tuple[int, ...], dims: tuple[int, ...], n: int) -> str:
     """The engine for terms with independent residuals: the first of these that can.
 
-    "grouped" for one factor and nested ones, "crossed" for others; and where too many effects remain there, "grouped"
-    if they fall into small components that do not meet, else "iterative".
+    "grouped" for one factor, and two nested ones of few effects, which it writes out; "crossed" for others. Where too
+    many effects remain for it, "grouped" if they fall into small components that do not meet, else "iterative".
     """
-    if not is_crossed(list(zip(groups, levels, strict=True))):
+    inner, left = first_factor(groups, levels, dims)
+    outer = [t for t in range(len(groups)) if t not in inner]
+    nested = not is_crossed(list(zip(groups, levels, strict=True)))
+    one = all(levels[t] == levels[outer[0]] and np.array_equal(groups[t], groups[outer[0]]) for t in outer)
+    if not outer or (nested and one and sum(dims[t] for t in outer) <= UNROLL):
         return "grouped"
-    if first_factor(groups, levels, dims)[1] <= MAX_EFFECTS:
+    if left <= (MANY_NESTED if nested else MAX_EFFECTS):
         return "crossed"
     try:
         plan(groups, levels, dims, n)
     except DataError:
-        return "iterative"
+        return "crossed" if left <= MAX_EFFECTS else "iterative"
     return "grouped"

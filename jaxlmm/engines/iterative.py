@@ -6,9 +6,10 @@ conjugate gradients for the coefficients, stochastic Lanczos quadrature for the 
 
     D log|V| [H] = tr(M H),   D2 log|V| [H, K] = -tr(M H M K),   M = Z'V^-1 Z
 
-from one solve for each random vector. Of traces and log-determinant what is known exactly, their expansion to second
-order in the off-diagonal blocks ``E`` of the scaled equations (see `reduced`), is taken out before anything is averaged
-(control variates): where factors meet in many combinations only small remainders are random.
+from one solve for each random vector. Only remainders are random. Of traces their expansion to second order in the
+off-diagonal blocks of the equations is known exactly and taken out (a control variate). Of the log-determinant of the
+reduced equations S (see `reduced`) the trace of ``S - I`` is known; of ``log S - (S - I)`` the part in the space of the
+largest eigenvalues of ``S - I`` is computed without randomness (Hutch++: Meyer, Musco, Musco & Woodruff 2021).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from jax import Array
 from ..design import frozen_pytree, replace
 from ..linalg import block_diagonal
 from .base import Blocks, Expansion, Moments, Rows, Weigh, homogeneous
-from .krylov import quadratic_forms
+from .krylov import by_parts, quadratic_forms
 from .meeting import Meeting, meetings
 from .orthogonal import group_sum
 from .probes import Incidence, Iterative, random_signs
@@ -32,6 +33,8 @@ from .reduced import Answer, Columns, System, bilinear_matrix, blockwise, levels
 
 LEAST_TOLERANCE = 1e-13  # relative residual that is possible
 BASIS = 3e7  # numbers in the basis of a Lanczos process
+RANK = 32  # dimension of the space in which the log-determinant is not random
+POWERS = 3  # of S - I that lead to this space
 
 
 class Draws(NamedTuple):
@@ -56,12 +59,12 @@ class At(NamedTuple):
 
     system: System
     logdet: Array  # of the diagonal blocks
-    second: Array  # half of the sum of squares of E
-    squares: tuple[Array, ...]  # see `System.known`
+    squares: tuple[Array, ...]  # see `System.squares`
 
 
 @frozen_pytree(
-    data=("n", "A", "B", "UU", "meetings", "probes", "starts", "source"), meta=("members", "dims", "options", "valued")
+    data=("n", "A", "B", "UU", "meetings", "probes", "starts", "sketch", "source"),
+    meta=("members", "dims", "options", "valued")
 )
 @dataclass(frozen=True, eq=False)
 class Krylov:
@@ -73,6 +76,7 @@ class Krylov:
     meetings : see `meeting.meetings`
     probes : (m, b) of each factor, uncorrelated with variance one, for derivatives
     starts : (Q, b) the same for the log-determinant, over all effects of all factors but the first
+    sketch : (Q, at most RANK) where the search for the largest eigenvalues starts
     members : positions of the terms of each factor;  dims : effects of each term
     valued : whether the log-determinant is estimated; if not, its remainder is left out
     """
@@ -84,6 +88,7 @@ class Krylov:
     meetings: tuple[tuple[Meeting | None, ...], ...]
     probes: tuple[Any, ...]
     starts: Any
+    sketch: Any
     source: tuple[Rows, Incidence] | None
     members: tuple[tuple[int, ...], ...]
     dims: tuple[int, ...]
@@ -109,6 +114,7 @@ class Krylov:
             meetings(layout.codes, Z, layout.levels),
             (),
             np.zeros((0, 0), np.int8),
+            np.zeros((0, 0), np.int8),
             None if compact else (rows, layout),
             layout.members,
             tuple(z.shape[1] for z in rows.Z),
@@ -121,8 +127,10 @@ class Krylov:
         """The same statistics with other random vectors, `count` of them, independent of those of other streams."""
         seed, sizes = self.options.seed, [b.shape[0] for b in self.B]
         probes = tuple(random_signs(seed, (stream, f), (m, count)) for f, m in enumerate(sizes))
-        effects = sum(b.shape[0] * b.shape[1] for b in self.B[1:])
-        return replace(self, probes=probes, starts=random_signs(seed, (stream, len(sizes)), (effects, count)))
+        effects, last = sum(b.shape[0] * b.shape[1] for b in self.B[1:]), len(sizes)
+        starts = random_signs(seed, (stream, last), (effects, count))
+        sketch = random_signs(seed, (stream, last + 1), (effects, min(RANK, effects)))
+        return replace(self, probes=probes, starts=starts, sketch=sketch)
 
     @property
     def final(self) -> Krylov:
@@ -145,24 +153,7 @@ class Krylov:
     def gram(self, C: Blocks) -> tuple[Array, Array]:
         """log|V|, estimated, and U'V^-1 U; with first derivatives in C."""
         s2 = C.residual[0, 0]
-
-        @jax.custom_jvp
-        def relative(G: tuple[Array, ...]) -> tuple[Array, Array]:
-            at = self._at(G)
-            return jnp.mean(self._logdets(at)), self._answered(at)[1]
-
-        def rule(primals: Any, tangents: Any) -> Any:
-            (G,), (dG,) = primals, tangents
-            at = self._at(G)
-            answer, gram = self._answered(at)
-            slopes = [jnp.mean(s, 0) for s in self._traced(at).slopes]
-            change = sum(jnp.sum(s * d) for s, d in zip(slopes, dG, strict=True))
-            N = self._N(at, answer)
-            dgram = sum(jnp.einsum("mar,ab,mbs->rs", v, d, v) for v, d in zip(N, dG, strict=True))
-            return (jnp.mean(self._logdets(at)), gram), (change, -dgram)
-
-        relative.defjvp(rule)
-        logdet, gram = relative(self._factors(tuple(G / s2 for G in C.random)))
+        logdet, gram = _relative(self, self._factors(tuple(G / s2 for G in C.random)))
         return self.n * jnp.log(s2) + logdet, gram / s2
 
     def cluster_grams(self, C: Blocks) -> Array:
@@ -252,7 +243,7 @@ class Krylov:
     def _at(self, G: tuple[Array, ...]) -> At:
         pairs = [levels_of(block, jnp.asarray(A)) for block, A in zip(G, self.A, strict=True)]
         system = System(tuple(levels for levels, _ in pairs), self.meetings)
-        return At(system, sum((jnp.sum(d) for _, d in pairs), jnp.zeros(())), *system.known())
+        return At(system, sum((jnp.sum(d) for _, d in pairs), jnp.zeros(())), system.squares())
 
     def _answered(self, at: At) -> tuple[Answer, Array]:
         """The solution for U, and U'V^-1 U."""
@@ -268,25 +259,26 @@ class Krylov:
     # -- random vectors --------------------------------------------------------------------------------------
 
     def _logdets(self, at: At) -> Array:
-        """Estimates of ``log|T|`` from each start (b,).
-
-        Of ``log S`` the expansion to second order in E is known, ``-1/2 |E|^2``; each start's estimate of it is
-        subtracted from its estimate of the whole.
-        """
-        exact = at.logdet - at.second
+        """Estimates of ``log|T|`` from each start (b,)."""
+        # the trace of S - I is minus the sum of squares of the first factor's blocks with the others
+        exact = at.logdet - jnp.sum(at.system.levels[0].K * at.squares[0])
         if not self.valued:
             return exact[None]
-        effects, count = self.starts.shape
+        effects = len(self.starts)
+        apply, steps = at.system.apply, self.options.steps
 
-        def one(z: Array) -> Array:
-            z = z.astype(jnp.float64)
-            found = quadratic_forms(at.system.apply, z, self.options.steps, lambda x: jnp.log(x) - (x - 1.0))
-            beside = at.system.beside(z)
-            return found if beside is None else found + 0.5 * jnp.sum(beside**2, 0)
+        def power(_: Any, V: Array) -> Array:
+            return jnp.linalg.qr(apply(V) - V)[0]
 
-        size = divisor(count, BASIS / (effects * min(self.options.steps, effects)))
-        parts = jnp.moveaxis(jnp.asarray(self.starts).reshape(effects, -1, size), 1, 0)
-        return exact + jax.lax.map(one, parts).reshape(-1)
+        def forms(z: Array) -> Array:
+            return quadratic_forms(apply, z, steps, lambda x: jnp.log(x) - (x - 1.0))
+
+        V = jax.lax.fori_loop(0, POWERS, power, jnp.asarray(self.sketch, jnp.float64))
+        z = jnp.asarray(self.starts, jnp.float64)
+        columns = jnp.concatenate([V, z - V @ (V.T @ z)], 1)
+        size = max(4, int(BASIS / (effects * min(steps, effects))))
+        found = by_parts(forms, columns, size)
+        return exact + jnp.sum(found[: V.shape[1]]) + found[V.shape[1] :]
 
     def _offsets(self) -> list[int]:
         """First of the effects of each factor, and their number."""
@@ -421,6 +413,25 @@ class Krylov:
         across = sum(jnp.einsum("mqa,mqb->ab", a, b) for a, b in zip(JX, h, strict=True))
         whole = own + across - bilinear_matrix(h, answer)
         return whole.reshape(sum(sizes), r, sum(sizes), r)
+
+
+@jax.custom_jvp
+def _relative(statistics: Krylov, G: tuple[Array, ...]) -> tuple[Array, Array]:
+    """log|V| and the Gram for covariances G of the factors and a residual variance of one; derivatives are those in G."""
+    at = statistics._at(G)
+    return jnp.mean(statistics._logdets(at)), statistics._answered(at)[1]
+
+
+@_relative.defjvp
+def _relative_jvp(primals: Any, tangents: Any) -> Any:
+    (statistics, G), (_, dG) = primals, tangents
+    at = statistics._at(G)
+    answer, gram = statistics._answered(at)
+    slopes = [jnp.mean(s, 0) for s in statistics._traced(at).slopes]
+    N = statistics._N(at, answer)
+    change = sum(jnp.sum(s * d) for s, d in zip(slopes, dG, strict=True))
+    dgram = -sum(jnp.einsum("mar,ab,mbs->rs", v, d, v) for v, d in zip(N, dG, strict=True))
+    return (jnp.mean(statistics._logdets(at)), gram), (change, dgram)
 
 
 def _both_sides(J: Array, D: Array) -> Array:

@@ -54,13 +54,26 @@ def conjugate_gradients(apply: Apply, b: Array, tolerance: float, limit: int) ->
     return Solution(x + lost, r + lost, count)
 
 
+def by_parts(function: Callable[[Array], Any], columns: Array, size: int) -> Any:
+    """A function of columns (Q, b), each result with the columns behind, computed for `size` columns at a time."""
+    Q, b = columns.shape
+    if b <= size:
+        return function(columns)
+    parts = -(-b // size)
+    padded = jnp.pad(columns, ((0, 0), (0, parts * size - b))).reshape(Q, parts, size)
+    found = jax.lax.map(function, jnp.moveaxis(padded, 1, 0))
+    back = lambda a: jnp.moveaxis(a, 0, -2).reshape(*a.shape[1:-1], -1)[..., :b]  # noqa: E731
+    return jax.tree_util.tree_map(back, found)
+
+
 def quadratic_forms(apply: Apply, z: Array, steps: int, function: Callable[[Array], Array]) -> Array:
     """``z'f(S) z`` for columns z (Q, b), by Lanczos tridiagonalisation and Gauss quadrature (Golub & Meurant 2010).
 
     With full reorthogonalisation; exact after as many steps as S has different eigenvalues.
     """
     size = jnp.sum(z * z, 0)
-    diagonal, beside = _tridiagonal(apply, z / jnp.sqrt(size), min(steps, len(z)))
+    unit = z / jnp.sqrt(jnp.where(size > 0, size, 1.0))
+    diagonal, beside = _tridiagonal(apply, unit, min(steps, len(z)))
     T = jax.vmap(lambda a, b: jnp.diag(a) + jnp.diag(b, 1) + jnp.diag(b, -1))(diagonal.T, beside[:-1].T)
     nodes, vectors = jnp.linalg.eigh(T)
     return size * jnp.sum(vectors[:, 0] ** 2 * function(nodes), -1)

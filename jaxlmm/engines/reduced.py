@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from ..linalg import identity, matmul, psd_cholesky, transpose
-from .krylov import conjugate_gradients
+from .krylov import by_parts, conjugate_gradients
 from .meeting import Meeting
 
 COLUMNS = 6e6  # numbers in the columns that are worked with at the same time
@@ -123,19 +123,6 @@ class System(NamedTuple):
             out.append(x + blockwise(transpose(self.levels[t].W), met))
         return self.joined(out)
 
-    def beside(self, y: Array) -> Array | None:
-        """Product of ``E_rest`` with y (Q, b); None for two factors."""
-        if len(self.levels) == 2:
-            return None
-        scaled = (
-            None,
-            *(blockwise(self.levels[t].W, x) for t, x in zip(self.rest, self.cut(y), strict=True)),
-        )
-        met = [self.meeting(t, scaled, self.rest) for t in self.rest]  # type: ignore[arg-type]
-        return self.joined(
-            [blockwise(transpose(self.levels[t].W), m) for t, m in zip(self.rest, met, strict=True)]  # type: ignore[arg-type]
-        )
-
     def _with_first(self, t: int, x: Array) -> Array:
         return self.meetings[t][0](x)  # type: ignore[misc]
 
@@ -153,21 +140,12 @@ class System(NamedTuple):
 
     def _solved(self, g: Array, tolerance: float, limit: int) -> tuple[Array, Array]:
         """Conjugate gradients, a part of the columns at a time where they are many."""
-        b = g.shape[1]
-        size = self.columns
-        if b <= size:
-            found = conjugate_gradients(self.apply, g, tolerance, limit)
-            return found.x, found.residual
-        parts = -(-b // size)
-        padded = jnp.pad(g, ((0, 0), (0, parts * size - b))).reshape(len(g), parts, size)
 
         def one(part: Array) -> tuple[Array, Array]:
             found = conjugate_gradients(self.apply, part, tolerance, limit)
             return found.x, found.residual
 
-        x, left = jax.lax.map(one, jnp.moveaxis(padded, 1, 0))
-        back = [jnp.moveaxis(a, 0, 1).reshape(len(g), -1)[:, :b] for a in (x, left)]
-        return back[0], back[1]
+        return by_parts(one, g, self.columns)
 
     @property
     def columns(self) -> int:
@@ -175,15 +153,14 @@ class System(NamedTuple):
         effects = sum(at.W.shape[0] * at.W.shape[-1] for at in self.levels)
         return max(4, int(COLUMNS / effects))
 
-    def known(self) -> tuple[Array, tuple[Array, ...]]:
-        """Squares of E: half of their sum over all of E, and ``sum_j A_tj K_j A_jt`` (q, q, m) of each factor."""
+    def squares(self) -> tuple[Array, ...]:
+        """``sum_j A_tj K_j A_jt`` (q, q, m) of each factor t, over the levels j of others that a level of it meets."""
         every = range(len(self.levels))
         sums = []
         for t in every:
             parts = [self.meetings[t][u].squared(self.levels[u].K) for u in every if u != t]  # type: ignore[union-attr]
             sums.append(reduce(lambda a, b: a + b, parts))
-        total = sum(jnp.sum(at.K * D) for at, D in zip(self.levels, sums, strict=True))
-        return 0.5 * total, tuple(sums)
+        return tuple(sums)
 
 
 def bilinear_matrix(h: Columns, at: Answer) -> Array:
