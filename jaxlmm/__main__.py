@@ -1,8 +1,4 @@
-"""The command line: ``python -m jaxlmm fit``, ``datasets``, and for simulation studies ``study``, ``status``, ``report``.
-
-    python -m jaxlmm fit DATA FORMULA
-    python -m jaxlmm study FILE --out DIR
-"""
+"""The command line, ``python -m jaxlmm``: ``fit DATA FORMULA``, ``datasets``; ``study``, ``status`` and ``report``."""
 
 from __future__ import annotations
 
@@ -48,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     fit.add_argument("--method", default="REML", help="REML (default) or ML")
     fit.add_argument("--weights", metavar="COLUMN", help="prior weights w: Var(e) = sigma^2 / w")
     fit.add_argument("--offset", metavar="COLUMN", help="a known part of the mean")
-    fit.add_argument("--engine", default="auto", help="auto (default), grouped or dense")
+    fit.add_argument("--engine", default="auto", help="auto (default), or the name of one, see jaxlmm.Model")
     fit.add_argument("--json", action="store_true", help="print the numbers as JSON")
 
     shipped = commands.add_parser("datasets", help="list the shipped data sets, or describe one")
@@ -117,7 +113,7 @@ def _status(options: argparse.Namespace) -> str:
 
 def _report(options: argparse.Namespace) -> str:
     """Write the report of a study."""
-    from .study.report import report
+    from .study import report
 
     return str(report(options.dir, options.level, options.alpha))
 

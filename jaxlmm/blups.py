@@ -23,7 +23,8 @@ class GroupEffects:
 
     `values` (m, q) by level and column; `condvar` (m, q, q), their covariance given the data with theta and beta
     taken as known (lme4's ``condVar``); `pev` (m, q, q), the variance of their prediction errors, which includes that
-    of the estimated beta (Henderson 1975). Of a structure over columns, one row an observation.
+    of the estimated beta (Henderson 1975). Both are NaN by the iterative engine. Of a structure over columns, one row
+    an observation.
     """
 
     group: str

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from .errors import DataError
-from .lanes import devices, sizes
+from .lanes import chosen_device, devices, sizes
 
 Progress = Callable[[int, int], Any] | Literal["auto"] | bool
 
@@ -26,8 +26,7 @@ def workers() -> int:
 
     One thread in a scope ``jax.default_device(device)``: whoever chooses a device runs batches side by side themselves.
     """
-    chosen = isinstance(jax.config.jax_default_device, jax.Device)
-    if chosen or jax.default_backend() != "cpu" or jax.local_device_count() > 1:
+    if chosen_device() is not None or jax.default_backend() != "cpu" or jax.local_device_count() > 1:
         return 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -115,7 +116,8 @@ def estimate(model: Model, method: str = "REML", start: np.ndarray | None = None
     scale = scale_of(spec, prepared.basis)
     packing = packing_of(spec, model.X.shape[1], with_slopes=True)
     stochastic = is_stochastic(prepared)
-    evaluate = path_of(prepared, packing, lambda p: evaluator(spec, p, scale)) if stochastic else evaluator(spec, prepared, scale)
+    compiled = partial(evaluator, spec, scale=scale)
+    evaluate = path_of(spec, prepared, scale, packing, compiled) if stochastic else compiled(prepared)
 
     reached: list[np.ndarray] = []
 
@@ -163,6 +165,9 @@ def _local(spec: Spec, basis: Basis, scale: np.ndarray, point: Point) -> tuple[n
     Where sigma is profiled out, the second derivatives are first those of coordinates relative to it and its
     logarithm, in which they are known: the Hessian of the profiled criterion is a Schur complement of theirs.
     """
+    if not np.any(point.aux.normal.rss):  # nothing was evaluated
+        k = len(scale) + spec.profiled
+        return np.full((k, k), np.nan), np.full((k, *point.aux.normal.Phi.shape[1:]), np.nan)
     normal, x = point.aux.normal, point.x[0] * scale
     H, P = 0.5 * point.hessian[0], point.aux.gram_slopes[0]
     p = P.shape[-1] - 1

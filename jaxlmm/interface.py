@@ -99,7 +99,7 @@ def model_of(
     variance: str | None = None,
     relationship: Mapping[str, Any] | None = None,
     structures: Mapping[str, type[Covariance]] | None = None,
-    engine: str = "auto",
+    engine: str | Iterative = "auto",
 ) -> tuple[ModelFrame, Model]:
     """The arrays of a formula on data, and the model of them, not fitted; arguments as in `lmm`."""
     known, related = {**NAMES, **(structures or {})}, dict(relationship or {})

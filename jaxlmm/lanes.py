@@ -110,8 +110,14 @@ def _program(spec: Spec, slots: int, devices: tuple[Any, ...]) -> Callable[..., 
 
 def devices() -> tuple[Any, ...]:
     """The devices that share a batch: those of this process, or the one of a scope ``jax.default_device(device)``."""
-    one = jax.config.jax_default_device
-    return (one,) if isinstance(one, jax.Device) else tuple(jax.local_devices())
+    one = chosen_device()
+    return tuple(jax.local_devices()) if one is None else (one,)
+
+
+def chosen_device() -> Any:
+    """The device of a scope ``jax.default_device(device)``, or None."""
+    one = jax.config.values["jax_default_device"]
+    return one if isinstance(one, jax.Device) else None
 
 
 class Runner:

@@ -322,8 +322,8 @@ def _prepare(
     elif model.engine == "iterative":
         if xp is not np:
             raise DataError(
-                "engine: 'iterative' needs concrete arrays, and takes no traced ones (jit, vmap and derivatives over y, "
-                "X, Z or weights); fit one data set at a time, or use engine='crossed'"
+                "engine: 'iterative' needs concrete arrays, and takes no traced ones (jit, vmap and derivatives over y,"
+                " X, Z or weights); fit one data set at a time, or use engine='crossed'"
             )
         statistics = Krylov.prepare(rows, model.layout, compact)
     elif model.engine in ("grouped", "crossed"):

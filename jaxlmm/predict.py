@@ -27,7 +27,8 @@ class Effects:
     terms : positions of the model's terms that share the factor, whose effects stand side by side; or of a field, whose
         value is predicted at every row (m = n, q = 1)
     values : (m, q) predictors ``G Z'V^-1 (y - X beta)`` (Henderson 1975)
-    condvar : (m, q, q) their covariance given y, theta and beta, ``G - G Z'V^-1 Z G`` (lme4's ``condVar``)
+    condvar : (m, q, q) their covariance given y, theta and beta, ``G - G Z'V^-1 Z G`` (lme4's ``condVar``);
+        NaN by the iterative engine
     pev : (m, q, q) prediction error variance, of the predictors less the effects, with beta estimated: the blocks of
         the inverse of Henderson's mixed model equations, ``condvar + H vcov H'`` with ``H = G Z'V^-1 X``
     """

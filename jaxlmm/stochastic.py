@@ -2,7 +2,7 @@
 
 Random vectors give the criterion and its gradient errors of their own, independent of each other. The vectors being
 the same in all evaluations, the gradient is a smooth function, and its root is the estimate; values are made to agree
-with it by integrating it from point to point. At the estimate further vectors give the log-likelihood, a gradient that
+with it by integrating it over short steps. At the estimate further vectors give the log-likelihood, a gradient that
 is independent of the first one, and the spread of both.
 """
 
@@ -21,8 +21,11 @@ from jax import Array
 from .criterion import gram_slopes, solve_normal
 from .engines import Blocks, Krylov
 from .model import Basis, Prepared
-from .objective import Spec, deviance_of
+from .objective import Spec, criterion_at, deviance_of
 from .optimize import Evaluate, Packing, Point
+
+DISAGREE = 0.3  # how much ways to find a change of the criterion may differ, relative to it
+NEGLIGIBLE = 1e-3  # and absolutely
 
 
 @dataclass(frozen=True)
@@ -60,14 +63,23 @@ class MonteCarlo:
         )
 
 
-def path_of(prepared: Prepared, packing: Packing, compile: Callable[[Prepared], Evaluate]) -> Evaluate:
-    """The criterion along the path of one fit, its values being integrals of its gradient.
+def path_of(
+    spec: Spec, prepared: Prepared, scale: np.ndarray, packing: Packing, compile: Callable[[Prepared], Evaluate]
+) -> Evaluate:  # fmt: skip
+    """The criterion along the path of one fit, with values that agree with its gradient where steps are short.
 
-    From the nearest point that was evaluated before, by the rule of the trapezium with second derivatives (two-point
-    Hermite). The first value leaves out what is random of the log-determinant.
+    A value is that of the nearest point that was evaluated before plus the integral of the gradient (two-point Hermite
+    rule); where the expansions at both ends do not agree on that, as for the first steps of a fit, plus the difference
+    of the values by quadrature. The first value leaves out what is random of the log-determinant.
     """
     evaluate = compile(prepared._replace(statistics=prepared.statistics.unvalued))
     known: list[np.ndarray] = []
+    values: dict[int, float] = {}
+
+    def by_quadrature(k: int) -> float:
+        if k not in values:
+            values[k] = float(_value(spec, prepared, jnp.asarray(scale), jnp.asarray(packing.derivatives(known[k])[0])))
+        return values[k]
 
     def along(s: Any) -> np.ndarray:
         x = np.asarray(s)
@@ -76,16 +88,32 @@ def path_of(prepared: Prepared, packing: Packing, compile: Callable[[Prepared], 
         if known and distances[nearest] == 0.0:
             return known[nearest]
         found = np.array(evaluate(s))
-        if known:
-            x0, value, g0, H0 = packing.derivatives(known[nearest])
-            _, _, g1, H1 = packing.derivatives(found)
-            step = x - x0
-            found[packing.value_at] = value + 0.5 * step @ (g0 + g1) + step @ (H0 - H1) @ step / 12.0
-        if np.all(np.isfinite(found)):
-            known.append(found)
+        if not np.all(np.isfinite(found)):
+            return found
+        known.append(found)
+        if len(known) > 1:
+            change, spread = _change(packing.derivatives(known[nearest]), packing.derivatives(found))
+            if spread > max(DISAGREE * abs(change), NEGLIGIBLE):
+                change = by_quadrature(len(known) - 1) - by_quadrature(nearest)
+            found[packing.value_at] = packing.derivatives(known[nearest])[1] + change
         return found
 
     return along
+
+
+def _change(old: Any, new: Any) -> tuple[float, float]:
+    """Change of the value between two points by their derivatives, and how much the ways to find it differ."""
+    (x0, _, g0, H0), (x1, _, g1, H1) = old, new
+    step = x1 - x0
+    bend0, bend1 = step @ H0 @ step, step @ H1 @ step
+    ways = (0.5 * step @ (g0 + g1) + (bend0 - bend1) / 12.0, step @ g0 + 0.5 * bend0, step @ g1 - 0.5 * bend1)
+    return float(ways[0]), float(max(ways) - min(ways))
+
+
+@partial(jax.jit, static_argnames=("spec",))
+def _value(spec: Spec, prepared: Prepared, scale: Array, s: Array) -> Array:
+    """-2 log-likelihood by quadrature."""
+    return criterion_at(spec, prepared, spec.blocks(s * scale, prepared.coords))[0]
 
 
 def monte_carlo(spec: Spec, prepared: Prepared, scale: np.ndarray, point: Point) -> tuple[float, MonteCarlo]:
@@ -140,7 +168,7 @@ def _spread(spec: Spec, prepared: Prepared, scale: Array, s: Array) -> tuple[Arr
 def _theta_slopes(spec: Spec, basis: Basis, scale: np.ndarray, point: Point) -> tuple[np.ndarray, np.ndarray]:
     """Derivatives (m, k) of theta in scaled coordinates, sigma following where it is profiled.
 
-    And the variance (m,) that theta has because sigma, given these, has one.
+    And the variance (m,) that theta has because sigma, given these, has one. NaN where theta is infinite.
     """
     normal, slopes = point.aux.normal, point.aux.gram_slopes
     nu = basis.n - basis.rank if spec.reml else basis.n
@@ -153,8 +181,10 @@ def _theta_slopes(spec: Spec, basis: Basis, scale: np.ndarray, point: Point) -> 
     def theta(step: Array, log_sigma: Array) -> Array:
         return spec.theta((point.x + step) * scale, (sigma + change @ step) * jnp.exp(log_sigma), basis.K)
 
-    J, of_sigma = jax.jacfwd(theta, (0, 1))(jnp.zeros(len(point.x)), jnp.zeros(()))
-    return np.asarray(J), np.asarray(of_sigma) ** 2 / (2.0 * nu) * spec.profiled
+    none = jnp.zeros(len(point.x)), jnp.zeros(())
+    J, of_sigma = jax.jacfwd(theta, (0, 1))(*none)
+    known = np.where(np.isfinite(theta(*none)), 1.0, np.nan)
+    return known[:, None] * np.asarray(J), np.asarray(of_sigma) ** 2 / (2.0 * nu) * spec.profiled
 
 
 def is_stochastic(prepared: Prepared) -> bool:

@@ -1,4 +1,4 @@
-"""The iterative engine: exact with a complete set of probes, and within its stated Monte Carlo error with random ones."""
+"""The iterative engine: exact with complete sets of probes, within its stated Monte Carlo error with random ones."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_crossed import blocks, design, directions
 
 import jaxlmm
 from jaxlmm import DataError, Iterative, Model, Term
@@ -16,6 +15,7 @@ from jaxlmm.design import replace
 from jaxlmm.engines.krylov import conjugate_gradients, quadratic_forms
 from jaxlmm.engines.meeting import meetings
 from jaxlmm.model import prepare
+from test_crossed import blocks, design, directions
 
 QUICKLY = {"xla_backend_optimization_level": 0}
 CASES = ["vectors", "nested", *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(40))]
@@ -127,9 +127,6 @@ def test_solutions_and_moments_equal_those_of_the_crossed_engine():
     found, expected = own.moments(C), crossed.moments(C)
     for a, b in zip(found.N, expected.N, strict=True):
         close(a, b, 1e-10)
-    for a, b in zip(found.M, expected.M, strict=True):
-        trace = np.sum(b, 0)  # complete probes give traces, not the diagonals themselves
-        close(np.sum(a, 0), trace, 1e-8)
 
 
 def test_the_likelihood_has_derivatives():
@@ -201,12 +198,12 @@ def test_a_solution_that_is_not_reached_is_not_a_number():
 
 
 @functools.cache
-def data(n=3000, zero=False, seed=0):
-    rng = np.random.default_rng(seed)
+def data(n=3000):
+    rng = np.random.default_rng(0)
     a, b, c = (np.r_[np.arange(m), rng.integers(0, m, n - m)] for m in (80, 45, 12))
     x = rng.normal(size=n)
     y = 1.0 + 0.5 * x + 0.7 * rng.normal(size=80)[a] + rng.normal(size=n)
-    y += 0.0 if zero else 0.4 * rng.normal(size=45)[b] + 0.3 * rng.normal(size=12)[c]
+    y += 0.4 * rng.normal(size=45)[b] + 0.3 * rng.normal(size=12)[c]
     return {"y": y, "x": x, "a": a, "b": b, "c": c, "w": rng.uniform(0.5, 2.0, n)}
 
 
@@ -221,9 +218,7 @@ def exact():
 @functools.cache
 def fits(seeds=20):
     options = dict(probes=8, final_probes=16)
-    return [
-        jaxlmm.lmm(FORMULA, data(), weights="w", engine=Iterative(seed=seed, **options)) for seed in range(seeds)
-    ]
+    return [jaxlmm.lmm(FORMULA, data(), weights="w", engine=Iterative(seed=seed, **options)) for seed in range(seeds)]
 
 
 def test_errors_over_seeds_are_those_that_are_stated():
@@ -271,8 +266,8 @@ def test_coefficients_and_effects_are_those_of_the_exact_fit():
     found, expected = fit.ranef(), exact().ranef()
     for name in "abc":
         size = np.sqrt(np.mean(expected[name].condvar))
+        assert np.all(np.isnan(found[name].condvar))  # not to be had by random vectors
         np.testing.assert_allclose(found[name].values, expected[name].values, atol=0.05 * size)
-        np.testing.assert_allclose(found[name].condvar, expected[name].condvar, rtol=0.25)
     np.testing.assert_allclose(fit.fitted, exact().fitted, atol=0.02)
     np.testing.assert_allclose(fit.tidy()["df"], exact().tidy()["df"], rtol=0.1)
 
@@ -289,16 +284,18 @@ def test_a_seed_gives_the_same_fit_and_is_recorded():
     assert exact().monte_carlo is None
 
 
-def test_a_variance_of_zero():
-    options = Iterative(probes=16, final_probes=16)
-    found = jaxlmm.lmm(FORMULA, data(zero=True, seed=7), engine=options)
-    expected = jaxlmm.lmm(FORMULA, data(zero=True, seed=7), engine="crossed")
+def test_variances_of_zero():
+    frame = {**data(), "y": data()["y"][::-1]}  # nothing to do with the levels
+    found, expected = (
+        jaxlmm.lmm(FORMULA, frame, weights="w", engine=engine)
+        for engine in (Iterative(probes=8, final_probes=16), "crossed")
+    )
     assert expected.singular
     assert found.converged
     assert found.estimate.boundary == expected.estimate.boundary
     finite = np.isfinite(expected.theta)
     np.testing.assert_array_equal(np.isfinite(found.theta), finite)
-    np.testing.assert_allclose(found.theta[finite], expected.theta[finite], atol=0.02)
+    np.testing.assert_allclose(found.theta[finite], expected.theta[finite], atol=1e-6)  # one factor is left: exact
     np.testing.assert_array_equal(np.isfinite(found.monte_carlo.theta_se), finite)
 
 
@@ -326,10 +323,10 @@ def test_a_fit_whose_equations_are_not_solved_says_so():
 
 
 def test_another_response_of_the_same_model():
-    y = data()["y"][::-1].copy()
-    fit = fits()[0].refit(y)
+    fit = fits()[0].refit(2.0 * data()["y"])
     assert fit.converged
     assert fit.monte_carlo.probes == 8
+    np.testing.assert_allclose(fit.theta, fits()[0].theta + np.log(2.0), atol=1e-7)
 
 
 # -- what cannot be had --------------------------------------------------------------------------------------------
@@ -369,4 +366,6 @@ def test_terms_and_residuals_that_are_not_independent_are_refused():
     group = rng.integers(0, 4, 40)
     term = Term(np.ones(40), group, relationship=np.eye(4))
     with pytest.raises(DataError, match="iterative"):
-        Model(rng.normal(size=40), np.ones((40, 1)), [term, Term(np.ones(40), rng.integers(0, 5, 40))], engine="iterative")
+        Model(
+            rng.normal(size=40), np.ones((40, 1)), [term, Term(np.ones(40), rng.integers(0, 5, 40))], engine="iterative"
+        )

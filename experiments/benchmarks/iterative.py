@@ -32,6 +32,7 @@ options (32 probes, 64 for the certificate). "first" is the first fit of a proce
 included; "later" one of another response after it. "theta" is the largest Monte Carlo standard error of a covariance
 parameter relative to its statistical standard error; "off" the largest difference to the exact fit by the crossed
 engine in the same units, where that was made; "loglik" the Monte Carlo standard error of the log-likelihood.
+Times depend on what else the machine does, see the load.
 
 """
 
@@ -60,15 +61,16 @@ def one(n: int, exact: bool) -> dict[str, Any]:
 
     data = ratings(n)
     formula = "y ~ x + (1 | user) + (1 | film)"
-    seconds = []
+    seconds, fits = [], []
     for _ in range(2):
         start = time.perf_counter()
         fit = jaxlmm.lmm(formula, data, engine="iterative")
         seconds.append(time.perf_counter() - start)
         note(f"n {n}: {seconds[-1]:.1f} s, {fit.certificate}\n{fit.monte_carlo}")
-        first = fit if len(seconds) == 1 else first
+        fits.append(fit)
         data = {**data, "y": response(data["user"], data["film"], data["x"], np.random.default_rng(1))}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    first = fits[0]
     errors = first.monte_carlo
     out = {
         "n": n, "status": first.status, "seconds": seconds, "peak": peak, "evaluations": first.certificate.iterations,
@@ -101,11 +103,16 @@ def main() -> None:
             note(f"n {n}: failed")
             continue
         found.append(json.loads(done.stdout.splitlines()[-1]))
+    write(found, command("experiments/benchmarks/iterative.py"), options.write)
+
+
+def write(found: list[dict[str, Any]], line: str, keep: bool) -> None:
+    """Print the table, and keep it with the plot if asked to."""
     rows = [
         [
             f"{r['n']:.0e}", f"{r['n'] // 100} x {r['n'] // 200}", r["status"], str(r["evaluations"]),
             *(f"{s:.1f}" for s in r["seconds"]), f"{r['peak']:.1f}", f"{r['relative']:.3f}",
-            "" if r["off"] is None else f"{r['off']:.3f}", f"{r['loglik']:.2f}",
+            "" if r["off"] is None else f"{r['off']:.3f}", f"{r['loglik']:.1e}",
         ]
         for r in found
     ]  # fmt: skip
@@ -115,10 +122,10 @@ def main() -> None:
     load = os.getloadavg()[0]
     section = (
         f"## Python {platform.python_version()}, {datetime.date.today()}\n\n{cpu_model()}, {os.cpu_count()} cores, "
-        f"load {load:.1f} at the end; `{command('experiments/benchmarks/iterative.py', '--insteval')}`\n\n"
+        f"load {load:.1f} at the end; `{line}`\n\n"
     )
-    report(INTRODUCTION, section + table(header, rows) + "\n", RESULTS if options.write else None)
-    if options.write:
+    report(INTRODUCTION, section + table(header, rows) + "\n", RESULTS if keep else None)
+    if keep:
         plot(found)
 
 

@@ -76,7 +76,7 @@ def first_factor(
         tuple(u for u in range(len(groups)) if levels[u] == levels[t] and np.array_equal(groups[u], groups[t]))
         for t in range(len(groups))
     ]
-    inner = max(same, key=lambda terms: levels[terms[0]] * sum(dims[u] for u in terms))
+    inner = max(same, key=lambda terms: levels[terms[0]] * sum(dims[u] for u in terms), default=())
     return inner, sum(levels[t] * dims[t] for t in range(len(groups)) if t not in inner)
 
 

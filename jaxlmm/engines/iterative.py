@@ -29,7 +29,7 @@ from .krylov import by_parts, quadratic_forms
 from .meeting import Meeting, meetings
 from .orthogonal import group_sum
 from .probes import Incidence, Iterative, random_signs
-from .reduced import Answer, Columns, System, bilinear_matrix, blockwise, levels_of
+from .reduced import Answer, Columns, System, bilinear_matrix, levels_of
 
 LEAST_TOLERANCE = 1e-13  # relative residual that is possible
 BASIS = 3e7  # numbers in the basis of a Lanczos process
@@ -64,7 +64,7 @@ class At(NamedTuple):
 
 @frozen_pytree(
     data=("n", "A", "B", "UU", "meetings", "probes", "starts", "sketch", "source"),
-    meta=("members", "dims", "options", "valued")
+    meta=("members", "dims", "options", "valued"),
 )
 @dataclass(frozen=True, eq=False)
 class Krylov:
@@ -178,19 +178,19 @@ class Krylov:
         return (B - fitted) / s2
 
     def moments(self, C: Blocks) -> Moments:
-        """N, and the diagonal blocks of M by level of every term, estimated with the random vectors."""
+        """N by level of every term. M is NaN: diagonals by random vectors would be too inaccurate, see `probes`."""
         s2 = C.residual[0, 0]
         at = self._at(self._factors(tuple(G / s2 for G in C.random)))
         N = self._N(at, self._answered(at)[0])
-        N_of, M_of = {}, {}
-        for terms, n, m in zip(self.members, N, self._diagonals(at), strict=True):
+        found = {}
+        for terms, n in zip(self.members, N, strict=True):
             start = 0
             for t in terms:
-                stop = start + self.dims[t]
-                N_of[t], M_of[t] = n[:, start:stop] / s2, m[:, start:stop, start:stop] / s2
-                start = stop
-        order = range(len(self.dims))
-        return Moments(tuple(N_of[t] for t in order), tuple(M_of[t] for t in order), lambda D: self.gram(D)[0], C)
+                found[t] = n[:, start : start + self.dims[t]] / s2
+                start += self.dims[t]
+        parts = tuple(found[t] for t in range(len(self.dims)))
+        M = tuple(jnp.full((*n.shape[:2], n.shape[1]), jnp.nan) for n in parts)
+        return Moments(parts, M, lambda D: self.gram(D)[0], C)
 
     def expand(self, C: Blocks, D: Blocks, weigh: Weigh) -> Expansion:
         """The Gram with its derivatives along directions D of the blocks, in closed form."""
@@ -349,29 +349,6 @@ class Krylov:
         table = jnp.concatenate(rows, 0)
         return 0.5 * (table + table.T)
 
-    def _diagonals(self, at: At) -> tuple[Array, ...]:
-        """Estimates of the diagonal blocks (m, q, q) of M by factor."""
-        system, offsets = at.system, self._offsets()
-
-        def one(probes: tuple[Array, ...]) -> tuple[Array, ...]:
-            size = probes[0].shape[1]
-            _, h, answer = self._probed(at, probes)
-            rest = tuple(a - b for a, b in zip(answer.u, system.each("K", h), strict=True))
-            found = system.each("J", system.off(rest), turned=True)
-            out = []
-            for f, (z, v) in enumerate(zip(probes, found, strict=True)):
-                own = v.reshape(*v.shape[:2], -1, size)[:, :, offsets[f] : offsets[f + 1]]
-                out.append(jnp.sum(own * z[:, None, None, :], -1))
-            return tuple(out)
-
-        sums = jax.lax.map(one, self._parts())
-        blocks = []
-        for lv, D, total in zip(system.levels, at.squares, sums, strict=True):
-            known = jnp.moveaxis(lv.M - _both_sides(lv.J, D), -1, 0)
-            found = jnp.sum(total, 0) / self.probes[0].shape[1]
-            blocks.append(known - 0.5 * (found + jnp.swapaxes(found, 1, 2)))
-        return tuple(blocks)
-
     # -- derivatives -----------------------------------------------------------------------------------------
 
     def _expanded(self, G: tuple[Array, ...], D: tuple[Array, ...], weigh: Weigh) -> Expansion:
@@ -387,7 +364,9 @@ class Krylov:
         traced = self._traced(at)
 
         NN = [jnp.einsum("mar,mbs->arbs", v, v) for v in N]
-        gram_slopes = -sum(jnp.einsum("kab,arbs->krs", block, v) for block, v in zip(H, NN, strict=True))
+        gram_slopes = -jnp.einsum(
+            "kx,xrs->krs", flat, jnp.concatenate([jnp.moveaxis(v, 2, 1).reshape(-1, *v.shape[1::2]) for v in NN])
+        )
         slopes = [jnp.mean(s, 0) - jnp.einsum("arbs,rs->ab", v, w) for s, v in zip(traced.slopes, NN, strict=True)]
         seen = jnp.einsum("xrys,rs->xy", self._products(at, N), w)
         curvature = flat @ (2.0 * seen - traced.products) @ flat.T
@@ -409,15 +388,14 @@ class Krylov:
         JX = at.system.each("J", X)
         h = at.system.off(JX)
         answer = at.system.solve(h, self.options.tolerance, self.options.max_iterations)
-        own = sum(jnp.einsum("mqa,mqb->ab", a, b) for a, b in zip(X, at.system.each("M", X), strict=True))
-        across = sum(jnp.einsum("mqa,mqb->ab", a, b) for a, b in zip(JX, h, strict=True))
-        whole = own + across - bilinear_matrix(h, answer)
+        pairs = zip((*X, *JX), (*at.system.each("M", X), *h), strict=True)
+        whole = sum((jnp.einsum("mqa,mqb->ab", a, b) for a, b in pairs), -bilinear_matrix(h, answer))
         return whole.reshape(sum(sizes), r, sum(sizes), r)
 
 
 @jax.custom_jvp
 def _relative(statistics: Krylov, G: tuple[Array, ...]) -> tuple[Array, Array]:
-    """log|V| and the Gram for covariances G of the factors and a residual variance of one; derivatives are those in G."""
+    """log|V| and the Gram for covariances G of the factors and a residual variance of one; derivatives in G."""
     at = statistics._at(G)
     return jnp.mean(statistics._logdets(at)), statistics._answered(at)[1]
 

@@ -96,7 +96,6 @@ def _tridiagonal(apply: Apply, start: Array, steps: int) -> tuple[Array, Array]:
         v = jnp.where(alive, w / jnp.where(alive, beta, 1.0), 0.0)
         return (basis, v, beta, alive), (jnp.where(found[0], found[1], 1.0), beta)
 
-    b = start.shape[1]
-    state = (jnp.zeros((steps, *start.shape)), start, jnp.zeros(b), jnp.ones(b, bool))
+    state = (jnp.zeros((steps, *start.shape)), start, jnp.zeros(start.shape[1]), jnp.any(start != 0.0, 0))
     _, (diagonal, beside) = jax.lax.scan(step, state, jnp.arange(steps, dtype=jnp.int32))
     return diagonal, beside

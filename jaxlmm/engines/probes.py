@@ -16,6 +16,11 @@ from ..errors import DataError
 class Iterative:
     """The iterative engine with its options: ``lmm(..., engine=jaxlmm.Iterative(probes=64))``.
 
+    For crossed random effects that are too many for a factorisation. Coefficients and predicted effects are exact for
+    the covariance parameters, which have a Monte Carlo error, as has the log-likelihood: ``fit.monte_carlo``. Variances
+    of predicted effects are NaN: single entries of so large an inverse, unlike its traces, would need thousands of
+    random vectors. ``jaxlmm.reml(fit.theta, fit.model)`` has the Monte Carlo error of the first probes.
+
     Parameters
     ----------
     probes : random vectors by which traces are estimated during the fit, the same ones in all evaluations. Their

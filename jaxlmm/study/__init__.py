@@ -1,0 +1,46 @@
+"""Simulation studies: declare one, run it anywhere, kill it, resume it, get the table with Monte Carlo errors.
+
+    study = Study(
+        design=designs.cluster_trial, grid={"clusters": [6, 10, 20], "size": [10]},
+        generate=MixedModel("y ~ arm + (1 | cluster)", {"arm": 0.0}, {"cluster": 0.05, "residual": 0.95}),
+        estimators=[Estimator("mixed", "y ~ arm + (1 | cluster)", df=("asymptotic", "kenward-roger"))],
+        targets={"arm": 0.0}, replicates=10_000, seed=1,
+    )
+    results = run(study, "type1")
+    results.summary()
+
+Files a newcomer reads in order: `declare` (what a study is), `generate` and `estimate` (one chunk of it), `chunk`
+(its rows), `store` (the directory), `executors` and `cluster` (who works), `running`, `measures` and `results` (what
+came out), `plots`, `page` and `sizing`; `toml` reads a study from a file.
+"""
+
+from . import designs, plots
+from .declare import Estimator, Study, Target
+from .executors import Inline, Processes
+from .generate import Dropout, MixedModel
+from .page import report
+from .results import Results, read
+from .running import run
+from .sizing import SampleSize, sample_size
+from .store import Progress, StudyError, status
+
+__all__ = [
+    "Dropout",
+    "Estimator",
+    "Inline",
+    "MixedModel",
+    "Processes",
+    "Progress",
+    "Results",
+    "SampleSize",
+    "Study",
+    "StudyError",
+    "Target",
+    "designs",
+    "plots",
+    "read",
+    "report",
+    "run",
+    "sample_size",
+    "status",
+]

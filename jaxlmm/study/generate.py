@@ -1,0 +1,299 @@
+"""Drawing the data sets of a chunk, each from a key of its own."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from ..columns import open_table
+from ..covariance import Covariance
+from ..engines import Blocks
+from ..errors import DataError
+from ..frame import ModelFrame
+from ..interface import model_of
+from ..model import Model, block_at
+from ..predict import linear_predictor
+from ..simulate import draw_rows
+from .declare import Study, accepted, resolved
+
+PSD = 1e-8  # negative eigenvalues, relative to the largest, that are rounding
+LOST = 1_000_000  # what the key of lost rows is folded with, beyond any term's
+
+
+class Drawn(NamedTuple):
+    """The data sets of a chunk: columns (b, n) in place of the design's, or whole tables where sizes differ."""
+
+    columns: Mapping[str, np.ndarray]
+    tables: list[dict[str, np.ndarray]] | None = None
+
+
+Drawer = Callable[[np.ndarray], Drawn]
+
+
+def keys_of(seed: int, cell: int, replicates: np.ndarray) -> Array:
+    """``fold_in(fold_in(key(seed), cell), replicate)`` for each replicate; 64-bit floats must be on."""
+    return _folded(jax.random.key(seed), cell, replicates.astype(np.uint32))
+
+
+@jax.jit
+def _folded(key: Array, cell: Any, replicates: Array) -> Array:
+    return jax.vmap(partial(jax.random.fold_in, jax.random.fold_in(key, cell)))(replicates)
+
+
+def drawer(study: Study, cell: int) -> Drawer:
+    """A function of replicates (b,) that draws them, b being at most the study's chunk."""
+    data = columns_of(study.data(cell))
+    factors = study.cells[cell]
+    if hasattr(study.generate, "drawer"):
+        draw = study.generate.drawer(data, factors, study.response)
+    elif next(iter(inspect.signature(study.generate).parameters), "") == "rng":
+        draw = _by_numpy(study.generate, data, factors, study.response)
+    else:
+        draw = _by_jax(study.generate, data, factors, study.response)
+
+    def drawn(replicates: np.ndarray) -> Drawn:
+        padded = np.resize(replicates, study.chunk)  # one shape to compile
+        found = draw(keys_of(study.seed, cell, padded), len(replicates))
+        return found._replace(columns={name: values[: len(replicates)] for name, values in found.columns.items()})
+
+    return drawn
+
+
+def columns_of(data: Any) -> dict[str, np.ndarray]:
+    """A design as columns."""
+    table = open_table(data, "design")
+    return {name: np.asarray(table.data[name]) for name in table.names}
+
+
+def _by_jax(
+    function: Callable[..., Any], data: dict[str, np.ndarray], factors: Mapping[str, Any], response: str
+) -> Callable[[Array, int], Drawn]:  # fmt: skip
+    """The user's function, vectorised and compiled; text among the columns stays what it is."""
+    chosen = accepted(function, factors)
+
+    @jax.jit
+    @jax.vmap
+    def every(key: Array) -> dict[str, Array]:
+        found = function(key, data, **chosen)
+        return dict(found) if isinstance(found, Mapping) else {response: found}
+
+    def draw(keys: Array, count: int) -> Drawn:
+        columns = {name: np.asarray(values) for name, values in every(keys).items()}
+        rows = len(next(iter(data.values())))
+        for name, values in columns.items():
+            if values.ndim != 2 or values.shape[1] != rows:
+                raise DataError(
+                    f"generate: {name!r} has shape {values.shape[1:]} in a data set, expected ({rows},) as in the "
+                    "design; data sets whose sizes differ need a NumPy function f(rng, data), or NaN in the response"
+                )
+        _check_response(columns, response)
+        return Drawn({n: v.astype(np.float64) if v.dtype.kind == "f" else v for n, v in columns.items()})
+
+    return draw
+
+
+def _by_numpy(
+    function: Callable[..., Any], data: dict[str, np.ndarray], factors: Mapping[str, Any], response: str
+) -> Callable[[Array, int], Drawn]:  # fmt: skip
+    """The user's function, one data set after the other."""
+    chosen = accepted(function, factors)
+
+    def draw(keys: Array, count: int) -> Drawn:
+        tables = []
+        for words in np.asarray(jax.random.key_data(keys))[:count]:
+            found = function(np.random.default_rng([int(w) for w in words]), data, **chosen)
+            found = dict(found) if isinstance(found, Mapping) else {response: found}
+            tables.append({name: np.asarray(values) for name, values in found.items()})
+        _check_response(tables[0], response)
+        rows = len(next(iter(data.values())))
+        if all(v.shape == (rows,) and t.keys() == tables[0].keys() for t in tables for v in t.values()):
+            return Drawn({name: np.stack([t[name] for t in tables]) for name in tables[0]})
+        full = [t if len(t[response]) != rows else {**data, **t} for t in tables]
+        return Drawn({}, full)
+
+    return draw
+
+
+def _check_response(columns: Mapping[str, Any], response: str) -> None:
+    if response not in columns:
+        raise DataError(f"generate: returned {sorted(columns)}, expected the response {response!r} among them")
+
+
+@dataclass(frozen=True, eq=False)
+class MixedModel:
+    """Responses from any model that `jaxlmm.lmm` can fit, at given parameters.
+
+    Parameters
+    ----------
+    formula, residual, variance, weights, offset, relationship, structures : as for `jaxlmm.lmm`. Numbers in the text
+        fix parameters (``"ar1(visit | subject, variance=2, correlation=0.5)"``).
+    beta : true coefficients by name, others are 0
+    covariance : for each grouping factor (or the text of the term where a factor has several), and for
+        ``"residual"``: a variance; variances; a matrix; or, for structures, a mapping from their parameters. Numbers
+        here and in `beta` may be expressions of the cell's factors, ``"icc"`` or ``"1 - icc"``. Default of the
+        residual: a variance of 1.
+    lost : function ``f(key, y, data, **factors)`` in JAX that says which rows (n,) are lost, such as
+        `Dropout`
+    """
+
+    formula: str
+    beta: Mapping[str, Any]
+    covariance: Mapping[str, Any]
+    residual: Any = None
+    variance: str | None = None
+    weights: str | None = None
+    offset: str | None = None
+    relationship: Mapping[str, Any] | None = None
+    structures: Mapping[str, type[Covariance]] | None = None
+    lost: Callable[..., Any] | None = None
+
+    def drawer(
+        self, data: dict[str, np.ndarray], factors: Mapping[str, Any], response: str
+    ) -> Callable[[Array, int], Drawn]:  # fmt: skip
+        """A function of keys (b,) that draws responses."""
+        model, mean, blocks = self.truth(data, factors, response)
+
+        def draw(keys: Array, count: int) -> Drawn:
+            y = draw_rows(model, mean, blocks, keys)
+            return Drawn({response: y if lost is None else np.where(np.asarray(lost(keys, y)), np.nan, y)})
+
+        lost = None if self.lost is None else _lost(self.lost, data, accepted(self.lost, factors))
+        return draw
+
+    def truth(
+        self, data: dict[str, np.ndarray], factors: Mapping[str, Any], response: str
+    ) -> tuple[Model, np.ndarray, Blocks]:  # fmt: skip
+        """The model on a design, its mean (n,) and its covariance blocks."""
+        rows = len(next(iter(data.values())))
+        here = {**data, response: stand_in(rows)}
+        residual = self.residual
+        if residual is None and self.variance is None and "|" not in self.formula:
+            residual = "iid()"
+        frame, model = model_of(
+            self.formula, here, self.weights, self.offset, residual, self.variance, self.relationship, self.structures
+        )
+        if len(frame.rows) != rows:
+            raise DataError("design: has missing values in columns that the generating model uses")
+        for name in self.beta:
+            if name not in frame.coef_names:
+                raise DataError(f"beta: found {name!r}, expected coefficients of {', '.join(frame.coef_names)}")
+        coef = [resolved(self.beta.get(name, 0.0), factors, f"beta[{name!r}]") for name in frame.coef_names]
+        keys, used = _part_names(frame), set()
+        blocks = []
+        with jax.enable_x64(True):
+            for names, part, places in zip(keys, (*model.random, model.residual), model.coords, strict=True):
+                given = next((name for name in names if name in self.covariance), None)
+                used.add(given)
+                value = 1.0 if given is None and names == ("residual",) and part.structure.size(part.dim) else None
+                value = value if given is None else _numbers(self.covariance[given], factors, given)
+                bound = _bound(part.structure, part.dim, value, names)
+                blocks.append(_checked(np.asarray(block_at(bound, part.dim, places)), names))
+        if unknown := [name for name in self.covariance if name not in used]:
+            listed = ", ".join(repr(names[0]) for names in keys)
+            raise DataError(f"covariance: found {unknown[0]!r}, expected terms of the model: {listed}")
+        mean = linear_predictor(model.X, np.array(coef), model.offset)
+        return model, mean, Blocks(tuple(blocks[:-1]), blocks[-1])
+
+
+@dataclass(frozen=True)
+class Dropout:
+    """Subjects who leave for good, for `MixedModel.lost`: before each visit after the first with the same probability.
+
+    Parameters
+    ----------
+    hazard : the probability, or an expression of the cell's factors;  subject, time : columns of the design
+    """
+
+    hazard: float | str
+    subject: str = "subject"
+    time: str = "time"
+
+    def __call__(self, key: Array, y: Array, data: Mapping[str, np.ndarray], **factors: Any) -> Array:
+        """Which rows (n,) come after their subject has left."""
+        hazard = resolved(self.hazard, factors, "hazard")
+        subjects, subject = np.unique(data[self.subject], return_inverse=True)
+        times, visit = np.unique(data[self.time], return_inverse=True)
+        stays = jax.random.uniform(key, (len(subjects), len(times)), float) >= hazard
+        return ~jnp.cumprod(stays.at[:, 0].set(True), 1).astype(bool)[subject, visit]
+
+
+def stand_in(rows: int) -> np.ndarray:
+    """A response that varies, to build models with."""
+    return np.random.default_rng(rows).standard_normal(rows)
+
+
+def _lost(
+    function: Callable[..., Any], data: dict[str, np.ndarray], chosen: Mapping[str, Any]
+) -> Callable[[Array, np.ndarray], Array]:  # fmt: skip
+    def one(key: Array, y: Array) -> Array:
+        return function(jax.random.fold_in(key, LOST), y, data, **chosen)
+
+    return jax.jit(jax.vmap(one))
+
+
+def _part_names(frame: ModelFrame) -> list[tuple[str, ...]]:
+    """What each random part may be called in `covariance`: its factor, if no other has it, or its text."""
+    labels = [getattr(part, "group_label", getattr(part, "group", "")) for part in frame.parts]
+    texts = [part.text for part in frame.parts]
+    own = [(a, b) if labels.count(a) == 1 else (b,) for a, b in zip(labels, texts, strict=True)]
+    return [*own, ("residual",)]
+
+
+def _numbers(value: Any, factors: Mapping[str, Any], what: str) -> Any:
+    """Numbers, arrays or a mapping to these, expressions evaluated."""
+    if isinstance(value, Mapping):
+        return {name: _numbers(entry, factors, f"{what}.{name}") for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return np.array([_numbers(entry, factors, what) for entry in value], float)
+    if isinstance(value, np.ndarray):
+        return value.astype(float)
+    return resolved(value, factors, f"covariance[{what!r}]")
+
+
+def _bound(structure: Covariance, dim: Any, value: Any, names: tuple[str, ...]) -> Covariance:
+    """A structure at its values."""
+    what = f"covariance[{names[0]!r}]"
+    free = structure.free
+    if value is None:
+        if structure.size(dim):
+            raise DataError(f"{what}: not given; {_expected(structure)}")
+        return structure.from_public(jnp.zeros(0), dim)
+    if not isinstance(value, Mapping):
+        if len(free) != 1 or structure.children:
+            raise DataError(f"{what}: found numbers; {_expected(structure)}")
+        value = {free[0].name: value}
+    if structure.children or set(value) != {p.name for p in free}:
+        raise DataError(f"{what}: found values for {', '.join(value)}; {_expected(structure)}")
+    known = {p.name: np.asarray(p.full(getattr(structure, p.name), dim)) for p in structure.fields if p not in free}
+    for p in free:
+        v = np.asarray(value[p.name], float)
+        try:
+            v = np.diag(np.broadcast_to(v, (dim,))) if p.is_matrix and v.ndim < 2 else np.broadcast_to(v, p.shape(dim))
+            p.check(v, dim)
+        except ValueError as error:
+            raise DataError(f"{what}: {p.name}: {error}") from None
+        known[p.name] = v
+    return structure.bind(known)
+
+
+def _expected(structure: Covariance) -> str:
+    if structure.children:
+        return "write its numbers into the formula, such as ar1(week | g, variance=2, correlation=0.5)"
+    names = [p.name for p in structure.free]
+    return f"expected values for {', '.join(names) or 'nothing, all are in the formula'}"
+
+
+def _checked(block: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
+    """A block that is a covariance matrix."""
+    w = np.linalg.eigvalsh(block)
+    if not np.all(np.isfinite(w)) or np.any(w < -PSD * np.maximum(np.abs(w).max(-1, keepdims=True), 1e-300)):
+        raise DataError(f"covariance[{names[0]!r}]: these values do not make a positive semidefinite matrix")
+    return block

@@ -1,0 +1,131 @@
+"""A study as one HTML page that needs nothing else: what was run, tables, pictures."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import DataError
+from ..tables import Table
+from . import plots
+from .results import Results, Summary, read
+from .store import status, write_atomically
+
+PAGE = "report.html"
+DOTS = 110  # a inch
+ZIPS = 4  # most cells with a zip plot
+STYLE = """body{font:15px/1.45 system-ui,sans-serif;margin:2em auto;max-width:75em;padding:0 1em;color:#222}
+h1{font-size:1.5em}h2{font-size:1.15em;margin-top:2em}table{border-collapse:collapse;font-size:13px;margin:1em 0}
+th,td{padding:.15em .7em;border-bottom:1px solid #ddd;white-space:nowrap}caption{text-align:left;font-weight:600}
+pre{background:#f6f6f6;padding:1em;overflow:auto;font-size:12px}img{max-width:100%}.wide{overflow-x:auto}"""
+SHOWN = {
+    "bias": ("bias", 1.0, 4), "empirical_se": ("empirical SE", 1.0, 4), "model_se": ("model SE", 1.0, 4),
+    "relative_error_se": ("SE error %", 1.0, 2), "coverage": ("coverage %", 100.0, 2),
+    "type1_error": ("type-I error %", 100.0, 2), "power": ("power %", 100.0, 2), "mse": ("MSE", 1.0, 4),
+    "converged": ("converged %", 100.0, 2), "singular": ("singular %", 100.0, 2), "usable": ("with result %", 100.0, 2),
+}  # fmt: skip
+
+
+def report(path: Any, level: float = 0.95, alpha: float = 0.05) -> Path:
+    """Write ``report.html`` into a study's directory, of what is there so far; see `jaxlmm.study.read`.
+
+    Returns
+    -------
+    Path of the page.
+    """
+    results = read(path)
+    if not results.tasks:
+        raise DataError(f"{path}: no part is done yet, there is nothing to report")
+    page = results.store.path / PAGE
+    write_atomically(page, "".join(_page(results, results.summary(level, alpha))).encode())
+    return page
+
+
+def performance_table(summary: Summary, target: str) -> Table:
+    """Measures of a target, Monte Carlo standard errors in brackets: a row a cell, estimator and test."""
+    results = summary.results
+    rows = [k for k, row in enumerate(results.rows) if row.target == target]
+    shown = [m for m in SHOWN if not np.isnan(summary.value[m][:, rows]).all()]
+    header = (*results.factors, "estimator", "test", *(SHOWN[m][0] for m in shown), "data sets")
+    lines = []
+    for c, cell in enumerate(results.cells):
+        for k in rows:
+            numbers = [_number(summary.value[m][c, k], summary.mcse[m][c, k], *SHOWN[m][1:]) for m in shown]
+            count = f"{int(summary.n['usable'][c, k]):,}"
+            words = [str(cell[f]) for f in results.factors]
+            lines.append((*words, results.rows[k].estimator, results.rows[k].test, *numbers, count))
+    level = f"intervals of {100 * summary.level:g} %, tests at {100 * summary.alpha:g} %"
+    note = f"Monte Carlo standard errors in brackets; {level}. A rate of 0 or 100 % has an error of 0 by its formula."
+    return Table(target, header, tuple(lines), labels=len(results.factors) + 2, note=note)
+
+
+def _number(value: float, error: float, factor: float, digits: int) -> str:
+    return "" if np.isnan(value) else f"{factor * value:.{digits}f} ({factor * error:.{digits}f})"
+
+
+def _page(results: Results, summary: Summary) -> Iterator[str]:
+    study = results.manifest["study"]
+    yield f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{html.escape(study['name'])}</title>"
+    yield f"<style>{STYLE}</style></head><body><h1>{html.escape(study['name'])}</h1>"
+    yield f"<p>{html.escape(str(status(results.store.path)))}; seed {study['seed']}.</p>"
+    targets = dict.fromkeys(row.target for row in results.rows)
+    for target in targets:
+        yield f"<h2>{html.escape(target)}</h2><div class='wide'>{performance_table(summary, target).html()}</div>"
+        for caption, draw in _pictures(results, summary, target):
+            yield _picture(caption, draw)
+    yield f"<h2>How data sets ended</h2>{_statuses(results).html()}"
+    yield "<h2>What was run</h2>"
+    yield f"<pre>{html.escape(json.dumps(study, indent=1, ensure_ascii=False))}</pre>"
+    yield f"<pre>{html.escape(json.dumps(results.manifest['environments'], indent=1))}</pre></body></html>\n"
+
+
+def _pictures(results: Results, summary: Summary, target: str) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """Captions and functions that draw."""
+    rows = [k for k, row in enumerate(results.rows) if row.target == target]
+
+    def has(measure: str) -> bool:
+        return not np.isnan(summary.value[measure][:, rows]).all()
+
+    numeric = [f for f in plots._varying(results) if all(isinstance(c[f], int | float) for c in results.cells)]
+    for measure in ("power", "type1_error"):
+        if has(measure) and numeric:
+            title = f"{plots.TITLES.get(measure, measure)} over {numeric[0]}, 95 % Monte Carlo bars"
+            yield title, partial(plots.plot_curve, summary, numeric[0], measure, target)
+    if has("coverage"):
+        yield "Coverage; the band is where the nominal rate would fall", partial(plots.plot_coverage, summary, target)
+        if len(results.cells) > 2:
+            yield "Coverage, nested loops", partial(plots.plot_nested_loop, summary, "coverage", target)
+        for cell in _some(len(results.cells)):
+            yield "Zip plot: intervals by centile of |z|", partial(plots.plot_zip, results, cell, target)
+
+
+def _some(count: int) -> list[int]:
+    return sorted(set(np.linspace(0, count - 1, min(count, ZIPS)).round().astype(int).tolist()))
+
+
+def _picture(caption: str, draw: Callable[[], Any]) -> str:
+    try:
+        figure = draw()
+    except DataError as error:  # without matplotlib, or nothing to draw: the tables are there
+        return f"<p>{html.escape(caption)}: {html.escape(str(error))}</p>"
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DOTS)
+    data = base64.b64encode(buffer.getvalue()).decode()
+    text = html.escape(caption)
+    return f"<figure><img alt='{text}' src='data:image/png;base64,{data}'><figcaption>{text}</figcaption></figure>"
+
+
+def _statuses(results: Results) -> Table:
+    frame = results.statuses()
+    names = [*results.factors, "estimator", "test", "target", "status", "count"]
+    columns = [list(frame[name]) for name in names]
+    lines = tuple(tuple(str(v) for v in line) for line in zip(*columns, strict=True))
+    return Table("", tuple(names), lines, labels=len(names) - 1, note='"ok": with a result.')

@@ -1,0 +1,245 @@
+"""What came out of a study: tables of performance, comparisons, the rows themselves; read part by part."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..columns import make_frame
+from ..distributions import check_level
+from ..errors import DataError
+from .chunk import FLAGS, FLOATS, numbers_of
+from .declare import Row, Task
+from .estimate import STATUSES
+from .measures import MEASURES, QUANTITIES, Moments, paired, performance, quantities
+from .store import Store, StudyError
+
+PAIRED = ("estimate", "rejected", "covered", "variance")
+
+
+@dataclass(frozen=True, eq=False)
+class Summary:
+    """Measures of performance by cell, estimator, test and target.
+
+    Attributes
+    ----------
+    results : what they are of;  level, alpha : of intervals and tests
+    value, mcse, n : {measure: (cells, R)}: the measure, its Monte Carlo standard error, data sets that it is of
+    """
+
+    results: Results
+    level: float
+    alpha: float
+    value: Mapping[str, np.ndarray]
+    mcse: Mapping[str, np.ndarray]
+    n: Mapping[str, np.ndarray]
+
+    def frame(self, measures: Sequence[str] = MEASURES) -> Any:
+        """A tidy frame: the factors, estimator, test, target, measure, value, mcse, count.
+
+        Measures: bias, empirical_se, mse, model_se, relative_error_se (percent), coverage, type1_error (where the null
+        is true), power (where it is not), converged, singular, usable (data sets with a result, of all); those without
+        a value are left out.
+        """
+        for measure in measures:
+            if measure not in MEASURES:
+                raise DataError(f"measures: found {measure!r}, expected some of {', '.join(MEASURES)}")
+        r = self.results
+        places = [
+            (c, k, m)
+            for c in range(len(r.cells))
+            for k in range(len(r.rows))
+            for m in measures
+            if not np.isnan(self.value[m][c, k])
+        ]
+        columns: dict[str, Any] = {f: [r.cells[c][f] for c, _, _ in places] for f in r.factors}
+        columns |= {name: [getattr(r.rows[k], name) for _, k, _ in places] for name in Row._fields}
+        columns["measure"] = [m for *_, m in places]
+        for name, from_name in (("value", "value"), ("mcse", "mcse"), ("count", "n")):
+            columns[name] = np.array([getattr(self, from_name)[m][c, k] for c, k, m in places])
+        columns["count"] = columns["count"].astype(int)
+        return make_frame(r.kind, columns)
+
+    def measure(self, name: str, estimator: str, test: str, target: str) -> tuple[np.ndarray, np.ndarray]:
+        """Value and error (cells,) of one measure of one row."""
+        k = self.results.row(estimator, test, target)
+        return self.value[name][:, k], self.mcse[name][:, k]
+
+
+class Results:
+    """The results of a study in a directory, complete or as far as they are.
+
+    Attributes
+    ----------
+    manifest : what was run;  factors : names of the grid's factors;  cells : their values, a mapping a cell
+    rows : (estimator, test, target) that every data set has numbers for
+    tasks : chunks that are there;  complete : whether all are
+    kind : library of the frames, "pandas" where it is installed, else "dict"
+    """
+
+    def __init__(self, path: Any):
+        self.store = Store(path)
+        self.manifest = self.store.manifest()
+        study = self.manifest["study"]
+        self.cells: list[dict[str, Any]] = study["cells"]
+        self.factors = tuple(self.cells[0])
+        self.rows = [Row(*row) for row in self.manifest["rows"]]
+        every = self.store.tasks(self.manifest)
+        self.tasks = self.store.done(every)
+        self.complete = len(self.tasks) == len(every)
+        self.kind = _library()
+        self._targets = study["targets"]
+
+    def __repr__(self) -> str:
+        done = sum(t.hi - t.lo for t in self.tasks)
+        state = "complete" if self.complete else "not complete"
+        return f"Results({len(self.cells)} cells, {len(self.rows)} rows a data set, {done:,} data sets, {state})"
+
+    @property
+    def truth(self) -> np.ndarray:
+        """True values (cells, R), NaN where not known."""
+        found = [[truths[row.target] for row in self.rows] for truths in self.manifest["truths"]]
+        return np.array(found, float)
+
+    @property
+    def null(self) -> np.ndarray:
+        """Values tested (R,)."""
+        return np.array([self._targets[row.target]["null"] for row in self.rows], float)
+
+    def row(self, estimator: str | None = None, test: str | None = None, target: str | None = None) -> int:
+        """Position of a row; what is not given must be the only one."""
+        asked = {"estimator": estimator, "test": test, "target": target}
+        wanted = {name: value for name, value in asked.items() if value is not None}
+        found = [i for i, row in enumerate(self.rows) if all(getattr(row, n) == v for n, v in wanted.items())]
+        if len(found) != 1:
+            listed = "; ".join(", ".join(row) for row in self.rows)
+            what = "none" if not found else f"{len(found)}"
+            raise DataError(f"estimator, test, target: {what} fit {wanted}, expected one of: {listed}")
+        return found[0]
+
+    def parts(self, cell: int | None = None) -> Iterator[tuple[Task, dict[str, np.ndarray]]]:
+        """Chunks in order, with arrays (R, b); `status` as codes of `jaxlmm.study.estimate.STATUSES`."""
+        for task in self.tasks:
+            if cell is None or task.cell == cell:
+                yield task, numbers_of(self.store.part(task), len(self.rows))
+
+    def digest(self) -> str:
+        """Digest of all parts in order: equal for equal tables."""
+        total = hashlib.sha256()
+        for task in self.tasks:
+            total.update(self.store.part(task).read_bytes())
+        return total.hexdigest()
+
+    def frame(self, cell: int | None = None) -> Any:
+        """All rows: the factors, replicate, estimator, test, target, estimate, se, df, p, status, converged, singular.
+
+        One row for a data set, estimator, test and target. Status is "ok", or why there is no result.
+        """
+        blocks: dict[str, list[np.ndarray]] = {}
+        for task, part in self.parts(cell):
+            b, k = task.hi - task.lo, len(self.rows)
+            columns = {f: np.full(k * b, self.cells[task.cell][f]) for f in self.factors}
+            columns["replicate"] = np.tile(np.arange(task.lo, task.hi), k)
+            columns |= {name: np.repeat([getattr(row, name) for row in self.rows], b) for name in Row._fields}
+            columns |= {name: part[name].ravel() for name in FLOATS}
+            columns["status"] = np.array(STATUSES)[part["status"].ravel()]
+            columns |= {name: part[name].ravel() for name in FLAGS}
+            for name, values in columns.items():
+                blocks.setdefault(name, []).append(values)
+        return make_frame(self.kind, {name: np.concatenate(values) for name, values in blocks.items()})
+
+    def summary(self, level: float = 0.95, alpha: float = 0.05) -> Summary:
+        """Measures of performance with Monte Carlo standard errors, see `Summary.frame`.
+
+        Parameters
+        ----------
+        level : of intervals, estimate +- t(df) se;  alpha : of tests
+        """
+        check_level(level), check_level(alpha)
+        truth = self.truth
+        shape = (len(self.cells), len(self.rows), len(QUANTITIES))
+        total = Moments(*np.zeros((3, *shape)))
+        for cell in range(len(self.cells)):
+            for _, part in self.parts(cell):
+                one = Moments.of(quantities(part, truth[cell], level, alpha))
+                both = Moments(*(getattr(total, name)[cell] for name in ("n", "mean", "squares"))) + one
+                for name in ("n", "mean", "squares"):
+                    getattr(total, name)[cell] = getattr(both, name)
+        found = performance(total, truth, self.null)
+        value, mcse, n = ({name: triple[i] for name, triple in found.items()} for i in range(3))
+        return Summary(self, level, alpha, value, mcse, n)
+
+    def statuses(self) -> Any:
+        """How many data sets ended how: the factors, estimator, test, target, status, count."""
+        counts = np.zeros((len(self.cells), len(self.rows), len(STATUSES)), int)
+        for task, part in self.parts():
+            for s in range(len(STATUSES)):
+                counts[task.cell, :, s] += np.sum(part["status"] == s, 1)
+        places = list(zip(*np.nonzero(counts), strict=True))
+        columns: dict[str, Any] = {f: [self.cells[c][f] for c, _, _ in places] for f in self.factors}
+        columns |= {name: [getattr(self.rows[k], name) for _, k, _ in places] for name in Row._fields}
+        columns["status"] = [STATUSES[s] for *_, s in places]
+        columns["count"] = np.array([counts[place] for place in places], int)
+        return make_frame(self.kind, columns)
+
+    def compare(
+        self, first: tuple[str, str], second: tuple[str, str], target: str | None = None, level: float = 0.95,
+        alpha: float = 0.05,
+    ) -> Any:  # fmt: skip
+        """Two estimators, or two tests, on the same data sets (common random numbers): second less first.
+
+        Parameters
+        ----------
+        first, second : (estimator, test);  target : needed where there are several
+
+        Returns
+        -------
+        A frame: the factors, measure, value, mcse, count. Measures are differences of the means of "estimate",
+        "rejection", "coverage" and "model_variance" over the data sets in which both have them, with errors that
+        use the pairing; and "relative_precision", percent.
+        """
+        check_level(level), check_level(alpha)
+        pair = [self.row(*one, target) for one in (first, second)]
+        places = [QUANTITIES.index(name) for name in PAIRED]
+        truth, rows = self.truth, []
+        for cell in range(len(self.cells)):
+            total = Moments(*np.zeros((3, 3, len(PAIRED))))
+            for _, part in self.parts(cell):
+                found = quantities({k: v[pair] for k, v in part.items()}, truth[cell, pair], level, alpha)[:, places]
+                known = ~np.isnan(found).any(0)
+                a, b = np.where(known, found, np.nan)
+                total = total + Moments.of(np.stack([a, b, b - a]))
+            a, b, both = (
+                {name: Moments(total.n[i, j], total.mean[i, j], total.squares[i, j]) for j, name in enumerate(PAIRED)}
+                for i in range(3)
+            )
+            rows += [(cell, name, *triple) for name, triple in paired(a, b, both).items() if not np.isnan(triple[0])]
+        columns: dict[str, Any] = {f: [self.cells[c][f] for c, *_ in rows] for f in self.factors}
+        columns["measure"] = [name for _, name, *_ in rows]
+        for i, name in enumerate(("value", "mcse", "count"), 2):
+            columns[name] = np.array([float(row[i]) for row in rows])
+        return make_frame(self.kind, columns)
+
+
+def read(path: Any) -> Results:
+    """The results in a directory.
+
+    Raises
+    ------
+    StudyError
+        When there is no study.
+    """
+    return Results(path)
+
+
+def _library() -> str:
+    from importlib.util import find_spec
+
+    return "pandas" if find_spec("pandas") else "dict"
+
+
+__all__ = ["Results", "StudyError", "Summary", "read"]
