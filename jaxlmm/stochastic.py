@@ -137,7 +137,7 @@ def monte_carlo(spec: Spec, prepared: Prepared, scale: np.ndarray, point: Point)
     return -0.5 * float(value), MonteCarlo(
         probes=options.probes,
         final_probes=options.final_probes,
-        seed=options.seed,
+        seed=int(prepared.statistics.seed),
         loglik_se=0.5 * float(np.std(logdets, ddof=1)) / np.sqrt(len(logdets)),
         theta_se=theta_se,
         relative_se=relative_se,

@@ -63,7 +63,7 @@ class At(NamedTuple):
 
 
 @frozen_pytree(
-    data=("n", "A", "B", "UU", "meetings", "probes", "starts", "sketch", "source"),
+    data=("n", "A", "B", "UU", "meetings", "probes", "starts", "sketch", "seed", "source"),
     meta=("members", "dims", "options", "valued"),
 )
 @dataclass(frozen=True, eq=False)
@@ -77,6 +77,7 @@ class Krylov:
     probes : (m, b) of each factor, uncorrelated with variance one, for derivatives
     starts : (Q, b) the same for the log-determinant, over all effects of all factors but the first
     sketch : (Q, at most RANK) where the search for the largest eigenvalues starts
+    seed : of the random vectors, no part of `options` here, so that seeds share compiled programs
     members : positions of the terms of each factor;  dims : effects of each term
     valued : whether the log-determinant is estimated; if not, its remainder is left out
     """
@@ -89,6 +90,7 @@ class Krylov:
     probes: tuple[Any, ...]
     starts: Any
     sketch: Any
+    seed: Any
     source: tuple[Rows, Incidence] | None
     members: tuple[tuple[int, ...], ...]
     dims: tuple[int, ...]
@@ -115,17 +117,18 @@ class Krylov:
             (),
             np.zeros((0, 0), np.int8),
             np.zeros((0, 0), np.int8),
+            np.int64(layout.options.seed),
             None if compact else (rows, layout),
             layout.members,
             tuple(z.shape[1] for z in rows.Z),
-            layout.options,
+            replace(layout.options, seed=0),
             True,
         )
         return found.with_stream(0, layout.options.probes)
 
     def with_stream(self, stream: int, count: int) -> Krylov:
         """The same statistics with other random vectors, `count` of them, independent of those of other streams."""
-        seed, sizes = self.options.seed, [b.shape[0] for b in self.B]
+        seed, sizes = int(self.seed), [b.shape[0] for b in self.B]
         probes = tuple(random_signs(seed, (stream, f), (m, count)) for f, m in enumerate(sizes))
         effects, last = sum(b.shape[0] * b.shape[1] for b in self.B[1:]), len(sizes)
         starts = random_signs(seed, (stream, last), (effects, count))
