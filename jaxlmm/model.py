@@ -68,7 +68,7 @@ class Model:
         "iterative" (as "crossed", where nothing can be factored: with a Monte Carlo error; `jaxlmm.Iterative` has its
         options)
     checks : False accepts data to which the model cannot be fitted (n <= p, collinear X, constant y), for
-        `jaxlmm.fit_batch`, where they get a status
+        `jaxlmm.fit_batch`, where they get a status; and confounded terms, of which only sums are then determined
 
     Raises
     ------
