@@ -28,6 +28,11 @@ def workers() -> int:
     """
     if chosen_device() is not None or jax.default_backend() != "cpu" or jax.local_device_count() > 1:
         return 1
+    return cores()
+
+
+def cores() -> int:
+    """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

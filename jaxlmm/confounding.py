@@ -40,9 +40,10 @@ def check_terms(terms: tuple[Term | Field, ...], X: np.ndarray) -> None:
                 f"random terms: those of {a.name} and {b.name} have the same groups and the same effects, whose "
                 "variances cannot be divided between them; drop one"
             )
-    Q, _ = np.linalg.qr(X)
-    for part in _all_free(terms):
-        if part.term.levels <= X.shape[1] and _is_spanned(part, Q):
+    few = [part for part in _all_free(terms) if part.term.levels <= X.shape[1]]
+    Q = np.linalg.qr(X)[0] if few else X
+    for part in few:
+        if _is_spanned(part, Q):
             raise DataError(
                 f"random terms: all effects of {part.term.name} are combinations of the fixed effects, so nothing is "
                 "left to estimate their variance from; drop the term, or the fixed effects that stand for its groups"

@@ -341,10 +341,10 @@ def test_many_responses_are_refused():
 
 
 def test_traced_data_are_refused():
-    model = fits()[0].model
+    model, theta = fits()[0].model, exact().theta
 
     def value(y):
-        return jaxlmm.reml(exact().theta, model.replace(y=y))
+        return jaxlmm.reml(theta, model.replace(y=y))
 
     with pytest.raises(DataError, match="iterative.*concrete"):
         jax.jit(value)(model.y)

@@ -108,6 +108,14 @@ def expand(gram: Callable[[Blocks], tuple[Array, Array]], C: Blocks, D: Blocks, 
     return Expansion(logdet, value, slopes, gram_slopes, 0.5 * (curvature + curvature.T))
 
 
+def fitted(Z: Any, codes: Any, effects: Any) -> Any:
+    """``sum_t Z_t u_t`` (n, b) of designs (n, q), levels of the rows (n,) and effects (m, q, b), an entry a term."""
+    total: Any = 0.0
+    for z, code, u in zip(Z, codes, effects, strict=True):
+        total = total + jnp.einsum("nq,nqb->nb", z, u[code])
+    return total
+
+
 def homogeneous(
     n: Any, C: Blocks, D: Blocks, weigh: Weigh, relative: Callable[[tuple[Any, ...], Weigh], Expansion]
 ) -> Expansion:  # fmt: skip

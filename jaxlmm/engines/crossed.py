@@ -25,10 +25,10 @@ from jax import Array
 
 from ..design import frozen_pytree, replace
 from ..linalg import block_diagonal, identity, inv_logdet, matmul, transpose
-from .base import Blocks, Expansion, Moments, Rows, Weigh, homogeneous
+from .base import Blocks, Expansion, Moments, Rows, Weigh, fitted, homogeneous
 from .coupling import Coupling, coupling_of, entries_of
 from .crossing import Crossing
-from .orthogonal import group_sum, orthogonalise, project
+from .orthogonal import Projection, group_sum, orthogonalise, project
 from .remaining import remaining
 from .traces import Solved, traces
 from .varying import cross_products
@@ -130,11 +130,9 @@ class Crossed:
         source, s2 = self._source(), C.residual[0, 0]
         at = self._solved(C, columns_of(jnp.asarray(B), source, jnp))
         N = self._N(C, at)
-        fitted: Any = 0.0
-        for t, Z in enumerate(source.Z):
-            effects = jnp.einsum("ij,mjb->mib", C.random[t], N[t]) / s2
-            fitted = fitted + jnp.einsum("nq,nqb->nb", Z, effects[self._codes(t)])
-        return (B - fitted) / s2
+        order = range(len(source.Z))
+        effects = [jnp.einsum("ij,mjb->mib", C.random[t], N[t]) / s2 for t in order]
+        return (B - fitted(source.Z, [self._codes(t) for t in order], effects)) / s2
 
     def moments(self, C: Blocks) -> Moments:
         """N and the diagonal blocks of M by level of every term."""
@@ -281,39 +279,22 @@ class VaryingCrossed:
     """
 
     def __init__(self, fixed: np.ndarray, Z: tuple[np.ndarray, ...], layout: Crossing):
-        from scipy.sparse import csr_array
-
         inner = np.concatenate([Z[t] for t in layout.inner], 1)
-        _, self.units = orthogonalise(inner, layout.codes, layout.groups, np)
-        self.source = Source(self.units, Z, layout)
-        _, self.left = project(self.units, fixed, layout.codes, layout.groups, np)
-        n, q = len(fixed), len(self.units)
-        rows = (np.arange(q)[:, None] * layout.groups + layout.codes).ravel()
-        values = np.concatenate(self.units)
-        self.T = csr_array((values, (rows, np.tile(np.arange(n), q))), shape=(q * layout.groups, n))
+        _, units = orthogonalise(inner, layout.codes, layout.groups, np)
+        self.source = Source(units, Z, layout)
+        _, self.left = project(units, fixed, layout.codes, layout.groups, np)
+        self.projection = Projection(units, layout.codes, layout.groups)
 
     @property
     def floats(self) -> int:
         """Numbers of a data set's statistics, for each column."""
-        effects = sum(m * self.source.Z[t].shape[1] for m, t in zip(self.layout.levels, self.layout.outer, strict=True))
-        return self.T.shape[0] + effects
-
-    @property
-    def layout(self) -> Crossing:
-        """Layout of the design."""
-        return self.source.layout
+        _, Z, layout = self.source
+        effects = sum(m * Z[t].shape[1] for m, t in zip(layout.levels, layout.outer, strict=True))
+        return len(self.source.units) * layout.groups + effects
 
     def __call__(self, columns: list[np.ndarray]) -> Columns:
         """Statistics of columns, each (n, b), with a leading axis (b, ...)."""
-        q, groups = len(self.units), self.layout.groups
-        B, lefts = [], []
-        for y in columns:
-            total: Any = 0.0
-            for _ in range(2):
-                part = self.T @ y
-                total = total + part
-                y = y - self.T.T @ part
-            B.append(np.moveaxis(np.reshape(total, (q, groups, -1)), -1, 0))
-            lefts.append(y)
+        parts, lefts = zip(*(self.projection(y) for y in columns), strict=True)
+        B = np.stack([np.moveaxis(part, -1, 0) for part in parts], 2)
         EZ = np.stack([products_with(y, self.source, np).T for y in lefts], -1)
-        return Columns(np.stack(B, 2), EZ, np.moveaxis(cross_products(self.left, lefts), -1, 0))
+        return Columns(B, EZ, np.moveaxis(cross_products(self.left, list(lefts)), -1, 0))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -68,27 +70,37 @@ class Crossing:
         return self.grouped
 
 
-def first_factor(
+def factors(
     groups: tuple[np.ndarray, ...], levels: tuple[int, ...], dims: tuple[int, ...]
-) -> tuple[tuple[int, ...], int]:  # fmt: skip
-    """Positions of the terms of the factor with most effects, and how many effects the others have."""
-    same = [
-        tuple(u for u in range(len(groups)) if levels[u] == levels[t] and np.array_equal(groups[u], groups[t]))
-        for t in range(len(groups))
-    ]
-    inner = max(same, key=lambda terms: levels[terms[0]] * sum(dims[u] for u in terms), default=())
-    return inner, sum(levels[t] * dims[t] for t in range(len(groups)) if t not in inner)
+) -> tuple[tuple[int, ...], ...]:  # fmt: skip
+    """Positions of the terms of each factor, that with most effects first."""
+    members: list[list[int]] = []
+    for t, group in enumerate(groups):
+        for terms in members:
+            if levels[terms[0]] == levels[t] and np.array_equal(groups[terms[0]], group):
+                terms.append(t)
+                break
+        else:
+            members.append([t])
+    members.sort(key=lambda terms: -levels[terms[0]] * sum(dims[t] for t in terms))
+    return tuple(tuple(terms) for terms in members)
+
+
+def effects_of(terms: Iterable[int], levels: tuple[int, ...], dims: tuple[int, ...]) -> int:
+    """Number of effects of some terms."""
+    return sum(levels[t] * dims[t] for t in terms)
 
 
 def cross(groups: tuple[np.ndarray, ...], levels: tuple[int, ...], dims: tuple[int, ...], n: int) -> Crossing:
     """Decide what is eliminated first from the codes of each term (host side, concrete)."""
-    inner, left = first_factor(groups, levels, dims)
+    inner = factors(groups, levels, dims)[0]
+    outer = [t for t in range(len(groups)) if t not in inner]
+    left = effects_of(outer, levels, dims)
     if left > MAX_EFFECTS:
         raise DataError(
             f"engine: 'crossed' can have {MAX_EFFECTS} random effects besides those of the factor with most of them, "
             f"found {left}; use engine='iterative', which works with a small Monte Carlo error"
         )
-    outer = [t for t in range(len(groups)) if t not in inner]
     small = left <= MAX_STACKED and max(n, levels[inner[0]]) * left <= MAX_STATISTICS
     return Crossing(
         groups[inner[0]],
@@ -106,12 +118,13 @@ def engine_for(groups: tuple[np.ndarray, ...], levels: tuple[int, ...], dims: tu
     "grouped" for one factor, and two nested ones of few effects, which it writes out; "crossed" for others. Where too
     many effects remain for it, "grouped" if they fall into small components that do not meet, else "iterative".
     """
-    inner, left = first_factor(groups, levels, dims)
-    outer = [t for t in range(len(groups)) if t not in inner]
-    nested = not is_crossed(list(zip(groups, levels, strict=True)))
-    one = all(levels[t] == levels[outer[0]] and np.array_equal(groups[t], groups[outer[0]]) for t in outer)
-    if not outer or (nested and one and sum(dims[t] for t in outer) <= UNROLL):
+    others = factors(groups, levels, dims)[1:]
+    if not others:
         return "grouped"
+    nested = not is_crossed(list(zip(groups, levels, strict=True)))
+    if nested and len(others) == 1 and sum(dims[t] for t in others[0]) <= UNROLL:
+        return "grouped"
+    left = effects_of(chain(*others), levels, dims)
     if left <= (MANY_NESTED if nested else MAX_EFFECTS):
         return "crossed"
     try:

@@ -23,7 +23,7 @@ from jax import Array
 from ..design import frozen_pytree, replace
 from ..errors import DataError
 from ..linalg import block_diagonal, identity, matmul, psd_cholesky, transpose
-from .base import Blocks, Expansion, Moments, Rows, Weigh, expand, homogeneous
+from .base import Blocks, Expansion, Moments, Rows, Weigh, expand, fitted, homogeneous
 from .elimination import Cross, Factor, eliminate, moments, posterior, second_order
 from .orthogonal import Patterns, bucket, group_sum, orthogonalise, pad_last, products, project
 
@@ -238,11 +238,9 @@ class Grouped:
         rows, layout = self._source()
         data = Grouped.prepare(Rows(jnp.asarray(B), rows.Z), layout, compact=False)
         N = data.moments(C).N
-        fitted: Any = 0.0
-        for t, Z in enumerate(rows.Z):
-            effects = jnp.einsum("ij,mjb->mib", C.random[t], N[t])
-            fitted = fitted + jnp.einsum("nq,nqb->nb", Z, effects[self._codes(t)])
-        return (B - fitted) / C.residual[0, 0]
+        effects = [jnp.einsum("ij,mjb->mib", G, n) for G, n in zip(C.random, N, strict=True)]
+        codes = [self._codes(t) for t in range(len(rows.Z))]
+        return (B - fitted(rows.Z, codes, effects)) / C.residual[0, 0]
 
     def moments(self, C: Blocks) -> Moments:
         """N and the diagonal blocks of M by level of every term."""

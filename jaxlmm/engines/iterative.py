@@ -24,7 +24,7 @@ from jax import Array
 
 from ..design import frozen_pytree, replace
 from ..linalg import block_diagonal
-from .base import Blocks, Expansion, Moments, Rows, Weigh, homogeneous
+from .base import Blocks, Expansion, Moments, Rows, Weigh, fitted, homogeneous
 from .krylov import by_parts, quadratic_forms
 from .meeting import Meeting, meetings
 from .orthogonal import group_sum
@@ -175,10 +175,7 @@ class Krylov:
             h.append(jnp.stack([group_sum(z[:, i, None] * B, codes, m, jnp) for i in range(z.shape[1])], 1))
         at = self._at(self._factors(tuple(G / s2 for G in C.random)))
         u = at.system.solve(tuple(h), self._finely, self.options.max_iterations).u
-        fitted: Any = 0.0
-        for z, codes, effects in zip(Z, layout.codes, u, strict=True):
-            fitted = fitted + jnp.einsum("nq,nqb->nb", z, effects[codes])
-        return (B - fitted) / s2
+        return (B - fitted(Z, layout.codes, u)) / s2
 
     def moments(self, C: Blocks) -> Moments:
         """N by level of every term. M is NaN: diagonals by random vectors would be too inaccurate, see `probes`."""

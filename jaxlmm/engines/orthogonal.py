@@ -63,6 +63,28 @@ def project(units: list[Any], W: Any, codes: Any, groups: int, xp: Any) -> tuple
     return xp.stack(B) if B else xp.zeros((0, W.shape[1], groups)), W
 
 
+class Projection:
+    """`project` for many columns at once: the orthonormal columns of all groups as one sparse matrix (NumPy)."""
+
+    def __init__(self, units: list[np.ndarray], codes: np.ndarray, groups: int):
+        from scipy.sparse import csr_array
+
+        q, n = len(units), len(codes)
+        values = np.concatenate([*units, np.zeros(0)])
+        rows = (np.arange(q)[:, None] * groups + codes).ravel()
+        self.shape = (q, groups)
+        self.T = csr_array((values, (rows, np.tile(np.arange(n), q))), shape=(q * groups, n))
+
+    def __call__(self, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Coordinates (q, groups, b) of columns y (n, b), and what is left of them."""
+        total: Any = 0.0
+        for _ in range(2):
+            part = self.T @ y
+            total = total + part
+            y = y - self.T.T @ part
+        return np.reshape(total, (*self.shape, y.shape[1])), y
+
+
 def products(W: Any, component: Any, components: int, xp: Any) -> Any:
     """W_c'W_c by component (r, r, components)."""
     if components == 1:

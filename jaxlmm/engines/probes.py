@@ -10,6 +10,7 @@ import numpy as np
 
 from ..design import frozen_pytree
 from ..errors import DataError
+from .crossing import factors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,18 +77,9 @@ def incidence(
     groups: tuple[np.ndarray, ...], levels: tuple[int, ...], dims: tuple[int, ...], options: Iterative
 ) -> Incidence:  # fmt: skip
     """Factors of the terms, from the codes of each (host side, concrete)."""
-    members: list[list[int]] = []
-    for t, group in enumerate(groups):
-        for shared in members:
-            if levels[shared[0]] == levels[t] and np.array_equal(groups[shared[0]], group):
-                shared.append(t)
-                break
-        else:
-            members.append([t])
-    members.sort(key=lambda shared: -levels[shared[0]] * sum(dims[t] for t in shared))
-    first = [shared[0] for shared in members]
-    order = tuple(tuple(shared) for shared in members)
-    return Incidence(tuple(groups[t] for t in first), order, tuple(levels[t] for t in first), options)
+    members = factors(groups, levels, dims)
+    first = [terms[0] for terms in members]
+    return Incidence(tuple(groups[t] for t in first), members, tuple(levels[t] for t in first), options)
 
 
 def random_signs(seed: int, stream: tuple[int, int], shape: tuple[int, ...]) -> np.ndarray:

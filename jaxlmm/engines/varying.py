@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from .base import Rows
 from .grouped import Layout, stack_rows
-from .orthogonal import Patterns, orthogonalise, pad_last, project
+from .orthogonal import Patterns, Projection, orthogonalise, pad_last, project
 
 
 class Varying:
@@ -23,17 +21,11 @@ class Varying:
     """
 
     def __init__(self, fixed: np.ndarray, Z: tuple[np.ndarray, ...], layout: Layout, count: int, size: int):
-        from scipy.sparse import csr_array
-
         inner, W = stack_rows(Rows(fixed, Z), layout, np)
         F, units = orthogonalise(inner, layout.codes, layout.groups, np)
         B, self.left = project(units, W, layout.codes, layout.groups, np)
-        n, self.layout, self.size = len(fixed), layout, size
-        # rows of T: the orthonormal columns of every group, so that T y is all of B's column of y
-        q, values = len(units), np.concatenate([*units, np.zeros(0)])
-        rows = (np.arange(q)[:, None] * layout.groups + layout.codes).ravel()
-        self.T = csr_array((values, (rows, np.tile(np.arange(n), q))), shape=(q * layout.groups, n))
-        self.units, self.F, self.B = units, F, B
+        self.projection, self.layout, self.size = Projection(units, layout.codes, layout.groups), layout, size
+        self.F, self.B = F, B
         self.patterns = None if layout.outer else Patterns.find(F, B, count)
         self._order = np.argsort(layout.component, kind="stable")
         self._bounds = np.searchsorted(layout.component[self._order], np.arange(layout.components + 1))
@@ -45,17 +37,8 @@ class Varying:
 
     def __call__(self, columns: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """B (b, q, count, size) and E (b, r, count, components) of columns, each (n, b)."""
-        q, groups = len(self.units), self.layout.groups
-        parts, lefts = [], []
-        for y in columns:
-            total: Any = 0.0
-            for _ in range(2):
-                part = self.T @ y
-                total = total + part
-                y = y - self.T.T @ part
-            parts.append(np.reshape(total, (q, groups, y.shape[1])))
-            lefts.append(y)
-        return self.finished(parts, self._products(lefts))
+        parts, lefts = zip(*(self.projection(y) for y in columns), strict=True)
+        return self.finished(list(parts), self._products(list(lefts)))
 
     def finished(self, parts: list[np.ndarray], E: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The same from B of each column (q, groups, b) and E (r, count, components, b), compressed and padded."""

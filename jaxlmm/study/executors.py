@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from ..chunks import cores
 from .chunk import Bench, environment, is_one_thread, message_of, one_thread
 from .declare import Study, Task
 from .store import StudyError
@@ -169,17 +170,13 @@ class Processes:
         """See `Executor`."""
         payload, deal = payload_of(study), Deal(tasks)
         gpus = _gpus()
-        count = min(self.workers or len(gpus) or _cores(), len(tasks))
+        count = min(self.workers or len(gpus) or cores(), len(tasks))
         found: queue.Queue[Part | BaseException] = queue.Queue(AHEAD * count)
         crew = [_Hand(payload, deal, found, gpus[i % len(gpus)] if gpus else None) for i in range(count)]
         for hand in crew:
             hand.start()
         try:
-            for _ in range(len(tasks)):
-                part = found.get()
-                if isinstance(part, BaseException):
-                    raise part
-                yield part
+            yield from _arrivals(found, len(tasks))
         finally:
             for hand in crew:
                 hand.stop()
@@ -235,8 +232,13 @@ class _Hand(threading.Thread):
             self.child.process.kill()
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _arrivals(found: queue.Queue[Part | BaseException], count: int) -> Generator[Part, None, None]:
+    """Parts that others hand in, or the error that one of them met."""
+    for _ in range(count):
+        part = found.get()
+        if isinstance(part, BaseException):
+            raise part
+        yield part
 
 
 def _gpus() -> list[str]:
@@ -291,11 +293,7 @@ class Inline:
         for device in devices:
             threading.Thread(target=work, args=(device,), daemon=True).start()
         try:
-            for _ in range(len(tasks)):
-                part = found.get()
-                if isinstance(part, BaseException):
-                    raise part
-                yield part
+            yield from _arrivals(found, len(tasks))
         finally:
             stop.set()
 
