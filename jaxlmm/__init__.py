@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import datasets
 from .batching import BatchFit, Replicate, fit_batch
@@ -47,6 +47,7 @@ from .inference.delta import Parameters
 from .inference.exact import rlrt
 from .inference.lanewise import LaneTests, Tests, TestStatus
 from .interface import lmm
+from .loading import load
 from .model import Model, gram, ml, reml
 from .optimize import Status
 from .parameters import Correlation, CovarianceMatrix, Positive, Real, Variance, each_level, interval
@@ -57,13 +58,17 @@ from .traceable import Estimates, fit
 __version__ = "0.1.0"
 
 
-def __getattr__(name: str) -> Any:
-    """`jaxlmm.study`, imported when it is first asked for."""
-    if name != "study":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
+if TYPE_CHECKING:  # so that type checkers know what is not there
+    from . import study as study
+else:
 
-    return import_module(".study", __name__)
+    def __getattr__(name: str) -> Any:
+        """`jaxlmm.study`, imported when it is first asked for."""
+        if name != "study":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
+
+        return import_module(".study", __name__)
 
 
 __all__ = [
@@ -132,6 +137,7 @@ __all__ = [
     "gram",
     "interval",
     "lmm",
+    "load",
     "ml",
     "powers",
     "reml",

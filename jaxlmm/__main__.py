@@ -17,6 +17,7 @@ import jaxlmm
 
 from . import datasets
 from .errors import DataError, JaxlmmError
+from .files import read_file
 
 USER_ERROR = 2  # the exit status, as argparse's own
 
@@ -39,7 +40,7 @@ def _parser() -> argparse.ArgumentParser:
 
     fit = commands.add_parser("fit", help="fit a model and print its summary")
     fit.set_defaults(run=_fit)
-    fit.add_argument("data", metavar="DATA", help="a shipped data set's name, or the path of a CSV file")
+    fit.add_argument("data", metavar="DATA", help="a shipped data set's name, or the path of a CSV or Parquet file")
     fit.add_argument("formula", metavar="FORMULA", help='as in lme4: "y ~ x + (x | g)"')
     fit.add_argument("--method", default="REML", help="REML (default) or ML")
     fit.add_argument("--weights", metavar="COLUMN", help="prior weights w: Var(e) = sigma^2 / w")
@@ -74,7 +75,7 @@ def _fit(options: argparse.Namespace) -> str:
     """Summary or JSON of the fit that the options ask for."""
     fit = jaxlmm.lmm(
         options.formula,
-        _read(options.data),
+        _read(options.data, [text for text in (options.formula, options.weights, options.offset) if text]),
         method=options.method,
         weights=options.weights,
         offset=options.offset,
@@ -118,13 +119,13 @@ def _report(options: argparse.Namespace) -> str:
     return str(report(options.dir, options.level, options.alpha))
 
 
-def _read(data: str) -> Any:
-    """A shipped data set, or a CSV file as a pandas data frame.
+def _read(data: str, mentioned: Sequence[str]) -> Any:
+    """A shipped data set, or the table in a file, see `read_file`.
 
     Raises
     ------
     DataError
-        If there is neither such a data set nor such a file, or the file is not a CSV table.
+        If there is neither such a data set nor such a file, or the file is not a table.
     """
     if data in datasets.names():
         return datasets.load(data)
@@ -132,14 +133,7 @@ def _read(data: str) -> Any:
         raise DataError(
             f"{data!r} is neither a file nor a shipped data set; the data sets are: " + ", ".join(datasets.names())
         )
-    try:
-        import pandas as pd
-    except ImportError as error:
-        raise ImportError("reading CSV files needs pandas: pip install 'jaxlmm[formula]'") from error
-    try:
-        return pd.read_csv(data)
-    except ValueError as error:  # pandas' own parser errors, and text that is not UTF-8
-        raise DataError(f"{data!r} cannot be read as CSV: {error}") from error
+    return read_file(data, mentioned)
 
 
 def fit_numbers(fit: Any) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,8 +21,11 @@ from .lanes import Runner
 from .model import Model, weighted
 from .objective import Spec, moment_start, packing_of, scale_of
 from .optimize import Status
+from .plotting import BatchPlots
 from .responses import Design, Lane, Responses, Shared, basis_of
+from .saving import save_batch
 from .stacking import Stack, floats_of, stacks_of_models, stacks_of_responses, take
+from .tables import Shown, Table, format_column
 
 ROUNDING = 1e-13  # of y less what X explains, relative to y: X fits y exactly
 
@@ -45,8 +49,8 @@ class Replicate:
         return np.sqrt(np.diagonal(self.vcov))
 
 
-@dataclass(frozen=True, eq=False)
-class BatchFit:
+@dataclass(frozen=True, eq=False, repr=False)
+class BatchFit(Shown):
     """Fits of many data sets, one row each; nothing is dropped, `status` says how each ended.
 
     Attributes
@@ -73,8 +77,8 @@ class BatchFit:
     min_eigenvalue: np.ndarray
     iterations: np.ndarray
     coef_names: tuple[str, ...] = ()
-    kind: str = field(default="dict", repr=False)
-    tests: dict[str, Any] = field(default_factory=dict, repr=False)
+    kind: str = "dict"
+    tests: dict[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.loglik)
@@ -97,6 +101,25 @@ class BatchFit:
         """Standard errors of the fixed effects (b, p)."""
         return np.sqrt(np.diagonal(self.vcov, axis1=-2, axis2=-1))
 
+    @property
+    def plot(self) -> BatchPlots:
+        """Pictures: ``batch.plot.convergence()``, ``batch.plot.estimates()``; needs matplotlib."""
+        return BatchPlots(self)
+
+    def table(self) -> Table:
+        """How the fits ended, and what the coefficients of those that have converged are on average."""
+        good, names = self.converged, self.coef_names or tuple(f"b{j + 1}" for j in range(self.coef.shape[1]))
+        with warnings.catch_warnings(), np.errstate(invalid="ignore"):
+            warnings.simplefilter("ignore", RuntimeWarning)  # means of nothing are NaN
+            numbers = (np.mean(self.coef[good], 0), np.std(self.coef[good], 0, ddof=1), np.mean(self.se[good], 0))
+        cells = (format_column(numbers[0], 6), format_column(numbers[1]), format_column(numbers[2]))
+        title = f"Fits of {len(self)} data sets, {int(good.sum())} converged, {int(self.singular.sum())} singular:"
+        others = [s for s in Status if not s.is_fitted and np.any(self.status == s)]
+        notes = [f"{s.name.lower()}: {int(np.sum(self.status == s))}" for s in others]
+        notes += [f"tests: {', '.join(self.tests)}"] if self.tests else []
+        header = ("", "Mean estimate", "SD", "Mean SE")
+        return Table(title, header, tuple(zip(names, *cells, strict=True)), note="; ".join(notes))
+
     def to_frame(self) -> Any:
         """One row a data set: status, log-likelihood, sigma, coefficients with standard errors, theta."""
         columns: dict[str, Any] = {
@@ -113,6 +136,10 @@ class BatchFit:
         columns |= {name: getattr(self, name) for name in ("decrement", "min_eigenvalue", "iterations")}
         return make_frame(self.kind, columns)
 
+    def save(self, path: Any) -> None:
+        """Write everything to a file, which `jaxlmm.load` reads; of data only, complete or not at all."""
+        save_batch(self, path)
+
     @classmethod
     def empty(
         cls, b: int, p: int, spec: Spec, status: Status, names: tuple[str, ...], kind: str,
@@ -128,7 +155,7 @@ class BatchFit:
         return cls(
             nan(), nan(p), nan(p, p), nan(k), covariances[:-1], covariances[-1], nan(),
             np.full(b, status, int), np.zeros(b, bool), nan(), nan(), np.zeros(b, int), names, kind,
-            {} if testing is None else testing.empty(b),
+            {} if testing is None else testing.empty(b, kind),
         )  # fmt: skip
 
     def put(self, rows: np.ndarray, found: Estimates, ends: Ends, columns: np.ndarray) -> None:
@@ -173,8 +200,8 @@ class Fitted(NamedTuple):
 class Testing(Protocol):
     """Tests of given hypotheses in every lane, see `jaxlmm.Tests`."""
 
-    def empty(self, b: int) -> dict[str, Any]:
-        """Results without numbers for b data sets."""
+    def empty(self, b: int, kind: str = "dict") -> dict[str, Any]:
+        """Results without numbers for b data sets, with frames of a library."""
         ...
 
     def put(self, tests: dict[str, Any], rows: np.ndarray, fitted: Fitted) -> None:

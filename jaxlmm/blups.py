@@ -8,17 +8,20 @@ from typing import Any
 
 import numpy as np
 
-from . import predict as _predict
+from . import effects as _effects
 from .columns import make_frame
 from .fields import FrameField
 from .fitting import Estimate
 from .frame import ModelFrame
 from .grouping import FrameTerm
 from .model import Model
+from .tables import Shown, Table, format_column
+
+SHOWN = 10  # levels that are printed
 
 
-@dataclass(frozen=True)
-class GroupEffects:
+@dataclass(frozen=True, repr=False)
+class GroupEffects(Shown):
     """Predicted random effects of one grouping factor.
 
     `values` (m, q) by level and column; `condvar` (m, q, q), their covariance given the data with theta and beta
@@ -40,6 +43,14 @@ class GroupEffects:
         columns = {c: self.values[:, j] for j, c in enumerate(self.columns)}
         return make_frame(self.kind, {self.group: list(self.levels), **columns})
 
+    def table(self) -> Table:
+        """The first levels."""
+        cells = [format_column(x[:SHOWN]) for x in self.values.T]
+        rows = tuple(zip(self.levels[:SHOWN], *cells, strict=True))
+        left = len(self.levels) - len(rows)
+        title = f"Predicted effects of {self.group}, {len(self.levels)} levels:"
+        return Table(title, ("", *self.columns), rows, note=f"and {left} more" if left else "")
+
 
 class RandomEffects(Mapping[str, GroupEffects]):
     """Predicted random effects by label of the grouping factor; of structures over columns by their text."""
@@ -60,6 +71,9 @@ class RandomEffects(Mapping[str, GroupEffects]):
         parts = (f"{g}: {len(e.levels)} levels x ({', '.join(e.columns)})" for g, e in self._entries.items())
         return f"RandomEffects({'; '.join(parts)})"
 
+    def _repr_html_(self) -> str:
+        return "".join(entry.table().html() for entry in self._entries.values())
+
 
 @dataclass(frozen=True)
 class SingularDirection:
@@ -77,7 +91,7 @@ class SingularDirection:
 def random_effects(frame: ModelFrame, model: Model, estimate: Estimate) -> RandomEffects:
     """Predictors (BLUPs) with conditional covariances: an entry a grouping factor, and a structure over columns."""
     entries: dict[str, GroupEffects] = {}
-    for effects in _predict.random_effects(model, estimate):
+    for effects in _effects.random_effects(model, estimate):
         parts = [frame.parts[t] for t in effects.terms]
         first = parts[0]
         columns: tuple[str, ...] = ("value",)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -12,12 +12,14 @@ import numpy as np
 from .batching import BatchFit, Replicate, fit_drawn, refit_batch
 from .chunks import Progress
 from .columns import make_frame
+from .draws import Draws
 from .errors import DataError
 from .fitting import Estimate
 from .model import Model
 from .optimize import Status
 from .responses import Design, Responses
 from .simulate import Sampler, check_count, simulate_rows
+from .tables import Shown, Table, format_column
 
 METHODS = ("percentile", "basic", "bca")
 BLOCKS = 100  # most blocks of groups that are left out for the acceleration of BCa intervals
@@ -25,8 +27,8 @@ BLOCKS = 100  # most blocks of groups that are left out for the acceleration of 
 Statistic = Callable[[Replicate], Any]
 
 
-@dataclass(frozen=True, eq=False)
-class Bootstrap:
+@dataclass(frozen=True, eq=False, repr=False)
+class Bootstrap(Shown):
     """Replicates of a statistic under the fitted model.
 
     Attributes
@@ -40,14 +42,21 @@ class Bootstrap:
     estimate: np.ndarray
     values: np.ndarray
     fits: BatchFit
-    kind: str = field(repr=False)
-    _jackknife: Callable[[], np.ndarray] = field(repr=False)
+    kind: str
+    _jackknife: Callable[[], np.ndarray]
 
     def __len__(self) -> int:
         return len(self.values)
 
-    def __repr__(self) -> str:
-        return f"Bootstrap({len(self)} replicates, {int(self.fits.converged.sum())} converged; {', '.join(self.names)})"
+    def table(self) -> Table:
+        """Statistics with bias, standard error and percentile intervals."""
+        numbers = (self.estimate, self.bias, self.se, *self.intervals().T)
+        rows = tuple(
+            (name, *format_column([e, lo, hi], 6)[:1], *format_column([b, s]), *format_column([e, lo, hi], 6)[1:])
+            for name, e, b, s, lo, hi in zip(self.names, *numbers, strict=True)
+        )
+        title = f"Parametric bootstrap, {len(self)} replicates, {int(self.fits.converged.sum())} converged:"
+        return Table(title, ("", "Estimate", "Bias", "Std. Error", "2.5 %", "97.5 %"), rows)
 
     @property
     def se(self) -> np.ndarray:
@@ -61,6 +70,22 @@ class Bootstrap:
 
     def _columns(self) -> list[np.ndarray]:
         return [v[np.isfinite(v)] for v in self.values.T]
+
+    def draws(self) -> Draws:
+        """The replicates in ArviZ's form: ``boot.draws().to_arviz()``, one chain.
+
+        They are draws of estimates under the fitted model, not of a posterior; ArviZ looks for them in this group.
+        Replicates that have not converged are left out.
+        """
+        good = np.isfinite(self.values).all(1)
+        p = len(self.fits.coef_names)
+        values, coords, dims = {"statistic": self.values}, {"name": list(self.names)}, {"statistic": ["name"]}
+        if p and self.names[:p] == self.fits.coef_names:
+            values = {"coef": self.values[:, :p], "covariance": self.values[:, p:]}
+            coords = {"coefficient": list(self.names[:p]), "parameter": list(self.names[p:])}
+            dims = {"coef": ["coefficient"], "covariance": ["parameter"]}
+        groups = {"posterior": values, "sample_stats": {"lp": self.fits.loglik}}
+        return Draws({g: {k: v[good][None] for k, v in own.items()} for g, own in groups.items()}, coords, dims)
 
     def intervals(self, level: float = 0.95, method: str = "percentile") -> np.ndarray:
         """Confidence limits (m, 2).

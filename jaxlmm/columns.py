@@ -1,4 +1,4 @@
-"""Columns out of pandas, polars or a dict of arrays, as numbers or as factors, in one plain NumPy form.
+"""Columns out of pandas, polars, pyarrow or a dict of arrays, as numbers or as factors, in one plain NumPy form.
 
 None of the frame libraries is imported here: their objects are recognised by the module of their type.
 """
@@ -94,7 +94,7 @@ def number_label(value: float) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """A data frame of any supported kind: ``"pandas"``, ``"polars"`` or ``"dict"``."""
+    """A data frame of any supported kind: ``"pandas"``, ``"polars"``, ``"pyarrow"`` or ``"dict"``."""
 
     kind: str
     data: Any
@@ -123,7 +123,7 @@ def open_table(data: Any, what: str = "data") -> Table:
 
     Parameters
     ----------
-    data : pandas.DataFrame, polars.DataFrame or mapping of str to array
+    data : pandas.DataFrame, polars.DataFrame, pyarrow.Table or mapping of str to array
         All columns of a mapping have the same length.
     what : str
         The argument's name, for messages.
@@ -136,6 +136,8 @@ def open_table(data: Any, what: str = "data") -> Table:
     library, shape = library_of(data), getattr(data, "shape", None)
     if library in ("pandas", "polars") and type(data).__name__ == "DataFrame" and shape is not None:
         table = Table(library, data, tuple(c for c in data.columns if isinstance(c, str)), shape[0])
+    elif library == "pyarrow" and type(data).__name__ == "Table":
+        table = Table(library, data, tuple(data.column_names), data.num_rows)
     elif isinstance(data, Mapping):
         sizes = {str(k): _length(v, str(k), what) for k, v in data.items()}
         if len(set(sizes.values())) > 1:
@@ -144,7 +146,9 @@ def open_table(data: Any, what: str = "data") -> Table:
         table = Table("dict", data, tuple(sizes), next(iter(sizes.values()), 0))
     else:
         found = f"{type(data).__module__}.{type(data).__qualname__}".removeprefix("builtins.")
-        raise DataError(f"{what} must be a pandas or polars DataFrame or a dict of arrays, got {found}")
+        raise DataError(
+            f"{what} must be a pandas or polars DataFrame, a pyarrow Table or a dict of arrays, got {found}"
+        )
     if table.n == 0:
         raise DataError(f"{what} has no rows: at least one is needed")
     return table
@@ -166,6 +170,8 @@ def read_column(name: str, values: Any) -> Column:
         return _read_pandas(name, values)
     if library == "polars":
         return _read_polars(name, values)
+    if library == "pyarrow":
+        return _read_arrow(name, values)
     try:
         array = np.asarray(values)
     except ValueError:
@@ -306,18 +312,45 @@ def _read_polars_text(name: str, values: Any, kind: str) -> Column:
     )
 
 
+def _read_arrow(name: str, values: Any) -> Column:
+    """Read a column of a pyarrow Table."""
+    import pyarrow as pa
+
+    if isinstance(values, pa.ChunkedArray):
+        values = values.combine_chunks()
+    kind = values.type
+    missing = _or_none(np.asarray(values.is_null().to_numpy(zero_copy_only=False), dtype=bool))
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        return _read_array(name, (values.cast(pa.float64()) if pa.types.is_decimal(kind) else values).to_numpy(False))
+    if pa.types.is_boolean(kind):
+        array = values.fill_null(False).to_numpy(zero_copy_only=False)
+        return Column(name, "logical", np.asarray(array, dtype=bool), missing=missing)
+    if pa.types.is_temporal(kind):
+        texts = values.cast(pa.string()).fill_null("").to_numpy(zero_copy_only=False)
+        return _factor(name, np.asarray(texts, dtype=str), missing, kind="time")
+    if pa.types.is_dictionary(kind):
+        codes = np.asarray(values.indices.fill_null(-1).to_numpy(zero_copy_only=False), dtype=np.int32)
+        levels = values.dictionary.to_pylist()
+        return _from_codes(name, codes, levels) if kind.ordered else _from_unordered_codes(name, codes, levels)
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        return _read_arrow(name, values.cast(pa.string()).dictionary_encode())
+    if pa.types.is_null(kind):
+        return _read_objects(name, np.array(values.to_pylist() + [None], dtype=object)[:-1])
+    raise DataError(f"column {name!r} has pyarrow type {kind}, which is neither numbers nor text")
+
+
 def make_frame(kind: str, columns: Mapping[str, Sequence[Any] | np.ndarray]) -> Any:
     """Make a data frame in the caller's library.
 
     Parameters
     ----------
     kind : str
-        ``"pandas"``, ``"polars"`` or ``"dict"``.
+        ``"pandas"``, ``"polars"``, ``"pyarrow"`` or ``"dict"``.
     columns : mapping of str to sequence
 
     Returns
     -------
-    pandas.DataFrame, polars.DataFrame or dict of np.ndarray
+    pandas.DataFrame, polars.DataFrame, pyarrow.Table or dict of np.ndarray
     """
     if kind == "pandas":
         import pandas
@@ -327,9 +360,13 @@ def make_frame(kind: str, columns: Mapping[str, Sequence[Any] | np.ndarray]) -> 
         import polars
 
         return polars.DataFrame({k: _listed(v) for k, v in columns.items()}, strict=False)
+    if kind == "pyarrow":
+        import pyarrow
+
+        return pyarrow.table({k: _listed(v) for k, v in columns.items()})
     if kind == "dict":
         return {k: np.asarray(v) for k, v in columns.items()}
-    raise ValueError(f"kind must be 'pandas', 'polars' or 'dict', got {kind!r}")
+    raise ValueError(f"kind must be 'pandas', 'polars', 'pyarrow' or 'dict', got {kind!r}")
 
 
 def extend_rows(data: Any, rows: np.ndarray, added: Mapping[str, np.ndarray]) -> Any:
@@ -344,6 +381,11 @@ def extend_rows(data: Any, rows: np.ndarray, added: Mapping[str, np.ndarray]) ->
         import polars
 
         return data[rows].with_columns(**{name: polars.Series(values) for name, values in added.items()})
+    if table.kind == "pyarrow":
+        kept = data.select([name for name in table.names if name not in added]).take(rows)
+        for name, values in added.items():
+            kept = kept.append_column(name, [values])
+        return kept
     return {**{name: np.asarray(data[name])[rows] for name in table.names}, **added}
 
 

@@ -172,6 +172,9 @@ class VarCorr:
 
     __repr__ = __str__
 
+    def _repr_html_(self) -> str:
+        return "".join(table.html() for table in self.tables())
+
 
 def varcorr(
     frame: ModelFrame, model: Model, estimate: Estimate, uncertainty: Callable[[], Any] | None = None

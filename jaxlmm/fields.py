@@ -11,7 +11,7 @@ import numpy as np
 from .columns import Column
 from .covariance import Covariance, Identity, ReducedRank
 from .errors import DataError
-from .grouping import group_codes
+from .grouping import Grouping, group_codes
 from .placing import Placed, by_arm, place, scaled
 from .specs import FieldSpec, ResidualSpec
 from .trees import Leaf
@@ -34,6 +34,10 @@ class FrameField:
         The grouping factor, "" over all rows.
     text : str
         As it was written.
+    grouping : Grouping or None
+        Of the groups, None where there are none or every row is one.
+    arm : Grouping or None
+        Of the arms whose parameters are their own; they are the first of the columns of `placed`.
     """
 
     placed: Placed
@@ -41,6 +45,44 @@ class FrameField:
     levels: tuple[str, ...]
     label: str
     text: str
+    grouping: Grouping | None = None
+    arm: Grouping | None = None
+
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        """Columns of the data that say where a row is."""
+        by = [g.names for g in (self.grouping, self.arm) if g is not None]
+        own = self.placed.names[0 if self.arm is None else 1 :]
+        return tuple(dict.fromkeys(name for names in (*by, own) for name in names if name))
+
+    def rows(self, data: Mapping[str, Column], n: int) -> tuple[np.ndarray | None, tuple[np.ndarray, ...]]:
+        """Groups (n,), those not seen in the fit numbered behind the others, and places of new rows.
+
+        Raises
+        ------
+        DataError
+            For a level, such as a visit or an arm, that was not in the data of the fit.
+        """
+        group = None if self.grouping is None else self.grouping.codes(data, extend=True)
+        columns: list[np.ndarray] = []
+        for i, (name, labels) in enumerate(zip(self.placed.names, self.placed.labels, strict=True)):
+            if self.arm is not None and i == 0:
+                codes = self.arm.codes(data)
+            elif not name:  # iid()
+                codes = np.zeros(n, np.int32)
+            elif labels:
+                codes = data[name].recode(labels)
+            else:
+                _check_number(data[name], self.text)
+                columns.append(np.asarray(data[name].values, np.float64))
+                continue
+            if (codes < 0).any():
+                raise DataError(
+                    f"newdata: {int((codes < 0).sum())} row(s) have a level of {name!r} that was not in the data of "
+                    f"the fit, and {self.text} has no covariance for it; known levels: {', '.join(labels[:10])}"
+                )
+            columns.append(codes)
+        return group, tuple(columns)
 
     @property
     def structure(self) -> Covariance:
@@ -80,12 +122,13 @@ def frame_field(spec: FieldSpec, data: Mapping[str, Column], before: Mapping[str
     what : the term or argument, for messages
     """
     placed = place(spec.tree, data, before, what)
-    group, levels = _groups(spec.item.group, data)
+    names, arms = spec.item.group, None
     if spec.item.arm:  # independent from arm to arm; often groups are within arms anyway
-        arm = _interaction(spec.item.arm, data)
+        arm, arms = _interaction(spec.item.arm, data)
         placed = by_arm(placed, arm, spec.item.shared, what)
-        group, levels = _groups((*spec.item.arm, *spec.item.group), data)
-    return FrameField(placed, group, levels, ":".join(spec.item.group), spec.text)
+        names = (*spec.item.arm, *spec.item.group)
+    group, levels, grouping = _groups(names, data)
+    return FrameField(placed, group, levels, ":".join(spec.item.group), spec.text, grouping, arms)
 
 
 def frame_residual(spec: ResidualSpec, data: Mapping[str, Column], before: Mapping[str, Column]) -> FrameField | None:
@@ -108,32 +151,42 @@ def frame_residual(spec: ResidualSpec, data: Mapping[str, Column], before: Mappi
         placed = place(Leaf(structure, (), "iid()"), data, before, what)
         group, label, text = np.arange(n, dtype=np.int32), "", "iid()"
         levels: tuple[str, ...] = ()
+        grouping = arms = None
     else:
         placed = place(own.tree, data, before, what)
         _check_regular(placed, what)
-        codes, levels = _groups(own.item.group, data)
+        codes, levels, grouping = _groups(own.item.group, data)
+        arms = None
         group, label, text = (np.zeros(n, np.int32) if codes is None else codes), ":".join(own.item.group), own.text
         if own.item.arm:
-            arm = _interaction(own.item.arm, data)
+            arm, arms = _interaction(own.item.arm, data)
             _check_one_arm(group, levels, arm, label, what)
             placed = by_arm(placed, arm, own.item.shared, what)
         _check_distinct(placed, group, levels, label, what)
     if spec.function is not None:
         check_covariate(spec.function, data[spec.covariate])
         placed = scaled(placed, spec.function, data[spec.covariate])
-    return FrameField(placed, group, levels, label, text)
+    return FrameField(placed, group, levels, label, text, grouping, arms)
 
 
-def _groups(names: tuple[str, ...], data: Mapping[str, Column]) -> tuple[np.ndarray | None, tuple[str, ...]]:
+def _groups(
+    names: tuple[str, ...], data: Mapping[str, Column]
+) -> tuple[np.ndarray | None, tuple[str, ...], Grouping | None]:
     if not names:
-        return None, ()
+        return None, (), None
     codes, grouping = group_codes(names, data)
-    return codes, grouping.labels()
+    return codes, grouping.labels(), grouping
 
 
-def _interaction(names: tuple[str, ...], data: Mapping[str, Column]) -> Column:
+def _interaction(names: tuple[str, ...], data: Mapping[str, Column]) -> tuple[Column, Grouping]:
     codes, grouping = group_codes(names, data)
-    return Column(":".join(names), "factor", codes, grouping.labels())
+    return Column(":".join(names), "factor", codes, grouping.labels()), grouping
+
+
+def _check_number(column: Column, text: str) -> None:
+    """Refuse text where the fit had times or coordinates."""
+    if column.kind != "number":
+        raise DataError(f"newdata: column {column.name!r} of {text} was numeric in the data of the fit")
 
 
 def _check_regular(placed: Placed, what: str) -> None:

@@ -64,7 +64,7 @@ class Certificate:
     Attributes
     ----------
     gradient_norm : largest entry of the gradient of -2 log-likelihood, in scaled solver coordinates
-    decrement : Newton decrement g'|H|^-1 g; half of it is the predicted remaining decrease
+    decrement : Newton decrement ``g'|H|^-1 g``; half of it is the predicted remaining decrease
     min_eigenvalue : smallest eigenvalue of the Hessian scaled to unit diagonal (Jacobi)
     dual : smallest slope of -2 log-likelihood into the cone of covariance matrices over the null directions of the
         estimates, relative to its size; not below zero at an optimum, None when no matrix is singular

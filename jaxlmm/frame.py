@@ -23,6 +23,7 @@ from .trees import Structures
 __all__ = ["FrameTerm", "ModelFrame", "NewDesign", "build_frame", "make_frame"]
 
 _RANK_TOLERANCE = 1e-7  # that of R's lm
+Place = tuple[np.ndarray | None, tuple[np.ndarray, ...]]  # group and place of rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +34,13 @@ class NewDesign:
     ----------
     X : (n, p) float64 array
     terms : tuple of (Z, codes)
-        For each random-effect term; code -1 is a group that the fit has not seen.
+        For each random-effect term; groups that the fit has not seen are -1, or numbered behind the others.
+    fields : tuple of (codes or None, columns)
+        Group and place of each row for each structure over columns.
+    residual : (codes or None, columns) or None
+        The same for the residual structure, where it was asked for and there is one.
+    weights : (n,) float64 array or None
+        Where the residual was asked for.
     offset : (n,) float64 array or None
     n : int
     y : (n,) float64 array or None
@@ -45,6 +52,9 @@ class NewDesign:
     offset: np.ndarray | None
     n: int
     y: np.ndarray | None = None
+    fields: tuple[Place, ...] = ()
+    residual: Place | None = None
+    weights: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,6 +106,8 @@ class ModelFrame:
     designs: tuple[TermDesign, ...]  # of the terms
     levels: Mapping[str, tuple[str, ...]]  # of the factors in the fixed part and left of bars
     offset_source: str | None  # column of the offset argument; "" for an array
+    weights_source: str | None  # column of the weights; "" for an array
+    used: tuple[str, ...]  # columns of the data that the model is made of
     residual: FrameField | None = None
     residual_text: str = ""
     variance_text: str = ""
@@ -110,7 +122,9 @@ class ModelFrame:
         """The structures over columns among the parts."""
         return tuple(part for part in self.parts if isinstance(part, FrameField))
 
-    def design(self, newdata: Any, response: bool = False, random: bool = True) -> NewDesign:
+    def design(
+        self, newdata: Any, response: bool = False, random: bool = True, residual: bool = False, extend: bool = False
+    ) -> NewDesign:
         """Compute the design of new data.
 
         Parameters
@@ -120,30 +134,45 @@ class ModelFrame:
         response : bool
             Whether to evaluate the response too.
         random : bool
-            Whether to evaluate the random-effect terms; without them their columns need not be there.
+            Whether to evaluate the random parts; without them their columns need not be there.
+        residual : bool
+            Whether to evaluate the places of a residual structure and the weights too.
+        extend : bool
+            Number levels of grouping factors that the fit has not seen, behind the others.
 
         Raises
         ------
         DataError
             For missing columns or values, infinite values, and levels of a factor in the fixed part that were
-            not in the data of the fit. Unknown levels of grouping factors get code -1.
+            not in the data of the fit. Unknown levels of grouping factors get code -1, unless they `extend` them.
         """
         table, formula = open_table(newdata, "newdata"), self.formula
         if self.offset_source == "":
             message = "the offset was given as an array, so it is not known for newdata; give it as a column"
             raise DataError(message)
+        if residual and self.weights_source == "":
+            raise DataError("the weights were given as an array, so they are not known for newdata; give a column")
         texts = formula.offsets + ((formula.response,) if response else ())
-        bars = _bar_columns(formula.bars, formula) if random else ()
-        plain = bars + ((self.offset_source,) if self.offset_source else ())
+        plain = _bar_columns(formula.bars, formula) if random else ()
+        if random:
+            plain += tuple(name for field in self.fields for name in field.column_names)
+        if residual:
+            plain += (self.residual.column_names if self.residual else ()) + _names(self.weights_source)
+        plain += _names(self.offset_source)
         names = dict.fromkeys(side_columns(formula.side, formula) + expression_columns(texts, formula) + plain)
         data = {name: _complete(table.column(name)) for name in names}
         _check_finite(data)
         coded = {name: self._recoded(column) for name, column in data.items()}
         X = finite(self.encoder.columns(coded, table.n)[:, self.kept], self.coef_names)
-        terms = [design.rows(coded, data, table.n) for design in (self.designs if random else ())]
+        terms = [design.rows(coded, data, table.n, extend) for design in (self.designs if random else ())]
+        fields = [field.rows(data, table.n) for field in (self.fields if random else ())]
+        places = self.residual.rows(data, table.n) if residual and self.residual else None
+        weights = None
+        if residual and self.weights_source:
+            weights = _weights(np.asarray(data[self.weights_source].values, np.float64))
         offset = _offset(formula, data, self.offset_source, None, table.n)
         y = _response(formula, data, table.n) if response else None
-        return NewDesign(X, tuple(terms), offset, table.n, y)
+        return NewDesign(X, tuple(terms), offset, table.n, y, tuple(fields), places, weights)
 
     def _recoded(self, column: Column) -> Column:
         """Give a factor of the fixed part the levels that it had in the fit."""
@@ -204,7 +233,7 @@ def build_frame(
     if np.ptp(y) == 0:
         raise DataError(f"the response {_name(formula)} is constant: there is nothing to explain")
     w = _weights(extra["weights"].values[rows]) if "weights" in extra else None
-    source = None if offset is None else (offset if isinstance(offset, str) else "")
+    source, weights_source = (None if v is None else v if isinstance(v, str) else "" for v in (offset, weights))
     shift = extra["offset"].values[rows] if "offset" in extra else None
     every, encoder = encode(formula.side, formula, data_used, n)
     X, kept = _full_rank(finite(every, encoder.names))
@@ -242,6 +271,8 @@ def build_frame(
         designs=tuple(designs),
         levels={name: data_used[name].levels for name in _side_columns(formula) if not data_used[name].is_number},
         offset_source=source,
+        weights_source=weights_source,
+        used=tuple(dict.fromkeys((*columns, *_names(weights_source), *_names(source)))),
         residual=frame_residual(residual, data_used, columns),
         residual_text=residual.text,
         variance_text=residual.variance,
@@ -249,6 +280,10 @@ def build_frame(
 
 
 # -- rows and columns
+
+
+def _names(source: str | None) -> tuple[str, ...]:
+    return (source,) if source else ()
 
 
 def _name(formula: Formula) -> str:

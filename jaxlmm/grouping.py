@@ -28,12 +28,19 @@ class Grouping:
     levels: tuple[tuple[str, ...], ...]
     keys: np.ndarray  # sorted mixed-radix numbers of the combinations, first column slowest
 
-    def codes(self, data: Mapping[str, Column]) -> np.ndarray:
-        """Return the place of each row's group among the levels, -1 for a combination that does not occur."""
+    def codes(self, data: Mapping[str, Column], extend: bool = False) -> np.ndarray:
+        """Return the place of each row's group among the levels.
+
+        A combination that does not occur there is -1 or, to `extend` them, one of further levels in order of sorting.
+        """
         parts = [data[name].recode(levels) for name, levels in zip(self.names, self.levels, strict=True)]
         key = _mixed_radix(parts, [len(levels) for levels in self.levels])
         place = np.minimum(np.searchsorted(self.keys, key), len(self.keys) - 1)
         known = (self.keys[place] == key) & np.all([p >= 0 for p in parts], axis=0)
+        if extend and not known.all():
+            own = group_codes(self.names, data)[0][~known]
+            place[~known] = len(self.keys) + np.unique(own, return_inverse=True)[1]
+            return place.astype(np.int32)
         return np.where(known, place, -1).astype(np.int32)
 
     def labels(self) -> tuple[str, ...]:
@@ -114,10 +121,12 @@ class TermDesign:
         """Names of the columns."""
         return tuple(name + self.arm_label for name in self.encoder.names)
 
-    def rows(self, coded: Mapping[str, Column], data: Mapping[str, Column], n: int) -> tuple[np.ndarray, np.ndarray]:
+    def rows(
+        self, coded: Mapping[str, Column], data: Mapping[str, Column], n: int, extend: bool = False
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Columns (n, q) and group codes (n,) of new data; `coded` has the levels of the first data."""
         Z = finite(self.encoder.columns(coded, n), self.encoder.names)
-        return self.in_arm(Z, data), self.grouping.codes(data)
+        return self.in_arm(Z, data), self.grouping.codes(data, extend)
 
     def in_arm(self, Z: np.ndarray, data: Mapping[str, Column]) -> np.ndarray:
         """The columns, zero outside of the arm."""

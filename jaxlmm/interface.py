@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,14 @@ from .design import Field, Residual, Term
 from .engines import Iterative
 from .errors import DataError, FormulaError
 from .fields import FrameField
+from .files import read_file
 from .formula import parse
 from .frame import FrameTerm, ModelFrame, build_frame
 from .model import Model
 from .placing import ORDERED, SPATIAL, check_count
 from .relationship import between_levels
 from .results import Fit, fit_frame
+from .saving import Call
 from .specs import residual_of
 from .trees import make_structure
 from .trial import try_matrix
@@ -46,7 +49,7 @@ def lmm(
         times, places or levels: ``ou(t | g)``, ``ar1(week | g)``, ``matern(lon + lat, nu=1.5)`` over all rows,
         ``(us(trait) @ ar1(week) | g)``. ``by=column`` in either gives parameters of their own to each of its levels,
         numbers fix parameters: ``ar1(week | g, correlation=0.5)``.
-    data : pandas.DataFrame, polars.DataFrame or dict of arrays
+    data : pandas.DataFrame, polars.DataFrame, pyarrow.Table or dict of arrays; or path of a Parquet or CSV file
         Rows with missing values in used columns are dropped and counted.
     method : "REML" or "ML"
     weights : column name or array (n,), optional
@@ -59,7 +62,7 @@ def lmm(
         product; ``Unstructured().over("visit | id")``: a structure of one's own. With weights w, Cov(e_i, e_j) is
         divided by sqrt(w_i w_j), as in mmrm. Default: independent.
     variance : str, optional
-        Function of a column that multiplies the standard deviations of the residuals: ``"power(x)"``, |x|**power;
+        Function of a column that multiplies the standard deviations of the residuals: ``"power(x)"``, ``|x|**power``;
         ``"exp(x)"``; ``"const_power(x)"``; ``"ident(f)"``, one for each level of f. Numbers fix its parameters:
         ``"power(x, 0.5)"`` (nlme's varPower, varExp, varConstPower, varIdent).
     relationship : mapping of grouping factors to matrices, optional
@@ -84,10 +87,13 @@ def lmm(
     """
     if method not in ("REML", "ML"):
         raise DataError(f"method: found {method!r}, expected 'REML' or 'ML'")
-    frame, model = model_of(formula, data, weights, offset, residual, variance, relationship, structures, engine)
+    if isinstance(data, str | Path):
+        data = read_file(data)
+    call = Call(formula, weights, offset, residual, variance, relationship, structures, engine)
+    frame, model = model_of(data=data, **call.arguments())
     if not model.size:
         raise DataError("all covariance parameters are fixed: there is nothing to estimate")
-    return fit_frame(data, frame, model, method, start)
+    return fit_frame(data, frame, model, method, call, start)
 
 
 def model_of(

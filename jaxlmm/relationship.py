@@ -68,6 +68,14 @@ def between_levels(relationships: Mapping[str, Any], group: str, levels: tuple[s
     return matrix[np.ix_(rows, rows)]
 
 
+def plain_relationship(given: Any, what: str) -> Any:
+    """A relationship as an array, ``(array, labels)`` or a `Precision` of these, labels as text."""
+    matrix, labels = _matrix(given, what)
+    if isinstance(given, Precision):
+        return Precision(matrix, labels)
+    return matrix if labels is None else (matrix, labels)
+
+
 def _matrix(given: Any, what: str) -> tuple[np.ndarray, tuple[str, ...] | None]:
     """The array and the labels of its rows, if there are any."""
     labels: Any = None

@@ -12,8 +12,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from . import predict as _predict
-from . import simulate as _simulate
 from .batching import BatchFit, refit_batch
 from .blups import RandomEffects, SingularDirection, random_effects, singular_directions
 from .bootstrap import Bootstrap, Statistic, bootstrap
@@ -21,7 +19,8 @@ from .chunks import Progress
 from .columns import extend_rows, make_frame
 from .components import VarCorr, flat_parts, natural_parameters, parameter_frame, varcorr
 from .confounding import shared_effects
-from .design import Field, Term, as_array
+from .design import as_array
+from .draws import Draws
 from .errors import DataError
 from .fitting import Certificate, Estimate, estimate
 from .frame import ModelFrame
@@ -34,6 +33,8 @@ from .inference.influence import Influence, influence
 from .inference.intervals import confint
 from .inference.lanewise import Tests
 from .inference.linear import LinearTest, linear_test
+from .inference.margins import comparisons, predictions, slopes
+from .inference.normal import normal_draws
 from .inference.profile import Profile, profile
 from .inference.sandwich import Sandwich, sandwich
 from .inference.scores import Scores, scores, vcov_full
@@ -42,6 +43,11 @@ from .inference.targets import Which
 from .inference.wald import Wald, wald
 from .model import Model
 from .optimize import Status
+from .plotting import FitPlots
+from .prediction.forecast import predict
+from .prediction.simulated import responses
+from .prediction.whitening import residuals
+from .saving import Call, save_fit
 from .stochastic import MonteCarlo
 from .tables import Summary, Table, format_column, format_df, format_p
 
@@ -62,7 +68,7 @@ class Fit:
     model : the arrays, a `jaxlmm.Model`; ``jaxlmm.reml(fit.theta, fit.model) == fit.loglik`` (`ml` for ML fits)
     frame : names and layout of the data
     estimate : all numbers of the fit
-    data : what `lmm` was given
+    data : what `lmm` was given;  call : its other arguments
     """
 
     data: Any
@@ -70,6 +76,7 @@ class Fit:
     model: Model
     estimate: Estimate
     method: str
+    call: Call
 
     # -- numbers ---------------------------------------------------------------------------------------------
 
@@ -278,6 +285,59 @@ class Fit:
         """Slopes of a numeric predictor, averaged as in `emmeans`, whose parameters the others are."""
         return emtrends(self, var, specs, df, at, weights, level, **options)
 
+    def predictions(
+        self, by: str | Sequence[str] | None = None, newdata: Any = None, at: Mapping[str, Any] | None = None,
+        df: str = "satterthwaite", level: float = 0.95, **options: Any,
+    ) -> EMMeans:  # fmt: skip
+        """Predictions of the population mean (random effects at zero), averaged over rows.
+
+        Parameters
+        ----------
+        by : columns within whose combinations rows are averaged; default all rows together, "row" for each by itself
+        newdata : a frame whose rows are averaged; "grid" for the reference grid of `emmeans`; default the rows of the
+            fit
+        at : values that a predictor is given in every row, ``{"ARMCD": ["PBO", "TRT"]}``, an average for each
+        df, options : `information`, `boundary_df`, `robust`, `cluster`: see `test`
+        level : of the intervals
+
+        Returns
+        -------
+        EMMeans
+            A table, with `frame`, `contrast`, `pairs` and `test`.
+        """
+        return predictions(self, by, newdata, at, df, level, **options)
+
+    def comparisons(
+        self, variables: str | Sequence[str], change: Any = None, by: str | Sequence[str] | None = None,
+        newdata: Any = None, at: Mapping[str, Any] | None = None, df: str = "satterthwaite", level: float = 0.95,
+        **options: Any,
+    ) -> EMMeans:  # fmt: skip
+        """Change of the population mean when a predictor changes and all others stay, averaged over rows.
+
+        Parameters
+        ----------
+        variables : one predictor, or several, one after the other
+        change : of a number, how much is added to it, "sd" for a standard deviation, default 1; of a factor
+            "reference" (each level with the first, default), "pairwise" or "sequential"; of both ``(low, high)``
+        by, newdata, at, df, level, options : see `predictions`
+        """
+        return comparisons(self, variables, change, by, newdata, at, df, level, **options)
+
+    def slopes(
+        self, variables: str | Sequence[str], by: str | Sequence[str] | None = None, newdata: Any = None,
+        at: Mapping[str, Any] | None = None, df: str = "satterthwaite", level: float = 0.95, **options: Any,
+    ) -> EMMeans:  # fmt: skip
+        """Derivatives of the population mean with respect to numeric predictors, averaged over rows.
+
+        The design is differentiated by central differences, extrapolated: to rounding for polynomials up to degree 6.
+
+        Parameters
+        ----------
+        variables : one predictor, or several, one after the other
+        by, newdata, at, df, level, options : see `predictions`
+        """
+        return slopes(self, variables, by, newdata, at, df, level, **options)
+
     def delta(self, g: Callable[[Parameters], Any], information: str = "observed") -> Delta:
         """Standard error of any function of the parameters by the delta method, gradients by autodiff.
 
@@ -373,67 +433,68 @@ class Fit:
         return self.predict()
 
     def predict(
-        self, newdata: Any = None, random: bool = True, allow_new_levels: bool = False, se: bool = False,
-        level: float = 0.95, df: str = "satterthwaite", **method: Any,
+        self, newdata: Any = None, random: bool = True, se: bool = False, interval: str | None = None,
+        level: float = 0.95, df: str = "satterthwaite", allow_new_levels: bool = False, residual: bool = False,
+        **method: Any,
     ) -> Any:  # fmt: skip
-        """Predicted means.
+        """Predicted means, or new observations, with standard errors and intervals.
 
         Parameters
         ----------
         newdata : frame with the columns of the formula; default the rows of the fit
-        random : add the predicted random effects; False gives the population mean
-        allow_new_levels : give levels of a grouping factor that were not in the fit an effect of zero
-        se : with ``random=False``, a frame (estimate, std_error, df, lower, upper) in place of an array; `level` of
-            the confidence interval of the mean, `df` and further options as in `test`
+        random : add the predicted random effects, and random functions at new times and places (kriging); False gives
+            the population mean
+        se : a frame (estimate, std_error, df, lower, upper) in place of an array, as with ``interval="confidence"``
+        interval : "confidence", for the mean of the row; "prediction", for an observation there, with a residual of
+            its own and, where `random` is False or the level new, random effects of its own
+        level : of the interval
+        df, method : degrees of freedom and further options as in `test`. Errors of "satterthwaite" and of methods from
+            the design take the covariance parameters as known (SAS, lme4's ``condVar``); "kenward-roger" adds what
+            their estimation costs (Kackar & Harville 1984; Prasad & Rao 1990), for fixed effects the same as in `test`
+        allow_new_levels : predict levels of a grouping factor that were not in the fit: their effect is zero, and its
+            variance is part of the error
+        residual : predict the observation itself, with its residual given those of its subject that are correlated
+            with it (mmrm's ``conditional=TRUE``): for structured residuals, such as visits that were missed
 
         Raises
         ------
         DataError
-            For missing columns, and unknown levels that are not allowed.
+            For missing columns, unknown levels that are not allowed, and options that exclude each other.
         """
-        if se and random:
-            raise DataError("se: standard errors are those of population means; use random=False")
-        if newdata is None:
-            X, offset = self.model.X, self.model.offset
-            terms = tuple(_rows_of(part, self.nobs) for part in self.model.random)
-        else:
-            if random and self.frame.fields:
-                raise DataError(
-                    f"newdata: {self.frame.fields[0].text} at new places needs kriging, which is not there yet; "
-                    "random=False gives the population mean"
-                )
-            new = self.frame.design(newdata, random=random)
-            X, offset, terms = new.X, new.offset, new.terms
-        if not random:
-            mean = _predict.linear_predictor(X, self.coef, offset)
-            return self._with_errors(X, mean, level, self.wald(df, **method)) if se else mean
-        for part, (_, codes) in zip(self.frame.parts, terms, strict=True):
-            unknown = int(np.sum(codes < 0))
-            if unknown and not allow_new_levels:
-                raise DataError(
-                    f"newdata: {unknown} rows have a level of {part.group_label!r} that was not in the fit; use "
-                    "allow_new_levels=True to give these an effect of zero, or random=False"
-                )
-        effects = _predict.random_effects(self.model, self.estimate)
-        by_term = _predict.effects_by_term(self.model, effects)
-        return _predict.linear_predictor(X, self.coef, offset, terms, by_term)
+        return predict(self, newdata, random, se, interval, level, df, allow_new_levels, residual, **method)
 
-    def _with_errors(self, X: np.ndarray, mean: np.ndarray, level: float, by: Wald) -> Any:
-        rows = by.rows(X)._replace(estimate=mean)
-        limits = by.interval(rows, level)
-        columns = {"estimate": mean, "std_error": rows.se, "df": rows.df, "lower": limits[:, 0], "upper": limits[:, 1]}
-        return make_frame(self.frame.kind, columns)
+    def residuals(self, kind: str = "response", random: bool = True) -> np.ndarray:
+        """Residuals (n,).
 
-    def residuals(self, kind: str = "response") -> np.ndarray:
-        """Residuals (n,): "response" is y minus fitted, "pearson" that times sqrt(weight)."""
-        if kind not in ("response", "pearson"):
-            raise DataError(f"kind: found {kind!r}, expected 'response' or 'pearson'")
-        raw = self.model.y - self.fitted
-        return raw if kind == "response" or self.model.weights is None else raw * np.sqrt(self.model.weights)
+        Parameters
+        ----------
+        kind : "response", y minus its prediction; "pearson", divided by its standard deviation in the model (nlme,
+            mmrm and SAS; lme4's ``scaled=TRUE``); "normalized", multiplied by the inverse of the Cholesky factor of the
+            covariance matrix, so that they are independent with variance one if the model holds (nlme, mmrm)
+        random : conditional residuals, given the predicted random effects; False gives marginal ones, ``y - X beta``
 
-    def simulate(self, n: int = 1, seed: int = 0) -> np.ndarray:
-        """Draw n new responses (n, nobs) from the fitted model; replicate r depends only on seed and r."""
-        return _simulate.simulate(self.model, self.estimate, n, seed)
+        Raises
+        ------
+        DataError
+            For an unknown kind, and normalized residuals of too many rows that depend on each other.
+        """
+        return residuals(self, kind, random)
+
+    def simulate(self, n: int = 1, seed: int = 0, newdata: Any = None, effects: str = "new") -> np.ndarray:
+        """Draw n new responses (n, rows) from the fitted model; replicate r depends only on seed and r.
+
+        Parameters
+        ----------
+        newdata : rows to draw at, groups that the fit has not seen among them; default those of the fit
+        effects : "new" draws random effects anew for every group, "predicted" keeps the predicted ones (lme4's
+            ``use.u=TRUE``) and draws those of groups that the fit has not seen
+
+        Raises
+        ------
+        DataError
+            For negative numbers, unknown options, and newdata as in `predict`.
+        """
+        return responses(self, n, seed, newdata, effects)
 
     def refit(
         self, y: Any, *, missing: str = "status", weights: Any = None, column: str | None = None, values: Any = None,
@@ -464,7 +525,9 @@ class Fit:
         y = as_array("y", y, (self.nobs,))
         if np.ptp(y) == 0:
             raise DataError(f"y: constant response, all {self.nobs} values equal {float(y[0]):g}")
-        return fit_frame(self.data, dataclasses.replace(self.frame, y=y), self.model.replace(y=y), self.method)
+        return fit_frame(
+            self.data, dataclasses.replace(self.frame, y=y), self.model.replace(y=y), self.method, self.call
+        )
 
     def bootstrap(
         self, n: int = 1000, seed: int = 0, statistic: Statistic | None = None, progress: Progress = "auto"
@@ -489,6 +552,25 @@ class Fit:
             self.model, self.estimate, self.method, n, seed, statistic, self.coef_names, terms, self.frame.kind,
             progress,
         )  # fmt: skip
+
+    def draws(self, n: int = 1000, seed: int = 0, chains: int = 4) -> Draws:
+        """Draws from the normal approximation around the estimates, in ArviZ's form: ``fit.draws().to_arviz()``.
+
+        Coefficients (covariance `vcov`) and theta (`vcov_theta`) are independent of each other; covariance matrices and
+        sigma are those of theta. Random effects of each level are around their predictions with `pev`, the joint
+        uncertainty of effects of a level, not between levels. Entries of theta on the boundary stay there.
+
+        Parameters
+        ----------
+        n : draws a chain;  seed : draw r depends on the seed and r alone
+        chains : into how many chains the (independent) draws are put, for those who look at several
+
+        Returns
+        -------
+        Draws
+            coef, theta, sigma, "varcorr TERM" and "ranef GROUP".
+        """
+        return normal_draws(self, n, seed, chains)
 
     # -- intervals -------------------------------------------------------------------------------------------
 
@@ -539,6 +621,31 @@ class Fit:
             When the criterion is better along a profile than at the estimate.
         """
         return profile(self, which, level)
+
+    # -- files -----------------------------------------------------------------------------------------------
+
+    def save(self, path: Any, columns: str | Sequence[str] = "used") -> None:
+        """Write the fit to a file, which `jaxlmm.load` reads; the loaded fit does all that this one does.
+
+        The file holds data only (arrays and JSON, no pickle), and is complete or not there at all.
+
+        Parameters
+        ----------
+        path : of the file; one that is there is replaced
+        columns : "used", those that the model is made of; "all"; or names of further ones, such as clusters for
+            `sandwich`. The index of a pandas frame is not kept
+
+        Raises
+        ------
+        DataError
+            For what cannot be written as data.
+        """
+        save_fit(self, path, columns)
+
+    @property
+    def plot(self) -> FitPlots:
+        """Pictures: ``fit.plot.diagnostics()``, ``ranef``, ``residuals``, ``qq``, ...; needs matplotlib."""
+        return FitPlots(self)
 
     # -- tables ----------------------------------------------------------------------------------------------
 
@@ -626,15 +733,12 @@ class Fit:
         return self.summary()._repr_html_()
 
 
-def _rows_of(part: Term | Field, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Design and level of each row; of a random function, whose value is predicted at every row, its own."""
-    return (part.Z, part.group) if isinstance(part, Term) else (np.ones((n, 1)), np.arange(n))
-
-
-def fit_frame(data: Any, frame: ModelFrame, model: Model, method: str, start: np.ndarray | None = None) -> Fit:
+def fit_frame(
+    data: Any, frame: ModelFrame, model: Model, method: str, call: Call, start: np.ndarray | None = None
+) -> Fit:  # fmt: skip
     """Estimate a model whose rows are described by `frame`."""
     with jax.enable_x64(True):
         found = estimate(model, method, start)
     if found.status != Status.CONVERGED:
         warnings.warn(f"{frame.formula.text}: {found.status.advice}", ConvergenceWarning, stacklevel=3)
-    return Fit(data, frame, model, found, method)
+    return Fit(data, frame, model, found, method, call)

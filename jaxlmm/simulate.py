@@ -17,7 +17,7 @@ from .errors import DataError
 from .fitting import Estimate, blocks_at
 from .model import Model
 from .parameters import semidefinite_factor
-from .predict import block_diagonal, linear_predictor
+from .effects import block_diagonal, linear_predictor
 from .responses import Design, Responses
 
 

@@ -71,6 +71,20 @@ class Table:
         return f"<table><caption>{html.escape(self.title)}</caption>{head}<tbody>{body}</tbody></table>{note}"
 
 
+class Shown:
+    """A result that prints as its table, in notebooks as HTML."""
+
+    def table(self) -> Table:
+        """The result as a table."""
+        raise NotImplementedError(f"{type(self).__name__} must implement table(self)")
+
+    def __repr__(self) -> str:
+        return self.table().text()
+
+    def _repr_html_(self) -> str:
+        return self.table().html()
+
+
 @dataclass(frozen=True)
 class Summary:
     """The printed account of a fit: paragraphs and tables in order."""

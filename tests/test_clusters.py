@@ -11,10 +11,10 @@ import pytest
 
 import jaxlmm
 from jaxlmm import Autoregressive, Exponential, Field, Model, OrnsteinUhlenbeck, Residual, Term, Unstructured
+from jaxlmm.effects import random_effects
 from jaxlmm.engines import Blocks, clusters
 from jaxlmm.model import prepare
 from jaxlmm.objective import Spec, objective, packing_of, scale_of
-from jaxlmm.predict import random_effects
 
 SUBJECTS, VISITS = 12, 5
 

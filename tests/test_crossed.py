@@ -11,11 +11,11 @@ import pytest
 
 import jaxlmm
 from jaxlmm import DataError, Diagonal, Model, Term, fitting, stacking
+from jaxlmm.effects import random_effects
 from jaxlmm.engines import Blocks, Grouped, blockwise, coupling, crossed, crossing, remaining, traces
 from jaxlmm.engines.coupling import Chunked, Full, Pairs
 from jaxlmm.engines.crossed import VaryingCrossed
 from jaxlmm.model import prepare
-from jaxlmm.predict import random_effects
 
 SEEDS = [*range(10), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(10, 200))]
 

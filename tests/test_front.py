@@ -193,7 +193,9 @@ def test_weights_by_column_and_by_array_and_offset_in_the_formula():
 def test_residuals():
     f = jaxlmm.lmm(FORMULA, columns(), weights=np.linspace(0.5, 2, N))
     np.testing.assert_allclose(f.fitted + f.residuals("response"), columns()["y"], atol=1e-10)
-    np.testing.assert_allclose(f.residuals("pearson"), f.residuals() * np.sqrt(np.linspace(0.5, 2, N)), atol=1e-10)
+    np.testing.assert_allclose(
+        f.residuals("pearson") * f.sigma, f.residuals() * np.sqrt(np.linspace(0.5, 2, N)), atol=1e-10
+    )
 
 
 # ---------------------------------------------------------------------------- missing rows, rank

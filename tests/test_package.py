@@ -21,10 +21,11 @@ ROOT = Path(__file__).parents[1]
 LAYERS = """
 errors distributions
 cache
-columns
+columns relationship files draws tables
 linalg
 parameters
 covariance
+saving
 design
 engines
 confounding
@@ -33,14 +34,15 @@ optimize
 model
 objective boundary
 stochastic
-fitting traceable responses stacking lanes chunks batching
-predict
+fitting traceable responses stacking lanes chunks plotting batching
+effects
 simulate
 bootstrap
 expressions terms reading structured formula sides grouping
-trial trees placing variances specs fields relationship frame
-tables components blups plot inference results
+trial trees placing variances specs fields frame
+components blups inference prediction results
 interface
+loading
 study
 datasets
 testing

@@ -318,8 +318,8 @@ def test_printed_and_plotted():
     assert "sigma REML" in " ".join(str(profile).split())
     assert "Days ML" in " ".join(str(profile).split())
     assert "<table" in profile._repr_html_()
-    figure = profile.plot()
-    assert [axes.get_xlabel() for axes in figure.axes] == ["sigma", "Days"]
+    panels = profile.plot()
+    assert [axes.get_xlabel() for axes in panels] == ["sigma", "Days"]
 
 
 # -- the other methods of confint, and errors

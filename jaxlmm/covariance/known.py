@@ -13,7 +13,7 @@ from .base import Covariance
 from .helpers import submatrix
 
 
-class _Constant:
+class Constant:
     """An array that is part of compiled code: read-only, compared and hashed by content (the hash computed once)."""
 
     def __init__(self, values: Any):
@@ -25,7 +25,7 @@ class _Constant:
         return self.hash
 
     def __eq__(self, other: object) -> bool:
-        return self is other or (isinstance(other, _Constant) and np.array_equal(self.values, other.values))
+        return self is other or (isinstance(other, Constant) and np.array_equal(self.values, other.values))
 
     def __repr__(self) -> str:
         return f"array{self.values.shape}"
@@ -49,9 +49,9 @@ class KnownMatrix(Covariance):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.known, _Constant):
+        if isinstance(self.known, Constant):
             return
-        constant = _Constant(self.known)
+        constant = Constant(self.known)
         if constant.values.ndim != 2 or constant.values.shape[0] != constant.values.shape[1]:
             raise JaxlmmError(f"KnownMatrix: expected a matrix (levels, levels), found shape {constant.values.shape}")
         if problem := not_semidefinite(constant.values):

@@ -123,9 +123,14 @@ def linked(part: Term | Field) -> np.ndarray:
     """Rows that a part ties together: its groups, or the levels that a relationship matrix connects."""
     if isinstance(part, Field) or part.relationship is None:
         return np.asarray(part.group)
+    return relatives(part.relationship)[part.group]
+
+
+def relatives(relationship: np.ndarray) -> np.ndarray:
+    """The family (m,) of each level, between which a relationship matrix has zeros."""
     from scipy.sparse.csgraph import connected_components
 
-    return connected_components(part.relationship != 0, directed=False)[1].astype(np.int32)[part.group]
+    return connected_components(relationship != 0, directed=False)[1].astype(np.int32)
 
 
 def _is_folded(part: Term | Field, code: np.ndarray) -> bool:

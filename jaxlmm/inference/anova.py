@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from ..columns import make_frame
-from ..tables import Table, format_column, format_df, format_p
+from ..tables import Shown, Table, format_column, format_df, format_p
 from .hypotheses import TYPES, term_hypotheses
 from .wald import FTest, Wald
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Anova:
+class Anova(Shown):
     """F tests of terms; prints as a table.
 
     Attributes
@@ -43,7 +43,8 @@ class Anova:
             columns[name] = np.array([test[i] for test in self.tests])
         return make_frame(self.kind, columns)
 
-    def _table(self) -> Table:
+    def table(self) -> Table:
+        """As it prints."""
         columns = [
             list(self.hypotheses),
             [f"{t.num_df:.0f}" for t in self.tests],
@@ -60,12 +61,6 @@ class Anova:
         rows = tuple(zip(*columns, strict=True))
         title = f"Type {'I' * self.type} tests of fixed effects:"
         return Table(title, ("", "num df", "den df", "F value", "Pr(>F)"), rows, note="\n".join(lines))
-
-    def __repr__(self) -> str:
-        return self._table().text()
-
-    def _repr_html_(self) -> str:
-        return self._table().html()
 
 
 def anova(fit: Any, type: int | str = 3, df: str = "satterthwaite", **options: Any) -> Anova:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -10,15 +11,20 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from ..columns import make_frame
 from ..criterion import solve_normal
 from ..design import Residual
 from ..engines import Blocks
 from ..model import Prepared, prepare, weighted
 from ..objective import Spec
+from ..tables import Shown, Table
 from .local import blocks_at, coordinates, inverse, local
 
+NUMBERS = ("value", "loglik", "edf", "of_theta", "residual")
 
-class ConditionalAIC(NamedTuple):
+
+@dataclass(frozen=True, repr=False)
+class ConditionalAIC(Shown):
     """Conditional AIC, ``-2 loglik + 2 (edf + residual)``.
 
     Attributes
@@ -28,6 +34,7 @@ class ConditionalAIC(NamedTuple):
     edf : effective degrees of freedom of the fitted values, ``tr(d fitted / d y)``
     of_theta : the part of edf that comes from estimating the covariance parameters
     residual : number of parameters of the residuals
+    kind : library of data frames
     """
 
     value: float
@@ -35,6 +42,18 @@ class ConditionalAIC(NamedTuple):
     edf: float
     of_theta: float
     residual: int
+    kind: str
+
+    def frame(self) -> Any:
+        """One row: value, loglik, edf, of_theta, residual."""
+        return make_frame(self.kind, {name: [getattr(self, name)] for name in NUMBERS})
+
+    def table(self) -> Table:
+        """The criterion and what it is made of."""
+        numbers = (self.value, self.loglik, self.edf, self.of_theta)
+        row = (*(f"{x:.4f}" for x in numbers), str(self.residual))
+        header = ("cAIC", "cond. logLik", "edf", "of theta", "residual")
+        return Table("Conditional AIC:", header, (row,), labels=0)
 
 
 def aicc(loglik: float, npar: int, nobs: int) -> float:
@@ -67,7 +86,8 @@ def conditional_aic(fit: Any) -> ConditionalAIC:
     loglik = -0.5 * float(fit.nobs * np.log(2.0 * np.pi) + found.logdet + found.rss)
     residual = model.residual.structure.size(model.residual.dim)
     total = float(edf) + of_theta
-    return ConditionalAIC(-2.0 * loglik + 2.0 * (total + residual), loglik, total, of_theta, residual)
+    value = -2.0 * loglik + 2.0 * (total + residual)
+    return ConditionalAIC(value, loglik, total, of_theta, residual, fit.frame.kind)
 
 
 class _Pieces(NamedTuple):

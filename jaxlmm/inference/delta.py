@@ -18,6 +18,7 @@ from ..errors import DataError
 from ..fitting import compiled_by_size
 from ..model import block_at
 from ..objective import Spec
+from ..tables import Shown, Table, format_column
 from .local import coordinates, expanded, inverse, local_of, prepared_for
 from .options import check_information
 
@@ -41,8 +42,8 @@ class Parameters(NamedTuple):
     structures: tuple[Covariance, ...]
 
 
-@dataclass(frozen=True, eq=False)
-class Delta:
+@dataclass(frozen=True, eq=False, repr=False)
+class Delta(Shown):
     """Estimates with their approximate covariance.
 
     Attributes
@@ -72,11 +73,11 @@ class Delta:
         columns = {"estimate": self.estimate, "std_error": self.se, "lower": limits[:, 0], "upper": limits[:, 1]}
         return make_frame(self.kind, {"term": list(self.names), **columns})
 
-    def __repr__(self) -> str:
-        values = zip(self.names, self.estimate, self.se, strict=True)
-        return "\n".join(
-            [f"{name}: {e:.6g} (SE {s:.4g})" for name, e, s in values] + ([self.note] if self.note else [])
-        )
+    def table(self) -> Table:
+        """Estimates with standard errors and normal limits."""
+        numbers = (self.estimate, self.se, *self.confint().T)
+        rows = tuple((name, *format_column(x, 6)) for name, *x in zip(self.names, *numbers, strict=True))
+        return Table("Estimates:", ("", "Estimate", "Std. Error", "2.5 %", "97.5 %"), rows, note=self.note)
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ import numpy as np
 from ..columns import make_frame, number_label
 from ..distributions import check_level
 from ..errors import DataError
-from ..tables import Table, format_column, format_df, format_p
+from ..tables import Shown, Table, format_column, format_df, format_p
 from .contrasts import ADJUSTMENT, Custom, coefficients
 from .multiplicity import METHODS, adjusted, critical
 from .wald import FTest, Wald
@@ -25,7 +25,7 @@ _WORDS = {
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class EMMeans:
+class EMMeans(Shown):
     """Estimated marginal means, slopes, or contrasts of them: linear functions of the coefficients, one a row.
 
     Prints as a table; `frame` gives it as a data frame. Contrasts are of the same kind, so they have contrasts too
@@ -188,7 +188,8 @@ class EMMeans:
         """Data frame: labels, estimate, std_error, df, lower, upper, statistic, p_value."""
         return make_frame(self.kind, {**self.labels, **self._tests})
 
-    def _table(self) -> Table:
+    def table(self) -> Table:
+        """As it prints."""
         numbers = self._tests
         header = ("Estimate", "Std. Error", "df", f"{100 * self.level:g}% from", "to", "t value", "Pr(>|t|)")
         columns = [[text_of(v) for v in values] for values in self.labels.values()]
@@ -205,12 +206,6 @@ class EMMeans:
             lines.append(f"adjusted for {size} comparisons: {_WORDS[self.adjust]}")
         rows = tuple(zip(*columns, strict=True))
         return Table(self.title, (*self.labels, *header), rows, labels=len(self.labels), note="\n".join(lines))
-
-    def __repr__(self) -> str:
-        return self._table().text()
-
-    def _repr_html_(self) -> str:
-        return self._table().html()
 
 
 def text_of(value: Any) -> str:

@@ -16,7 +16,7 @@ Kuechenhoff & Peters (2008), who take the other effects themselves as known.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from ..columns import make_frame
 from ..design import Term
 from ..engines import Blocks
 from ..engines.orthogonal import group_sum
@@ -34,7 +35,7 @@ from ..model import Model, prepare, weighted
 from ..objective import Spec, criterion_at
 from ..parameters import semidefinite_factor
 from ..simulate import check_count, replicate_keys
-from ..tables import format_p
+from ..tables import Shown, Table, format_p
 from .resampling import cleaned
 
 GRID = 200  # values of log lambda
@@ -48,8 +49,8 @@ POSITIVE = 1e-10  # eigenvalue relative to the largest
 Solve = Callable[[np.ndarray], np.ndarray]
 
 
-@dataclass(frozen=True, eq=False)
-class ExactTest:
+@dataclass(frozen=True, eq=False, repr=False)
+class ExactTest(Shown):
     """Test of one variance against its simulated finite-sample law.
 
     Attributes
@@ -57,29 +58,35 @@ class ExactTest:
     statistic : likelihood ratio;  p : ``(1 + #{replicates >= statistic}) / (n + 1)``
     replicates : (n,) draws from its law when the variance is zero;  term, method : what was tested, "REML" or "ML"
     exact : whether the tested variance is the only one besides the residual's
+    kind : library of data frames
     """
 
     statistic: float
     p: float
-    replicates: np.ndarray = field(repr=False)
+    replicates: np.ndarray
     term: str
     method: str
     exact: bool
+    kind: str
 
     @property
     def zero(self) -> float:
         """Probability that the variance is estimated as zero when it is."""
         return float(np.mean(self.replicates == 0.0))
 
-    def __str__(self) -> str:
+    def frame(self) -> Any:
+        """One row: term, method, statistic, p_value, draws, zero (their share of zeros)."""
+        columns = {"term": self.term, "method": self.method, "statistic": self.statistic, "p_value": self.p}
+        columns |= {"draws": len(self.replicates), "zero": self.zero}
+        return make_frame(self.kind, {name: [value] for name, value in columns.items()})
+
+    def table(self) -> Table:
+        """The test with its law."""
         name = "RLRT" if self.method == "REML" else "LRT"
         law = "finite-sample law" if self.exact else "finite-sample law given the other covariances"
-        return (
-            f"{name} of {self.term}: {self.statistic:.4f}, p = {format_p(self.p)} "
-            f"({law}, {len(self.replicates)} draws, {self.zero:.3f} of them zero)"
-        )
-
-    __repr__ = __str__
+        note = f"{law}, {len(self.replicates)} draws, {self.zero:.3f} of them zero"
+        row = (self.term, f"{self.statistic:.4f}", format_p(self.p))
+        return Table("Test of a variance of zero:", ("", name, "p value"), (row,), note=note)
 
 
 def rlrt(fit: Any, term: str | int | None = None, n: int = 10_000, seed: int = 0) -> ExactTest:
@@ -115,7 +122,7 @@ def rlrt(fit: Any, term: str | int | None = None, n: int = 10_000, seed: int = 0
         replicates = draw(mu, mu if fit.method == "REML" else xi, nu, rest, n, seed)
     p = np.nan if np.isnan(statistic) else (1.0 + np.sum(replicates >= statistic)) / (n + 1.0)
     exact = not others and model.residual.is_iid
-    return ExactTest(statistic, float(p), replicates, fit.frame.parts[t].text, fit.method, exact)
+    return ExactTest(statistic, float(p), replicates, fit.frame.parts[t].text, fit.method, exact, fit.frame.kind)
 
 
 def _position(fit: Any, term: str | int | None) -> int:

@@ -14,8 +14,10 @@ from .. import expressions
 from ..columns import Column, number_label, open_table
 from ..errors import DataError
 from ..sides import expression_columns, side_columns
+from ..terms import Formula
 
 WEIGHTS = ("equal", "proportional", "cells")
+INWARD = np.array([-49 / 20, 6.0, -15 / 2, 20 / 3, -15 / 4, 6 / 5, -1 / 6])  # weights of values at 0, 1, ..., 6
 _LARGEST = 1_000_000
 
 
@@ -43,6 +45,8 @@ class Grid:
     extra : (g, a) float64 array
         What is left of the columns out of X, which are combinations of others in the data, where it is not so here: a
         function of the rows can be estimated where that function of `extra` is zero.
+    columns : dict
+        Values (g,) of each predictor.
     """
 
     values: dict[str, list[Any]]
@@ -51,6 +55,7 @@ class Grid:
     offset: np.ndarray
     counts: np.ndarray
     extra: np.ndarray
+    columns: dict[str, np.ndarray]
 
     def cells(self, names: Sequence[str]) -> np.ndarray:
         """Number (g,) of the combination of these predictors, the first varying fastest."""
@@ -111,20 +116,27 @@ def reference_grid(
             listed = ", ".join(predictors) or "none"
             raise DataError(f"{name!r} is not in the fixed part of the model; its predictors are: {listed}")
     data = columns_used(fit, dict.fromkeys((*predictors, *offsets)))
-    coded = {v for f in formula.side.factors for v in expressions.categorical_variables(f)}
-    factors = {n for n in predictors if n in {formula.column(v) for v in coded} or _has_levels(data[n])} - {slope}
+    coded = coded_columns(formula)
+    factors = {n for n in predictors if n in coded or _has_levels(data[n])} - {slope}
     values = {n: _values(data[n], n in factors, at.get(n)) for n in data}
     size = int(np.prod([len(v) for v in values.values()], dtype=float)) if values else 1
     if size > _LARGEST:
         raise DataError(f"the reference grid has {size} combinations; fix some predictors with at={{name: value}}")
     codes = np.array(list(itertools.product(*(range(len(v)) for v in values.values()))), dtype=int).reshape(size, -1)
     columns = {n: np.array(v, dtype=_dtype(v))[codes[:, k]] for k, (n, v) in enumerate(values.items())}
-    every = _derivative(frame, columns, data, slope) if slope else _evaluate(frame, columns, size)
+    every = derivative(frame, columns, data, slope) if slope else evaluate(frame, columns, size)
     X, offset = every[:, :-1], every[:, -1]
-    return Grid(values, codes, X[:, frame.kept], offset, _counts(fit, data, factors, values, codes), _extra(fit, X))
+    counts = _counts(fit, data, factors, values, codes)
+    return Grid(values, codes, X[:, frame.kept], offset, counts, extra(fit, X), columns)
 
 
 # -- predictors
+
+
+def coded_columns(formula: Formula) -> set[str]:
+    """Columns that the formula makes factors of, ``C(x)``."""
+    coded = {v for f in formula.side.factors for v in expressions.categorical_variables(f)}
+    return {formula.column(v) for v in coded}
 
 
 def _has_levels(column: Column) -> bool:
@@ -137,6 +149,11 @@ def _values(column: Column, is_factor: bool, given: Any) -> list[Any]:
         if not column.is_number:
             return list(column.levels)
         return np.unique(column.values).tolist() if is_factor else [float(np.mean(column.values))]
+    return listed_values(column, given)
+
+
+def listed_values(column: Column, given: Any) -> list[Any]:
+    """Values that were asked for of a predictor: one or several, levels as text."""
     listed = [given] if isinstance(given, (str, bytes)) or not hasattr(given, "__len__") else list(given)
     if not listed:
         raise DataError(f"at: {column.name!r} has no value")
@@ -177,7 +194,7 @@ def _counts(
 # -- columns of the design
 
 
-def _evaluate(frame: Any, columns: Mapping[str, np.ndarray], n: int) -> np.ndarray:
+def evaluate(frame: Any, columns: Mapping[str, np.ndarray], n: int) -> np.ndarray:
     """All columns of the fixed part, those out of X too, and the offset (n, columns + 1)."""
     names = frame.encoder.names
     whole = dataclasses.replace(frame, kept=np.arange(len(names)), coef_names=names)
@@ -189,13 +206,14 @@ def _evaluate(frame: Any, columns: Mapping[str, np.ndarray], n: int) -> np.ndarr
     return np.column_stack([new.X, offset])
 
 
-def _derivative(
+def derivative(
     frame: Any, columns: Mapping[str, np.ndarray], data: Mapping[str, Column], name: str
 ) -> np.ndarray:  # fmt: skip
     """Derivative of the columns and the offset with respect to a covariate.
 
     Central differences at steps h, h/2 and h/4, extrapolated twice to h = 0 (Richardson): exact but for rounding for
-    polynomials up to degree 6, error of order h^6 otherwise, with h a hundredth of the range of the data or less.
+    polynomials up to degree 6, error of order h^6 otherwise, with h a hundredth of the range of the data or less. At
+    the ends of that range, beyond which splines and logarithms may be undefined, `_one_sided`.
     """
     if not data[name].is_number:
         raise DataError(f"{name!r} is a factor: slopes are of numeric predictors")
@@ -203,20 +221,43 @@ def _derivative(
     low, high = seen.min(), seen.max()
     if low == high:
         raise DataError(f"{name!r} is constant in the data")
-    inside = np.minimum(x - low, high - x)  # splines and logarithms may be undefined beyond the data
+    ends = (x == low) | (x == high)
+    at = np.where(ends, 0.5 * (low + high), x)
+    inside = np.minimum(at - low, high - at)
     h = np.where(inside > 0, np.minimum(0.01 * (high - low), inside), 0.01 * (high - low))
 
     def central(step: np.ndarray) -> np.ndarray:
-        up, down = ({**columns, name: x + sign * step} for sign in (1.0, -1.0))
+        up, down = ({**columns, name: at + sign * step} for sign in (1.0, -1.0))
         span = (up[name] - down[name])[:, None]
-        return (_evaluate(frame, up, len(x)) - _evaluate(frame, down, len(x))) / span
+        return (evaluate(frame, up, len(at)) - evaluate(frame, down, len(at))) / span
 
     first, second, third = central(h), central(h / 2), central(h / 4)
     coarse, fine = (4.0 * second - first) / 3.0, (4.0 * third - second) / 3.0
-    return (16.0 * fine - coarse) / 15.0
+    out = (16.0 * fine - coarse) / 15.0
+    if np.any(ends):
+        inward = np.where(x[ends] == low, high - low, low - high)
+        out[ends] = _one_sided(frame, {n: np.asarray(v)[ends] for n, v in columns.items()}, name, inward)
+    return out
 
 
-def _extra(fit: Any, X: np.ndarray) -> np.ndarray:
+def _one_sided(frame: Any, columns: Mapping[str, np.ndarray], name: str, inward: np.ndarray) -> np.ndarray:
+    """Derivative at an end, by points at 0, h, ..., 6h of `inward` (g,): exact for polynomials up to degree 6.
+
+    Refused where halving h changes it, as at the end of a square root.
+    """
+    x = np.asarray(columns[name], dtype=np.float64)
+
+    def difference(h: float) -> np.ndarray:
+        points = [evaluate(frame, {**columns, name: x + k * h * inward}, len(x)) for k in range(len(INWARD))]
+        return np.tensordot(INWARD, points, 1) / (h * inward)[:, None]
+
+    coarse, fine = difference(1e-3), difference(5e-4)
+    if np.any(abs(fine - coarse) > 1e-4 * np.max(abs(fine), initial=1e-300)):
+        raise DataError(f"{name!r} has no slope at an end of its range in the data; give rows inside of it as newdata")
+    return fine
+
+
+def extra(fit: Any, X: np.ndarray) -> np.ndarray:
     """What columns out of the model are beyond the combinations of others that they are in the data (g, a)."""
     frame = fit.frame
     out = np.setdiff1d(np.arange(X.shape[1]), frame.kept)
@@ -226,6 +267,6 @@ def _extra(fit: Any, X: np.ndarray) -> np.ndarray:
     data = columns_used(fit, side_columns(formula.side, formula))
     rows = {n: c.values if c.is_number else np.array(c.levels, dtype=object)[c.values] for n, c in data.items()}
     plain = dataclasses.replace(frame, offset_source=None, formula=dataclasses.replace(formula, offsets=()))
-    seen = _evaluate(plain, rows, len(frame.y))[:, :-1]
+    seen = evaluate(plain, rows, len(frame.y))[:, :-1]
     combination = np.linalg.lstsq(frame.X, seen[:, out], rcond=None)[0]
     return (X[:, out] - X[:, frame.kept] @ combination) / np.sqrt(np.maximum(np.mean(seen[:, out] ** 2, 0), 1e-300))

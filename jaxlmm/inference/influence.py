@@ -16,7 +16,7 @@ from ..columns import make_frame
 from ..errors import DataError
 from ..objective import Spec
 from ..optimize import Status
-from ..tables import Table, format_column
+from ..tables import Shown, Table, format_column
 from .deletion import deletion
 from .local import coordinates, inverse
 from .partition import Partition, Rowwise, labelled, require_converged
@@ -26,7 +26,7 @@ SHOWN = 10
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Influence:
+class Influence(Shown):
     """Influence of m rows or groups of rows: what changes when they, rows I, are left out.
 
     Attributes
@@ -85,14 +85,6 @@ class Influence:
         note = f"{int(np.sum(self.flagged))} of {len(self)} above the threshold of {self.threshold:.4g}"
         rows = tuple(zip(*columns, strict=True))
         return Table("Most influential:", (self.by, *names, "status"), rows, note=note)
-
-    def __str__(self) -> str:
-        return self.table().text()
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        return self.table().html()
 
 
 def influence(

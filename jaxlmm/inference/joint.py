@@ -89,6 +89,22 @@ _compiled = compiled_by_size(_evaluate, "spec")
 Evaluate = Callable[[np.ndarray], Point]
 
 
+def moved(spec: Spec, z: np.ndarray, source: Chart, target: Chart) -> np.ndarray:
+    """Coordinates in one chart of the point that has coordinates z in another; NaN stays."""
+    if not np.all(np.isfinite(z)):
+        return np.full_like(z, np.nan)
+    values, k = [np.zeros(0)], 0
+    for (structure, dim, s), T, U in zip(spec.split(z), source.T, target.T, strict=True):
+        scale = np.asarray(source.scale[k : k + len(s)])
+        k += len(s)
+        if T is None:
+            values.append(structure.canonical(s * scale, dim) / scale)
+            continue
+        turn = np.linalg.solve(U, T) @ lower_from_vector(s, dim)
+        values.append(semidefinite_factor(turn @ turn.T)[tril_indices(dim)])
+    return np.concatenate([*values, z[k:]])
+
+
 class Joint:
     """The criterion of one model around its estimate.
 

@@ -14,6 +14,7 @@ import numpy as np
 from jax import Array
 
 from ..batching import Fitted
+from ..columns import make_frame
 from ..distributions import f_tail, t_tail
 from ..errors import DataError
 from ..fitting import QUICKLY
@@ -22,6 +23,7 @@ from ..model import Prepared, orthonormal, prepare, weighted
 from ..objective import Spec
 from ..optimize import Status
 from ..responses import Lane, Shared, assemble
+from ..tables import Shown, Table, format_column, format_df
 from . import kenward_roger, sandwich, satterthwaite
 from .local import blocks_at, expanded, inverse, local_of
 from .options import chart_of, check_options
@@ -45,8 +47,8 @@ class TestStatus(IntEnum):
     NOT_ESTIMABLE = 4  # a hypothesis is about a coefficient that the data set cannot estimate
 
 
-@dataclass(frozen=True, eq=False)
-class LaneTests:
+@dataclass(frozen=True, eq=False, repr=False)
+class LaneTests(Shown):
     """Tests of m hypotheses in b data sets by one method; NaN where `status` is not OK.
 
     Attributes
@@ -54,6 +56,7 @@ class LaneTests:
     estimate, se, df, statistic, p : (b, m) t test of every row of L
     joint, den_df, joint_p : (b,) F test of all rows together;  num_df : its numerator degrees of freedom
     status : (b,) `jaxlmm.TestStatus`
+    kind : library of data frames
     """
 
     estimate: np.ndarray
@@ -66,6 +69,30 @@ class LaneTests:
     joint_p: np.ndarray
     num_df: float
     status: np.ndarray
+    kind: str = "dict"
+
+    def frame(self) -> Any:
+        """One row a data set and hypothesis, both numbered from 0, with the joint test of the data set beside it."""
+        b, m = self.estimate.shape
+        columns: dict[str, Any] = {"dataset": np.repeat(np.arange(b), m), "hypothesis": np.tile(np.arange(m), b)}
+        names = {"estimate": "estimate", "std_error": "se", "df": "df", "statistic": "statistic", "p_value": "p"}
+        columns |= {name: getattr(self, own).ravel() for name, own in names.items()}
+        joint = {"joint": self.joint, "num_df": np.full(b, self.num_df), "den_df": self.den_df, "joint_p": self.joint_p}
+        columns |= {name: np.repeat(values, m) for name, values in joint.items()}
+        columns["status"] = np.repeat([TestStatus(s).name.lower() for s in self.status], m)
+        return make_frame(self.kind, columns)
+
+    def table(self) -> Table:
+        """Means over the data sets with a test, and how many of them reject."""
+        good = self.status == TestStatus.OK
+        count, m = int(good.sum()), self.estimate.shape[1]
+        nothing = np.full((1, m), np.nan)
+        means = [np.mean(x[good] if count else nothing, 0) for x in (self.estimate, self.se, self.df, self.p < 0.05)]
+        cells = [format_column(means[0], 6), format_column(means[1]), format_df(means[2])]
+        cells.append(["" if np.isnan(x) else f"{x:.3f}" for x in means[3]])
+        rows = tuple(zip(map(str, range(m)), *cells, strict=True))
+        header = ("", "Mean estimate", "Mean SE", "Mean df", "p < 0.05")
+        return Table(f"Tests in {len(good)} data sets, {count} with a result:", header, rows)
 
 
 class Rule(NamedTuple):
@@ -137,16 +164,16 @@ class Tests:
         """Names of the results."""
         return self.df if self.robust is None else (*self.df, self.robust)
 
-    def empty(self, b: int) -> dict[str, LaneTests]:
-        """Results without numbers for b data sets."""
-        return {key: self._empty(b) for key in self.keys}
+    def empty(self, b: int, kind: str = "dict") -> dict[str, LaneTests]:
+        """Results without numbers for b data sets, with frames of a library."""
+        return {key: self._empty(b, kind) for key in self.keys}
 
-    def _empty(self, b: int) -> LaneTests:
+    def _empty(self, b: int, kind: str) -> LaneTests:
         m = len(self.L)
         estimate, se, df, statistic, p = np.full((5, b, m), np.nan)
         joint, den_df, joint_p = np.full((3, b), np.nan)
         status = np.full(b, TestStatus.NOT_FITTED, int)
-        return LaneTests(estimate, se, df, statistic, p, joint, den_df, joint_p, float(self.rank), status)
+        return LaneTests(estimate, se, df, statistic, p, joint, den_df, joint_p, float(self.rank), status, kind)
 
     def put(self, tests: dict[str, LaneTests], rows: np.ndarray, fitted: Fitted) -> None:
         """Test what was fitted and fill `rows` of the results."""

@@ -10,12 +10,12 @@ import numpy as np
 
 from ..columns import make_frame
 from ..errors import DataError
-from ..tables import Table, format_column, format_df, format_p
+from ..tables import Shown, Table, format_column, format_df, format_p
 from .wald import FTest, Rows, Wald
 
 
-@dataclass(frozen=True, eq=False)
-class LinearTest:
+@dataclass(frozen=True, eq=False, repr=False)
+class LinearTest(Shown):
     """Tests of the rows of ``L beta = rhs``, one by one and together.
 
     Attributes
@@ -56,12 +56,6 @@ class LinearTest:
         )
         header = ("Hypothesis", "Estimate", "Std. Error", "df", "t value", "Pr(>|t|)")
         return Table("Linear hypotheses:", header, body, note=f"{note}\n{self.note}" if self.note else note)
-
-    def __repr__(self) -> str:
-        return self.table().text()
-
-    def _repr_html_(self) -> str:
-        return self.table().html()
 
 
 def linear_test(wald: Wald, L: Any, rhs: Any, level: float, kind: str) -> LinearTest:

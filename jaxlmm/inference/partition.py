@@ -125,7 +125,7 @@ def robust_clusters(fit: Any, cluster: Any = None) -> Partition:
             "and a sandwich needs at least 2 independent clusters"
         )
     if cluster is None:
-        return own
+        return own._replace(labels=_names(fit, own))
     found = labelled(fit, "cluster", cluster)
     pairs = np.unique(np.column_stack([own.codes, found.codes]), axis=0)
     if len(pairs) > own.size:
@@ -138,6 +138,18 @@ def robust_clusters(fit: Any, cluster: Any = None) -> Partition:
     if found.size < 2:
         raise DataError("cluster: expected at least 2 clusters, found 1")
     return found
+
+
+def _names(fit: Any, own: Partition) -> np.ndarray:
+    """Labels of the clusters: the levels of the grouping factor that they are, or numbers from 1."""
+    parts = [*zip(fit.frame.parts, fit.model.random, strict=True), (fit.frame.residual, fit.model.residual)]
+    for part, arrays in parts:
+        if part is None or arrays.group is None or len(part.levels) != own.size:
+            continue
+        pairs = np.unique(np.column_stack([own.codes, arrays.group]), axis=0)
+        if len(pairs) == own.size:
+            return np.array(part.levels, dtype=object)[pairs[:, 1]]
+    return np.arange(1, own.size + 1)
 
 
 def require_converged(fit: Any) -> None:

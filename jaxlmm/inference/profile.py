@@ -18,8 +18,9 @@ import numpy as np
 from ..columns import make_frame
 from ..distributions import check_level, t_quantile
 from ..errors import DataError
+from ..plotting import plot_zeta
 from ..tables import Table, format_column
-from .joint import Joint
+from .joint import Joint, moved
 from .levels import Branch, Node, center_of, follow, minimum_on
 from .targets import Target, Which, coefficients, function_target, request, select
 
@@ -49,6 +50,7 @@ class Curve:
     _target: Target = field(repr=False)
     _psi: np.ndarray = field(repr=False)
     _slope: np.ndarray = field(repr=False)
+    _z: np.ndarray = field(repr=False)  # (m, ...) coordinates of the nodes in the chart of the target
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
         """Limits; the end of the parameter space where zeta does not get that far, NaN where the curve was cut off."""
@@ -82,6 +84,17 @@ class Curve:
         t = inside[0] if len(inside) else (goal - za) / (zb - za)
         return float(a + t * (b - a))
 
+    def _zeta_at(self, psi: float) -> float:
+        """Zeta at psi, by the same interpolation; NaN beyond the ends."""
+        gap = 1e-9 * (self._psi[-1] - self._psi[0])
+        if not self._psi[0] - gap <= psi <= self._psi[-1] + gap:
+            return np.nan
+        i = int(np.clip(np.searchsorted(self._psi, psi), 1, len(self._psi) - 1))
+        (a, b), (za, zb) = self._psi[i - 1 : i + 1], self.zeta[i - 1 : i + 1]
+        sa, sb = self._slope[i - 1 : i + 1] * (b - a)
+        t = float(np.clip((psi - a) / (b - a), 0.0, 1.0))
+        return float(((2 * za - 2 * zb + sa + sb) * t + (-3 * za + 3 * zb - 2 * sa - sb)) * t**2 + sa * t + za)
+
 
 @dataclass(frozen=True, eq=False)
 class Profile:
@@ -89,6 +102,7 @@ class Profile:
 
     curves: tuple[Curve, ...]
     kind: str = field(repr=False)
+    _joint: Joint = field(repr=False)
 
     def __getitem__(self, name: str) -> Curve:
         for curve in self.curves:
@@ -122,10 +136,18 @@ class Profile:
         return make_frame(self.kind, columns)
 
     def plot(self, level: float = 0.95) -> Any:
-        """Zeta against each quantity, a straight line where a Wald interval is as good; needs matplotlib."""
-        from ..plot import plot_zeta
-
+        """Zeta against each quantity, straight where a Wald interval is as good: Axes of matplotlib, one a panel."""
         return plot_zeta(self.curves, level)
+
+    def trace(self, i: int, j: int) -> np.ndarray:
+        """Signed root deviance (m,) of quantity j at the nodes of the profile of quantity i, along which it moves.
+
+        NaN where quantity j is beyond the ends of its own profile. Both are by the same criterion.
+        """
+        own, other = self.curves[i], self.curves[j]
+        with jax.enable_x64(True):
+            places = [moved(self._joint.spec, z, own._target.chart, other._target.chart) for z in own._z]
+            return np.array([other._zeta_at(other._target.function(z).value) for z in places])
 
     def _table(self) -> Table:
         limits = self.intervals()
@@ -162,9 +184,10 @@ def curve_of(joint: Joint, target: Target, goals: np.ndarray) -> Curve:
     low, high = target.bounds
     if not np.isfinite(at.value) or not np.all(np.isfinite(at.gradient)):  # a correlation beside a variance of zero
         both, psi = np.array(target.limits), np.array(target.bounds)
+        zeros, nowhere = np.zeros(2), np.full((2, len(target.z)), np.nan)
         return Curve(
-            target.name, target.criterion, np.nan, both, np.zeros(2), "bound", "bound", target, psi, np.zeros(2)
-        )
+            target.name, target.criterion, np.nan, both, zeros, "bound", "bound", target, psi, zeros, nowhere
+        )  # fmt: skip
     center = center_of(evaluate(target.z), at)
     goals, is_cut = _cut(joint, target, center, goals)
     down, up = (follow(evaluate, target.function, center, side, goals, b) for side, b in ((-1, low), (1, high)))
@@ -178,7 +201,8 @@ def curve_of(joint: Joint, target: Target, goals: np.ndarray) -> Curve:
     slope = np.array([node.slope for node in nodes])
     value = np.array([target.shown(p) for p in psi])
     estimate = target.shown(center.psi)
-    return Curve(target.name, target.criterion, estimate, value, zeta, ends[0], ends[1], target, psi, slope)
+    z = np.array([node.z for node in nodes])
+    return Curve(target.name, target.criterion, estimate, value, zeta, ends[0], ends[1], target, psi, slope, z)
 
 
 def _cut(joint: Joint, target: Target, center: Node, goals: np.ndarray) -> tuple[np.ndarray, bool]:
@@ -220,4 +244,4 @@ def _profile(fit: Any, which: Which, goals: np.ndarray) -> Profile:
         raise DataError(f"profile: the fit has no optimum to profile around ({fit.status})")
     with jax.enable_x64(True):
         joint, chosen = profiled(fit, which)
-        return Profile(tuple(curve_of(joint, target, goals) for target in chosen), fit.frame.kind)
+        return Profile(tuple(curve_of(joint, target, goals) for target in chosen), fit.frame.kind, joint)

@@ -7,7 +7,7 @@ matrices, ``F_g V_g F_g'`` and ``F_g X_g R``. Most kinds need the Gram of the cl
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -15,9 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from ..columns import make_frame
+from ..distributions import t_tail
 from ..errors import DataError
 from ..linalg import eigh
 from ..parameters import module_of
+from ..tables import Shown, Table, format_column, format_df, format_p
 from .partition import Partition, Rowwise, robust_clusters
 from .satterthwaite import pooled
 
@@ -145,21 +148,23 @@ def hotelling_df(at: Adjusted, L: np.ndarray) -> float:
     return float(r * (r + 1) / total)
 
 
-@dataclass(frozen=True, eq=False)
-class Sandwich:
+@dataclass(frozen=True, eq=False, repr=False)
+class Sandwich(Shown):
     """A robust covariance of the coefficients.
 
     Attributes
     ----------
     kind : its name;  label : in words;  clusters : their number
-    vcov : (p, p);  coef : (p,)
+    vcov : (p, p);  coef, names : (p,)
     """
 
     kind: str
     clusters: int
     coef: np.ndarray
     vcov: np.ndarray
-    at: Adjusted = field(repr=False)
+    at: Adjusted
+    names: tuple[str, ...]
+    frames: str  # library of data frames
 
     @property
     def label(self) -> str:
@@ -174,6 +179,24 @@ class Sandwich:
     def df(self, L: np.ndarray) -> np.ndarray:
         """Satterthwaite degrees of freedom (r,) of the rows of L (r, p), see `row_df`."""
         return row_df(self.at, np.atleast_2d(np.asarray(L, float)))
+
+    def frame(self) -> Any:
+        """One row a coefficient: term, estimate, std_error, statistic, df, p_value."""
+        return make_frame(self.frames, {"term": list(self.names), **self._columns()})
+
+    def _columns(self) -> dict[str, np.ndarray]:
+        df = self.df(np.eye(len(self.coef)))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            t = self.coef / self.se
+        return {"estimate": self.coef, "std_error": self.se, "statistic": t, "df": df, "p_value": t_tail(t, df)}
+
+    def table(self) -> Table:
+        """Coefficients with robust standard errors."""
+        estimate, se, t, df, p = self._columns().values()
+        numbers = (format_column(estimate, 6), format_column(se), format_df(df), [f"{v:.3f}" for v in t])
+        rows = tuple(zip(self.names, *numbers, map(format_p, p), strict=True))
+        header = ("", "Estimate", "Std. Error", "df", "t value", "Pr(>|t|)")
+        return Table("Fixed effects:", header, rows, note=f"Tests: {self.label}")
 
     def joint(self, L: np.ndarray, rhs: Any = 0.0, test: str = "satterthwaite") -> tuple[float, float, float]:
         """F, numerator and denominator degrees of freedom of ``L beta = rhs`` for L (r, p) of full row rank.
@@ -227,7 +250,7 @@ def sandwich(fit: Any, kind: str = "CR2", cluster: Any = None) -> Sandwich:
         at = _rooted(rows, clusters, at.root)
     at = at._replace(root=np.linalg.solve(rows.R, at.root))
     vcov = covariance(at, factor_of(kind, clusters.size, n, p))
-    return Sandwich(kind, clusters.size, fit.coef, vcov, at)
+    return Sandwich(kind, clusters.size, fit.coef, vcov, at, fit.coef_names, fit.frame.kind)
 
 
 _adjusted = jax.jit(adjusted, static_argnames="kind")

@@ -2,31 +2,56 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..columns import make_frame
 from ..errors import DataError
+from ..tables import Shown, Table, format_column
 from .local import coordinates
 from .partition import Rowwise, dependent, require_converged, robust_clusters
 from .sandwich import factor_of
 
 ROBUST = (None, "CR0", "CR1")
+SHOWN = 10  # clusters that are printed
 
 
-class Scores(NamedTuple):
+@dataclass(frozen=True, eq=False, repr=False)
+class Scores(Shown):
     """Parts of the clusters in the gradient of the log-likelihood; they sum to zero at an optimum.
 
     Attributes
     ----------
     cluster : (m,) labels;  beta : (m, p);  theta : (m, k), in the coordinates of ``fit.theta``
+    names : of the coefficients;  kind : library of data frames
     """
 
     cluster: np.ndarray
     beta: np.ndarray
     theta: np.ndarray
+    names: tuple[str, ...]
+    kind: str
+
+    def _columns(self) -> dict[str, np.ndarray]:
+        columns = dict(zip(self.names, self.beta.T, strict=True))
+        return columns | {f"theta{j + 1}": x for j, x in enumerate(self.theta.T)}
+
+    def frame(self) -> Any:
+        """One row a cluster: its label, the score of each coefficient and of each entry of theta."""
+        return make_frame(self.kind, {"cluster": list(self.cluster), **self._columns()})
+
+    def table(self) -> Table:
+        """The first clusters."""
+        columns = self._columns()
+        cells = [format_column(x[:SHOWN]) for x in columns.values()]
+        rows = tuple(zip([str(c) for c in self.cluster[:SHOWN]], *cells, strict=True))
+        left = len(self.cluster) - len(rows)
+        note = f"and {left} more clusters" if left else ""
+        return Table("Scores of the clusters:", ("", *columns), rows, note=note)
 
 
 def scores(fit: Any, cluster: Any = None) -> Scores:
@@ -63,7 +88,8 @@ def scores(fit: Any, cluster: Any = None) -> Scores:
     gap = (V - K)[own.codes, own.slot]  # (n, T), the row of each row
     of_row = [0.5 * np.sum(slope * gap, 1) for slope in rows.slopes(slots)]
     of_x = np.stack([clusters.sum(x) for x in of_row], 1) if of_row else np.zeros((clusters.size, 0))
-    return Scores(clusters.labels, of_beta, of_x @ _jacobian(rows, fit.theta))
+    of_theta = of_x @ _jacobian(rows, fit.theta)
+    return Scores(clusters.labels, of_beta, of_theta, fit.coef_names, fit.frame.kind)
 
 
 def vcov_full(fit: Any, robust: str | None = None, cluster: Any = None) -> np.ndarray:

@@ -61,6 +61,7 @@ class Wald:
     names, coef (p,), vcov (p, p) : the covariance is that of the method: adjusted for Kenward-Roger, robust, ...
     label : the method in words, for the output;  note : what to know about it, or empty
     method, information : as asked for, or as chosen (``information`` is None where none is used)
+    parameters : chart of the covariance parameters and their covariance (k, k), where the method uses them
     """
 
     names: tuple[str, ...]
@@ -72,6 +73,7 @@ class Wald:
     note: str
     _row_df: Callable[[np.ndarray], np.ndarray] = field(repr=False)
     _joint: Callable[[np.ndarray], tuple[float, float]] = field(repr=False)  # scale of F, denominator df
+    parameters: tuple[str, np.ndarray] | None = field(default=None, repr=False)
 
     def rows(self, L: Any, rhs: Any = 0.0) -> Rows:
         """Test ``L beta = rhs`` row by row, L (m, p)."""
@@ -203,7 +205,7 @@ def _small_sample(fit: Any, df: str, information: str | None, boundary_df: str |
     def row_df(L: np.ndarray) -> np.ndarray:
         return np.full(len(L), np.nan) if note else satterthwaite.row_df(L, Phi, P, W)
 
-    return Wald(fit.coef_names, fit.coef, vcov, df, information, label, note, row_df, joint)
+    return Wald(fit.coef_names, fit.coef, vcov, df, information, label, note, row_df, joint, (chart, W))
 
 
 def _compiled(fit: Any, chart: str, information: str, df: str) -> tuple[np.ndarray, ...]:

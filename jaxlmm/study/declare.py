@@ -162,7 +162,7 @@ class Study:
     generate : `MixedModel`, or a function ``f(key, data, **factors)`` in JAX or ``f(rng, data, **factors)`` in NumPy
         that returns a response (n,), or a dict of columns that differ between data sets (of NumPy, of any length);
         NaN in the response are rows that were lost
-    estimators : `Estimator`s, all fitted to the same data
+    estimators : a sequence of `Estimator`, all fitted to the same data
     targets : names (coefficients) with true values, or with a `Target`; a sequence of names where the truth is the
         generating model's
     replicates : data sets in each cell

@@ -15,12 +15,12 @@ from jax import Array
 
 from ..columns import open_table
 from ..covariance import Covariance
+from ..effects import linear_predictor
 from ..engines import Blocks
 from ..errors import DataError
 from ..frame import ModelFrame
 from ..interface import model_of
 from ..model import Model, block_at
-from ..predict import linear_predictor
 from ..simulate import draw_rows
 from .declare import Study, accepted, resolved
 

@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
+from ..saving.archive import write_atomically
 from ..tables import Table
 from . import plots
 from .results import Results, Summary, read
-from .store import status, write_atomically
+from .store import status
+from .tabulate import performance_table
 
 PAGE = "report.html"
 DOTS = 110  # a inch
@@ -26,12 +28,6 @@ STYLE = """body{font:15px/1.45 system-ui,sans-serif;margin:2em auto;max-width:75
 h1{font-size:1.5em}h2{font-size:1.15em;margin-top:2em}table{border-collapse:collapse;font-size:13px;margin:1em 0}
 th,td{padding:.15em .7em;border-bottom:1px solid #ddd;white-space:nowrap}caption{text-align:left;font-weight:600}
 pre{background:#f6f6f6;padding:1em;overflow:auto;font-size:12px}img{max-width:100%}.wide{overflow-x:auto}"""
-SHOWN = {
-    "bias": ("bias", 1.0, 4), "empirical_se": ("empirical SE", 1.0, 4), "model_se": ("model SE", 1.0, 4),
-    "relative_error_se": ("SE error %", 1.0, 2), "coverage": ("coverage %", 100.0, 2),
-    "type1_error": ("type-I error %", 100.0, 2), "power": ("power %", 100.0, 2), "mse": ("MSE", 1.0, 4),
-    "converged": ("converged %", 100.0, 2), "singular": ("singular %", 100.0, 2), "usable": ("with result %", 100.0, 2),
-}  # fmt: skip
 
 
 def report(path: Any, level: float = 0.95, alpha: float = 0.05) -> Path:
@@ -47,28 +43,6 @@ def report(path: Any, level: float = 0.95, alpha: float = 0.05) -> Path:
     page = results.store.path / PAGE
     write_atomically(page, "".join(_page(results, results.summary(level, alpha))).encode())
     return page
-
-
-def performance_table(summary: Summary, target: str) -> Table:
-    """Measures of a target, Monte Carlo standard errors in brackets: a row a cell, estimator and test."""
-    results = summary.results
-    rows = [k for k, row in enumerate(results.rows) if row.target == target]
-    shown = [m for m in SHOWN if not np.isnan(summary.value[m][:, rows]).all()]
-    header = (*results.factors, "estimator", "test", *(SHOWN[m][0] for m in shown), "data sets")
-    lines = []
-    for c, cell in enumerate(results.cells):
-        for k in rows:
-            numbers = [_number(summary.value[m][c, k], summary.mcse[m][c, k], *SHOWN[m][1:]) for m in shown]
-            count = f"{int(summary.n['usable'][c, k]):,}"
-            words = [str(cell[f]) for f in results.factors]
-            lines.append((*words, results.rows[k].estimator, results.rows[k].test, *numbers, count))
-    level = f"intervals of {100 * summary.level:g} %, tests at {100 * summary.alpha:g} %"
-    note = f"Monte Carlo standard errors in brackets; {level}. A rate of 0 or 100 % has an error of 0 by its formula."
-    return Table(target, header, tuple(lines), labels=len(results.factors) + 2, note=note)
-
-
-def _number(value: float, error: float, factor: float, digits: int) -> str:
-    return "" if np.isnan(value) else f"{factor * value:.{digits}f} ({factor * error:.{digits}f})"
 
 
 def _page(results: Results, summary: Summary) -> Iterator[str]:

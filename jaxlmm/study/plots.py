@@ -9,25 +9,17 @@ import numpy as np
 
 from ..distributions import t_quantile
 from ..errors import DataError
+from ..plotting import MARKERS, new_figure
 from .declare import ESTIMATE, Row
 from .results import Results, Summary
 from .sizing import SampleSize
 
 BAND = 1.959963984540054  # Monte Carlo bands and bars are of 95 %
-MARKERS = "osD^vP*X"
 SHOWN = 100_000  # intervals of a zip plot that are read
 TITLES = {
     "type1_error": "type-I error", "model_se": "model SE", "empirical_se": "empirical SE", "mse": "MSE",
     "relative_error_se": "relative error of the SE, %",
 }  # fmt: skip
-
-
-def _figure(width: float, height: float) -> Any:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise DataError("plot: needs matplotlib, which is not installed; pip install matplotlib") from error
-    return Figure(figsize=(width, height), layout="constrained")
 
 
 def _rows(results: Results, target: str | None, measure: np.ndarray) -> list[int]:
@@ -74,7 +66,7 @@ def plot_curve(summary: Summary, factor: str, measure: str = "power", target: st
         panels.setdefault(tuple(f"{f}={_short(cell[f])}" for f in others), []).append(c)
     columns = min(len(panels), 3)
     lines = -(-len(panels) // columns)
-    figure = _figure(3.6 * columns + 1.8, 3.0 * lines + 0.3)
+    figure = new_figure(3.6 * columns + 1.8, 3.0 * lines + 0.3)
     axes = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).ravel()
     for ax, (title, cells) in zip(axes, panels.items(), strict=False):
         cells = sorted(cells, key=lambda c: results.cells[c][factor])
@@ -118,7 +110,7 @@ def plot_coverage(summary: Summary, target: str | None = None, measure: str = "c
     rows = _rows(results, target, value)
     cells = [c for c in range(len(results.cells)) if not np.isnan(value[c, rows]).all()]
     nominal = summary.level if measure == "coverage" else summary.alpha
-    figure = _figure(6.8, 0.9 + 0.16 * len(cells) * (len(rows) + 1.5))
+    figure = new_figure(6.8, 0.9 + 0.16 * len(cells) * (len(rows) + 1.5))
     ax = figure.add_subplot()
     _band(ax, nominal, summary.n[measure][np.ix_(cells, rows)], vertical=True)
     for i, k in enumerate(rows):
@@ -157,7 +149,7 @@ def plot_zip(
         read += task.hi - task.lo
         if read >= SHOWN:
             break
-    figure = _figure(2.6 * len(rows) + 0.8, 4.2)
+    figure = new_figure(2.6 * len(rows) + 0.8, 4.2)
     axes = figure.subplots(1, len(rows), sharex=True, sharey=True, squeeze=False)[0]
     widest = 0.0
     for ax, k, parts in zip(axes, rows, found, strict=True):
@@ -196,7 +188,7 @@ def plot_nested_loop(summary: Summary, measure: str = "coverage", target: str | 
     rows, factors = _rows(results, target, value), _varying(results)
     count = len(results.cells)
     edges = np.arange(count + 1) - 0.5
-    figure = _figure(max(6.0, 0.16 * count + 3.5), 3.2 + 0.55 * len(factors))
+    figure = new_figure(max(6.0, 0.16 * count + 3.5), 3.2 + 0.55 * len(factors))
     axes = figure.subplots(1 + len(factors), 1, sharex=True, squeeze=False,
                            height_ratios=[5.0, *[0.8] * len(factors)])[:, 0]  # fmt: skip
     for i, k in enumerate(rows):
@@ -226,7 +218,7 @@ def plot_sample_size(found: SampleSize) -> Any:
     -------
     matplotlib's Figure
     """
-    figure = _figure(5.2, 3.6)
+    figure = new_figure(5.2, 3.6)
     ax = figure.add_subplot()
     power = found.rejected / found.replicates
     error = np.sqrt(power * (1.0 - power) / found.replicates)

@@ -12,16 +12,18 @@ import numpy as np
 from ..columns import make_frame
 from ..distributions import check_level
 from ..errors import DataError
+from ..tables import Table
 from .chunk import FLAGS, FLOATS, numbers_of
 from .declare import Row, Task
 from .estimate import STATUSES
 from .measures import MEASURES, QUANTITIES, Moments, paired, performance, quantities
 from .store import Store, StudyError
+from .tabulate import performance_table
 
 PAIRED = ("estimate", "rejected", "covered", "variance")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Summary:
     """Measures of performance by cell, estimator, test and target.
 
@@ -63,6 +65,17 @@ class Summary:
             columns[name] = np.array([getattr(self, from_name)[m][c, k] for c, k, m in places])
         columns["count"] = columns["count"].astype(int)
         return make_frame(r.kind, columns)
+
+    def tables(self) -> tuple[Table, ...]:
+        """A table for each target."""
+        targets = dict.fromkeys(row.target for row in self.results.rows)
+        return tuple(performance_table(self, target) for target in targets)
+
+    def __repr__(self) -> str:
+        return "\n\n".join(table.text() for table in self.tables())
+
+    def _repr_html_(self) -> str:
+        return "".join(table.html() for table in self.tables())
 
     def measure(self, name: str, estimator: str, test: str, target: str) -> tuple[np.ndarray, np.ndarray]:
         """Value and error (cells,) of one measure of one row."""

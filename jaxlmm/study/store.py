@@ -20,11 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import JaxlmmError
+from ..saving.archive import TEMPORARY, write_atomically
 from .declare import Study, Task
 from .describe import differences
 
 FORMAT = 1
-MANIFEST, PARTS, LOCK, TEMPORARY = "manifest.json", "parts", "lock", ".tmp-"
+MANIFEST, PARTS, LOCK = "manifest.json", "parts", "lock"
 RECENT = 50  # parts from whose times the rate is taken
 SHOWN = 10  # differences that are shown
 TRIES, PAUSE = 5, 0.1  # to get the lock, seconds
@@ -72,21 +73,6 @@ def speed(rate: float, left: float) -> str:
 def part_name(task: Task) -> str:
     """File name of a chunk."""
     return f"c{task.cell:05d}-r{task.lo:010d}-{task.hi:010d}.parquet"
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file that is there completely or not at all, also after a crash of the machine."""
-    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink()
-        raise
 
 
 class Store:

@@ -1,0 +1,65 @@
+"""Data frames out of files: Parquet and CSV, by the name's ending."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from .errors import DataError
+
+PARQUET = (".parquet", ".parq", ".pq")
+
+
+def read_file(path: Any, mentioned: Iterable[str] | None = None) -> Any:
+    """Read a table.
+
+    Parameters
+    ----------
+    path : of a Parquet file (.parquet, .parq, .pq; needs pyarrow), or of a CSV file (any other name; needs pandas)
+    mentioned : texts; of a Parquet file only the columns whose names occur in one of them are read
+
+    Returns
+    -------
+    pandas.DataFrame, or where pandas is not installed pyarrow.Table
+
+    Raises
+    ------
+    DataError
+        If there is no such file, or it is not such a table.
+    ImportError
+        Where the library is missing, with the command that installs it.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"data: there is no file {str(path)!r}")
+    if path.suffix.lower() in PARQUET:
+        return _parquet(path, mentioned)
+    if not find_spec("pandas"):
+        raise ImportError("reading CSV files needs pandas: pip install 'jaxlmm[formula]'")
+    import pandas as pd
+
+    return _read(path, "CSV", lambda: pd.read_csv(path))
+
+
+def _parquet(path: Path, mentioned: Iterable[str] | None) -> Any:
+    if not find_spec("pyarrow"):
+        raise ImportError("reading Parquet files needs pyarrow: pip install 'jaxlmm[parquet]'")
+    import pyarrow.parquet as pq
+
+    def table() -> Any:
+        names = pq.read_schema(path).names
+        if mentioned is not None:
+            names = [name for name in names if any(name in text for text in mentioned)]
+        found = pq.read_table(path, columns=names)
+        return found.to_pandas() if find_spec("pandas") else found
+
+    return _read(path, "Parquet", table)
+
+
+def _read(path: Path, kind: str, read: Callable[[], Any]) -> Any:
+    try:
+        return read()
+    except (ValueError, OSError) as error:  # the parsers' own errors are of these, and text that is not UTF-8
+        raise DataError(f"{str(path)!r} cannot be read as {kind}: {error}") from error

@@ -1,0 +1,79 @@
+"""Draws from the normal approximation to what the data say about coefficients, covariances and random effects."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from ..design import Term
+from ..draws import Draws
+from ..errors import DataError
+from ..model import Model
+from ..parameters import semidefinite_factor
+from ..simulate import check_count
+from .delta import natural
+from .partition import require_converged
+
+
+def normal_draws(fit: Any, n: int = 1000, seed: int = 0, chains: int = 4) -> Draws:
+    """Draws from normal distributions around the estimates, see ``Fit.draws``."""
+    check_count("n", n)
+    check_count("seed", seed)
+    if not isinstance(chains, int) or chains < 1:
+        raise DataError(f"chains: expected a positive whole number, found {chains!r}")
+    require_converged(fit)
+    at = natural(fit)
+    if at.note:
+        raise DataError(f"draws: {at.note}")
+    model = fit.model
+    moving = np.isfinite(np.diagonal(at.theta))
+    W = np.where(np.outer(moving, moving), at.theta, 0.0)
+    effects = fit.ranef()
+    roots = [semidefinite_factor(fit.vcov), semidefinite_factor(W)]
+    centres = [fit.coef, fit.theta]
+    for entry in effects.values():
+        roots.append(np.stack([semidefinite_factor(np.nan_to_num(V)) for V in entry.pev]))
+        centres.append(entry.values)
+    with jax.enable_x64(True):
+        found = [
+            np.asarray(_around(jnp.asarray(c), jnp.asarray(r), seed, k, chains * n))
+            for k, (c, r) in enumerate(zip(centres, roots, strict=True))
+        ]
+        of_random, of_residual = jax.device_get(_blocks_at(model, jnp.asarray(found[1])))
+    names: dict[str, np.ndarray] = {"coef": found[0], "theta": found[1]}
+    dims = {"coef": ["coefficient"], "theta": ["theta_dim"]}
+    coords = {"coefficient": list(fit.coef_names), "theta_dim": [str(i) for i in range(len(fit.theta))]}
+    for t, (part, random) in enumerate(zip(fit.frame.parts, model.random, strict=True)):
+        if isinstance(random, Term):
+            columns = f"{part.text} column"
+            names[f"varcorr {part.text}"] = of_random[t]
+            dims[f"varcorr {part.text}"] = [columns, f"{columns}2"]
+            coords |= {columns: list(part.columns), f"{columns}2": list(part.columns)}
+    if fit.sigma is not None:
+        names["sigma"] = np.sqrt(of_residual[:, 0, 0])
+    for entry, draws in zip(effects.values(), found[2:], strict=True):
+        level, column = f"{entry.group} level", f"{entry.group} effect"
+        names[f"ranef {entry.group}"] = draws
+        dims[f"ranef {entry.group}"] = [level, column]
+        coords |= {level: list(entry.levels), column: list(entry.columns)}
+    return Draws({"posterior": {k: v.reshape(chains, n, *v.shape[1:]) for k, v in names.items()}}, coords, dims)
+
+
+@partial(jax.jit, static_argnames="count")
+def _around(centre: Array, root: Array, seed: int, stream: int, count: int) -> Array:
+    """Draws (count, ...) of normals with a mean (..., q) and factors (..., q, q) of the covariances."""
+    key = jax.random.fold_in(jax.random.key(seed), stream)
+    keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(count, dtype=jnp.uint32))
+    z = jax.vmap(lambda k: jax.random.normal(k, centre.shape, jnp.float64))(keys)
+    return centre + jnp.einsum("...ij,b...j->b...i", root, z)
+
+
+@jax.jit
+def _blocks_at(model: Model, theta: Array) -> Any:
+    found = jax.vmap(model.blocks)(theta)
+    return found.random, found.residual

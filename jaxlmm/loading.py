@@ -1,0 +1,103 @@
+"""Reading fits from files: the model is made as `lmm` makes it, and nothing is estimated again."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from .batching import BatchFit
+from .covariance import Covariance, Over
+from .engines import Iterative
+from .errors import DataError
+from .fitting import Certificate, Estimate
+from .inference.lanewise import LaneTests
+from .interface import model_of
+from .optimize import Status
+from .relationship import Precision
+from .results import Fit
+from .saving import Call, Unpacker, data_of, read
+from .saving.archive import Archive
+from .saving.columns import column_of
+from .saving.fits import layout
+from .stochastic import MonteCarlo
+
+RECORDS = {
+    cls.__name__: cls
+    for cls in (BatchFit, Certificate, Estimate, Iterative, LaneTests, MonteCarlo, Over, Precision, Status)
+}
+SAME = 1e-9  # relative difference of sums of columns that is rounding
+
+
+def load(path: Any, structures: Mapping[str, type[Covariance]] | None = None) -> Fit | BatchFit:
+    """Read what ``fit.save(path)`` or ``batch.save(path)`` has written.
+
+    A fit does all that the original does, with the same numbers: the estimates are read bit for bit, the model is made
+    again from the data in the file. The file holds data only; nothing in it is run.
+
+    Parameters
+    ----------
+    path : of the file
+    structures : covariance classes of one's own that the fit was made with, by name, as in `jaxlmm.lmm`
+
+    Returns
+    -------
+    Fit or BatchFit
+        As it was saved. The data frame of a `Fit` is of the library that the original had, with the saved columns,
+        their types and the order of levels; it has no index.
+
+    Raises
+    ------
+    DataError
+        For a file that is damaged, not from jaxlmm or from a later version; for a structure that is not known; when
+        this version makes another model of the data than the one that was fitted.
+    OSError
+        Where there is no such file.
+    """
+    archive = read(path)
+    unpacker = Unpacker(archive.arrays, RECORDS, structures or {}, path)
+    try:
+        if archive.kind == "batch":
+            return _expected(unpacker.unpack(archive.content), BatchFit)
+        call, data, rest = _parts(archive, unpacker)
+    except DataError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise DataError(f"{path}: the file is damaged: {type(error).__name__} {error}") from error
+    frame, model = model_of(data=data, **call.arguments())
+    if not _same(layout(frame), rest["layout"]):
+        raise DataError(
+            f"{path}: this version of jaxlmm makes another model of the data than the one that was fitted; load the "
+            "file with the version that wrote it, or fit again"
+        )
+    if not np.array_equal(frame.y, rest["y"]):  # of fit.refit(y)
+        frame, model = dataclasses.replace(frame, y=rest["y"]), model.replace(y=rest["y"])
+    return Fit(data, frame, model, rest["estimate"], rest["method"], call)
+
+
+def _parts(archive: Archive, unpacker: Unpacker) -> tuple[Call, Any, dict[str, Any]]:
+    """The call, the data and everything else of a fit."""
+    content = archive.content
+    given = dict(content["call"]["arguments"])
+    named = given.pop("structures")
+    arguments = {name: unpacker.unpack(value) for name, value in given.items()}
+    arguments |= {name: column_of(value, unpacker) for name, value in content["call"]["arrays"].items()}
+    own = named and {name: unpacker.structure(entry["class"][0], entry["class"][1], name) for name, entry in named["dict"]}
+    data = data_of(content["data"], unpacker)
+    rest = {name: unpacker.unpack(content[name]) for name in ("method", "y", "layout")}
+    rest["estimate"] = _expected(unpacker.unpack(content["estimate"]), Estimate)
+    return Call(**arguments, structures=own), data, rest
+
+
+def _expected(found: Any, cls: type) -> Any:
+    if not isinstance(found, cls):
+        raise TypeError(f"expected {cls.__name__}, found {type(found).__name__}")
+    return found
+
+
+def _same(new: dict[str, Any], old: dict[str, Any]) -> bool:
+    """Whether two layouts are of the same model; sums of columns to rounding, as other machines sum otherwise."""
+    a, b = new.pop("sums"), old.pop("sums")
+    return new == old and bool(np.allclose(a, b, rtol=SAME, atol=SAME * np.max(np.abs(b), initial=1.0)))

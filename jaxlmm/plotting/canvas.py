@@ -1,0 +1,131 @@
+"""Axes to draw on, and how everything looks: black, greys and one dark accent, lines told apart by style and marker.
+
+matplotlib is imported when something is drawn. Nothing global is changed: no style sheet, no rcParams.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+
+from ..errors import DataError
+
+INK, GREY, PALE, ACCENT = "0.15", "0.55", "0.88", "#0b4f8a"
+MARKERS, LINES = "osD^vP*X", ("-", "--", "-.", ":")
+LABEL, TICK = 10, 9  # sizes of text in points, at the sizes that figures are made
+COLUMNS = 3  # most panels side by side
+MANY = 3000  # marks above which they are drawn as pixels in vector files
+
+
+def _matplotlib(module: str) -> Any:
+    from importlib import import_module
+
+    try:
+        return import_module(f"matplotlib.{module}")
+    except ImportError as error:
+        raise DataError("plot: needs matplotlib, which is not installed; pip install matplotlib") from error
+
+
+def new_figure(width: float, height: float) -> Any:
+    """A figure (inches) that pyplot does not know of."""
+    return _matplotlib("figure").Figure(figsize=(width, height), layout="constrained")
+
+
+def panels(
+    count: int, ax: Any = None, columns: int = COLUMNS, width: float = 3.4, height: float = 2.8, **share: Any
+) -> np.ndarray:  # fmt: skip
+    """Axes (count,) for panels of a size, those given or those of a new figure of pyplot, `columns` side by side.
+
+    Raises
+    ------
+    DataError
+        Where there is nothing to draw, or `ax` has not as many axes as there are panels.
+    """
+    if not count:
+        raise DataError("plot: there is nothing to draw")
+    if ax is not None:
+        given = np.atleast_1d(np.asarray(ax, dtype=object)).ravel()
+        if len(given) != count:
+            raise DataError(f"ax: expected {count} axes, one a panel, found {len(given)}")
+        return given
+    columns = min(count, columns)
+    lines = -(-count // columns)
+    figure, axes = _matplotlib("pyplot").subplots(
+        lines, columns, figsize=(width * columns, height * lines), layout="constrained", squeeze=False, **share
+    )
+    for spare in axes.ravel()[count:]:
+        figure.delaxes(spare)
+    return axes.ravel()[:count]
+
+
+def one_panel(ax: Any = None, width: float = 4.6, height: float = 3.6) -> Any:
+    """The axes given, or those of a new figure."""
+    return panels(1, ax, width=width, height=height)[0]
+
+
+def squeezed(axes: np.ndarray) -> Any:
+    """What users get: the Axes where there is one, otherwise the array of them (as ``pyplot.subplots``)."""
+    return axes[0] if axes.size == 1 else axes
+
+
+def label(ax: Any, x: str = "", y: str = "", title: str = "") -> None:
+    """Texts of a panel, and its plain frame."""
+    ax.set_xlabel(x, fontsize=LABEL)
+    ax.set_ylabel(y, fontsize=LABEL)
+    if title:
+        ax.set_title(title, fontsize=LABEL)
+    ax.tick_params(labelsize=TICK)
+    for side in ("top", "right"):
+        ax.spines[side].set_visible(False)
+
+
+def points(ax: Any, x: Any, y: Any, **style: Any) -> None:
+    """Hollow circles, smaller and fainter the more there are."""
+    n = len(np.atleast_1d(x))
+    look: dict[str, Any] = {
+        "s": float(np.clip(2400.0 / max(n, 1), 4.0, 22.0)),
+        "linewidths": 0.7,
+        "alpha": 1.0 if n < 400 else 0.6,
+    }
+    look |= {"facecolors": "none", "edgecolors": "0.35", "rasterized": n > MANY}
+    ax.scatter(x, y, **(look | style))
+
+
+def jitter(n: int, width: float) -> np.ndarray:
+    """Shifts (n,) that spread points evenly over a width, the same every time: multiples of the golden section."""
+    return width * (np.mod(np.arange(n) * 0.6180339887498949, 1.0) - 0.5)
+
+
+def band(ax: Any, x: Any, lower: Any, upper: Any, text: str = "") -> None:
+    """A pale band with thin edges that survive a copier."""
+    ax.fill_between(x, lower, upper, color=PALE, linewidth=0, zorder=0, label=text or None)
+    for limit in (lower, upper):
+        ax.plot(x, limit, color=GREY, linewidth=0.7, linestyle="--", zorder=1)
+
+
+def zero(ax: Any, at: float = 0.0, vertical: bool = False) -> None:
+    """A thin reference line."""
+    (ax.axvline if vertical else ax.axhline)(at, color="0.7", linewidth=0.8, zorder=0)
+
+
+def legend(ax: Any, **options: Any) -> None:
+    """A legend without a frame, where there is something to say."""
+    if ax.get_legend_handles_labels()[0]:
+        ax.legend(**({"fontsize": TICK, "frameon": False} | options))
+
+
+def short(text: str, most: int = 18) -> str:
+    """A label that fits beside an axis."""
+    return text if len(text) <= most else text[: most - 1] + "\u2026"
+
+
+def wrapped(text: str, most: int) -> str:
+    """A name such as "cor_Days.(Intercept)|Subject" in lines of at most so many letters, where it can be broken."""
+    lines = [""]
+    for piece in re.findall(r"[.|:, ]?[^.|:, ]+|[.|:, ]", text):
+        if lines[-1] and len(lines[-1]) + len(piece) > most:
+            lines.append("")
+        lines[-1] += piece
+    return "\n".join(lines)

@@ -1,0 +1,117 @@
+"""Shrinkage: what each group alone would say of its effects, and what the model predicts of them.
+
+The arrow goes from the least-squares estimate of one group, the fixed part and all other random parts held at their
+estimates, to the predictor (BLUP), which is drawn towards zero the more the less the group has to say.
+"""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..design import Term
+from ..errors import DataError
+from . import canvas
+from .caterpillar import LABELLED
+from .columns import chosen
+
+TRIMMED = (0.01, 0.99)  # of the least-squares estimates of many levels are within the axes
+ARROWS = 150  # most levels that have them, more have lines
+
+
+class Shrinkage(NamedTuple):
+    """By level (m,): least-squares estimates, NaN where a group cannot have them, and predictors (m, q)."""
+
+    group: str
+    levels: tuple[str, ...]
+    columns: tuple[str, ...]
+    alone: np.ndarray
+    predicted: np.ndarray
+
+
+def shrinkage(fit: Any, group: str | None, coef: bool) -> Shrinkage:
+    """Estimates of groups alone and predictors, as deviations; with `coef` the fixed effects of the same name added."""
+    parts = fit.frame.parts
+    mine = [t for t, part in enumerate(fit.model.random) if isinstance(part, Term)]
+    group = chosen("group", group, tuple(dict.fromkeys(parts[t].group_label for t in mine)))
+    mine = [t for t in mine if parts[t].group_label == group]
+    predicted, columns = fit.ranef()[group].values, fit.ranef()[group].columns
+    codes = np.asarray(fit.model.random[mine[0]].group)
+    Z = np.concatenate([fit.model.random[t].Z for t in mine], 1)
+    rest = fit.residuals() + np.sum(Z * predicted[codes], 1)
+    root = np.ones(len(rest)) if fit.model.weights is None else np.sqrt(fit.model.weights)
+    alone = np.full_like(predicted, np.nan)
+    for level in range(len(predicted)):
+        rows = np.flatnonzero(codes == level)
+        solution, _, rank, _ = np.linalg.lstsq(Z[rows] * root[rows, None], rest[rows] * root[rows], rcond=None)
+        if rank == Z.shape[1]:
+            alone[level] = solution
+    if coef:
+        fixed = dict(zip(fit.coef_names, fit.coef, strict=True))
+        shift = np.array([fixed.get(name, 0.0) for name in columns])
+        alone, predicted = alone + shift, predicted + shift
+    return Shrinkage(group, parts[mine[0]].levels, columns, alone, predicted)
+
+
+def plot_shrinkage(fit: Any, group: str | None, coef: bool, ax: Any) -> Any:
+    """See ``FitPlots.shrinkage``."""
+    found = shrinkage(fit, group, coef)
+    if not np.isfinite(found.alone).any():
+        raise DataError(
+            f"group: no level of {found.group!r} has rows enough to estimate {', '.join(found.columns)} from them alone"
+        )
+    q = len(found.columns)
+    if q == 1:
+        m = len(found.levels)
+        axis = canvas.one_panel(ax, 4.4, max(1.2 + 0.15 * m, 2.4) if m <= LABELLED else 5.0)
+        _draw_sorted(axis, found)
+        return axis
+    pairs = list(combinations(range(q), 2))
+    axes = canvas.panels(len(pairs), ax, width=4.2 if q == 2 else 3.4, height=3.8 if q == 2 else 3.2)
+    for axis, (i, j) in zip(axes, pairs, strict=True):
+        _arrows(axis, found.alone[:, [i, j]], found.predicted[:, [i, j]])
+        canvas.label(axis, found.columns[i], found.columns[j])
+    _explain(axes[0], found)
+    return canvas.squeezed(axes)
+
+
+def _arrows(ax: Any, start: np.ndarray, end: np.ndarray) -> None:
+    known = np.isfinite(start).all(1)
+    few = int(known.sum()) <= ARROWS
+    move = end[known] - start[known]
+    if few:
+        ax.quiver(*start[known].T, *move.T, angles="xy", scale_units="xy", scale=1.0, width=0.004, headwidth=4.5,
+                  headlength=6.0, color=canvas.GREY, zorder=1)  # fmt: skip
+    else:
+        ax.plot(*np.stack([start[known], end[known]]).transpose(2, 0, 1), color="0.8", linewidth=0.5, zorder=1,
+                rasterized=True)  # fmt: skip
+    size = 4.5 if few else 2.0
+    style: dict[str, Any] = {"linestyle": "", "marker": "o", "markersize": size, "color": canvas.INK}
+    ax.plot(*start[known].T, **style, markerfacecolor="white", markeredgewidth=0.8, label="least squares")
+    ax.plot(*end.T, **{**style, "color": canvas.ACCENT}, label="predicted", zorder=3)
+    if not few:  # groups with next to no information are far away
+        for k, limits in enumerate((ax.set_xlim, ax.set_ylim)):
+            both = np.append(np.quantile(start[known, k], TRIMMED), end[:, k])
+            gap = 0.05 * (np.ptp(both) or 1.0)
+            limits(both.min() - gap, both.max() + gap)
+
+
+def _draw_sorted(ax: Any, found: Shrinkage) -> None:
+    order = np.argsort(found.predicted[:, 0], kind="stable")
+    place = np.arange(len(order), dtype=float)
+    start = np.column_stack([found.alone[order, 0], place])
+    _arrows(ax, start, np.column_stack([found.predicted[order, 0], place]))
+    few = len(order) <= LABELLED
+    ax.set_yticks(place if few else [], [canvas.short(found.levels[i]) for i in order] if few else [])
+    canvas.label(ax, found.columns[0], found.group if few else f"{found.group} ({len(order)} levels, sorted)")
+    ax.tick_params(axis="y", length=0, labelsize=canvas.TICK - 1)
+    _explain(ax, found)
+
+
+def _explain(ax: Any, found: Shrinkage) -> None:
+    lost = int((~np.isfinite(found.alone).all(1)).sum())
+    title = f"{lost} levels with too few rows have no arrow" if lost else None
+    canvas.legend(ax, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, title=title,
+                  title_fontsize=canvas.TICK)  # fmt: skip

@@ -1,0 +1,197 @@
+"""Best linear unbiased prediction of anything that is jointly normal with the data, with its error.
+
+With w the quantity to predict, ``E w = x'beta``, ``K = Cov(y, w)`` and ``v = Var w``, the predictor ``x'beta-hat +
+K'V^-1 (y - X beta-hat)`` is ``a'y`` with weights a that minimise ``MSE = v - 2 K'a + a'V a`` among all with ``X'a = x``
+(Henderson 1975; Harville 1976; in spatial statistics, universal kriging). Because it is a minimum, the derivative of
+the MSE in a covariance parameter is that at fixed weights, ``b'V_i b`` with ``b = (-a, 1)`` and V_i the derivative of
+the covariance of data and w together: no derivative of any inverse is needed. It gives the degrees of freedom of
+Satterthwaite, ``2 MSE^2 / Var(MSE)`` (Fai & Cornelius 1996, for fixed effects).
+
+Estimated covariance parameters, with covariance W, make the error larger by about ``sum_ij W_ij da_i' V da_j``, and
+the estimated MSE smaller by as much (Kackar & Harville 1984; Prasad & Rao 1990; Harville & Jeske 1992), so that twice
+this is added; for a fixed effect this is exactly the first-order covariance of Kenward & Roger (1997). From the
+equations of the weights ``da_i = P r_i`` with ``r_i = K_i - V_i a``, so the sum is ``sum_ij W_ij r_i'P r_j``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from ..engines.grouped import connected
+from ..engines.orthogonal import bucket
+from ..inference.local import coordinates
+from ..inference.partition import Partition, Rowwise
+from ..objective import Spec
+from .newdata import NewRows, joined
+from .parts import Part, through
+
+MOST = 256  # rows predicted side by side
+NUMBERS = 2e7  # in arrays of rows by predicted rows by covariance parameters
+
+
+class Predicted(NamedTuple):
+    """Predictions of m quantities.
+
+    Attributes
+    ----------
+    mean : (m,);  mse : (m,) with covariance parameters as if known
+    slopes : (m, k) derivatives of `mse` in the covariance parameters
+    extra : (m,) what their estimation adds to the error, zero where it was not asked for
+    """
+
+    mean: np.ndarray
+    mse: np.ndarray
+    slopes: np.ndarray
+    extra: np.ndarray
+
+
+class Predictor:
+    """Predicts new rows from the data of a fit, in a chart of the covariance parameters.
+
+    V is block diagonal by clusters of rows that depend on each other, so new rows of different clusters are predicted
+    in one column: with many groups the cost is that of a few solutions with V, however many rows are predicted.
+
+    Parameters
+    ----------
+    fit : Fit
+    chart : "solver" or "natural", of the coordinates in which `Predicted.slopes` are
+    """
+
+    def __init__(self, fit: Any, chart: str = "solver"):
+        self.rows, self.model, self.chart, self.coef = Rowwise(fit), fit.model, chart, fit.coef
+        self.x = self.rows.x
+        if chart != "solver":
+            with jax.enable_x64(True):
+                self.x = np.asarray(coordinates(self.rows.spec, self.rows.prepared, fit.theta, chart))
+        p = self.rows.Q.shape[1]
+        solved = self.rows.solve(np.column_stack([self.rows.Q, self.rows.e]))
+        self.VQ, self.Ve = solved[:, :p], solved[:, p]
+        self.Phi = np.linalg.inv(self.rows.Q.T @ self.VQ)
+
+    def __call__(
+        self, new: NewRows, state: Callable[[bool], str], errors: bool = True, W: np.ndarray | None = None
+    ) -> Predicted:
+        """Predict.
+
+        Parameters
+        ----------
+        state : see `joined`
+        errors : False for means alone
+        W : (k, k) covariance of the covariance parameters, for `Predicted.extra`
+        """
+        n, m, k = len(self.model.y), len(new), len(self.x)
+        turn = self._turns(new, state)
+        size = min(MOST, int(NUMBERS / (n * (1 + (k if W is not None else 0)))), bucket(int(turn.max()) + 1))
+        size = max(1, size)
+        out = Predicted(np.zeros(m), np.zeros(m), np.zeros((m, k)), np.zeros(m))
+        for start in range(0, int(turn.max()) + 1, size):
+            here = np.flatnonzero((turn >= start) & (turn < start + size))
+            found = self._chunk(new.take(here), turn[here] - start, size, state, errors, W)
+            for whole, some in zip(out, found, strict=True):
+                whole[here] = some
+        return out
+
+    def _turns(self, new: NewRows, state: Callable[[bool], str]) -> np.ndarray:
+        """The column of every new row: its number among those of its cluster."""
+        parts, _ = joined(self.model, new, self.rows.prepared.basis.K, state)
+        own = _clusters(parts)[len(self.model.y) :]
+        return Partition.of(np.unique(own, return_inverse=True)[1]).slot
+
+    def _chunk(
+        self, new: NewRows, turn: np.ndarray, size: int, state: Callable[[bool], str], errors: bool,
+        W: np.ndarray | None,
+    ) -> Predicted:  # fmt: skip
+        n, m, k = len(self.model.y), len(new), len(self.x)
+        parts, coords = joined(self.model, new, self.rows.prepared.basis.K, state)
+        with jax.enable_x64(True):
+            C, D = jax.device_get(_blocks(self.rows.spec, self.chart, coords, self.x))
+        sums = _Sums(_clusters(parts), turn)
+        E = np.zeros((n + m, size))
+        E[n + np.arange(m), turn] = 1.0
+        VE = through(parts, C, E)
+        K, prior = VE[:n], VE[n + np.arange(m), turn]
+        mean = new.X @ self.coef + (0.0 if new.offset is None else new.offset) + sums(K * self.Ve[:, None])
+        nothing = np.zeros(m)
+        if not errors:
+            return Predicted(mean, nothing, np.zeros((m, k)), nothing)
+        S = self._solve(K)
+        gap = np.linalg.solve(self.rows.R.T, new.X.T).T - sums.along(K, self.VQ)
+        mse = prior - sums(K * S) + np.sum(gap @ self.Phi * gap, 1)
+        # b = local + VQ c: what is in the cluster of the new row, and what comes with estimating beta
+        local, c = E - np.concatenate([S, np.zeros((m, size))]), -gap @ self.Phi
+        VQ = np.concatenate([self.VQ, np.zeros((m, self.VQ.shape[1]))])
+        slopes, rest, common = np.zeros((m, k)), [], []
+        for i in range(k):
+            along = [d[i] for d in D]
+            H, U = through(parts, along, local), through(parts, along, VQ)
+            slopes[:, i] = sums(local * H) + 2.0 * np.sum(sums.along(local, U) * c, 1)
+            slopes[:, i] += np.einsum("ma,ab,mb->m", c, self.VQ.T @ U[:n], c)
+            if W is not None:
+                rest.append(-H[:n])
+                common.append(-U[:n])
+        extra = nothing if W is None else 2.0 * self._spread(sums, rest, common, c, W)
+        return Predicted(mean, np.maximum(mse, 0.0), slopes, extra)
+
+    def _solve(self, B: np.ndarray) -> np.ndarray:
+        return self.rows.solve(B) if np.any(B) else np.zeros_like(B)
+
+    def _spread(
+        self, sums: _Sums, rest: list[np.ndarray], common: list[np.ndarray], c: np.ndarray, W: np.ndarray
+    ) -> np.ndarray:
+        """``sum_ij W_ij r_i'P r_j`` (m,), r_i being `rest` (n, size), by cluster, and `common` (n, p) times c."""
+        k = len(rest)
+        solved_rest, solved_common = [self._solve(r) for r in rest], [self._solve(u) for u in common]
+        total, g = np.zeros(len(c)), []
+        for i in range(k):
+            of_rest = sum(W[i, j] * solved_rest[j] for j in range(k))
+            of_common = sum(W[i, j] * solved_common[j] for j in range(k))
+            total += sums(rest[i] * of_rest) + 2.0 * np.sum(sums.along(rest[i], of_common) * c, 1)
+            total += np.einsum("ma,ab,mb->m", c, common[i].T @ of_common, c)
+            g.append(sums.along(rest[i], self.VQ) + c @ (self.VQ.T @ common[i]).T)
+        both = np.stack(g)  # (k, m, p)
+        return total - np.einsum("ima,ij,ab,jmb->m", both, W, self.Phi, both, optimize=True)
+
+
+class _Sums:
+    """Sums over the cluster of each new row, in its column, of arrays (n or N, size)."""
+
+    def __init__(self, clusters: np.ndarray, turn: np.ndarray):
+        from scipy.sparse import csr_array
+
+        N = len(clusters)
+        self.every = csr_array((np.ones(N), (clusters, np.arange(N))), shape=(int(clusters.max()) + 1, N))
+        self.data = self.every[:, : N - len(turn)]
+        self.turn, self.own = turn, clusters[N - len(turn) :]
+
+    def __call__(self, A: np.ndarray) -> np.ndarray:
+        """(m,)."""
+        sums = self.every if len(A) == self.every.shape[1] else self.data
+        return (sums @ A)[self.own, self.turn]
+
+    def along(self, A: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """Sums (m, p) of A times each of the columns (n or N, p)."""
+        return np.stack([self(A * column[: len(A), None]) for column in columns.T], 1).reshape(len(self.turn), -1)
+
+
+def _clusters(parts: Sequence[Part]) -> np.ndarray:
+    """Codes (N,) of the finest clusters of rows that no part ties together."""
+    ties = [part.ties for part in parts]
+    return connected([np.arange(len(ties[0])), *ties])[0]
+
+
+@partial(jax.jit, static_argnames=("spec", "chart"))
+def _blocks(spec: Spec, chart: str, coords: tuple[Any, ...], x: Array) -> Any:
+    """Blocks of all parts, and their derivatives (k, ...) in the coordinates."""
+
+    def at(x: Array) -> tuple[Array, ...]:
+        C = spec.blocks(x, coords, chart)
+        return (*C.random, C.residual)
+
+    return at(x), jax.vmap(lambda v: jax.jvp(at, (x,), (v,))[1])(jnp.eye(len(x)))

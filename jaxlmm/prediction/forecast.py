@@ -1,0 +1,106 @@
+"""``Fit.predict``: what is predicted, and the intervals around it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..columns import make_frame
+from ..design import Term
+from ..distributions import check_level, t_quantile
+from ..effects import effects_by_term, linear_predictor, random_effects
+from ..errors import DataError
+from ..inference.wald import Wald
+from .errors import Predictor
+from .newdata import ABSENT, FRESH, SHARED, NewRows, check_known, rows_of_data, rows_of_fit
+
+INTERVALS = (None, "confidence", "prediction")
+
+
+def predict(
+    fit: Any, newdata: Any = None, random: bool = True, se: bool = False, interval: str | None = None,
+    level: float = 0.95, df: str = "satterthwaite", allow_new_levels: bool = False, residual: bool = False,
+    **method: Any,
+) -> Any:  # fmt: skip
+    """Means (m,), or a frame with their errors; see ``Fit.predict``."""
+    _check(fit, random, se, interval, residual)
+    around = se or interval is not None
+    observed = interval == "prediction" or residual  # the residual is part of what is predicted
+    if newdata is None:
+        new = rows_of_fit(fit.model)
+    else:
+        new = rows_of_data(
+            fit.frame, fit.model, newdata, random or (around and observed), around and observed or residual
+        )
+        if random and not allow_new_levels:
+            check_known(fit.frame, new)
+    mean = linear_predictor(new.X, fit.coef, new.offset)
+    if around and not observed and not random:
+        by = fit.wald(df, **method)
+        rows = by.rows(new.X)._replace(estimate=mean)
+        return _frame(fit, mean, rows.se, rows.df, level)
+
+    def state(is_residual: bool) -> str:
+        if is_residual:
+            return SHARED if residual else FRESH if observed else ABSENT
+        return SHARED if random else FRESH
+
+    if around:
+        return _with_errors(fit, new, state, level, df, method)
+    if not random:
+        return mean
+    if newdata is not None and fit.frame.fields or residual:
+        return Predictor(fit)(new, state, errors=False).mean
+    return mean + _effects(fit, new, newdata is None)
+
+
+def _check(fit: Any, random: bool, se: bool, interval: str | None, residual: bool) -> None:
+    if interval not in INTERVALS:
+        raise DataError(f"interval: found {interval!r}, expected None, 'confidence' or 'prediction'")
+    if residual and not random:
+        raise DataError("residual: a residual that is correlated with those of the data needs random=True")
+    if residual and interval == "confidence":
+        raise DataError("residual: with the residual it is an observation; use interval='prediction'")
+    if se or interval:
+        if not fit.converged:
+            raise DataError(f"se: the fit has no optimum, so its errors are not known: {fit.estimate.status.advice}")
+
+
+def _effects(fit: Any, new: NewRows, own: bool) -> np.ndarray:
+    """Sum of the predicted random effects of the rows; those of new levels are zero."""
+    total = np.zeros(len(new))
+    values = effects_by_term(fit.model, random_effects(fit.model, fit.estimate))
+    for part, unknown, (group, Z), effects in zip(fit.model.random, new.unknown, new.parts, values, strict=False):
+        if isinstance(part, Term):
+            assert group is not None
+            total += np.where(unknown, 0.0, np.sum(Z * effects[np.where(unknown, 0, group)], 1))
+        else:  # a random function is predicted at the rows of the fit
+            total += effects[:, 0]
+    return total
+
+
+def _with_errors(fit: Any, new: NewRows, state: Any, level: float, df: str, method: dict[str, Any]) -> Any:
+    if method.get("robust") is not None:
+        raise DataError(
+            "robust: sandwich covariances are for population means; use random=False, interval='confidence'"
+        )
+    if df == "kenward-roger-full":
+        raise DataError("df: 'kenward-roger-full' is for fixed effects; use 'kenward-roger' or 'satterthwaite'")
+    by: Wald = fit.wald(df, **method)
+    chart, W = by.parameters if by.parameters is not None else ("solver", None)
+    found = Predictor(fit, chart)(new, state, W=W if df == "kenward-roger" else None)
+    error = np.sqrt(found.mse + found.extra)
+    if W is None:
+        freedom = by.rows(new.X).df
+    else:
+        variance = np.einsum("mi,ij,mj->m", found.slopes, W, found.slopes)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            freedom = np.where(found.mse > 0, 2.0 * found.mse**2 / variance, np.inf)
+    return _frame(fit, found.mean, error, freedom, level)
+
+
+def _frame(fit: Any, mean: np.ndarray, error: np.ndarray, df: np.ndarray, level: float) -> Any:
+    half = np.where(error > 0, t_quantile(0.5 * (1.0 + check_level(level)), df), 0.0) * error
+    columns = {"estimate": mean, "std_error": error, "df": df, "lower": mean - half, "upper": mean + half}
+    return make_frame(fit.frame.kind, columns)

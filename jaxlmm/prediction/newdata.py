@@ -1,0 +1,175 @@
+"""Rows of the data and of new data side by side, as parts whose covariances are known between any two rows.
+
+A new row meets the data in the levels of grouping factors and in the groups of random functions that both have. What
+a prediction is about decides which parts a new row has at all, and which of them are those of the data: a population
+mean has none, an observation in a new group has new ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..design import Field, Residual, Term
+from ..errors import DataError
+from ..frame import ModelFrame, NewDesign
+from ..grouping import FrameTerm
+from ..model import Model
+from .parts import FieldRows, Part, TermRows
+
+SHARED, FRESH, ABSENT = "shared", "fresh", "absent"  # of the data, an independent draw, not there
+
+
+@dataclass(frozen=True, eq=False)
+class NewRows:
+    """Rows to predict.
+
+    Attributes
+    ----------
+    X : (m, p);  offset : (m,) or None;  weights : (m,) or None
+    parts : for each random part of the model and the residual its level or group (m,), None where every row is one, and
+        its columns of Z (m, q), its levels (m,) or its coordinates (m, ...)
+    unknown : for each random part, rows (m,) whose level or group the fit has not seen
+    """
+
+    X: np.ndarray
+    offset: np.ndarray | None
+    weights: np.ndarray | None
+    parts: tuple[tuple[np.ndarray | None, np.ndarray], ...]
+    unknown: tuple[np.ndarray, ...]
+
+    def __len__(self) -> int:
+        return len(self.X)
+
+    def take(self, rows: np.ndarray) -> NewRows:
+        """Some of the rows."""
+        parts = tuple((None if g is None else g[rows], place[rows]) for g, place in self.parts)
+        offset, weights = (None if a is None else a[rows] for a in (self.offset, self.weights))
+        return NewRows(self.X[rows], offset, weights, parts, tuple(u[rows] for u in self.unknown))
+
+
+def rows_of_fit(model: Model) -> NewRows:
+    """The rows of the data as rows to predict."""
+    n = len(model.y)
+    parts = [(part.group, part.Z if isinstance(part, Term) else _places(part, n)) for part in model.random]
+    parts.append((model.residual.group, _places(model.residual, n)))
+    return NewRows(model.X, model.offset, model.weights, tuple(parts), (np.zeros(n, bool),) * len(model.random))
+
+
+def _places(field: Field, n: int) -> np.ndarray:
+    if field.group is None:
+        return np.zeros(n, int)
+    return np.asarray(field.position if field.coords is None else field.row_coords)
+
+
+def rows_of_data(frame: ModelFrame, model: Model, newdata: Any, random: bool, residual: bool) -> NewRows:
+    """Rows of new data.
+
+    Parameters
+    ----------
+    random, residual : whether random parts and the residual are needed; their columns need not be there otherwise
+
+    Raises
+    ------
+    DataError
+        See ``ModelFrame.design``.
+    """
+    new = frame.design(newdata, random=random, residual=residual, extend=True)
+    parts: list[tuple[np.ndarray | None, np.ndarray]] = []
+    unknown: list[np.ndarray] = []
+    terms, fields = iter(new.terms), iter(new.fields)
+    for own, part in zip(frame.parts if random else (), model.random, strict=False):
+        if isinstance(part, Term):
+            Z, codes = next(terms)
+            parts.append((codes, Z))
+        else:
+            parts.append(_placed(part, next(fields), new))
+        group = parts[-1][0]
+        groups = len(own.levels) if isinstance(own, FrameTerm) or own.levels else 1
+        unknown.append(np.zeros(new.n, bool) if group is None else group >= groups)
+    if residual:
+        own_residual = (None, np.zeros(new.n, int))
+        parts.append(own_residual if new.residual is None else _placed(model.residual, new.residual, new))
+    return NewRows(new.X, new.offset, new.weights, tuple(parts), tuple(unknown))
+
+
+def _placed(part: Field, place: Any, new: NewDesign) -> tuple[np.ndarray | None, np.ndarray]:
+    group, columns = place
+    if part.group is None:  # independent errors
+        return None, np.zeros(new.n, int)
+    if group is None and not np.any(part.group):  # one function over all rows
+        group = np.zeros(new.n, np.int32)
+    if part.coords is None:
+        return group, columns[0]
+    coords = np.column_stack(columns).astype(float)
+    return group, coords[:, 0] if part.coords.ndim == 2 else coords
+
+
+def check_known(frame: ModelFrame, new: NewRows) -> None:
+    """Refuse rows with a level of a grouping factor that the fit has not seen."""
+    for part, unknown in zip(frame.parts, new.unknown, strict=True):
+        if unknown.any():
+            raise DataError(
+                f"newdata: {int(unknown.sum())} rows have a level of {part.group_label!r} that was not in the fit; use "
+                "allow_new_levels=True to give these an effect of zero, or random=False"
+            )
+
+
+def joined(
+    model: Model, new: NewRows, K: tuple[Any, ...], state: Callable[[bool], str]
+) -> tuple[tuple[Part, ...], tuple[Any, ...]]:  # fmt: skip
+    """Parts at the rows of the data, then the new ones; and their coordinates, as ``Prepared.coords``.
+
+    Rows of the data are multiplied by the square roots of the weights, as V is in ``Rowwise``.
+
+    Parameters
+    ----------
+    K : basis of the columns of Z that covariance blocks belong to, see ``Basis``
+    state : of a part, told whether it is the residual: SHARED, FRESH or, for the residual, ABSENT in the new rows
+    """
+    n, m = len(model.y), len(new)
+    root = np.ones(n) if model.weights is None else np.sqrt(model.weights)
+    joint: list[Part] = []
+    for t, part in enumerate((*model.random, model.residual)):
+        is_residual = t == len(model.random)
+        how = state(is_residual)
+        group, place = new.parts[t] if how != ABSENT else (None, np.zeros(m, int))
+        if isinstance(part, Term):
+            joint.append(_term_rows(part, new.parts[t], K[t], root, how == FRESH))
+            continue
+        old = np.ones(n) if is_residual else root
+        own = np.ones(m) / (np.sqrt(new.weights) if is_residual and new.weights is not None else 1.0)
+        joint.append(_field_rows(part, group, place, np.concatenate([old, own * (how != ABSENT)]), how))
+    return tuple(joint), tuple(part.coords if isinstance(part, FieldRows) else None for part in joint)
+
+
+def _term_rows(part: Term, new: tuple[Any, np.ndarray], K: np.ndarray, root: np.ndarray, fresh: bool) -> TermRows:
+    (group, Z), kin = new, part.relationship
+    if fresh:
+        if kin is not None:  # the variance is that of the level
+            level = np.minimum(group, part.levels - 1)
+            Z = Z * np.where(group < part.levels, np.sqrt(np.diagonal(kin)[level]), 1.0)[:, None]
+        group = part.levels + np.arange(len(Z))
+    Z = np.concatenate([part.Z * root[:, None], Z]) @ K
+    return TermRows(Z, np.concatenate([part.group, group]).astype(int), kin)
+
+
+def _field_rows(
+    part: Field | Residual, group: np.ndarray | None, place: np.ndarray, scale: np.ndarray, how: str
+) -> FieldRows:  # fmt: skip
+    m = len(place)
+    if part.group is None:
+        return FieldRows.of(part, scale)
+    groups = int(part.group.max()) + 1
+    if how == ABSENT:  # anywhere in the first group, times zero
+        place = np.repeat(_places(part, 1)[:1], m, axis=0)
+        group = np.zeros(m, int)
+    elif how == FRESH or group is None:
+        group = groups + np.arange(m)
+    everywhere = np.concatenate([_places(part, 0), place])
+    where = {"position": everywhere} if part.coords is None else {"coords": everywhere}
+    both = Field(part.structure, np.concatenate([part.group, group]), **where, dim=part.dim, name=part.name)
+    return FieldRows.of(both, scale)
