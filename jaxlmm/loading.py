@@ -84,7 +84,9 @@ def _parts(archive: Archive, unpacker: Unpacker) -> tuple[Call, Any, dict[str, A
     named = given.pop("structures")
     arguments = {name: unpacker.unpack(value) for name, value in given.items()}
     arguments |= {name: column_of(value, unpacker) for name, value in content["call"]["arrays"].items()}
-    own = named and {name: unpacker.structure(entry["class"][0], entry["class"][1], name) for name, entry in named["dict"]}
+    own = named and {
+        name: unpacker.structure(entry["class"][0], entry["class"][1], name) for name, entry in named["dict"]
+    }
     data = data_of(content["data"], unpacker)
     rest = {name: unpacker.unpack(content[name]) for name in ("method", "y", "layout")}
     rest["estimate"] = _expected(unpacker.unpack(content["estimate"]), Estimate)

@@ -568,7 +568,7 @@ class Fit:
         Returns
         -------
         Draws
-            coef, theta, sigma, "varcorr TERM" and "ranef GROUP".
+            coef, theta, sigma, "varcorr TERM" and "ranef GROUP" (not by the iterative engine, which has no `pev`).
         """
         return normal_draws(self, n, seed, chains)
 

@@ -11,13 +11,13 @@ import numpy as np
 from jax import Array
 
 from .design import Field, Residual, Term
+from .effects import block_diagonal, linear_predictor
 from .engines import Blocks
 from .engines.orthogonal import bucket
 from .errors import DataError
 from .fitting import Estimate, blocks_at
 from .model import Model
 from .parameters import semidefinite_factor
-from .effects import block_diagonal, linear_predictor
 from .responses import Design, Responses
 
 

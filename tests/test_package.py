@@ -32,7 +32,7 @@ confounding
 criterion
 optimize
 model
-objective boundary
+objective boundary rowparts
 stochastic
 fitting traceable responses stacking lanes chunks plotting batching
 effects

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import jax
@@ -281,7 +282,7 @@ def test_scores_are_derivatives_of_the_parts_of_the_likelihood(model, method):
 
     def dense(theta):
         estimate = fit.estimate
-        moved = type(fit)(fit.data, fit.frame, fit.model, _at(estimate, fit.model, theta), method)
+        moved = dataclasses.replace(fit, estimate=_at(estimate, fit.model, theta), method=method)
         return covariance(moved)[0]
 
     def parts(z):
@@ -320,7 +321,7 @@ def test_covariance_of_all_parameters():
     X = fit.model.X
 
     def of_beta(theta):
-        moved = type(fit)(fit.data, fit.frame, fit.model, _at(fit.estimate, fit.model, theta), "REML")
+        moved = dataclasses.replace(fit, estimate=_at(fit.estimate, fit.model, theta), method="REML")
         return X.T @ np.linalg.solve(covariance(moved)[0], residuals(fit))
 
     A, cross = np.linalg.inv(fit.vcov), gradient(of_beta, fit.theta)

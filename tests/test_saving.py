@@ -347,6 +347,16 @@ def test_foreign_and_damaged_files(content, tmp_path):
         jaxlmm.load(tmp_path / "nowhere")
 
 
+def test_damaged_arrow_data_are_refused(tmp_path):
+    fit = jaxlmm.lmm(SLEEP, sleep("polars"))
+    fit.save(tmp_path / "polars")
+    content = (tmp_path / "polars").read_bytes()
+    bad = io.BytesIO()
+    np.save(bad, np.arange(200, dtype=np.uint8))
+    bad = changed(content, arrays=lambda name, data: bad.getvalue() if name == "a0.npy" else data)
+    refused(bad, tmp_path, "the file is damaged: ValueError polars cannot read the data")
+
+
 def test_a_changed_byte_is_noticed(content, tmp_path):
     rng = np.random.default_rng(0)
     with zipfile.ZipFile(io.BytesIO(content)) as file:

@@ -12,10 +12,11 @@ from jax import Array
 
 from ..design import Term
 from ..draws import Draws
+from ..engines.orthogonal import bucket
 from ..errors import DataError
 from ..model import Model
 from ..parameters import semidefinite_factor
-from ..simulate import check_count
+from ..simulate import check_count, replicate_keys
 from .delta import natural
 from .partition import require_converged
 
@@ -23,7 +24,6 @@ from .partition import require_converged
 def normal_draws(fit: Any, n: int = 1000, seed: int = 0, chains: int = 4) -> Draws:
     """Draws from normal distributions around the estimates, see ``Fit.draws``."""
     check_count("n", n)
-    check_count("seed", seed)
     if not isinstance(chains, int) or chains < 1:
         raise DataError(f"chains: expected a positive whole number, found {chains!r}")
     require_converged(fit)
@@ -33,18 +33,23 @@ def normal_draws(fit: Any, n: int = 1000, seed: int = 0, chains: int = 4) -> Dra
     model = fit.model
     moving = np.isfinite(np.diagonal(at.theta))
     W = np.where(np.outer(moving, moving), at.theta, 0.0)
-    effects = fit.ranef()
+    effects = [entry for entry in fit.ranef().values() if np.all(np.isfinite(entry.pev))]
     roots = [semidefinite_factor(fit.vcov), semidefinite_factor(W)]
     centres = [fit.coef, fit.theta]
-    for entry in effects.values():
-        roots.append(np.stack([semidefinite_factor(np.nan_to_num(V)) for V in entry.pev]))
+    for entry in effects:
+        roots.append(np.stack([semidefinite_factor(V) for V in entry.pev]))
         centres.append(entry.values)
+    count = chains * n
+    sizes = [np.size(centre) for centre in centres]
     with jax.enable_x64(True):
+        keys = replicate_keys(seed, np.arange(bucket(count)))
+        z = np.split(np.asarray(_normals(keys, sum(sizes)))[:count], np.cumsum(sizes)[:-1], 1)
         found = [
-            np.asarray(_around(jnp.asarray(c), jnp.asarray(r), seed, k, chains * n))
-            for k, (c, r) in enumerate(zip(centres, roots, strict=True))
+            c + np.einsum("...ij,b...j->b...i", root, part.reshape(count, *c.shape))
+            for c, root, part in zip(centres, roots, z, strict=True)
         ]
-        of_random, of_residual = jax.device_get(_blocks_at(model, jnp.asarray(found[1])))
+        theta = np.resize(found[1], (bucket(count), len(fit.theta)))  # few shapes to compile
+        of_random, of_residual = jax.tree_util.tree_map(lambda a: np.asarray(a)[:count], _blocks_at(model, theta))
     names: dict[str, np.ndarray] = {"coef": found[0], "theta": found[1]}
     dims = {"coef": ["coefficient"], "theta": ["theta_dim"]}
     coords = {"coefficient": list(fit.coef_names), "theta_dim": [str(i) for i in range(len(fit.theta))]}
@@ -56,7 +61,7 @@ def normal_draws(fit: Any, n: int = 1000, seed: int = 0, chains: int = 4) -> Dra
             coords |= {columns: list(part.columns), f"{columns}2": list(part.columns)}
     if fit.sigma is not None:
         names["sigma"] = np.sqrt(of_residual[:, 0, 0])
-    for entry, draws in zip(effects.values(), found[2:], strict=True):
+    for entry, draws in zip(effects, found[2:], strict=True):
         level, column = f"{entry.group} level", f"{entry.group} effect"
         names[f"ranef {entry.group}"] = draws
         dims[f"ranef {entry.group}"] = [level, column]
@@ -64,13 +69,10 @@ def normal_draws(fit: Any, n: int = 1000, seed: int = 0, chains: int = 4) -> Dra
     return Draws({"posterior": {k: v.reshape(chains, n, *v.shape[1:]) for k, v in names.items()}}, coords, dims)
 
 
-@partial(jax.jit, static_argnames="count")
-def _around(centre: Array, root: Array, seed: int, stream: int, count: int) -> Array:
-    """Draws (count, ...) of normals with a mean (..., q) and factors (..., q, q) of the covariances."""
-    key = jax.random.fold_in(jax.random.key(seed), stream)
-    keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(count, dtype=jnp.uint32))
-    z = jax.vmap(lambda k: jax.random.normal(k, centre.shape, jnp.float64))(keys)
-    return centre + jnp.einsum("...ij,b...j->b...i", root, z)
+@partial(jax.jit, static_argnames="size")
+def _normals(keys: Array, size: int) -> Array:
+    """Independent standard normals (b, size), a row a key."""
+    return jax.vmap(lambda key: jax.random.normal(key, (size,), jnp.float64))(keys)
 
 
 @jax.jit

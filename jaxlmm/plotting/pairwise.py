@@ -7,33 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from ..design import Field, Term
 from ..fitting import blocks_at
+from ..rowparts import covariance, parts_of
 
 
 def covariance_of(fit: Any, i: np.ndarray, j: np.ndarray) -> np.ndarray:
     """Cov(y_i, y_j) for rows i (m,) and j (m,): random parts and residuals."""
-    model, blocks = fit.model, blocks_at(fit.model, fit.estimate)
-    total = _between(model.residual, blocks.residual, i, j)
-    if model.weights is not None:
-        total = total / np.sqrt(model.weights[i] * model.weights[j])
-    for part, block in zip(model.random, blocks.random, strict=True):
-        if isinstance(part, Term):
-            g, h = part.group[i], part.group[j]
-            A = g == h if part.relationship is None else part.relationship[g, h]
-            total = total + A * np.einsum("mi,ij,mj->m", part.Z[i], np.asarray(block), part.Z[j])
-        else:
-            total = total + _between(part, block, i, j)
-    return total
-
-
-def _between(field: Field, block: Any, i: np.ndarray, j: np.ndarray) -> np.ndarray:
-    block = np.asarray(block)
-    if field.group is None:
-        return np.where(i == j, block[0, 0], 0.0)
-    g, p = np.asarray(field.group), np.asarray(field.position)
-    values = block[p[i], p[j]] if field.sets is None else block[np.asarray(field.sets)[g[i]], p[i], p[j]]
-    return np.where(g[i] == g[j], values, 0.0)
+    blocks = blocks_at(fit.model, fit.estimate)
+    return covariance(parts_of(fit.model), (*blocks.random, blocks.residual), i, j)
 
 
 def leverage_of(fit: Any, i: np.ndarray, j: np.ndarray) -> np.ndarray:

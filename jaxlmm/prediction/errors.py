@@ -29,8 +29,8 @@ from ..engines.orthogonal import bucket
 from ..inference.local import coordinates
 from ..inference.partition import Partition, Rowwise
 from ..objective import Spec
+from ..rowparts import Part, through
 from .newdata import NewRows, joined
-from .parts import Part, through
 
 MOST = 256  # rows predicted side by side
 NUMBERS = 2e7  # in arrays of rows by predicted rows by covariance parameters

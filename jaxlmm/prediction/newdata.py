@@ -18,7 +18,7 @@ from ..errors import DataError
 from ..frame import ModelFrame, NewDesign
 from ..grouping import FrameTerm
 from ..model import Model
-from .parts import FieldRows, Part, TermRows
+from ..rowparts import FieldRows, Part, TermRows
 
 SHARED, FRESH, ABSENT = "shared", "fresh", "absent"  # of the data, an independent draw, not there
 

@@ -9,9 +9,8 @@ import numpy as np
 from ..errors import DataError
 from ..fitting import blocks_at
 from ..inference.partition import Partition, dependent
-from ..model import MAX_DENSE_ROWS, weighted
-from .newdata import ABSENT, SHARED, joined, rows_of_fit
-from .parts import Part
+from ..model import MAX_DENSE_ROWS
+from ..rowparts import Part, covariance, parts_of
 
 KINDS = ("response", "pearson", "normalized")
 
@@ -23,27 +22,18 @@ def residuals(fit: Any, kind: str = "response", random: bool = True) -> np.ndarr
     rest = fit.model.y - (fit.fitted if random else fit.predict(random=False))
     if kind == "response":
         return rest
-    parts, blocks = _covariances(fit, random)
-    rest = weighted(fit.model, rest)
+    blocks = blocks_at(fit.model, fit.estimate)
+    every = tuple(zip(parts_of(fit.model), (*blocks.random, blocks.residual), strict=True))
+    parts, matrices = zip(*(every[-1:] if random else every), strict=True)
     if kind == "pearson":
-        every = np.arange(len(rest))
-        return rest / np.sqrt(np.sum([part.variances(G, every) for part, G in zip(parts, blocks, strict=True)], 0))
+        rows = np.arange(len(rest))
+        return rest / np.sqrt(covariance(parts, matrices, rows, rows))
     own = fit.model.residual.group
     if not random:
         clusters = dependent(fit.model)
     else:
         clusters = Partition.of(np.arange(len(rest)) if own is None else np.unique(own, return_inverse=True)[1])
-    return _whitened(rest, parts, blocks, clusters)
-
-
-def _covariances(fit: Any, random: bool) -> tuple[tuple[Part, ...], tuple[np.ndarray, ...]]:
-    """Parts of the residual's covariance, or of V where random parts count as residual, and their blocks."""
-    blocks = blocks_at(fit.model, fit.estimate)
-    K = tuple(np.eye(len(G)) if G.ndim == 2 else None for G in blocks.random)
-    nobody = rows_of_fit(fit.model).take(np.arange(0))
-    parts, _ = joined(fit.model, nobody, K, lambda is_residual: ABSENT if is_residual else SHARED)
-    every = tuple(zip(parts, (*blocks.random, blocks.residual), strict=True))
-    return tuple(zip(*(every[-1:] if random else every), strict=True))  # type: ignore[return-value]
+    return _whitened(rest, parts, matrices, clusters)
 
 
 def _whitened(
@@ -59,7 +49,7 @@ def _whitened(
     out = np.empty(len(rest))
     for rows, present in zip(clusters.rows, clusters.present, strict=True):
         here = rows[present]
-        V = np.sum([part.between(G, here, here) for part, G in zip(parts, blocks, strict=True)], 0)
+        V = covariance(parts, blocks, here[:, None], here)
         try:
             out[here] = np.linalg.solve(np.linalg.cholesky(V), rest[here])
         except np.linalg.LinAlgError:

@@ -192,10 +192,15 @@ def _arrow_bytes(frame: Any, what: str) -> np.ndarray:
 
 
 def _frame_of(kind: str, content: np.ndarray) -> Any:
-    if kind == "polars":
-        import polars as pl
+    try:
+        if kind == "polars":
+            import polars as pl
 
-        return pl.read_ipc(io.BytesIO(content.tobytes()))
-    import pyarrow as pa
+            return pl.read_ipc(io.BytesIO(content.tobytes()))
+        import pyarrow as pa
 
-    return pa.ipc.open_file(pa.BufferReader(content.tobytes())).read_all()
+        return pa.ipc.open_file(pa.BufferReader(content.tobytes())).read_all()
+    except ImportError as error:
+        raise ImportError(f"the data of this fit are of {kind}, which is not installed: pip install {kind}") from error
+    except Exception as error:  # as in `_arrow_bytes`
+        raise ValueError(f"{kind} cannot read the data: {error}") from error

@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from ..design import Field
-from ..engines.clusters import relatives
+from .design import Field, Term
+from .engines.clusters import relatives
+from .model import Model
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,22 +33,14 @@ class TermRows:
     kin: np.ndarray | None = None
 
     def between(self, block: np.ndarray, i: np.ndarray, j: np.ndarray) -> np.ndarray:
-        """Covariances (len(i), len(j)) between rows i and rows j, with covariance `block` (q, q) of the effects."""
-        out = self.Z[i] @ block @ self.Z[j].T
-        a, b = self.codes[i][:, None], self.codes[j]
+        """Covariances between rows i and rows j, which are broadcast; `block` (q, q) is that of the effects."""
+        out = np.sum((self.Z[i] @ block) * self.Z[j], -1)
+        a, b = self.codes[i], self.codes[j]
         if self.kin is None:
             return out * (a == b)
         m = len(self.kin)
         known = (a < m) & (b < m)
         return out * np.where(known, self.kin[np.minimum(a, m - 1), np.minimum(b, m - 1)], a == b)
-
-    def variances(self, block: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Variances of rows."""
-        out = np.einsum("nq,qr,nr->n", self.Z[rows], block, self.Z[rows])
-        if self.kin is None:
-            return out
-        code, m = self.codes[rows], len(self.kin)
-        return out * np.where(code < m, np.diagonal(self.kin)[np.minimum(code, m - 1)], 1.0)
 
     @property
     def ties(self) -> np.ndarray:
@@ -111,15 +104,10 @@ class FieldRows:
 
     def between(self, block: np.ndarray, i: np.ndarray, j: np.ndarray) -> np.ndarray:
         """As `TermRows.between`; `block` is (T, T), or (K, T, T) for sets of coordinates."""
-        a, b = self.group[i][:, None], self.group[j]
-        where = (self.place[i][:, None], self.place[j])
+        a, b = self.group[i], self.group[j]
+        where = (self.place[i], self.place[j])
         values = block[where] if self.sets is None else block[(self.sets[a], *where)]
-        return np.where(a == b, values, 0.0) * self.scale[i][:, None] * self.scale[j]
-
-    def variances(self, block: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Variances of rows."""
-        at = (self.place[rows], self.place[rows])
-        return (block[at] if self.sets is None else block[(self.sets[self.group[rows]], *at)]) * self.scale[rows] ** 2
+        return np.where(a == b, values, 0.0) * self.scale[i] * self.scale[j]
 
     @property
     def ties(self) -> np.ndarray:
@@ -172,3 +160,21 @@ def through(parts: Sequence[Part], blocks: Sequence[np.ndarray], B: np.ndarray) 
         if np.any(block):
             total += part.spread(part.mixed(block, part.collected(B)))
     return total
+
+
+def parts_of(model: Model) -> tuple[Part, ...]:
+    """The random parts of a model and its residual at its rows."""
+    n = len(model.y)
+    one = np.ones(n)
+    random = [
+        TermRows(part.Z, np.asarray(part.group), part.relationship)
+        if isinstance(part, Term)
+        else FieldRows.of(part, one)
+        for part in model.random
+    ]
+    return (*random, FieldRows.of(model.residual, one if model.weights is None else one / np.sqrt(model.weights)))
+
+
+def covariance(parts: Sequence[Part], blocks: Sequence[np.ndarray], i: Any, j: Any) -> np.ndarray:
+    """Covariances between rows i and rows j, which are broadcast, of all parts together."""
+    return np.sum([part.between(np.asarray(G), i, j) for part, G in zip(parts, blocks, strict=True)], 0)
