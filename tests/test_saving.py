@@ -350,10 +350,9 @@ def test_foreign_and_damaged_files(content, tmp_path):
 def test_damaged_arrow_data_are_refused(tmp_path):
     fit = jaxlmm.lmm(SLEEP, sleep("polars"))
     fit.save(tmp_path / "polars")
-    content = (tmp_path / "polars").read_bytes()
-    bad = io.BytesIO()
-    np.save(bad, np.arange(200, dtype=np.uint8))
-    bad = changed(content, arrays=lambda name, data: bad.getvalue() if name == "a0.npy" else data)
+    content, numbers = (tmp_path / "polars").read_bytes(), io.BytesIO()
+    np.save(numbers, np.arange(200, dtype=np.uint8))
+    bad = changed(content, arrays=lambda name, data: numbers.getvalue() if name == "a0.npy" else data)
     refused(bad, tmp_path, "the file is damaged: ValueError polars cannot read the data")
 
 

@@ -16,6 +16,7 @@ from .errors import Predictor
 from .newdata import ABSENT, FRESH, SHARED, NewRows, check_known, rows_of_data, rows_of_fit
 
 INTERVALS = (None, "confidence", "prediction")
+MANY = 1e12  # degrees of freedom that are infinite but for rounding
 
 
 def predict(
@@ -96,7 +97,8 @@ def _with_errors(fit: Any, new: NewRows, state: Any, level: float, df: str, meth
     else:
         variance = np.einsum("mi,ij,mj->m", found.slopes, W, found.slopes)
         with np.errstate(divide="ignore", invalid="ignore"):
-            freedom = np.where(found.mse > 0, 2.0 * found.mse**2 / variance, np.inf)
+            freedom = 2.0 * found.mse**2 / variance
+        freedom = np.where((found.mse > 0) & ~(freedom > MANY), freedom, np.inf)
     return _frame(fit, found.mean, error, freedom, level)
 
 
