@@ -7,6 +7,7 @@ import os
 import platform
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -26,13 +27,32 @@ def environment(**more: str) -> dict[str, str]:
     return kept | {"PYTHONPATH": os.pathsep.join([str(ROOT), kept.get("PYTHONPATH", "")]), **more}
 
 
-def process(command: Sequence[str], more: dict[str, str]) -> str:
-    """What a process prints."""
+class TooSlow(RuntimeError):
+    """A process that did not end in time."""
+
+
+def process(command: Sequence[str], more: dict[str, str], limit: float | None = None) -> str:
+    """What a process prints; after `limit` seconds it is ended, with all that it started."""
     more = {"JAX_TRACEBACK_FILTERING": "off", **more}  # the last line of an error is the error
-    done = subprocess.run(command, capture_output=True, text=True, env=environment(**more))
-    if done.returncode:
-        raise RuntimeError(done.stderr.strip() or f"exit status {done.returncode}")
-    return done.stdout
+    try:
+        started = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+            env=environment(**more),
+        )  # fmt: skip
+    except OSError as error:
+        raise RuntimeError(str(error)) from error
+    with started:
+        try:
+            printed, errors = started.communicate(timeout=limit)
+        except BaseException as error:  # an interrupt too: nothing may be left running
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(started.pid, signal.SIGKILL)
+            if not isinstance(error, subprocess.TimeoutExpired):
+                raise
+            raise TooSlow(f"> {limit:g} s") from None
+    if started.returncode:
+        raise RuntimeError(errors.strip() or f"exit status {started.returncode}")
+    return printed
 
 
 def one_thread() -> dict[str, str]:

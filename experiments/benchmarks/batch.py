@@ -45,10 +45,11 @@ from _common import (
     table,
     target_row,
 )
+from _data import write_csv
 
 COMMAND = "experiments/benchmarks/batch.py"
 CORES, WARM = 2, 5
-REFITS = {"lme4": 100, "mixedlm": 50}
+REFITS = {"lme4": 100, "mixedlm": 50, "statsmodels": 50}
 DRAWN, CHECKED = max(REFITS.values()), 50  # responses for the peers, and those whose log-likelihoods are compared
 MODELS, REPLICATES = 2000, 10_000
 SIGMA = 25.0
@@ -128,11 +129,6 @@ def write_data(workload: Workload, folder: Path) -> None:
     Y = workload.responses(DRAWN, PEER_SEED, design)
     write_csv(folder / "design.csv", workload.frame(Y[0], design))
     np.savetxt(folder / "responses.csv", Y, delimiter=",", fmt="%.17g")
-
-
-def write_csv(path: Path, columns: dict[str, np.ndarray]) -> None:
-    table = np.column_stack(list(columns.values()))
-    np.savetxt(path, table, delimiter=",", fmt="%.17g", header=",".join(columns), comments="")
 
 
 # -- jaxlmm, in a process of its own --------------------------------------------------------------------------------
@@ -432,11 +428,11 @@ logliks <- numeric(0)""",
 }
 
 
-def run_lme4(workload: Workload, folder: Path) -> dict[str, Any]:
+def run_lme4(workload: Workload, folder: Path, limit: float | None) -> dict[str, Any]:
     script = folder / "lme4.R"
     call, count = R_CALLS[workload.call].format(formula=workload.formula), REFITS["lme4"]
     script.write_text(R_SCRIPT.format(call=call, count=count, checked=CHECKED))
-    process(["Rscript", str(script), str(folder)], one_thread())
+    process(["Rscript", str(script), str(folder)], one_thread(), limit)
     numbers = np.loadtxt(folder / "lme4.csv")
     return {"seconds": float(np.median(numbers[:count])), "logliks": numbers[count:].tolist()}
 
@@ -468,6 +464,30 @@ def work_mixedlm(name: str, _: int, folder: str) -> dict[str, Any]:
     return {"seconds": statistics.median(seconds for seconds, _ in timed), "logliks": logliks[:CHECKED]}
 
 
+def work_statsmodels(name: str, _: int, folder: str) -> dict[str, Any]:
+    """A loop over `MixedLM.fit`, from formula and frame: it has no refit."""
+    import warnings
+
+    import pandas as pd
+    import statsmodels.formula.api as smf
+
+    warnings.simplefilter("ignore")
+    workload = WORKLOADS[name]
+    if workload.call != "refit":
+        raise RuntimeError(f"statsmodels has no {workload.call}")
+    data = pd.read_csv(Path(folder) / "design.csv", dtype={"g": str})
+    fixed = " + ".join(workload.columns) or "1"
+
+    def fit(y: np.ndarray) -> Any:
+        model = smf.mixedlm(f"y ~ {fixed}", data.assign(y=y), groups="g", re_formula=f"~{fixed}")
+        return model.fit(reml=True)
+
+    Y = np.loadtxt(Path(folder) / "responses.csv", delimiter=",")[: REFITS["statsmodels"]]
+    timed = [seconds_of(lambda y=y: fit(y)) for y in Y]
+    seconds = statistics.median(taken for taken, _ in timed)
+    return {"seconds": seconds, "logliks": [float(result.llf) for _, result in timed][:CHECKED]}
+
+
 def missing(peer: str) -> bool:
     if peer != "lme4":
         return importlib.util.find_spec(peer) is None
@@ -478,13 +498,15 @@ def missing(peer: str) -> bool:
 # -- processes ------------------------------------------------------------------------------------------------------
 
 
-def worker(kind: str, name: str, lanes: int, folder: str = "", device: bool = False) -> dict[str, Any]:
+def worker(
+    kind: str, name: str, lanes: int, folder: str = "", device: bool = False, limit: float | None = None
+) -> dict[str, Any]:
     """Run `work_<kind>` in a fresh process, on CORES cores unless it is for the device."""
     more = {} if device else {"JAX_PLATFORMS": "cpu", "BATCH_BENCHMARK_CORES": str(CORES)}
-    if kind == "mixedlm":
+    if kind in REFITS:
         more |= one_thread()
     arguments = [kind, name, str(lanes), *([folder] if folder else [])]
-    printed = process([sys.executable, str(Path(__file__).resolve()), "--worker", *arguments], more)
+    printed = process([sys.executable, str(Path(__file__).resolve()), "--worker", *arguments], more, limit)
     return json.loads(printed.rpartition("RESULT")[2])
 
 
@@ -522,12 +544,12 @@ def all_runs(names: Sequence[str], peers: Sequence[str], lanes: int, rounds: int
     return runs
 
 
-def one_run(program: str, name: str, folder: Path, lanes: int) -> dict[str, Any]:
+def one_run(program: str, name: str, folder: Path, lanes: int, limit: float | None = None) -> dict[str, Any]:
     if program == "jaxlmm":
-        return worker("fit", name, lanes_of(name, lanes))
+        return worker("fit", name, lanes_of(name, lanes), limit=limit)
     if program == "lme4":
-        return run_lme4(WORKLOADS[name], folder)
-    return worker(program, name, 0, str(folder))
+        return run_lme4(WORKLOADS[name], folder, limit)
+    return worker(program, name, 0, str(folder), limit=limit)
 
 
 def middle(results: Sequence[dict[str, Any]], key: str) -> float:

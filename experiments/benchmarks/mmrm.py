@@ -1,4 +1,4 @@
-"""What repeated measures cost, beside nlme's gls and glmmTMB: one large fit, small ones, and batches of trials.
+"""What repeated measures cost, beside nlme's gls, glmmTMB and mmrm: one large fit, small ones, and batches of trials.
 
     python experiments/benchmarks/mmrm.py --bcva bcva_data.csv [--rounds 3] [--lanes 1000] [--out results.md]
 
@@ -68,7 +68,7 @@ STUDIES = {
     "fev": Study("FEV1", "RACE + SEX + ARMCD * AVISIT"),
 }
 RESIDUAL = "us(AVISIT | USUBJID)"
-PEERS = {"gls": "nlme", "glmmTMB": "glmmTMB"}
+PEERS = {"gls": "nlme", "glmmTMB": "glmmTMB", "mmrm": "mmrm"}  # and their packages
 
 PYTHON = """
 import time
@@ -115,6 +115,7 @@ R_CALLS = {
     "gls": """gls({formula}, data, correlation=corSymm(form=~ visit | USUBJID), weights=varIdent(form=~ 1 | AVISIT),
         method="REML", control=glsControl(maxIter=500, msMaxIter=500))""",
     "glmmTMB": """suppressWarnings(glmmTMB({formula} + us(0 + AVISIT | USUBJID), data, dispformula=~ 0, REML=TRUE))""",
+    "mmrm": "mmrm({formula} + us(AVISIT | USUBJID), data)",
 }
 
 
@@ -419,10 +420,11 @@ def write_trials(trial: Trial, count: int, path: Path) -> None:
     path.write_text("\n".join(lines) + "\n")
 
 
-def peer_batch(peer: str, path: Path) -> dict[str, Any]:
+def peer_batch(peer: str, path: Path, limit: float | None = None) -> dict[str, Any]:
     """Median seconds a data set in a loop, and log-likelihoods."""
     call = r_fit(peer, "y ~ " + TRIAL_FIXED.replace("visit", "AVISIT"))
-    printed = process(["Rscript", "-e", R_BATCH.format(package=PEERS[peer], path=path, call=call)], one_thread())
+    code = R_BATCH.format(package=PEERS[peer], path=path, call=call)
+    printed = process(["Rscript", "-e", code], one_thread(), limit)
     seconds, logliks = zip(*(results_of(line) for line in printed.splitlines() if "RESULT" in line), strict=True)
     return {"seconds": statistics.median(seconds), "logliks": list(logliks)}
 
@@ -497,11 +499,11 @@ def peer_table(found: dict[str, Any]) -> str:
 # -- the report -----------------------------------------------------------------------------------------------------
 
 
-def worker(kind: str, name: str, number: int, place: str) -> Any:
+def worker(kind: str, name: str, number: int, place: str, limit: float | None = None) -> Any:
     """Run `work_<kind>` in a fresh process on the CPU; batches on CORES cores."""
     more = {"JAX_PLATFORMS": "cpu"}
     words = [sys.executable, str(Path(__file__).resolve()), "--worker", kind, name, str(number), place]
-    return json.loads(process(words, more).rpartition("RESULT")[2])
+    return json.loads(process(words, more, limit).rpartition("RESULT")[2])
 
 
 def work(kind: str, name: str, number: str, place: str) -> None:
@@ -544,7 +546,7 @@ def target_table(first: dict[str, Any], later: dict[str, Any], batch: dict[str, 
     if good(later.get("fev")):
         rows.append(target_row("fev, warm at most 20 ms", 1e3 * median_later(later["fev"]), 20.0, False))
     for name in ("models", "refit"):
-        for peer in peers:
+        for peer in (peer for peer in peers if peer != "mmrm"):  # nothing was asked beside mmrm
             if good(batch.get(name)) and good(batch.get(peer)):
                 times = 1e6 * middle(batch[peer], "seconds") / us_a_set(batch[name])
                 rows.append(target_row(f"batch, `{name}`: at least 300 x {peer}", times, 300.0, True))
@@ -553,8 +555,9 @@ def target_table(first: dict[str, Any], later: dict[str, Any], batch: dict[str, 
 
 INTRODUCTION = f"""# Repeated measures
 
-Unstructured residual covariance within subjects, REML, float64. jaxlmm, nlme's gls (`corSymm`, `varIdent`) and glmmTMB
-(`us(0 + visit | subject)`, `dispformula = ~ 0`, a residual variance near zero, hence its log-likelihoods a little off).
+Unstructured residual covariance within subjects, REML, float64. jaxlmm, mmrm, nlme's gls (`corSymm`,
+`varIdent`) and glmmTMB (`us(0 + visit | subject)`, `dispformula = ~ 0`, a residual variance near zero, hence its
+log-likelihoods a little off).
 
 - Programs run in turn, each in a fresh process; figures are medians over the rounds. A program that takes more than
   {LONG:.0f} s runs once.

@@ -57,7 +57,7 @@ def study(kind: str, replicates: int) -> Any:
 
     slopes = kind != "oneway"
     covariance: dict[str, Any] = {"g": [[1.0, 0.2], [0.2, 0.5]] if slopes else 0.5}
-    df = {"kr": ("satterthwaite", "kenward-roger")}.get(kind, "asymptotic")
+    df = {"kr": ("satterthwaite", "kenward-roger"), "satterthwaite": "satterthwaite"}.get(kind, "asymptotic")
     formula = SLOPES if slopes else ONE_WAY
     return Study(
         design=design(kind), generate=MixedModel(formula, {}, covariance), estimators=[Estimator("m", formula, df=df)],
@@ -145,15 +145,75 @@ def million(kind: str, workers: int, fits: int) -> dict[str, float]:
     return {"seconds": done, "summary": summarised, "converged": converged, "mib": size, "own": own, "workers": peak[0]}
 
 
+# -- beside a loop in R, for run.py ---------------------------------------------------------------------------------
+
+
+def sample(kind: str, count: int, folder: str) -> dict[str, float]:
+    """The first data sets of a study as CSV files: the design, and a row of responses for each."""
+    import jax
+
+    from jaxlmm.study.generate import drawer
+
+    one = study(kind, CHUNK)
+    with jax.enable_x64(True):
+        Y = drawer(one, 0)(np.arange(count)).columns["y"]
+    columns = design(kind)
+    rows = np.column_stack(list(columns.values()))
+    np.savetxt(Path(folder, "design.csv"), rows, "%.17g", ",", header=",".join(columns), comments="")
+    np.savetxt(Path(folder, "responses.csv"), Y, "%.17g", ",")
+    return {}
+
+
+def timed(kind: str, replicates: int, folder: str) -> dict[str, Any]:
+    """Whole studies, the first compiling and the second not; p-values and log-likelihoods of the sample."""
+    import jaxlmm
+    from jaxlmm.study import run
+
+    seconds = []
+    for _ in range(2):
+        with tempfile.TemporaryDirectory() as place:
+            taken, results = seconds_of(lambda place=place: run(study(kind, replicates), place, "inline"))
+            seconds.append(taken)
+            _, part = next(results.parts())
+    Y = np.loadtxt(Path(folder, "responses.csv"), delimiter=",")
+    fit = jaxlmm.lmm(SLOPES, {**design(kind), "y": Y[0]})
+    p = part["p"][0, : len(Y)].tolist()
+    return {"first": seconds[0], "later": [seconds[1] / replicates], "logliks": fit.refit(Y).loglik.tolist(), "p": p}
+
+
+R_LOOP = """
+suppressMessages(library(lmerTest))
+data <- read.csv("{folder}/design.csv"); data$g <- factor(data$g)
+Y <- as.matrix(read.csv("{folder}/responses.csv", header=FALSE))
+now <- function() as.numeric(Sys.time())
+seconds <- logliks <- p <- c()
+for (i in seq_len(nrow(Y))) {{
+    start <- now(); data$y <- as.numeric(Y[i, ])
+    fit <- suppressMessages(suppressWarnings(lmer({formula}, data, control=lmerControl(calc.derivs=FALSE))))
+    p <- c(p, coef(summary(fit))["x", "Pr(>|t|)"])
+    seconds <- c(seconds, now() - start); logliks <- c(logliks, as.numeric(logLik(fit)))
+}}
+json <- function(x) paste0("[", paste(sprintf("%.12g", x), collapse=", "), "]")
+cat(sprintf('RESULT{{"first": %.6f, "later": %s, "logliks": %s, "p": %s}}\n', seconds[1], json(median(seconds[-1])),
+    json(logliks), json(p)))
+"""
+
+
+def r_loop(folder: Path, limit: float) -> dict[str, Any]:
+    """The same data sets one by one: lmerTest's `lmer` and Satterthwaite's p-value of x."""
+    code = R_LOOP.format(folder=folder, formula=SLOPES)
+    return json.loads(process(["Rscript", "-e", code], {}, limit).rpartition("RESULT")[2])
+
+
 # -- the whole -------------------------------------------------------------------------------------------------------
 
 
-def asked(what: str, *arguments: Any) -> dict[str, float]:
+def asked(what: str, *arguments: Any, limit: float | None = None) -> dict[str, Any]:
     from jaxlmm.study.chunk import one_thread
 
-    more = {"TF_CPP_MIN_LOG_LEVEL": "3", **(one_thread() if what == "overhead" else {})}
+    more = {"TF_CPP_MIN_LOG_LEVEL": "3", **(one_thread() if what in ("overhead", "timed") else {})}
     words = [sys.executable, __file__, "--ask", json.dumps([what, *arguments])]
-    return json.loads(process(words, more).splitlines()[-1])
+    return json.loads(process(words, more, limit).splitlines()[-1])
 
 
 def medians(found: list[dict[str, float]]) -> dict[str, float]:
@@ -170,7 +230,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.ask:
         what, *arguments = json.loads(options.ask)
-        print(json.dumps({"overhead": overhead, "rate": rate, "million": million}[what](*arguments)))
+        tasks = {"overhead": overhead, "rate": rate, "million": million, "sample": sample, "timed": timed}
+        print(json.dumps(tasks[what](*arguments)))
         return
     words = {"slopes": "18 groups x 5 to 11 rows, q = 2, Wald", "kr": "the same, Satterthwaite and Kenward-Roger",
              "oneway": "one-way, 10 x 5, Wald"}  # fmt: skip
