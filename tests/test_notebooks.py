@@ -114,7 +114,7 @@ def test_parameters_of_docstrings_become_what_numpydoc_reads():
             a line that is so long that it had to be wrapped in the docstring because it would otherwise have been"""
     text = "\n".join(found)
     assert dedent(expected) + " longer than the others\n" in text + "\n"
-    assert "Returns\n-------\nx : not touched;  y : either" in text
+    assert "\n\nReturns\n-------\nx : not touched;  y : either" in text
 
 
 def test_the_shelf_has_every_structure():
