@@ -304,11 +304,15 @@ def table(fit, frame, se, df):
     return frame[se].to_numpy()[order], frame[df].to_numpy()[order]
 
 
+def slow(*values):
+    return [pytest.param(value, marks=pytest.mark.slow) for value in values]
+
+
 # Where SAS stopped early, JMP is at our optimum
 LOOSE = ("battery_cell", "sleep_study_quadratic", "sleep_study_some_corr_quadratic")
 
 
-@pytest.mark.parametrize("df", ["kenward-roger", "kenward-roger-full", "satterthwaite"])
+@pytest.mark.parametrize("df", ["kenward-roger", *slow("kenward-roger-full"), "satterthwaite"])
 @pytest.mark.parametrize("name", INTERIOR)
 def test_sas_on_designed_experiments(name, df):
     """V is linear in its parameters, in which full and first-order Kenward-Roger agree."""
@@ -430,6 +434,7 @@ def heterogeneous():
     return jaxlmm.lmm(f"{FORMULATION} + (0 + formulation | subject)", drugs(), variance="ident(formulation)")
 
 
+@pytest.mark.slow
 def test_residual_variances_by_formulation_in_sas():
     """On the boundary too; MIXED and GLIMMIX differ by 1e-4 in the df."""
     fit = heterogeneous()
@@ -468,7 +473,7 @@ def test_a_paired_t_test(df, information):
     assert found.joint.den_df == pytest.approx(9.0, rel=1e-6)
 
 
-@pytest.mark.parametrize("df", ["kenward-roger", "kenward-roger-full", "satterthwaite"])
+@pytest.mark.parametrize("df", ["kenward-roger", *slow("kenward-roger-full"), "satterthwaite"])
 def test_a_balanced_split_plot_is_its_anova(df):
     """Varieties against their plots in blocks (10 df), nitrogen and interaction against subplots (45 df)."""
     case, fit = recorded("oats_splitplot_reml")
@@ -508,8 +513,10 @@ def test_welch_is_an_approximation_by_satterthwaite(df):
 # ---------------------------------------------------------------------------- identities
 
 
-@pytest.mark.parametrize("information", ["observed", "expected", "average"])
-@pytest.mark.parametrize("name", ["sleepstudy_reml", "penicillin_crossed_reml", "fev_toeph_reml", "orthodont_us_reml"])
+@pytest.mark.parametrize("information", ["observed", "expected", *slow("average")])
+@pytest.mark.parametrize(
+    "name", ["sleepstudy_reml", "penicillin_crossed_reml", *slow("fev_toeph_reml"), "orthodont_us_reml"]
+)
 def test_kenward_roger_and_satterthwaite_have_one_df_of_one_contrast(name, information):
     _, fit = recorded(name)
     L = np.vstack([np.eye(len(fit.coef)), np.random.default_rng(0).normal(size=(3, len(fit.coef)))])
@@ -530,14 +537,13 @@ def alike(name):
     return [fitted(formula, d, **options) for formula, options in models]
 
 
-OTHERS = ("expected", "average")
 SAME = [
     "cs is a random intercept", "ar1 is ou at equal steps", "rr(full) is us between levels", "ident is diag",
     "products commute",
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("information", ["observed", *(pytest.param(i, marks=pytest.mark.slow) for i in OTHERS)])
+@pytest.mark.parametrize("information", ["observed", *slow("expected", "average")])
 @pytest.mark.parametrize("name", SAME)
 def test_no_parametrisation_changes_first_order_tests(name, information):
     one, two = alike(name)
@@ -570,8 +576,8 @@ def without_items():
     return one, fitted("y ~ x + (1 | item) + (1 | id)", d)
 
 
-@pytest.mark.parametrize("rule", ["keep", "drop"])
-@pytest.mark.parametrize("df", ["satterthwaite", "kenward-roger", "kenward-roger-full"])
+@pytest.mark.parametrize("rule", ["keep", *slow("drop")])
+@pytest.mark.parametrize("df", ["satterthwaite", "kenward-roger", *slow("kenward-roger-full")])
 def test_a_singular_fit_by_two_texts(df, rule):
     """One model, linear in the parameters of SAS: every form agrees, and the full one with the first-order one."""
     one, two = without_items()
