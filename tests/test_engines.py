@@ -163,7 +163,9 @@ def test_the_program_does_not_grow_with_the_levels_of_a_crossed_factor():
     assert counts[0] == counts[1]
 
 
-@pytest.mark.parametrize("free", [False, True], ids=["residual fixed", "residual free"])
+@pytest.mark.parametrize(
+    "free", [pytest.param(False, marks=pytest.mark.slow), True], ids=["residual fixed", "residual free"]
+)
 @pytest.mark.parametrize("kind", KINDS[:-1])
 def test_expansions_are_those_of_the_dense_matrix(kind, free):
     """Values and first and second derivatives along directions, with weights that depend on the Gram."""

@@ -80,7 +80,7 @@ def test_deletion_at_the_same_theta(model, by):
     ("model", "method", "by"),
     [
         ("slopes", "REML", "id"),
-        ("serial", "ML", "row"),
+        pytest.param("serial", "ML", "row", marks=pytest.mark.slow),
         pytest.param("both", "REML", "id", marks=pytest.mark.slow),
         pytest.param("crossed", "REML", "visit", marks=pytest.mark.slow),
     ],

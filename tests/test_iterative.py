@@ -107,6 +107,7 @@ def test_the_part_of_the_residual_variance_can_be_fixed():
     close(found.curvature, expected.curvature, 1e-8)
 
 
+@pytest.mark.slow
 def test_draws_average_to_the_expansion():
     model, own, _ = pair("vectors")
     C, w = blocks(model, 0), jnp.eye(model.X.shape[1] + 1)
@@ -221,6 +222,7 @@ def fits(seeds=20):
     return [jaxlmm.lmm(FORMULA, data(), weights="w", engine=Iterative(seed=seed, **options)) for seed in range(seeds)]
 
 
+@pytest.mark.slow
 def test_errors_over_seeds_are_those_that_are_stated():
     errors = np.array([fit.theta - exact().theta for fit in fits()])
     stated = np.array([fit.monte_carlo.theta_se for fit in fits()])
@@ -299,6 +301,7 @@ def test_variances_of_zero():
     np.testing.assert_array_equal(np.isfinite(found.monte_carlo.theta_se), finite)
 
 
+@pytest.mark.slow
 def test_vectors_and_two_terms_of_a_factor():
     rng = np.random.default_rng(2)
     d = data()

@@ -59,6 +59,7 @@ def test_derivatives_in_the_response_are_those_of_refits(kind):
         np.testing.assert_allclose(jax.jit(jax.jacrev(estimates))(y) @ direction, forward, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_second_derivatives_and_derivatives_in_the_design():
     model, y, _ = regular("uneven slopes")
     direction = np.linspace(-1, 1, len(y))
