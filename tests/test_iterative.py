@@ -145,6 +145,7 @@ def test_the_likelihood_has_derivatives():
         close(found, expected, 1e-8)
 
 
+@pytest.mark.slow
 def test_the_likelihood_is_a_function_of_the_model():
     y, X, terms, weights = rows_of("nested")
     theta = jnp.zeros(4)

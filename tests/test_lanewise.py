@@ -156,6 +156,7 @@ def test_missing_responses_are_dropped_lane_by_lane():
         assert np.isnan([found.df[3], found.se[3], found.p[3]]).all() and np.isnan(found.joint_p[3])
 
 
+@pytest.mark.slow
 def test_coefficients_that_a_lane_cannot_estimate():
     """Visits 1 and 2 are missing: no slope of t, but one of x."""
     Y = drawn()[:2].copy()

@@ -45,7 +45,7 @@ if __name__ == "__main__":
     out, executor, workers = sys.argv[1:4]
     run(study, out, executor, int(workers) or None)
 """
-EXECUTORS = [("inline", 0), ("processes", 1), ("dask", 1)]
+EXECUTORS = [("inline", 0), ("processes", 1), pytest.param("dask", 1, marks=pytest.mark.slow)]
 TIMEOUT = 120.0
 
 

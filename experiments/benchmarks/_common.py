@@ -103,11 +103,13 @@ def cpu_model() -> str:
 
 def command(script: str, *places: str) -> str:
     """The command line without options that are `places`, paths on this machine."""
-    words, kept = iter(sys.argv[1:]), []
-    for word in words:
-        if word in places:
-            next(words, None)
-        elif not word.startswith(tuple(f"{place}=" for place in places)):
+    kept, is_place = [], False
+    for word in sys.argv[1:]:
+        if is_place and not word.startswith("-"):
+            is_place = False
+            continue
+        is_place = word in places
+        if not is_place and not word.startswith(tuple(f"{place}=" for place in places)):
             kept.append(word)
     return shlex.join(["python", script, *kept])
 
