@@ -50,13 +50,14 @@ class Bootstrap(Shown):
 
     def table(self) -> Table:
         """Statistics with bias, standard error and percentile intervals."""
-        numbers = (self.estimate, self.bias, self.se, *self.intervals().T)
-        rows = tuple(
-            (name, *format_column([e, lo, hi], 6)[:1], *format_column([b, s]), *format_column([e, lo, hi], 6)[1:])
-            for name, e, b, s, lo, hi in zip(self.names, *numbers, strict=True)
-        )
+        rows = []
+        for name, around, b, s in zip(
+            self.names, np.column_stack([self.estimate, self.intervals()]), self.bias, self.se, strict=True
+        ):
+            estimate, *limits = format_column(around, 6)
+            rows.append((name, estimate, *format_column([b, s]), *limits))
         title = f"Parametric bootstrap, {len(self)} replicates, {int(self.fits.converged.sum())} converged:"
-        return Table(title, ("", "Estimate", "Bias", "Std. Error", "2.5 %", "97.5 %"), rows)
+        return Table(title, ("", "Estimate", "Bias", "Std. Error", "2.5 %", "97.5 %"), tuple(rows))
 
     @property
     def se(self) -> np.ndarray:

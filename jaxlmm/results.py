@@ -664,7 +664,8 @@ class Fit:
 
     def augment(self) -> Any:
         """The rows used, with the columns of the data and fitted, resid and fixed (population mean)."""
-        added = {"fitted": self.fitted, "resid": self.residuals(), "fixed": self.predict(random=False)}
+        fitted = self.fitted
+        added = {"fitted": fitted, "resid": self.model.y - fitted, "fixed": self.predict(random=False)}
         return extend_rows(self.data, self.frame.rows, added)
 
     def summary(self, df: str = "satterthwaite", **method: Any) -> Summary:

@@ -14,7 +14,7 @@ import numpy as np
 from ..errors import DataError
 from . import canvas
 from .columns import column_of, groups_of
-from .pairwise import covariance_of, leverage_of
+from .pairwise import Pairs
 
 MOST = 40  # positions
 
@@ -51,7 +51,7 @@ def covariances(fit: Any, by: str | None, at: str | None) -> Covariances:
     row[codes, position] = np.arange(len(codes))
     if np.sum(row >= 0) < len(codes):
         raise DataError("at: some groups have a position more than once; expected one row of a group at each")
-    residuals = fit.residuals("response", random=False)
+    residuals, pairs = fit.residuals("response", random=False), Pairs(fit)
     empirical, model = np.full((m, m), np.nan), np.full((m, m), np.nan)
     groups = np.zeros((m, m), int)
     for a in range(m):
@@ -60,9 +60,9 @@ def covariances(fit: Any, by: str | None, at: str | None) -> Covariances:
             groups[a, b] = groups[b, a] = both.sum()
             if both.any():
                 i, j = row[both, a], row[both, b]
-                products = residuals[i] * residuals[j] + leverage_of(fit, i, j)
+                products = residuals[i] * residuals[j] + pairs.leverage(i, j)
                 empirical[a, b] = empirical[b, a] = np.mean(products)
-                model[a, b] = model[b, a] = np.mean(covariance_of(fit, i, j))
+                model[a, b] = model[b, a] = np.mean(pairs.covariance(i, j))
     return Covariances(tuple(labels), empirical, model, groups)
 
 

@@ -11,16 +11,21 @@ from ..fitting import blocks_at
 from ..rowparts import covariance, parts_of
 
 
-def covariance_of(fit: Any, i: np.ndarray, j: np.ndarray) -> np.ndarray:
-    """Cov(y_i, y_j) for rows i (m,) and j (m,): random parts and residuals."""
-    blocks = blocks_at(fit.model, fit.estimate)
-    return covariance(parts_of(fit.model), (*blocks.random, blocks.residual), i, j)
+class Pairs:
+    """What a fit says of pairs of rows i (m,) and j (m,)."""
 
+    def __init__(self, fit: Any):
+        blocks = blocks_at(fit.model, fit.estimate)
+        self.parts, self.blocks = parts_of(fit.model), (*blocks.random, blocks.residual)
+        self.X, self.vcov = fit.model.X, np.nan_to_num(fit.vcov)
 
-def leverage_of(fit: Any, i: np.ndarray, j: np.ndarray) -> np.ndarray:
-    """``x_i' Phi x_j``: what estimating the coefficients takes off the covariance of marginal residuals."""
-    X = fit.model.X
-    return np.einsum("mi,ij,mj->m", X[i], np.nan_to_num(fit.vcov), X[j])
+    def covariance(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
+        """Cov(y_i, y_j): random parts and residuals."""
+        return covariance(self.parts, self.blocks, i, j)
+
+    def leverage(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
+        """``x_i' Phi x_j``: what estimating the coefficients takes off the covariance of marginal residuals."""
+        return np.einsum("mi,ij,mj->m", self.X[i], self.vcov, self.X[j])
 
 
 def pairs_within(codes: np.ndarray, most: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:

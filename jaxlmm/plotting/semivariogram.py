@@ -15,7 +15,7 @@ import numpy as np
 from ..errors import DataError
 from . import canvas
 from .columns import column_of, groups_of
-from .pairwise import covariance_of, leverage_of, pairs_within
+from .pairwise import Pairs, pairs_within
 
 LARGEST = 500  # rows of a group whose pairs are all used
 
@@ -39,11 +39,12 @@ def semivariogram(
     if not column.is_number:
         raise DataError(f"time: {time!r} is a factor, expected a numeric column to take differences of")
     t, residuals = np.asarray(column.values, np.float64), fit.residuals(kind, random=False)
+    pairs = Pairs(fit)
     lags, squares, models = [], [], []
     for i, j in pairs_within(codes, LARGEST, seed):
         lags.append(np.abs(t[i] - t[j]))
         squares.append(0.5 * (residuals[i] - residuals[j]) ** 2)
-        models.append(_expected(fit, kind, i, j))
+        models.append(_expected(pairs, kind, i, j))
     lag, square, model = (np.concatenate(x) for x in (lags, squares, models))
     limit = lag.max(initial=0.0) if max_lag is None else max_lag
     keep = lag <= limit
@@ -56,19 +57,19 @@ def semivariogram(
     if robust:  # |r_i - r_j|^(1/2) is close to normal; the denominator makes its fourth power unbiased
         means[1] = (np.bincount(code, (2.0 * square) ** 0.25) / count) ** 4 / (2.0 * (0.457 + 0.494 / count))
     rows = np.arange(len(t))
-    variance = 1.0 if kind != "response" else float(np.mean(covariance_of(fit, rows, rows)))
+    variance = 1.0 if kind != "response" else float(np.mean(pairs.covariance(rows, rows)))
     return Semivariogram(means[0], count, means[1], means[2], variance)
 
 
-def _expected(fit: Any, kind: str, i: np.ndarray, j: np.ndarray) -> np.ndarray:
+def _expected(pairs: Pairs, kind: str, i: np.ndarray, j: np.ndarray) -> np.ndarray:
     if kind == "normalized":  # uncorrelated with variance one
         return np.ones(len(i))
 
     def left(i: np.ndarray, j: np.ndarray) -> np.ndarray:
         size = 1.0
         if kind == "pearson":
-            size = np.sqrt(covariance_of(fit, i, i) * covariance_of(fit, j, j))
-        return (covariance_of(fit, i, j) - leverage_of(fit, i, j)) / size
+            size = np.sqrt(pairs.covariance(i, i) * pairs.covariance(j, j))
+        return (pairs.covariance(i, j) - pairs.leverage(i, j)) / size
 
     return 0.5 * (left(i, i) + left(j, j)) - left(i, j)
 

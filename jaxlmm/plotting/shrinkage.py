@@ -37,7 +37,8 @@ def shrinkage(fit: Any, group: str | None, coef: bool) -> Shrinkage:
     mine = [t for t, part in enumerate(fit.model.random) if isinstance(part, Term)]
     group = chosen("group", group, tuple(dict.fromkeys(parts[t].group_label for t in mine)))
     mine = [t for t in mine if parts[t].group_label == group]
-    predicted, columns = fit.ranef()[group].values, fit.ranef()[group].columns
+    effects = fit.ranef()[group]
+    predicted, columns = effects.values, effects.columns
     codes = np.asarray(fit.model.random[mine[0]].group)
     Z = np.concatenate([fit.model.random[t].Z for t in mine], 1)
     rest = fit.residuals() + np.sum(Z * predicted[codes], 1)

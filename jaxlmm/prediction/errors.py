@@ -52,6 +52,15 @@ class Predicted(NamedTuple):
     extra: np.ndarray
 
 
+class Joint(NamedTuple):
+    """Rows of the data and new ones: parts, coordinates, clusters (N,), and the column (m,) of each new row."""
+
+    parts: tuple[Part, ...]
+    coords: tuple[Any, ...]
+    clusters: np.ndarray
+    turn: np.ndarray  # its number among the new rows of its cluster
+
+
 class Predictor:
     """Predicts new rows from the data of a fit, in a chart of the covariance parameters.
 
@@ -87,32 +96,31 @@ class Predictor:
         W : (k, k) covariance of the covariance parameters, for `Predicted.extra`
         """
         n, m, k = len(self.model.y), len(new), len(self.x)
-        turn = self._turns(new, state)
+        joint = self._joined(new, state)
+        turn = joint.turn
         size = min(MOST, int(NUMBERS / (n * (1 + (k if W is not None else 0)))), bucket(int(turn.max()) + 1))
         size = max(1, size)
         out = Predicted(np.zeros(m), np.zeros(m), np.zeros((m, k)), np.zeros(m))
         for start in range(0, int(turn.max()) + 1, size):
             here = np.flatnonzero((turn >= start) & (turn < start + size))
-            found = self._chunk(new.take(here), turn[here] - start, size, state, errors, W)
-            for whole, some in zip(out, found, strict=True):
-                whole[here] = some
+            some = new.take(here)
+            found = self._chunk(some, joint if len(here) == m else self._joined(some, state), size, errors, W)
+            for whole, part in zip(out, found, strict=True):
+                whole[here] = part
         return out
 
-    def _turns(self, new: NewRows, state: Callable[[bool], str]) -> np.ndarray:
-        """The column of every new row: its number among those of its cluster."""
-        parts, _ = joined(self.model, new, self.rows.prepared.basis.K, state)
-        own = _clusters(parts)[len(self.model.y) :]
-        return Partition.of(np.unique(own, return_inverse=True)[1]).slot
-
-    def _chunk(
-        self, new: NewRows, turn: np.ndarray, size: int, state: Callable[[bool], str], errors: bool,
-        W: np.ndarray | None,
-    ) -> Predicted:  # fmt: skip
-        n, m, k = len(self.model.y), len(new), len(self.x)
+    def _joined(self, new: NewRows, state: Callable[[bool], str]) -> Joint:
         parts, coords = joined(self.model, new, self.rows.prepared.basis.K, state)
+        clusters = _clusters(parts)
+        own = np.unique(clusters[len(self.model.y) :], return_inverse=True)[1]
+        return Joint(parts, coords, clusters, Partition.of(own).slot)
+
+    def _chunk(self, new: NewRows, joint: Joint, size: int, errors: bool, W: np.ndarray | None) -> Predicted:
+        n, m, k = len(self.model.y), len(new), len(self.x)
+        parts, coords, clusters, turn = joint
         with jax.enable_x64(True):
             C, D = jax.device_get(_blocks(self.rows.spec, self.chart, coords, self.x))
-        sums = _Sums(_clusters(parts), turn)
+        sums = _Sums(clusters, turn)
         E = np.zeros((n + m, size))
         E[n + np.arange(m), turn] = 1.0
         VE = through(parts, C, E)

@@ -31,15 +31,14 @@ def predict(
     if newdata is None:
         new = rows_of_fit(fit.model)
     else:
-        new = rows_of_data(
-            fit.frame, fit.model, newdata, random or (around and observed), around and observed or residual
-        )
+        new = rows_of_data(fit.frame, fit.model, newdata, random or observed, observed)
         if random and not allow_new_levels:
             check_known(fit.frame, new)
-    mean = linear_predictor(new.X, fit.coef, new.offset)
-    if around and not observed and not random:
-        by = fit.wald(df, **method)
-        rows = by.rows(new.X)._replace(estimate=mean)
+    if not random and not observed:
+        mean = linear_predictor(new.X, fit.coef, new.offset)
+        if not around:
+            return mean
+        rows = fit.wald(df, **method).rows(new.X)
         return _frame(fit, mean, rows.se, rows.df, level)
 
     def state(is_residual: bool) -> str:
@@ -49,11 +48,9 @@ def predict(
 
     if around:
         return _with_errors(fit, new, state, level, df, method)
-    if not random:
-        return mean
     if newdata is not None and fit.frame.fields or residual:
         return Predictor(fit)(new, state, errors=False).mean
-    return mean + _effects(fit, new, newdata is None)
+    return _conditional_mean(fit, new)
 
 
 def _check(fit: Any, random: bool, se: bool, interval: str | None, residual: bool) -> None:
@@ -63,22 +60,21 @@ def _check(fit: Any, random: bool, se: bool, interval: str | None, residual: boo
         raise DataError("residual: a residual that is correlated with those of the data needs random=True")
     if residual and interval == "confidence":
         raise DataError("residual: with the residual it is an observation; use interval='prediction'")
-    if se or interval:
-        if not fit.converged:
-            raise DataError(f"se: the fit has no optimum, so its errors are not known: {fit.estimate.status.advice}")
+    if (se or interval) and not fit.converged:
+        raise DataError(f"se: the fit has no optimum, so its errors are not known: {fit.estimate.status.advice}")
 
 
-def _effects(fit: Any, new: NewRows, own: bool) -> np.ndarray:
-    """Sum of the predicted random effects of the rows; those of new levels are zero."""
-    total = np.zeros(len(new))
-    values = effects_by_term(fit.model, random_effects(fit.model, fit.estimate))
-    for part, unknown, (group, Z), effects in zip(fit.model.random, new.unknown, new.parts, values, strict=False):
+def _conditional_mean(fit: Any, new: NewRows) -> np.ndarray:
+    """Means with predicted random effects, those of new levels zero, and random functions at the rows of the fit."""
+    terms = []
+    for part, unknown, (group, place) in zip(fit.model.random, new.unknown, new.parts, strict=False):
         if isinstance(part, Term):
             assert group is not None
-            total += np.where(unknown, 0.0, np.sum(Z * effects[np.where(unknown, 0, group)], 1))
-        else:  # a random function is predicted at the rows of the fit
-            total += effects[:, 0]
-    return total
+            terms.append((place, np.where(unknown, -1, group)))
+        else:
+            terms.append((np.ones((len(new), 1)), np.arange(len(new))))
+    values = effects_by_term(fit.model, random_effects(fit.model, fit.estimate))
+    return linear_predictor(new.X, fit.coef, new.offset, tuple(terms), values)
 
 
 def _with_errors(fit: Any, new: NewRows, state: Any, level: float, df: str, method: dict[str, Any]) -> Any:
@@ -103,6 +99,6 @@ def _with_errors(fit: Any, new: NewRows, state: Any, level: float, df: str, meth
 
 
 def _frame(fit: Any, mean: np.ndarray, error: np.ndarray, df: np.ndarray, level: float) -> Any:
-    half = np.where(error > 0, t_quantile(0.5 * (1.0 + check_level(level)), df), 0.0) * error
+    half = t_quantile(0.5 * (1.0 + check_level(level)), df) * error
     columns = {"estimate": mean, "std_error": error, "df": df, "lower": mean - half, "upper": mean + half}
     return make_frame(fit.frame.kind, columns)

@@ -32,7 +32,7 @@ def residuals(fit: Any, kind: str = "response", random: bool = True) -> np.ndarr
     if not random:
         clusters = dependent(fit.model)
     else:
-        clusters = Partition.of(np.arange(len(rest)) if own is None else np.unique(own, return_inverse=True)[1])
+        clusters = Partition.of(np.arange(len(rest)) if own is None else np.asarray(own))
     return _whitened(rest, parts, matrices, clusters)
 
 
