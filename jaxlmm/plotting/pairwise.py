@@ -16,8 +16,7 @@ class Pairs:
 
     def __init__(self, fit: Any):
         blocks = blocks_at(fit.model, fit.estimate)
-        self.parts, self.blocks = parts_of(fit.model), (*blocks.random, blocks.residual)
-        self.X, self.vcov = fit.model.X, np.nan_to_num(fit.vcov)
+        self.fit, self.parts, self.blocks = fit, parts_of(fit.model), (*blocks.random, blocks.residual)
 
     def covariance(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
         """Cov(y_i, y_j): random parts and residuals."""
@@ -25,7 +24,8 @@ class Pairs:
 
     def leverage(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
         """``x_i' Phi x_j``: what estimating the coefficients takes off the covariance of marginal residuals."""
-        return np.einsum("mi,ij,mj->m", self.X[i], self.vcov, self.X[j])
+        X = self.fit.model.X
+        return np.einsum("mi,ij,mj->m", X[i], np.nan_to_num(self.fit.vcov), X[j])
 
 
 def pairs_within(codes: np.ndarray, most: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
