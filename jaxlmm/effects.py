@@ -14,7 +14,9 @@ from jax import Array
 from .design import Field, Term, replace
 from .engines import Blocks, Clusters, Iterative, arrange
 from .engines.orthogonal import group_sum
-from .fitting import Estimate, blocks_at
+from .engines.solving import FORWARD
+from .errors import require_accurate
+from .fitting import Estimate, conditioned_blocks
 from .model import Model, Prepared, layout_of, prepare, weighted
 
 
@@ -51,19 +53,26 @@ def random_effects(model: Model, estimate: Estimate) -> tuple[Effects, ...]:
                 break
         else:
             shared.append([t])
-    found = blocks_at(model, estimate)
-    merged = tuple(_merge([model.random[t] for t in terms]) for terms in shared)
+    K, found = conditioned_blocks(model, estimate)
+    random = [replace(p, Z=p.Z @ k) if isinstance(p, Term) else p for p, k in zip(model.random, K, strict=True)]
+    merged = tuple(_merge([random[t] for t in terms]) for terms in shared)
     C = Blocks(tuple(block_diagonal([found.random[t] for t in terms]) for terms in shared), found.residual)
     with jax.enable_x64(True):
         if model.engine in ("grouped", "crossed", "iterative"):
-            out = _by_moments(_replanned(model, merged), C, estimate)
+            out = _by_levels(_replanned(model, merged), C, estimate)
         else:
             out = _by_clusters(replace(model, random=merged), C, estimate)
     vcov = np.nan_to_num(estimate.vcov)  # aliased coefficients are zero
-    return tuple(
-        Effects(tuple(t), np.array(v), np.array(c), c + H @ vcov @ np.swapaxes(H, 1, 2))
-        for t, (v, c, H) in zip(shared, out, strict=True)
-    )
+    effects = []
+    for terms, (values, cov, H) in zip(shared, out, strict=True):
+        pev = cov + H @ vcov @ np.swapaxes(H, 1, 2)
+        if isinstance(model.random[terms[0]], Term):  # from the columns worked with
+            k = block_diagonal([K[t] for t in terms])
+            values, cov, pev = values @ k.T, k @ cov @ k.T, k @ pev @ k.T
+        effects.append(Effects(tuple(terms), np.array(values), np.array(cov), np.array(pev)))
+    if model.engine != "iterative":
+        require_accurate(*(x for e in effects for x in (e.values, e.condvar)))
+    return tuple(effects)
 
 
 def _is_mergeable(first: Term | Field, other: Term | Field) -> bool:
@@ -77,13 +86,13 @@ def _is_mergeable(first: Term | Field, other: Term | Field) -> bool:
 def _replanned(model: Model, merged: tuple[Term, ...]) -> Model:
     """The model with merged terms."""
     if len(merged) == len(model.random):
-        return model
+        return replace(model, random=merged)
     options = model.layout.options if model.engine == "iterative" else Iterative()
     layout = layout_of(model.engine, merged, len(model.y), options)
     return replace(model, random=merged, layout=layout)
 
 
-def _by_moments(model: Model, C: Blocks, estimate: Estimate) -> Any:
+def _by_levels(model: Model, C: Blocks, estimate: Estimate) -> Any:
     prepared = prepare(model, compact=False)
     return jax.device_get(_posterior(prepared, C, prepared.basis.R @ estimate.coef - prepared.basis.c))
 
@@ -91,35 +100,34 @@ def _by_moments(model: Model, C: Blocks, estimate: Estimate) -> Any:
 @jax.jit
 def _posterior(prepared: Prepared, C: Blocks, beta: Array) -> list[tuple[Array, Array, Array]]:
     """Mean and covariance of the effects given the data, and H of `Effects`; beta in internal coordinates."""
-    moments = prepared.statistics.moments(Blocks(tuple(jnp.asarray(G) for G in C.random), jnp.asarray(C.residual)))
-    out = []
-    for G, N, M in zip(C.random, moments.N, moments.M, strict=True):
-        values = (N[..., -1] - N[..., :-1] @ beta) @ G
-        out.append((values, G - G @ M @ G, G @ N[..., :-1] @ prepared.basis.R))
-    return out
+    found = prepared.statistics.posterior(Blocks(tuple(jnp.asarray(G) for G in C.random), jnp.asarray(C.residual)))
+    return [
+        (means[..., -1] - means[..., :-1] @ beta, cov, means[..., :-1] @ prepared.basis.R)
+        for means, cov in zip(found.means, found.covariances, strict=True)
+    ]
 
 
 def _by_clusters(model: Model, C: Blocks, estimate: Estimate) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Mean and covariance of the effects, and H of `Effects`, from V^-1 by clusters (NumPy, once a fit).
+    """Mean and covariance of the effects, and H of `Effects`, cluster by cluster (NumPy, once a fit).
 
-    With ``c = Cov(u, y)`` the effects have mean ``c V^-1 (y - X beta)`` and covariance ``Cov(u) - c V^-1 c'``; rows of
-    y depend on effects within their cluster only, unless terms are outer, whose moments the engine has.
+    With ``c = Cov(u, y)`` the effects have mean ``c V^-1 (y - X beta)``. Their covariance given the data is that of
+    ``u - a'y`` with ``a = V^-1 c'``: a sum of positive terms, one a part of V, where ``Cov(u) - c V^-1 c'`` would be a
+    small difference. Outer terms reach beyond the cluster, and add what is not known of their effects.
     """
     layout = arrange(model.random, model.residual, len(model.y))
     model = replace(model, engine="marginal", layout=layout)
     statistics = prepare(model, compact=False).statistics
     rest = weighted(model, model.y - linear_predictor(model.X, estimate.coef, model.offset))
     columns = np.column_stack([rest, weighted(model, model.X)])
-    blocks, solved, inverses, M = jax.device_get(_solved(statistics, C, columns))
+    parts, solved, outer, given = jax.device_get(_solved(statistics, C, columns))
+    root = weighted(model, np.ones(len(rest)))
     out: list[Any] = []
     for t, (part, G) in enumerate(zip(model.random, C.random, strict=True)):
         if isinstance(part, Field):
-            root = weighted(model, np.ones(len(rest)))
             found, variances = np.zeros_like(solved), np.zeros(len(rest))
-            for row, K, V in _clusters(layout, blocks[t], inverses):
-                K = K / root[row]  # the covariance of the function with the rows
-                found[row] = K.T @ solved[row]
-                variances[row] = np.diagonal(K).copy() / root[row] - np.sum(K * (V @ K), 0)
+            for row, own, others, Z, K in _clusters(layout, parts, outer, t):
+                found[row] = (own / root[row, None]).T @ solved[row]
+                variances[row] = np.diagonal(_spread(own, others, Z, K, np.eye(len(row)), own)) / root[row] ** 2
             out.append((found[:, :1], variances[:, None, None], found[:, None, 1:]))
             continue
         Z = weighted(model, part.Z)
@@ -128,33 +136,60 @@ def _by_clusters(model: Model, C: Blocks, estimate: Estimate) -> list[tuple[np.n
         found = G @ (N if A is None else np.tensordot(A, N, 1))
         values, H = found[..., 0], found[..., 1:]
         if t in layout.outer:
-            out.append((values, G - G @ M[layout.outer.index(t)] @ G, H))
+            out.append((values, given[layout.outer.index(t)], H))
             continue
         cov = np.tile(G, (part.levels, 1, 1)) * (1.0 if A is None else np.diagonal(A)[:, None, None])
-        for row, _, V in _clusters(layout, inverses, inverses):
+        for row, own, others, outer_rows, K in _clusters(layout, parts, outer, t):
             levels = np.unique(part.group[row])
-            between = levels[:, None] == part.group[row] if A is None else A[np.ix_(levels, part.group[row])]
-            c = between[:, None, :] * (G @ Z[row].T)  # (levels, q, rows)
-            cov[levels] -= c @ V @ np.swapaxes(c, 1, 2)
+            E = ((part.group[row, None] == levels)[:, :, None] * Z[row, None, :]).reshape(len(row), -1)
+            prior = np.kron(np.eye(len(levels)) if A is None else A[np.ix_(levels, levels)], G)
+            whole = _spread(own, others, outer_rows, K, E, prior).reshape(len(levels), len(G), len(levels), len(G))
+            cov[levels] = np.moveaxis(np.diagonal(whole, axis1=0, axis2=2), -1, 0)
         out.append((values, cov, H))
     return out
 
 
 @jax.jit
 def _solved(statistics: Any, C: Blocks, B: Array) -> Any:
-    """Covariances of the fields by cluster, V^-1 B, V^-1 by cluster, and Z'V^-1 Z of outer terms by level."""
+    """V by part and cluster, V^-1 B, and of the outer terms rows by cluster and covariances by level."""
     C = Blocks(tuple(jnp.asarray(G) for G in C.random), jnp.asarray(C.residual))
-    inner = [None if t in statistics.outer else statistics.covariance(C, t) for t in range(len(C.random))]
-    return inner, statistics.solve(C, B), statistics.inverse(C), statistics.moments(C).M
+    of_outer = statistics.posterior(C).covariances
+    return statistics.covariances(C), statistics.solve(C, B), statistics.outer_rows(C), of_outer
 
 
-def _clusters(layout: Clusters, blocks: Any, inverses: Any) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Rows of each cluster, with the matrices (T, T) between them of two lists by bucket."""
+def _clusters(layout: Clusters, parts: Any, outer: Any, t: int) -> Iterator[tuple[np.ndarray, ...]]:
+    """Rows of each cluster; covariance between them of part t, and of the others in the cluster; its outer rows."""
     n = len(layout.component)
-    for bucket, K, V in zip(layout.buckets, blocks, inverses, strict=True):
-        for row, k, v in zip(bucket.row, K, V, strict=True):
+    for k, bucket in enumerate(layout.buckets):
+        every = [None if part is None else part[k] for part in parts]
+        for i, row in enumerate(bucket.row):
             here = np.flatnonzero(row < n)
-            yield row[here], k[np.ix_(here, here)], v[np.ix_(here, here)]
+            square = np.ix_(here, here)
+            others = sum(x[i][square] for s, x in enumerate(every) if s != t and x is not None)
+            Z, K = outer[k]
+            yield row[here], every[t][i][square], np.asarray(others), Z[i][here], K[i]
+
+
+def _spread(
+    own: np.ndarray, others: np.ndarray, Z: np.ndarray, K: np.ndarray, E: np.ndarray, prior: np.ndarray
+) -> np.ndarray:  # fmt: skip
+    """Covariance of effects u (k,) given the rows of a cluster, ``Cov(u) = prior`` and ``y = E u + others + Z v``.
+
+    Parameters
+    ----------
+    own : ``E prior E'`` (T, T);  K : covariance of v given all data
+    """
+    V, c = own + others, E @ prior
+    try:
+        a = np.linalg.solve(V, c)
+        step = np.linalg.solve(V, c - V @ a)
+    except np.linalg.LinAlgError:
+        return np.full(prior.shape, np.nan)
+    if not np.max(abs(step), initial=0.0) <= FORWARD * np.max(abs(a), initial=0.0):
+        return np.full(prior.shape, np.nan)
+    a = a + step
+    gap, beside = np.eye(len(prior)) - E.T @ a, a.T @ Z
+    return gap.T @ prior @ gap + a.T @ others @ a + beside @ K @ beside.T
 
 
 def _merge(terms: list[Any]) -> Any:

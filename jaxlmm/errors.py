@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
+from typing import Any
+
+import numpy as np
+
 
 class JaxlmmError(ValueError):
     """Base class of all errors that jaxlmm raises on purpose."""
@@ -36,3 +41,20 @@ class FormulaError(JaxlmmError):
             if position is not None:
                 message += f"\n    {' ' * position}^"
         super().__init__(message)
+
+
+class PrecisionWarning(UserWarning):
+    """Some results are NaN, because float64 does not have the digits that they would need."""
+
+
+def require_accurate(*results: Any) -> None:
+    """Say that some of the results are NaN for want of digits, see `jaxlmm.engines.solving`."""
+    lost = sum(int(np.sum(~np.isfinite(x))) for x in results)
+    if lost:
+        warnings.warn(
+            f"{lost} of {sum(np.size(x) for x in results)} numbers are NaN: covariances of the rows differ so much in "
+            "size that 64-bit floats do not determine them; rescale covariates, or look for a variance that is out of "
+            "proportion to the residual's",
+            PrecisionWarning,
+            stacklevel=3,
+        )

@@ -16,7 +16,7 @@ from .boundary import SLOPE, Ends, Search, boundaries, has_few_groups
 from .design import Term
 from .engines import Blocks
 from .errors import DataError
-from .model import Basis, Model, Prepared, prepare
+from .model import Basis, Model, Prepared, conditioned, prepare, weighted
 from .objective import Spec, moment_start, objective, packing_of, scale_of
 from .optimize import Evaluate, Point, Status, minimise
 from .stochastic import MonteCarlo, is_stochastic, monte_carlo, path_of
@@ -261,6 +261,29 @@ def blocks_at(model: Model, estimate: Estimate) -> Blocks:
         pairs = zip(found.random, estimate.covariances, strict=True)
         return Blocks(tuple(b if e.size == 0 else e for b, e in pairs), found.residual)
     return Blocks(estimate.covariances, estimate.residual)
+
+
+def conditioned_blocks(model: Model, estimate: Estimate) -> tuple[tuple[np.ndarray, ...], Blocks]:
+    """Basis K of the columns of Z of each random part, as in `Basis`, and absolute covariance blocks in it; NumPy.
+
+    In the user's basis a covariate far from zero makes entries of covariance blocks large, and what they say of rows a
+    small difference.
+    """
+    K = []
+    for part in model.random:
+        if isinstance(part, Term):
+            K.append(conditioned(weighted(model, part.Z), part.structure.is_matrix)[0])
+        else:
+            K.append(np.eye(part.dim if part.coords is None else 1))
+    spec = Spec.of(model, "REML").absolute
+    with jax.enable_x64(True):
+        x = spec.coordinates(estimate.theta, tuple(K))
+        return tuple(K), jax.device_get(_conditioned(spec, model.coords, x))
+
+
+@partial(jax.jit, static_argnames="spec")
+def _conditioned(spec: Spec, coords: tuple[Any, ...], x: Array) -> Blocks:
+    return spec.blocks(x, coords)
 
 
 @jax.jit

@@ -107,6 +107,16 @@ class Spec:
             values.append(module_of(s).log(sigma)[..., None])
         return concatenated(s, values)
 
+    def coordinates(self, theta: Any, K: tuple[Any, ...], chart: str = "solver") -> Any:
+        """Coordinates (k,) of a chart at a public theta of absolute covariances, terms in the basis of `Basis.K`."""
+        xp, values = module_of(theta), []
+        for t, (structure, dim, u) in enumerate(self.split(theta)):
+            s = structure.public_to_solver(u, dim)
+            if t < len(K) and not self.placed[t]:
+                s = structure.in_basis(s, dim, xp.linalg.inv(K[t]))
+            values.append(structure.solver_to_natural(jnp.asarray(s), dim) if chart == "natural" else s)
+        return xp.concatenate([xp.zeros(0), *(xp.asarray(v) for v in values)])
+
     @property
     def kinds(self) -> list[tuple[Kind, int]]:
         """The kind of every coordinate, and the part that it belongs to."""

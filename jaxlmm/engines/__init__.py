@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .base import Blocks, Engine, Moments, Rows
+from .base import Blocks, Engine, Posterior, Rows
 from .clustered import VaryingClusters
 from .clusters import Clusters, arrange
 from .crossed import Crossed, VaryingCrossed
@@ -27,7 +27,7 @@ __all__ = [
     "Krylov",
     "Layout",
     "Marginal",
-    "Moments",
+    "Posterior",
     "Rotation",
     "Rows",
     "Spectral",

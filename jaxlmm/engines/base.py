@@ -5,14 +5,13 @@ An engine is a pytree of statistics prepared once from data. It knows nothing of
 
     gram(C)          -> log|V|, U'V^-1 U
     solve(C, B)      -> V^-1 B for row-level B (n, b)
-    moments(C)       -> N_t = Z_t'V^-1 U by level, the diagonal blocks of M = Z'V^-1 Z, traces with the whole of M
+    posterior(C)     -> mean and covariance of random effects given the data, by level
     cluster_grams(C) -> the Gram split by independent clusters, where V is block diagonal
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import jax
@@ -34,30 +33,17 @@ class Rows(NamedTuple):
     Z: tuple[Any, ...]
 
 
-@dataclass(frozen=True)
-class Moments:
-    """``N = Z'V^-1 U`` and ``M = Z'V^-1 Z``.
+class Posterior(NamedTuple):
+    """Random effects given the data, an entry a term: none of this is a difference of large numbers.
 
     Attributes
     ----------
-    N : a (m, q, r) array a term
-    M : a (m, q, q) array a term, the diagonal blocks of M by level
+    means : ``G Z'V^-1 U`` (m, q, r), which for y in place of U is the mean of the effects
+    covariances : the blocks by level (m, q, q) of ``G - G Z'V^-1 Z G``
     """
 
-    N: tuple[Array, ...]
-    M: tuple[Array, ...]
-    logdet: Callable[[Blocks], Array]
-    blocks: Blocks
-
-    def trace(self, H: Blocks, K: Blocks | None = None) -> Array:
-        """``tr(V^-1 V_H)``, or ``tr(V^-1 V_H V^-1 V_K)`` with two directions: derivatives of log|V|."""
-        if K is None:
-            return jax.jvp(self.logdet, (self.blocks,), (H,))[1]
-
-        def first(C: Blocks) -> Array:
-            return jax.jvp(self.logdet, (C,), (H,))[1]
-
-        return -jax.jvp(first, (self.blocks,), (K,))[1]
+    means: tuple[Array, ...]
+    covariances: tuple[Array, ...]
 
 
 class Expansion(NamedTuple):
@@ -183,11 +169,7 @@ class Engine(Protocol):
         ...
 
     def solve(self, C: Blocks, B: Array) -> Array:
-        """V^-1 B for B (n, b)."""
-        ...
-
-    def moments(self, C: Blocks) -> Moments:
-        """N and M, see `Moments`."""
+        """V^-1 B for B (n, b), NaN in columns that fail the check of `solving.refined`."""
         ...
 
     def cluster_grams(self, C: Blocks) -> Array:

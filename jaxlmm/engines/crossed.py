@@ -24,12 +24,14 @@ import numpy as np
 from jax import Array
 
 from ..design import frozen_pytree, replace
-from ..linalg import block_diagonal, identity, inv_logdet, matmul, transpose
-from .base import Blocks, Expansion, Moments, Rows, Weigh, fitted, homogeneous
+from ..linalg import block_diagonal, identity, inv_logdet, matmul, psd_cholesky, transpose
+from .base import Blocks, Expansion, Posterior, Rows, Weigh, fitted, homogeneous
 from .coupling import Coupling, coupling_of, entries_of
 from .crossing import Crossing
+from .elimination import Given, given
 from .orthogonal import Projection, group_sum, orthogonalise, project
 from .remaining import remaining
+from .solving import refined, through_terms
 from .traces import Solved, traces
 from .varying import cross_products
 
@@ -37,11 +39,21 @@ CLEAN = 1e-13  # relative size below which what one factor does not span of anot
 
 
 class Source(NamedTuple):
-    """What row-level products need (`Crossed.solve`, `Crossed.moments`)."""
+    """What row-level products need (`Crossed.solve`, `Crossed.posterior`)."""
 
     units: list[Any]  # orthonormal columns (n,) of the first design
     Z: tuple[Any, ...]
     layout: Crossing
+
+
+class Eliminated(NamedTuple):
+    """Both levels at one point, for a residual variance of one."""
+
+    logdet: Array
+    W: Array  # (q, q, groups) S^-1 of the first factor
+    G: tuple[Array, ...]  # covariance blocks of the other factors
+    A: Array  # (Q, Q) products of the other designs after the elimination of the first
+    K: Array  # (Q, Q) posterior covariance of the other effects, (G^-1 + A)^-1
 
 
 class Columns(NamedTuple):
@@ -78,7 +90,7 @@ class Crossed:
 
     @classmethod
     def prepare(cls, rows: Rows, layout: Crossing, compact: bool = True) -> Crossed:
-        """Statistics from concrete rows (NumPy); without `compact` rows are kept for `solve` and `moments`."""
+        """Statistics from concrete rows (NumPy); without `compact` rows are kept for `solve` and `posterior`."""
         Z = [rows.Z[t] for t in layout.outer]
         inner = np.concatenate([rows.Z[t] for t in layout.inner], 1)
         F, units = orthogonalise(inner, layout.codes, layout.groups, np)
@@ -126,30 +138,33 @@ class Crossed:
         return self.gram(C)[1][None]
 
     def solve(self, C: Blocks, B: Array) -> Array:
-        """V^-1 B by ``R^-1 (B - Z G Z'V^-1 B)``."""
-        source, s2 = self._source(), C.residual[0, 0]
-        at = self._solved(C, columns_of(jnp.asarray(B), source, jnp))
-        N = self._N(C, at)
-        order = range(len(source.Z))
-        effects = [jnp.einsum("ij,mjb->mib", C.random[t], N[t]) / s2 for t in order]
-        return (B - fitted(source.Z, [self._codes(t) for t in order], effects)) / s2
+        """V^-1 B by ``R^-1 (B - Z u)`` with the mean u of the effects given B."""
+        source = self._source()
+        codes = [self._codes(t) for t in range(len(source.Z))]
+        fixed = jax.lax.stop_gradient(C)
+        at, inner, s2 = self._eliminated(fixed), self._given(fixed), fixed.residual[0, 0]
 
-    def moments(self, C: Blocks) -> Moments:
-        """N and the diagonal blocks of M by level of every term."""
-        s2 = C.residual[0, 0]
-        at = self._solved(C, self.columns)
-        M2 = at.A - at.A @ (at.K @ at.A)
-        spread = matmul(matmul(at.FW, self.coupling.inner(at.K)), transpose(at.FW))
-        M0 = matmul(at.FW, transpose(at.F)) - spread
-        M: dict[int, Array] = {}
+        def direct(X: Array) -> Array:
+            columns = columns_of(X, source, jnp)
+            KX = at.K @ self._beside(at, columns)
+            return (X - fitted(source.Z, codes, self._means(inner, columns.B, KX, C))) / s2
+
+        Z = source.Z
+        return refined(direct, through_terms(Z, codes, C), through_terms(Z, codes, C, absolute=True), jnp.asarray(B))
+
+    def posterior(self, C: Blocks) -> Posterior:
+        """Effects of every term given the data, by level."""
+        s2, at, inner = C.residual[0, 0], self._eliminated(C), self._given(C)
+        KU = at.K @ self._beside(at, self.columns)
+        spread = matmul(matmul(inner.means, self.coupling.inner(at.K)), transpose(inner.means))
+        covariances: dict[int, Array] = {}
         for t, a, b in self._inner_blocks(C):
-            M[t] = jnp.moveaxis(M0[a:b, a:b], -1, 0)
+            covariances[t] = jnp.moveaxis((inner.covariance + spread)[a:b, a:b], -1, 0)
         for (t, m, q), (a, b) in self._outer_blocks():
-            block = M2[a:b, a:b].reshape(m, q, m, q)
-            M[t] = jnp.moveaxis(jnp.diagonal(block, axis1=0, axis2=2), -1, 0)
-        N = self._N(C, at)
-        order = range(len(C.random))
-        return Moments(tuple(N[t] / s2 for t in order), tuple(M[t] / s2 for t in order), lambda D: self.gram(D)[0], C)
+            block = at.K[a:b, a:b].reshape(m, q, m, q)
+            covariances[t] = jnp.moveaxis(jnp.diagonal(block, axis1=0, axis2=2), -1, 0)
+        means = self._means(inner, jnp.asarray(self.columns.B), KU, C)
+        return Posterior(tuple(means), tuple(s2 * covariances[t] for t in range(len(C.random))))
 
     def expand(self, C: Blocks, D: Blocks, weigh: Weigh) -> Expansion:
         """The Gram with its derivatives along directions D of the blocks, in closed form.
@@ -184,20 +199,46 @@ class Crossed:
 
     # -- both levels -----------------------------------------------------------------------------------------
 
-    def _solved(self, C: Blocks, columns: Columns) -> Solved:
+    def _eliminated(self, C: Blocks) -> Eliminated:
         """Both levels at covariances C, relative to the residual variance."""
-        s2, F, B = C.residual[0, 0], jnp.asarray(self.F), jnp.asarray(columns.B)
+        s2, F = C.residual[0, 0], jnp.asarray(self.F)
         G = block_diagonal([C.random[t] for t in self.inner]) / s2
         W, logdets = inv_logdet(identity(G.shape[0], F) + matmul(matmul(transpose(F), G), F))
-        WB = matmul(W, B)
         A = self.E + self.coupling.schur(W)
-        AU = columns.EZ + self.coupling.across(WB)
-        UU = columns.EU + jnp.einsum("qrg,qsg->rs", B, WB)
         others = tuple(C.random[t] / s2 for t in self.outer)
         K, logdet = remaining(self.levels, others, A)
-        KU = K @ AU
+        return Eliminated(jnp.sum(logdets) + logdet, W, others, A, K)
+
+    def _beside(self, at: Eliminated, columns: Columns) -> Array:
+        """Products (Q, r) of the other designs with columns, after the elimination of the first."""
+        return columns.EZ + self.coupling.across(matmul(at.W, jnp.asarray(columns.B)))
+
+    def _solved(self, C: Blocks, columns: Columns) -> Solved:
+        """What `traces` needs of both levels, and the Gram of the columns."""
+        at, F, B = self._eliminated(C), jnp.asarray(self.F), jnp.asarray(columns.B)
+        WB, AU = matmul(at.W, B), self._beside(at, columns)
+        UU = columns.EU + jnp.einsum("qrg,qsg->rs", B, WB)
+        KU = at.K @ AU
         gram = UU - AU.T @ KU
-        return Solved(jnp.sum(logdets) + logdet, gram, F, matmul(F, W), B, others, A, AU, K, KU)
+        return Solved(at.logdet, gram, F, matmul(F, at.W), B, at.G, at.A, AU, at.K, KU)
+
+    def _given(self, C: Blocks) -> Given:
+        """Effects of the first factor given the rows and the other effects."""
+        root = block_diagonal([psd_cholesky(C.random[t]) for t in self.inner]) / jnp.sqrt(C.residual[0, 0])
+        return given(root, jnp.asarray(self.F))
+
+    def _means(self, inner: Given, along: Array, outer: Array, C: Blocks) -> list[Array]:
+        """Means (m, q, b) of the effects of each term given columns.
+
+        Parameters
+        ----------
+        along : (q, b, groups) columns along the orthonormal columns of the first design;  outer : (Q, b) other effects
+        """
+        first = matmul(inner.means, along - self.coupling.back(outer))
+        found = {t: outer[a:b].reshape(m, q, -1) for (t, m, q), (a, b) in self._outer_blocks()}
+        for t, a, b in self._inner_blocks(C):
+            found[t] = jnp.moveaxis(first[a:b], -1, 0)
+        return [found[t] for t in range(len(C.random))]
 
     def _N(self, C: Blocks, at: Solved) -> dict[int, Array]:
         """Z'V^-1 U of every term (m, q, r), for a residual variance of one."""

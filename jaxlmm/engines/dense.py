@@ -11,7 +11,8 @@ from jax import Array
 
 from ..design import Field, frozen_pytree, replace
 from ..linalg import identity
-from .base import Blocks, Expansion, Moments, Rows, Weigh, expand
+from .base import Blocks, Expansion, Rows, Weigh, expand
+from .solving import refined
 
 
 @frozen_pytree(data=("U", "Z", "parts"))
@@ -70,29 +71,15 @@ class Dense:
 
     def solve(self, C: Blocks, B: Array) -> Array:
         """V^-1 B."""
-        return jax.scipy.linalg.cho_solve((jnp.linalg.cholesky(self.covariance(C)), True), B)
-
-    def moments(self, C: Blocks) -> Moments:
-        """N and M from V^-1 [U Z], of the terms (not of fields)."""
-        r = self.U.shape[1]
-        N, M = [], []
-        for Z, part in zip(self.Z, self.parts[:-1], strict=True):
-            if isinstance(part, Field):
-                continue
-            q, m = Z.shape[1], part.levels
-            E = self._expand(Z, part.group, m)
-            VE = self.solve(C, jnp.concatenate([self.U, E], 1))
-            EVE = (E.T @ VE[:, r:]).reshape(m, q, m, q)
-            N.append((E.T @ VE[:, :r]).reshape(m, q, r))
-            M.append(jnp.moveaxis(jnp.diagonal(EVE, axis1=0, axis2=2), -1, 0))
-        return Moments(tuple(N), tuple(M), lambda D: self.gram(D)[0], C)
+        V = self.covariance(C)
+        L = jax.lax.stop_gradient(jnp.linalg.cholesky(V))
+        return refined(
+            lambda X: jax.scipy.linalg.cho_solve((L, True), X),
+            lambda X: V @ X,
+            lambda X: jnp.abs(V) @ X,
+            jnp.asarray(B),
+        )
 
     def cluster_grams(self, C: Blocks) -> Array:
         """One cluster: the dense engine does not look for blocks."""
         return self.gram(C)[1][None]
-
-    @staticmethod
-    def _expand(Z: Any, group: Any, m: int) -> Array:
-        """Z with one block of columns a level (n, m q)."""
-        onehot = (group[:, None] == jnp.arange(m, dtype=jnp.int32)).astype(jnp.float64)
-        return (onehot[:, :, None] * Z[:, None, :]).reshape(Z.shape[0], -1)

@@ -51,7 +51,7 @@ def sum_to_parents(x: Array, parent: Array, parents: int) -> Array:
     return jnp.moveaxis(jax.ops.segment_sum(jnp.moveaxis(x, -1, 0), parent, parents), 0, -1)
 
 
-def _quadratic(a: Array, b: Array, parent: Array, parents: int) -> Array:
+def quadratic(a: Array, b: Array, parent: Array, parents: int) -> Array:
     """Sum over groups of a'b for a, b (q, r, g): (r, r, parents)."""
     if parents == 1 and a.shape[1] > UNROLL:
         return jnp.einsum("qrg,qsg->rs", a, b)[..., None]
@@ -70,6 +70,23 @@ def posterior(L: Array, zz: Array) -> tuple[Array, Array]:
     """Posterior covariance K = (G^-1 + Z'Z)^-1 and log|I + G Z'Z|, from a root L of G."""
     W, logdet = inv_logdet(identity(L.shape[0], zz) + matmul(matmul(L.T, zz), L))
     return matmul(matmul(L, W), L.T), logdet
+
+
+class Given(NamedTuple):
+    """Effects of each group given its rows, from a root L of G and ``Z'Z = F F'``; nothing cancels, see `given`."""
+
+    means: Array  # (q, q, g) what turns ``B = Q'W`` into means of the effects
+    covariance: Array  # (q, q, g)
+    inverse: Array  # (q, q, g) S^-1 with S = I + F'G F
+
+
+def given(L: Array, F: Array) -> Given:
+    """Means ``L T M'`` and covariance ``L T L'`` of effects with ``T = (I + M'M)^-1``, ``M = F'L``."""
+    M = matmul(transpose(F), L)
+    T, _ = inv_logdet(identity(L.shape[0], F) + matmul(transpose(M), M))
+    LT = matmul(L, T)
+    inverse, _ = inv_logdet(identity(L.shape[0], F) + matmul(M, transpose(M)))
+    return Given(matmul(LT, transpose(M)), matmul(LT, L.T), inverse)
 
 
 @jax.custom_jvp
@@ -120,11 +137,11 @@ def eliminate(
     if factor is not None:
         W, logdet, _ = _by_factor(G, factor)
         B = jnp.asarray(factor.B)
-        gram = factor.E + _quadratic(B, matmul(W, B), parent, parents)
+        gram = factor.E + quadratic(B, matmul(W, B), parent, parents)
     else:
         assert cross is not None and root is not None
         K, logdet = posterior(root, cross.zz)
-        gram = cross.ww - _quadratic(cross.zw, matmul(K, cross.zw), parent, parents)
+        gram = cross.ww - quadratic(cross.zw, matmul(K, cross.zw), parent, parents)
     return jnp.sum(weight * logdet), gram
 
 
@@ -136,13 +153,13 @@ def _eliminate_jvp(parents: int, primals: tuple[Any, ...], tangents: tuple[Any, 
     dlogdet, dgram = jnp.zeros_like(out[0]), jnp.zeros_like(out[1])
     if not _is_zero(H):
         dlogdet = jnp.sum(jnp.sum(weight * M, -1) * H)
-        dgram = -_quadratic(N, matmul(H, N), parent, parents)
+        dgram = -quadratic(N, matmul(H, N), parent, parents)
     if dcross is not None and not all(_is_zero(t) for t in dcross):
         dzz, dzw, dww = (_instantiate(t) for t in dcross)
         GM, T = matmul(G, M), matmul(G, N)
         K = G[..., None] - matmul(GM, G)
         dlogdet = dlogdet + jnp.sum(weight * K * dzz)
-        half = _quadratic(T, dzw - 0.5 * matmul(dzz, T), parent, parents)
+        half = quadratic(T, dzw - 0.5 * matmul(dzz, T), parent, parents)
         dgram = dgram + dww - half - transpose(half)
     return out, (dlogdet, dgram)
 

@@ -23,9 +23,10 @@ from jax import Array
 from ..design import frozen_pytree, replace
 from ..errors import DataError
 from ..linalg import block_diagonal, identity, matmul, psd_cholesky, transpose
-from .base import Blocks, Expansion, Moments, Rows, Weigh, expand, fitted, homogeneous
-from .elimination import Cross, Factor, eliminate, moments, posterior, second_order
+from .base import Blocks, Expansion, Posterior, Rows, Weigh, expand, fitted, homogeneous
+from .elimination import Cross, Factor, Given, eliminate, given, posterior, quadratic, second_order
 from .orthogonal import Patterns, bucket, group_sum, orthogonalise, pad_last, products, project
+from .solving import refined, through_terms
 
 MAX_STACKED = 1500
 MAX_STATISTICS = 2e8
@@ -131,10 +132,21 @@ def connected(factors: list[np.ndarray]) -> tuple[np.ndarray, int]:
 
 
 class Source(NamedTuple):
-    """Rows and layout kept for row-level products (`Grouped.solve`, `Grouped.moments`)."""
+    """What is kept for row-level products (`Grouped.solve`, `Grouped.posterior`)."""
 
     rows: Rows
     layout: Layout
+    units: list[Any]  # orthonormal columns (n,) of the inner design
+    left: Any  # (n, Q) what these leave of the stacked outer designs
+
+
+class Eliminated(NamedTuple):
+    """Both levels at one point, for a residual variance of one; see `given`."""
+
+    inner: Given
+    B: Any  # (q, Q, groups) outer designs along the orthonormal columns of the inner
+    W: Any  # (q, q, groups) S^-1 of the inner level
+    K: Any  # (Q, Q, components) covariance of the outer effects given the data
 
 
 @frozen_pytree(data=("n", "factor", "cross", "weight", "parent", "source"), meta=("shape",))
@@ -164,7 +176,7 @@ class Grouped:
         Parameters
         ----------
         compact : compress patterns and pad to a bucket of shapes (concrete values only); otherwise the rows are
-            kept too and `solve` and `moments` are available.
+            kept too and `solve` and `posterior` are available.
         clusters : keep the Gram of each independent cluster apart (not compact).
         varying : number of last columns of U that `with_columns` may replace.
         """
@@ -188,7 +200,7 @@ class Grouped:
         if concrete and compact:
             factor, weight, parent = compacted(factor, parent, bool(layout.outer), varying)
         n = np.float64(rows.U.shape[0])
-        source = None if compact else Source(rows, layout)
+        source = None if compact else Source(rows, layout, units, left[:, : left.shape[1] - r])
         shape = (layout.inner, layout.outer, layout.copies, components, r)
         return cls(n, factor, cross, weight, parent, source, shape)
 
@@ -234,40 +246,67 @@ class Grouped:
         return jnp.moveaxis(self._grams(C)[1], -1, 0)
 
     def solve(self, C: Blocks, B: Array) -> Array:
-        """V^-1 B by ``R^-1 (B - Z G Z'V^-1 B)``."""
-        rows, layout = self._source()
-        data = Grouped.prepare(Rows(jnp.asarray(B), rows.Z), layout, compact=False)
-        N = data.moments(C).N
-        effects = [jnp.einsum("ij,mjb->mib", G, n) for G, n in zip(C.random, N, strict=True)]
-        codes = [self._codes(t) for t in range(len(rows.Z))]
-        return (B - fitted(rows.Z, codes, effects)) / C.residual[0, 0]
+        """V^-1 B by ``R^-1 (B - Z u)`` with the mean u of the effects given B."""
+        source = self._source()
+        layout, Z = source.layout, source.rows.Z
+        codes = [self._codes(t) for t in range(len(Z))]
+        at, s2 = self._eliminated(jax.lax.stop_gradient(C)), jax.lax.stop_gradient(C.residual[0, 0])
 
-    def moments(self, C: Blocks) -> Moments:
-        """N and the diagonal blocks of M by level of every term."""
-        _, layout = self._source()
-        inner, outer, copies, components, r = self.shape
-        s2 = C.residual[0, 0]
-        N: dict[int, Array] = {}
-        M: dict[int, Array] = {}
-        if inner:
-            M1, N1 = moments(self._inner_block(C), self.cross, self.factor)
-            if outer:
-                G2, cross = self._outer_block(C), self._outer_cross(C)
-                root = self._outer_root(C)
-                M2, N2 = moments(G2, cross, None, root)
-                K2, _ = posterior(root, cross.zz)
-                N12, N1 = N1[:, :-r], N1[:, -r:]
-                N1 = N1 - matmul(N12, matmul(G2, N2)[..., self.parent])
-                M1 = M1 - matmul(matmul(N12, K2[..., self.parent]), transpose(N12))
-                unstack(N, M, N2, M2, outer, copies, layout.slot, [C.random[t].shape[0] for t in outer])
-            start = 0
-            for t in inner:
-                stop = start + C.random[t].shape[0]
-                N[t] = jnp.moveaxis(N1[start:stop], -1, 0)
-                M[t] = jnp.moveaxis(M1[start:stop, start:stop], -1, 0)
-                start = stop
-        order = range(len(C.random))
-        return Moments(tuple(N[t] / s2 for t in order), tuple(M[t] / s2 for t in order), lambda D: self.gram(D)[0], C)
+        def direct(X: Array) -> Array:
+            along, left = project(source.units, X, layout.codes, layout.groups, jnp)
+            pairs = source.left[:, :, None] * left[:, None, :]
+            beside = jnp.moveaxis(group_sum(pairs, layout.component, layout.components, jnp), 0, -1)
+            return (X - fitted(Z, codes, self._by_term(*self._means(at, along, beside), C))) / s2
+
+        return refined(direct, through_terms(Z, codes, C), through_terms(Z, codes, C, absolute=True), jnp.asarray(B))
+
+    def posterior(self, C: Blocks) -> Posterior:
+        """Effects of every term given the data, by level."""
+        at, s2, r = self._eliminated(C), C.residual[0, 0], self.shape[4]
+        B, E = jnp.asarray(self.factor.B), jnp.asarray(self.factor.E)
+        means = self._by_term(*self._means(at, B[:, -r:], E[:-r, -r:]), C)
+        spread = matmul(at.inner.means, at.B)
+        inner = at.inner.covariance + matmul(matmul(spread, at.K[..., self.parent]), transpose(spread))
+        covariances = self._by_term(inner, at.K, C, blocks=True)
+        return Posterior(tuple(means), tuple(s2 * x for x in covariances))
+
+    def _eliminated(self, C: Blocks) -> Eliminated:
+        inner, outer, _, components, r = self.shape
+        s2, B, E = C.residual[0, 0], jnp.asarray(self.factor.B), jnp.asarray(self.factor.E)
+        roots = [psd_cholesky(C.random[t]) for t in inner]
+        root = block_diagonal(roots) / jnp.sqrt(s2) if inner else jnp.zeros((0, 0))
+        at = given(root, jnp.asarray(self.factor.F))
+        B = B[:, :-r]
+        W = at.inverse
+        A = E[:-r, :-r] + quadratic(B, matmul(W, B), self.parent, components)
+        K = posterior(self._outer_root(C), A)[0] if outer else A
+        return Eliminated(at, B, W, K)
+
+    def _means(self, at: Eliminated, along: Array, beside: Array) -> tuple[Array, Array]:
+        """Means of inner (q, b, groups) and outer effects (Q, b, components) given columns (n, b).
+
+        Parameters
+        ----------
+        along : (q, b, groups) columns along the orthonormal columns of the inner design
+        beside : (Q, b, components) products of what is left of them with what is left of the outer designs
+        """
+        components = self.shape[3]
+        outer = matmul(at.K, beside + quadratic(at.B, matmul(at.W, along), self.parent, components))
+        return matmul(at.inner.means, along - matmul(at.B, outer[..., self.parent])), outer
+
+    def _by_term(self, inner: Array, outer: Array, C: Blocks, blocks: bool = False) -> list[Array]:
+        """Values (m, q, b) of each term from those of stacked effects; the diagonal blocks with `blocks`."""
+        found: dict[int, Array] = {}
+        start = 0
+        for t in self.shape[0]:
+            stop = start + C.random[t].shape[0]
+            found[t] = jnp.moveaxis(inner[start:stop, start:stop] if blocks else inner[start:stop], -1, 0)
+            start = stop
+        if self.shape[1]:
+            dims = [C.random[t].shape[0] for t in self.shape[1]]
+            every = unstack(outer, self.shape[2], self._source().layout.slot, dims, blocks)
+            found |= dict(zip(self.shape[1], every, strict=True))
+        return [found[t] for t in range(len(C.random))]
 
     # -- the two levels --------------------------------------------------------------------------------------
 
@@ -372,22 +411,16 @@ def _cross(Z: Array, W: Array, codes: Any, groups: int, component: Any, componen
 
 
 def unstack(
-    N: dict[int, Array],
-    M: dict[int, Array],
-    N2: Array,
-    M2: Array,
-    outer: tuple[int, ...],
-    copies: tuple[int, ...],
-    slots: tuple[Any, ...],
-    dims: list[int],
-) -> None:
-    """Cut stacked moments (Q, ..., components) into levels of each outer term."""
-    N2, M2 = jnp.moveaxis(N2, -1, 0), jnp.moveaxis(M2, -1, 0)
-    start = 0
-    for t, c, slot, q in zip(outer, copies, slots, dims, strict=True):
+    x: Array, copies: tuple[int, ...], slots: tuple[Any, ...], dims: list[int], blocks: bool = False
+) -> list[Array]:
+    """Cut stacked values (Q, b, components) into levels (m, q, b) of each outer term; with `blocks` the diagonal ones."""
+    x, out, start = jnp.moveaxis(x, -1, 0), [], 0
+    for c, slot, q in zip(copies, slots, dims, strict=True):
         stop = start + c * q
-        n2 = N2[:, start:stop].reshape(-1, q, N2.shape[-1])
-        m2 = M2[:, start:stop, start:stop].reshape(-1, c, q, c, q)
-        m2 = jnp.moveaxis(jnp.diagonal(m2, axis1=1, axis2=3), -1, 1).reshape(-1, q, q)
-        N[t], M[t] = n2[slot], m2[slot]
+        own = x[:, start:stop]
+        if blocks:
+            own = own[:, :, start:stop].reshape(-1, c, q, c, q)
+            own = jnp.moveaxis(jnp.diagonal(own, axis1=1, axis2=3), -1, 1)
+        out.append(own.reshape(-1, q, own.shape[-1])[slot])
         start = stop
+    return out

@@ -24,7 +24,7 @@ from jax import Array
 
 from ..design import frozen_pytree, replace
 from ..linalg import block_diagonal
-from .base import Blocks, Expansion, Moments, Rows, Weigh, fitted, homogeneous
+from .base import Blocks, Expansion, Posterior, Rows, Weigh, fitted, homogeneous
 from .krylov import by_parts, quadratic_forms
 from .meeting import Meeting, meetings
 from .orthogonal import group_sum
@@ -177,20 +177,18 @@ class Krylov:
         u = at.system.solve(tuple(h), self._finely, self.options.max_iterations).u
         return (B - fitted(Z, layout.codes, u)) / s2
 
-    def moments(self, C: Blocks) -> Moments:
-        """N by level of every term. M is NaN: diagonals by random vectors would be too inaccurate, see `probes`."""
+    def posterior(self, C: Blocks) -> Posterior:
+        """Means of the effects of every term by level; covariances are NaN, random vectors do not give them."""
         s2 = C.residual[0, 0]
         at = self._at(self._factors(tuple(G / s2 for G in C.random)))
-        N = self._N(at, self._answered(at)[0])
         found = {}
-        for terms, n in zip(self.members, N, strict=True):
+        for terms, u in zip(self.members, self._answered(at)[0].u, strict=True):
             start = 0
             for t in terms:
-                found[t] = n[:, start : start + self.dims[t]] / s2
+                found[t] = u[:, start : start + self.dims[t]]
                 start += self.dims[t]
-        parts = tuple(found[t] for t in range(len(self.dims)))
-        M = tuple(jnp.full((*n.shape[:2], n.shape[1]), jnp.nan) for n in parts)
-        return Moments(parts, M, lambda D: self.gram(D)[0], C)
+        means = tuple(found[t] for t in range(len(self.dims)))
+        return Posterior(means, tuple(jnp.full((*u.shape[:2], u.shape[1]), jnp.nan) for u in means))
 
     def expand(self, C: Blocks, D: Blocks, weigh: Weigh) -> Expansion:
         """The Gram with its derivatives along directions D of the blocks, in closed form."""

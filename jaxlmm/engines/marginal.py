@@ -21,12 +21,13 @@ from jax import Array
 
 from ..design import frozen_pytree, replace
 from ..linalg import identity, inv_logdet, matmul, psd_cholesky
-from .base import Blocks, Expansion, Moments, Rows, Weigh, directions, expand
+from .base import Blocks, Expansion, Posterior, Rows, Weigh, directions, expand
 from .clustered import Clustered, by_cluster, clustered
 from .clusters import Clusters
-from .elimination import Cross, eliminate, moments, posterior
+from .elimination import Cross, eliminate, posterior
 from .grouped import stack_columns, stacked_blocks, unstack
 from .orthogonal import group_sum
+from .solving import Apply, refined
 
 
 @frozen_pytree(data=("buckets", "slot"), meta=("outer", "copies", "components", "r"))
@@ -117,51 +118,83 @@ class Marginal:
 
     def solve(self, C: Blocks, B: Array) -> Array:
         """V^-1 B (B is multiplied by square roots of weights, as the rows of U were)."""
-        solved = [_Solved(b, self.r, C) for b in self.buckets]
-        B = jnp.asarray(B)
-        if not self.outer:
-            return _rows(self.buckets, [s.times(by_cluster(B, s.bucket.row)) for s in solved], B)
-        Q = self.buckets[0].W.shape[-1] - self.r
-        own = [jnp.concatenate([b.W[..., :Q], by_cluster(B, b.row)], -1) for b in self.buckets]
-        gram = self._by_component([s.products(W) for s, W in zip(solved, own, strict=True)])
-        G, root = self._outer_blocks(C)
-        _, N = moments(G, _cross(gram, Q), None, root)
-        effects = jnp.moveaxis(matmul(G, N), -1, 0)  # (components, Q, b)
-        rest = [W[..., Q:] - W[..., :Q] @ effects[b.component] for W, b in zip(own, self.buckets, strict=True)]
-        return _rows(self.buckets, [s.times(x) for s, x in zip(solved, rest, strict=True)], B)
+        return refined(self._direct(jax.lax.stop_gradient(C)), self._times(C), self._times(C, True), jnp.asarray(B))
 
-    def moments(self, C: Blocks) -> Moments:
-        """N and the diagonal blocks of M by level, of outer terms only (their order); see `inverse` for the others."""
-        _, _, gram = self._eliminated(C)
-        N: dict[int, Array] = {}
-        M: dict[int, Array] = {}
-        if self.outer:
-            G, root = self._outer_blocks(C)
-            M2, N2 = moments(G, _cross(gram, gram.shape[0] - self.r), None, root)
-            unstack(N, M, N2, M2, self.outer, self.copies, self.slot, [C.random[t].shape[0] for t in self.outer])
-        return Moments(tuple(N[t] for t in self.outer), tuple(M[t] for t in self.outer), lambda D: self.gram(D)[0], C)
-
-    def inverse(self, C: Blocks) -> tuple[Array, ...]:
-        """Diagonal blocks of V^-1 by cluster, an array (m, T, T) a bucket with zeros where there is no row."""
+    def _direct(self, C: Blocks) -> Apply:
+        """Product with V^-1 from the inverses of the clusters."""
         solved = [_Solved(b, self.r, C) for b in self.buckets]
-        blocks = [s.of_clusters() for s in solved]
-        if not self.outer:
-            return tuple(blocks)
+        Z, K = self._outer_designs(), self.given(C) if self.outer else None
+
+        def direct(X: Array) -> Array:
+            parts = [by_cluster(X, b.row) for b in self.buckets]
+            if K is not None:
+                sums = [jnp.swapaxes(z, -1, -2) @ s.times(x) for z, s, x in zip(Z, solved, parts, strict=True)]
+                effects = jnp.moveaxis(matmul(K, self._by_component(sums)), -1, 0)  # (components, Q, b)
+                parts = [x - z @ effects[b.component] for x, z, b in zip(parts, Z, self.buckets, strict=True)]
+            return _rows(self.buckets, [s.times(x) for s, x in zip(solved, parts, strict=True)], X)
+
+        return direct
+
+    def _times(self, C: Blocks, absolute: bool = False) -> Apply:
+        """Product with V, or with absolute values."""
+        size = jnp.abs if absolute else lambda x: x
+        V = [size(_of_clusters(b, _present(b, _linear(b, C)))) for b in self.buckets]
+        Z = [size(z) for z in self._outer_designs()]
+
+        def times(X: Array) -> Array:
+            parts = [by_cluster(X, b.row) for b in self.buckets]
+            values = [v @ x for v, x in zip(V, parts, strict=True)]
+            if self.outer:
+                sums = self._by_component([jnp.swapaxes(z, -1, -2) @ x for z, x in zip(Z, parts, strict=True)])
+                effects = jnp.moveaxis(matmul(size(self._outer_block(C)), sums), -1, 0)
+                values = [v + z @ effects[b.component] for v, z, b in zip(values, Z, self.buckets, strict=True)]
+            return _rows(self.buckets, values, X)
+
+        return times
+
+    def _outer_designs(self) -> list[Array]:
+        """Designs of the outer terms by cluster (m, T, Q), a bucket; nothing without such terms."""
+        return [jnp.asarray(b.W)[..., : b.W.shape[-1] - self.r] for b in self.buckets] if self.outer else []
+
+    def given(self, C: Blocks) -> Array:
+        """Covariance (Q, Q, components) of the stacked outer effects given the data."""
         _, _, gram = self._eliminated(C)
         Q = gram.shape[0] - self.r
-        _, root = self._outer_blocks(C)
-        K = jnp.moveaxis(posterior(root, gram[:Q, :Q])[0], -1, 0)
-        out = []
-        for b, inverse in zip(self.buckets, blocks, strict=True):
-            Y = inverse @ b.W[..., :Q]
-            out.append(inverse - Y @ K[b.component] @ jnp.swapaxes(Y, -1, -2))
+        return posterior(self._outer_root(C), gram[:Q, :Q])[0]
+
+    def posterior(self, C: Blocks) -> Posterior:
+        """Effects given the data, by level, of outer terms only (their order); see `covariances` for the others."""
+        if not self.outer:
+            return Posterior((), ())
+        _, _, gram = self._eliminated(C)
+        K, Q = self.given(C), gram.shape[0] - self.r
+        dims = [C.random[t].shape[0] for t in self.outer]
+        means = unstack(matmul(K, gram[:Q, Q:]), self.copies, self.slot, dims)
+        return Posterior(tuple(means), tuple(unstack(K, self.copies, self.slot, dims, blocks=True)))
+
+    def covariances(self, C: Blocks) -> tuple[tuple[Array, ...] | None, ...]:
+        """Covariances between the rows of a cluster due to each random part and the residual; None for outer terms.
+
+        An array (m, T, T) a bucket, zeros where there is no row.
+        """
+        zeros = jax.tree_util.tree_map(jnp.zeros_like, C)
+        out: list[Any] = []
+        for t in range(len(C.random) + 1):
+            if t in self.outer:
+                out.append(None)
+                continue
+            only = zeros._replace(residual=C.residual)
+            if t < len(C.random):
+                only = zeros._replace(random=(*zeros.random[:t], C.random[t], *zeros.random[t + 1 :]))
+            out.append(tuple(_of_clusters(b, _present(b, _linear(b, only))) for b in self.buckets))
         return tuple(out)
 
-    def covariance(self, C: Blocks, t: int) -> tuple[Array, ...]:
-        """Covariance between the rows of a cluster due to one inner random part, (m, T, T) a bucket."""
-        zeros = jax.tree_util.tree_map(jnp.zeros_like, C)
-        only = zeros._replace(random=(*zeros.random[:t], C.random[t], *zeros.random[t + 1 :]))
-        return tuple(_of_clusters(b, _linear(b, only)) for b in self.buckets)
+    def outer_rows(self, C: Blocks) -> tuple[tuple[Array, Array], ...]:
+        """For each bucket rows (m, T, Q) and covariance given the data (m, Q, Q) of the outer effects they meet."""
+        if not self.outer:
+            return tuple((jnp.zeros((*b.row.shape, 0)), jnp.zeros((len(b.row), 0, 0))) for b in self.buckets)
+        K = jnp.moveaxis(self.given(C), -1, 0)
+        return tuple((z, K[b.component]) for z, b in zip(self._outer_designs(), self.buckets, strict=True))
 
     def cluster_grams(self, C: Blocks) -> Array:
         """U_i'V_i^-1 U_i of each cluster, or component where terms are outer (prepare with ``compact=False``)."""
@@ -202,7 +235,7 @@ class Marginal:
     def _by_component_gram(self, C: Blocks) -> tuple[Array, Array, Array]:
         solved = [_Solved(b, self.r, C) for b in self.buckets]
         gram = self._by_component([s.products(s.bucket.W) for s in solved])
-        G, root = self._outer_blocks(C)
+        G, root = self._outer_block(C), self._outer_root(C)
         cross = _cross(gram, gram.shape[0] - self.r)
         ones, own = jnp.ones(self.components), jnp.arange(self.components, dtype=jnp.int32)
         more, grams = eliminate(self.components, G, cross, None, ones, own, root)
@@ -213,11 +246,13 @@ class Marginal:
         sums = [group_sum(x, b.component, self.components, jnp) for x, b in zip(products, self.buckets, strict=True)]
         return jnp.moveaxis(_total(sums), 0, -1)
 
-    def _outer_blocks(self, C: Blocks) -> tuple[Array, Array]:
-        """Stacked covariance of the outer effects, and a root of it."""
-        blocks = [C.random[t] for t in self.outer]
-        roots = jax.lax.stop_gradient(stacked_blocks([psd_cholesky(G) for G in blocks], self.copies))
-        return stacked_blocks(blocks, self.copies), roots
+    def _outer_block(self, C: Blocks) -> Array:
+        """Stacked covariance of the outer effects."""
+        return stacked_blocks([C.random[t] for t in self.outer], self.copies)
+
+    def _outer_root(self, C: Blocks) -> Array:
+        """A root of it."""
+        return jax.lax.stop_gradient(stacked_blocks([psd_cholesky(C.random[t]) for t in self.outer], self.copies))
 
 
 class _Solved:
@@ -324,6 +359,12 @@ def _linear(bucket: Clustered, C: Blocks) -> Array:
             V = block[jnp.asarray(place.set)[:, :, None], position[:, :, None], position[:, None, :]]
         total = total + (V if place.mask is None else V * place.mask)
     return jnp.broadcast_to(total, (*bucket.present.shape, T))
+
+
+def _present(bucket: Clustered, V: Array) -> Array:
+    """V (P, T, T) with zeros where there is no row."""
+    present = jnp.asarray(bucket.present)
+    return jnp.where(present[:, :, None] & present[:, None, :], V, 0.0)
 
 
 def _lower(A: Array) -> Array:

@@ -19,7 +19,7 @@ from jax import Array
 
 from ..design import frozen_pytree, is_traced, replace
 from ..errors import DataError
-from .base import Blocks, Expansion, Moments, Rows, Weigh
+from .base import Blocks, Expansion, Rows, Weigh
 from .orthogonal import orthogonalise, project
 from .varying import cross_products
 
@@ -153,19 +153,10 @@ class Spectral:
         return Expansion(logdet, grams[0], Blocks((slopes[0],), slopes[1]), gram_slopes, curvature)
 
     def solve(self, C: Blocks, B: Array) -> Array:
-        """V^-1 B."""
+        """V^-1 B: two orthogonal changes of the rows, which keep all digits."""
         _, v, v0 = self._inverse(C)
         inside, left = self.rotation.apply(jnp.asarray(B))
         return self.rotation.undo(v[:, None] * inside, v0 * left)
-
-    def moments(self, C: Blocks) -> Moments:
-        """N and M by level, zero at levels without rows; Z is without A."""
-        R, (_, v, _) = self.rotation, self._inverse(C)
-        P, norm = jnp.asarray(R.vectors), jnp.asarray(R.norm)[:, None]
-        N = norm * (P @ (v * jnp.asarray(self.W)).T)
-        M = norm * norm * ((P * P) @ v[:, None])
-        N, M = (jnp.zeros((R.levels, 1, x.shape[1])).at[R.level, 0].set(x) for x in (N, M))
-        return Moments((N,), (M,), lambda D: self.gram(D)[0], C)
 
     def cluster_grams(self, C: Blocks) -> Array:
         """One cluster: the relationship may join all levels."""

@@ -143,14 +143,7 @@ def inverse(information: Any, Phi: Any, P: Any) -> Inverse:
 
 def coordinates(spec: Spec, prepared: Prepared, theta: Any, chart: str) -> Any:
     """Coordinates (k,) of a chart at a public theta, terms in the basis of `prepared`."""
-    xp, values = module_of(theta), []
-    for t, (structure, dim, u) in enumerate(spec.split(theta)):
-        s = structure.public_to_solver(u, dim)
-        K = prepared.basis.K
-        if t < len(K) and not spec.placed[t]:
-            s = structure.in_basis(s, dim, xp.linalg.inv(K[t]))
-        values.append(structure.solver_to_natural(jnp.asarray(s), dim) if chart == "natural" else s)
-    return xp.concatenate([xp.zeros(0), *(xp.asarray(v) for v in values)])
+    return spec.coordinates(theta, prepared.basis.K, chart)
 
 
 def prepared_for(model: Model, method: str) -> tuple[Spec, Prepared]:

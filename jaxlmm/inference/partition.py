@@ -15,7 +15,7 @@ from ..engines.clustered import by_cluster
 from ..engines.clusters import linked
 from ..engines.grouped import connected
 from ..engines.orthogonal import group_sum
-from ..errors import DataError
+from ..errors import DataError, require_accurate
 from ..fitting import compiled_by_size
 from ..model import Model, Prepared, orthonormal, prepare, weighted
 from ..objective import Spec
@@ -185,9 +185,11 @@ class Rowwise:
         return np.column_stack([self.Q, self.e])
 
     def solve(self, B: np.ndarray) -> np.ndarray:
-        """V^-1 B for B (n, b)."""
+        """V^-1 B for B (n, b); NaN, with a warning, in columns that float64 does not determine."""
         with jax.enable_x64(True):
-            return np.asarray(self._compiled(_solves)(self.spec, self.prepared, self.x, B))
+            found = np.asarray(self._compiled(_solves)(self.spec, self.prepared, self.x, B))
+        require_accurate(found)
+        return found
 
     def slopes(self, B: np.ndarray) -> Iterator[np.ndarray]:
         """Derivatives of V^-1 B, one coordinate after the other."""

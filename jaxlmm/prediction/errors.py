@@ -2,7 +2,9 @@
 
 With w the quantity to predict, ``E w = x'beta``, ``K = Cov(y, w)`` and ``v = Var w``, the predictor ``x'beta-hat +
 K'V^-1 (y - X beta-hat)`` is ``a'y`` with weights a that minimise ``MSE = v - 2 K'a + a'V a`` among all with ``X'a = x``
-(Henderson 1975; Harville 1976; in spatial statistics, universal kriging). Because it is a minimum, the derivative of
+(Henderson 1975; Harville 1976; in spatial statistics, universal kriging). The MSE is computed as the variance of
+``w - a'y``, a sum of positive terms, one a part of V, in which an error of the weights counts twice; as the difference
+above it has no digits left where random effects are large beside the residual. Because it is a minimum, the derivative of
 the MSE in a covariance parameter is that at fixed weights, ``b'V_i b`` with ``b = (-a, 1)`` and V_i the derivative of
 the covariance of data and w together: no derivative of any inverse is needed. It gives the degrees of freedom of
 Satterthwaite, ``2 MSE^2 / Var(MSE)`` (Fai & Cornelius 1996, for fixed effects).
@@ -24,12 +26,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from ..effects import effects_by_term, random_effects
 from ..engines.grouped import connected
 from ..engines.orthogonal import bucket
 from ..inference.local import coordinates
 from ..inference.partition import Partition, Rowwise
 from ..objective import Spec
-from ..rowparts import Part, through
+from ..rowparts import Part, TermRows, through
 from .newdata import NewRows, joined
 
 MOST = 256  # rows predicted side by side
@@ -82,7 +85,8 @@ class Predictor:
         p = self.rows.Q.shape[1]
         solved = self.rows.solve(np.column_stack([self.rows.Q, self.rows.e]))
         self.VQ, self.Ve = solved[:, :p], solved[:, p]
-        self.Phi = np.linalg.inv(self.rows.Q.T @ self.VQ)
+        self.Phi = self.rows.R @ np.nan_to_num(fit.vcov) @ self.rows.R.T
+        self.effects = effects_by_term(fit.model, random_effects(fit.model, fit.estimate))
 
     def __call__(
         self, new: NewRows, state: Callable[[bool], str], errors: bool = True, W: np.ndarray | None = None
@@ -124,16 +128,17 @@ class Predictor:
         E = np.zeros((n + m, size))
         E[n + np.arange(m), turn] = 1.0
         VE = through(parts, C, E)
-        K, prior = VE[:n], VE[n + np.arange(m), turn]
-        mean = new.X @ self.coef + (0.0 if new.offset is None else new.offset) + sums(K * self.Ve[:, None])
+        K = VE[:n]
+        mean = new.X @ self.coef + (0.0 if new.offset is None else new.offset) + self._effects(joint, C, sums, E)
         nothing = np.zeros(m)
         if not errors:
             return Predicted(mean, nothing, np.zeros((m, k)), nothing)
         S = self._solve(K)
-        gap = np.linalg.solve(self.rows.R.T, new.X.T).T - sums.along(K, self.VQ)
-        mse = prior - sums(K * S) + np.sum(gap @ self.Phi * gap, 1)
+        gap = np.linalg.solve(self.rows.R.T, new.X.T).T - sums.along(S, self.rows.Q)
         # b = local + VQ c: what is in the cluster of the new row, and what comes with estimating beta
         local, c = E - np.concatenate([S, np.zeros((m, size))]), -gap @ self.Phi
+        mse = sum(sums.form(part, block, local) for part, block in zip(parts, C, strict=True))
+        mse = mse + np.sum(gap @ self.Phi * gap, 1)
         VQ = np.concatenate([self.VQ, np.zeros((m, self.VQ.shape[1]))])
         slopes, rest, common = np.zeros((m, k)), [], []
         for i in range(k):
@@ -146,6 +151,22 @@ class Predictor:
                 common.append(-U[:n])
         extra = nothing if W is None else 2.0 * self._spread(sums, rest, common, c, W)
         return Predicted(mean, np.maximum(mse, 0.0), slopes, extra)
+
+    def _effects(self, joint: Joint, C: tuple[Any, ...], sums: _Sums, E: np.ndarray) -> np.ndarray:
+        """Predicted random effects and functions at the new rows, summed (m,)."""
+        n, total = len(self.model.y), np.zeros(len(joint.turn))
+        functions: list[Any] = []
+        for t, (part, block) in enumerate(zip(joint.parts, C, strict=True)):
+            if isinstance(part, TermRows):
+                u = self.effects[t] @ np.linalg.inv(self.rows.prepared.basis.K[t]).T
+                codes = part.codes[n:]
+                own = u[np.minimum(codes, len(u) - 1)]
+                total += np.where(codes < len(u), np.sum(part.Z[n:] * own, 1), 0.0)
+            else:
+                functions.append((part, block))
+        if not functions:
+            return total
+        return total + sums(through(*zip(*functions, strict=True), E)[:n] * self.Ve[:, None])
 
     def _solve(self, B: np.ndarray) -> np.ndarray:
         return self.rows.solve(B) if np.any(B) else np.zeros_like(B)
@@ -174,6 +195,7 @@ class _Sums:
         from scipy.sparse import csr_array
 
         N = len(clusters)
+        self.clusters = clusters
         self.every = csr_array((np.ones(N), (clusters, np.arange(N))), shape=(int(clusters.max()) + 1, N))
         self.data = self.every[:, : N - len(turn)]
         self.turn, self.own = turn, clusters[N - len(turn) :]
@@ -182,6 +204,22 @@ class _Sums:
         """(m,)."""
         sums = self.every if len(A) == self.every.shape[1] else self.data
         return (sums @ A)[self.own, self.turn]
+
+    def form(self, part: Part, block: np.ndarray, A: np.ndarray) -> np.ndarray:
+        """``b'V_t b`` (m,) for the covariance V_t of a part and the columns b of A (N, size), by cluster."""
+        from scipy.sparse import csr_array
+
+        collected = part.collected(A)
+        levels = len(collected)
+        home = np.zeros(levels, int)
+        if isinstance(part, TermRows):
+            home[part.codes] = self.clusters
+        else:
+            there = part.scale != 0  # others stand in any group
+            home[part.group[there]] = self.clusters[there]
+        forms = np.sum(collected * part.mixed(block, collected)[:levels], 1)
+        by_level = csr_array((np.ones(levels), (home, np.arange(levels))), shape=(self.every.shape[0], levels))
+        return (by_level @ forms)[self.own, self.turn]
 
     def along(self, A: np.ndarray, columns: np.ndarray) -> np.ndarray:
         """Sums (m, p) of A times each of the columns (n or N, p)."""
