@@ -189,6 +189,7 @@ def advance(packing: Packing, state: State, evaluated: Any, xp: Any = jnp) -> St
     move, predicted, decrement, curvature = newton_step(gradient, hessian, radius, xp)
     small = decrement < DECREMENT
     exhausted = (decrement < STATIONARY) & (xp.abs(gain) <= noise) & (decrement > 0.5 * state.decrement)
+    exhausted = exhausted | ((decrement < STATIONARY) & (radius < SMALLEST_RADIUS))  # rounding hides what is left
     done = (small | exhausted) & (curvature >= -CURVATURE)
     status = xp.where(done, Status.CONVERGED, Status.RUNNING)
     status = xp.where(~done & (radius < SMALLEST_RADIUS), Status.STALLED, status)

@@ -15,6 +15,7 @@ import numpy as np
 
 from .design import Field, Term
 from .engines.clusters import relatives
+from .fitting import Estimate, conditioned_blocks
 from .model import Model
 
 
@@ -162,17 +163,19 @@ def through(parts: Sequence[Part], blocks: Sequence[np.ndarray], B: np.ndarray) 
     return total
 
 
-def parts_of(model: Model) -> tuple[Part, ...]:
-    """The random parts of a model and its residual at its rows."""
+def parts_of(model: Model, estimate: Estimate) -> tuple[tuple[Part, ...], tuple[np.ndarray, ...]]:
+    """The random parts of a fit and its residual at its rows, with their covariance blocks."""
     n = len(model.y)
     one = np.ones(n)
+    K, blocks = conditioned_blocks(model, estimate)
     random = [
-        TermRows(part.Z, np.asarray(part.group), part.relationship)
+        TermRows(part.Z @ k, np.asarray(part.group), part.relationship)
         if isinstance(part, Term)
         else FieldRows.of(part, one)
-        for part in model.random
+        for part, k in zip(model.random, K, strict=True)
     ]
-    return (*random, FieldRows.of(model.residual, one if model.weights is None else one / np.sqrt(model.weights)))
+    own = FieldRows.of(model.residual, one if model.weights is None else one / np.sqrt(model.weights))
+    return (*random, own), (*blocks.random, blocks.residual)
 
 
 def covariance(parts: Sequence[Part], blocks: Sequence[np.ndarray], i: Any, j: Any) -> np.ndarray:

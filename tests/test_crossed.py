@@ -158,19 +158,22 @@ def fixed(D):
 
 
 @pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_row_products_and_moments_are_those_of_the_dense_matrix(seed, monkeypatch):
+def test_row_products_and_effects_are_those_of_the_dense_matrix(seed, monkeypatch):
     use(seed, monkeypatch)
     m = model(seed, "crossed")
     statistics, dense = (prepare(model(seed, e), compact=False).statistics for e in ("crossed", "dense"))
     C = blocks(m, seed)
     B = np.random.default_rng(seed).normal(size=(len(m.y), 2))
     close(statistics.solve(C, B), dense.solve(C, B), 1e-9)
-    found, expected = statistics.moments(C), dense.moments(C)
-    for a, b in zip((*found.N, *found.M), (*expected.N, *expected.M), strict=True):
-        close(a, b, 1e-9)
-    D = directions(C, (1, 2))
-    H, K = (jax.tree_util.tree_map(lambda a, i=i: a[i], D) for i in (0, 1))
-    assert found.trace(H, K) == pytest.approx(float(expected.trace(H, K)), rel=1e-8)
+    found, V, U = statistics.posterior(C), change_of_v(m, C), np.asarray(dense.U)
+    root = np.ones(len(U)) if m.weights is None else np.sqrt(m.weights)
+    for t, G, means, cov in zip(m.random, C.random, found.means, found.covariances, strict=True):
+        onehot = (np.asarray(t.group)[:, None] == np.arange(t.levels)) * root[:, None]
+        E = (onehot[:, :, None] * np.asarray(t.Z)[:, None, :]).reshape(len(root), -1)
+        prior = np.kron(np.eye(t.levels), G)
+        close(means.reshape(len(prior), -1), prior @ E.T @ np.linalg.solve(V, U), 1e-9)
+        whole = (prior - prior @ E.T @ np.linalg.solve(V, E @ prior)).reshape(t.levels, t.dim, t.levels, t.dim)
+        close(cov, whole[np.arange(t.levels), :, np.arange(t.levels)], 1e-8)
     close(statistics.cluster_grams(C).sum(0), dense.gram(C)[1], 1e-9)
 
 

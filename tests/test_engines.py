@@ -1,4 +1,4 @@
-"""Every engine offers the same: solve, moments and clusters against the dense matrix itself."""
+"""Every engine offers the same: solve, posterior and clusters against the dense matrix itself."""
 
 from __future__ import annotations
 
@@ -80,28 +80,48 @@ def test_gram_and_solve(kind, engine):
 
 
 @pytest.mark.parametrize("kind", KINDS[:-1])
-@pytest.mark.parametrize("engine", ["grouped", "dense"])
-def test_moments(kind, engine):
+def test_posterior(kind):
     C, engines, V, Z = parts(kind)
     U = np.asarray(engines["dense"].U)
-    moments = engines[engine].moments(C)
-    for z, t, found_n, found_m in zip(Z, model(kind).random, moments.N, moments.M, strict=True):
-        np.testing.assert_allclose(
-            found_n, (z.T @ np.linalg.solve(V, U)).reshape(t.levels, t.dim, U.shape[1]), atol=1e-9
-        )
-        M = (z.T @ np.linalg.solve(V, z)).reshape(t.levels, t.dim, t.levels, t.dim)
-        np.testing.assert_allclose(found_m, M[np.arange(t.levels), :, np.arange(t.levels)], atol=1e-9)
+    found = engines["grouped"].posterior(C)
+    for z, t, G, means, cov in zip(Z, model(kind).random, C.random, found.means, found.covariances, strict=True):
+        prior = np.kron(np.eye(t.levels), G)
+        expected = prior @ z.T @ np.linalg.solve(V, U)
+        np.testing.assert_allclose(means, expected.reshape(t.levels, t.dim, U.shape[1]), atol=1e-9)
+        whole = prior - prior @ z.T @ np.linalg.solve(V, z @ prior)
+        whole = whole.reshape(t.levels, t.dim, t.levels, t.dim)
+        np.testing.assert_allclose(cov, whole[np.arange(t.levels), :, np.arange(t.levels)], atol=1e-9)
 
 
 @pytest.mark.parametrize("kind", KINDS[:-1])
 @pytest.mark.parametrize("engine", ["grouped", "dense"])
-def test_traces_with_the_whole_of_m(kind, engine):
+def test_derivatives_of_the_log_determinant(kind, engine):
     C, engines, V, _ = parts(kind)
     H, K = directions(C, 1), directions(C, 2)
-    moments = engines[engine].moments(C)
     VH, VK = np.linalg.solve(V, change_of_v(kind, H)), np.linalg.solve(V, change_of_v(kind, K))
-    assert moments.trace(H) == pytest.approx(np.trace(VH), abs=1e-8)
-    assert moments.trace(H, K) == pytest.approx(np.trace(VH @ VK), abs=1e-8)
+
+    def along(C):
+        return jax.jvp(lambda C: engines[engine].gram(C)[0], (C,), (H,))[1]
+
+    first, second = jax.jit(lambda C: jax.jvp(along, (C,), (K,)))(C)
+    assert first == pytest.approx(np.trace(VH), abs=1e-8)
+    assert -second == pytest.approx(np.trace(VH @ VK), abs=1e-8)
+
+
+@pytest.mark.parametrize("kind", ["two terms of one factor", "nested and crossed"])
+@pytest.mark.parametrize("engine", ["grouped", "dense"])
+def test_solutions_have_derivatives_in_the_blocks(kind, engine):
+    C, engines, V, _ = parts(kind)
+    H, K = directions(C, 1), directions(C, 2)
+    B = np.random.default_rng(3).normal(size=(N, 2))
+
+    def along(C):
+        return jax.jvp(lambda C: engines[engine].solve(C, B), (C,), (H,))[1]
+
+    first, second = jax.jit(lambda C: jax.jvp(along, (C,), (K,)))(C)
+    P, VH, VK = np.linalg.inv(V), change_of_v(kind, H), change_of_v(kind, K)
+    np.testing.assert_allclose(first, -P @ VH @ P @ B, atol=1e-8)
+    np.testing.assert_allclose(second, P @ (VH @ P @ VK + VK @ P @ VH) @ P @ B, atol=1e-7)
 
 
 def test_clusters_are_the_groups_or_the_components():

@@ -119,14 +119,14 @@ def test_draws_average_to_the_expansion():
         close(np.mean(a, 0), b, 1e-10)
 
 
-def test_solutions_and_moments_equal_those_of_the_crossed_engine():
+def test_solutions_and_effects_equal_those_of_the_crossed_engine():
     y, X, terms, weights = rows_of("vectors")
     models = [Model(y, X, terms, weights=weights, engine=engine) for engine in (FINE, "crossed")]
     own, crossed = (prepare(model, compact=False).statistics for model in models)
     own, C, B = complete(own), blocks(models[0], 0), np.random.default_rng(1).normal(size=(len(y), 2))
     close(own.solve(C, B), crossed.solve(C, B), 1e-10)
-    found, expected = own.moments(C), crossed.moments(C)
-    for a, b in zip(found.N, expected.N, strict=True):
+    found, expected = own.posterior(C), crossed.posterior(C)
+    for a, b in zip(found.means, expected.means, strict=True):
         close(a, b, 1e-10)
 
 

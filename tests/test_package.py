@@ -32,9 +32,9 @@ confounding
 criterion
 optimize
 model
-objective boundary rowparts
+objective boundary
 stochastic
-fitting traceable responses stacking lanes chunks plotting batching
+fitting rowparts traceable responses stacking lanes chunks plotting batching
 effects
 simulate
 bootstrap

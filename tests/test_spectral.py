@@ -76,9 +76,12 @@ def float64():
 @jax.jit
 def offered(statistics, C, B):
     """Everything but the expansion."""
-    moments, H = statistics.moments(C), blocks(1.0, 0.0)
-    traces = moments.trace(H), moments.trace(H, H)
-    return statistics.gram(C), statistics.cluster_grams(C), statistics.solve(C, B), moments.N, moments.M, traces
+
+    def along(C):
+        return jax.jvp(lambda C: statistics.gram(C)[0], (C,), (blocks(1.0, 0.0),))[1]
+
+    traces = jax.jvp(along, (C,), (blocks(1.0, 0.0),))
+    return statistics.gram(C), statistics.cluster_grams(C), statistics.solve(C, B), traces
 
 
 @jax.jit
@@ -89,21 +92,18 @@ def both_expansions(statistics, C, D, weights):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_gram_solve_and_moments(case):
+def test_gram_and_solve(case):
     d, U = data(case), data(case).rows.U
     B = np.random.default_rng(1).normal(size=(len(U), 2))
     for point in POINTS:
         V = d.V(*point)
-        (logdet, gram), clusters, solved, (N,), (M,), traces = offered(prepared(case), blocks(*point), B)
+        (logdet, gram), clusters, solved, traces = offered(prepared(case), blocks(*point), B)
         assert float(logdet) == pytest.approx(np.linalg.slogdet(V)[1], rel=1e-10, abs=1e-10)
         close(gram, U.T @ np.linalg.solve(V, U))
         close(clusters, gram[None])
         close(solved, np.linalg.solve(V, B))
-        assert N.shape == (len(d.A), 1, R) and M.shape == (len(d.A), 1, 1)
-        close(N[:, 0], d.Z.T @ np.linalg.solve(V, U))
-        close(M[:, 0, 0], np.diag(d.Z.T @ np.linalg.solve(V, d.Z)))
         K = np.linalg.solve(V, d.Z @ d.A @ d.Z.T)
-        close(traces, [np.trace(K), np.trace(K @ K)])
+        close(traces, [np.trace(K), -np.trace(K @ K)])
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -146,7 +146,7 @@ def test_many_responses_are_each_of_them(case, count):
 
     @jax.jit
     def evaluate(statistics):
-        return statistics.expand(C, D, jnp.linalg.inv), statistics.moments(C).N[0]
+        return statistics.expand(C, D, jnp.linalg.inv)
 
     found = jax.jit(jax.vmap(lambda lane: evaluate(template.with_columns(lane))))(lanes)
     for i in range(b):

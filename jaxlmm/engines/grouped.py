@@ -413,7 +413,7 @@ def _cross(Z: Array, W: Array, codes: Any, groups: int, component: Any, componen
 def unstack(
     x: Array, copies: tuple[int, ...], slots: tuple[Any, ...], dims: list[int], blocks: bool = False
 ) -> list[Array]:
-    """Cut stacked values (Q, b, components) into levels (m, q, b) of each outer term; with `blocks` the diagonal ones."""
+    """Cut stacked values (Q, b, components) into levels (m, q, b) of each outer term; with `blocks` diagonal blocks."""
     x, out, start = jnp.moveaxis(x, -1, 0), [], 0
     for c, slot, q in zip(copies, slots, dims, strict=True):
         stop = start + c * q

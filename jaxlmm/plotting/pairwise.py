@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from ..fitting import blocks_at
 from ..rowparts import covariance, parts_of
 
 
@@ -15,8 +14,8 @@ class Pairs:
     """What a fit says of pairs of rows i (m,) and j (m,)."""
 
     def __init__(self, fit: Any):
-        blocks = blocks_at(fit.model, fit.estimate)
-        self.fit, self.parts, self.blocks = fit, parts_of(fit.model), (*blocks.random, blocks.residual)
+        self.fit = fit
+        self.parts, self.blocks = parts_of(fit.model, fit.estimate)
 
     def covariance(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
         """Cov(y_i, y_j): random parts and residuals."""

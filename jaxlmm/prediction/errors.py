@@ -4,9 +4,9 @@ With w the quantity to predict, ``E w = x'beta``, ``K = Cov(y, w)`` and ``v = Va
 K'V^-1 (y - X beta-hat)`` is ``a'y`` with weights a that minimise ``MSE = v - 2 K'a + a'V a`` among all with ``X'a = x``
 (Henderson 1975; Harville 1976; in spatial statistics, universal kriging). The MSE is computed as the variance of
 ``w - a'y``, a sum of positive terms, one a part of V, in which an error of the weights counts twice; as the difference
-above it has no digits left where random effects are large beside the residual. Because it is a minimum, the derivative of
-the MSE in a covariance parameter is that at fixed weights, ``b'V_i b`` with ``b = (-a, 1)`` and V_i the derivative of
-the covariance of data and w together: no derivative of any inverse is needed. It gives the degrees of freedom of
+above it has no digits left where random effects are large beside the residual. Because it is a minimum, the derivative
+of the MSE in a covariance parameter is that at fixed weights, ``b'V_i b`` with ``b = (-a, 1)`` and V_i the derivative
+of the covariance of data and w together: no derivative of any inverse is needed. It gives the degrees of freedom of
 Satterthwaite, ``2 MSE^2 / Var(MSE)`` (Fai & Cornelius 1996, for fixed effects).
 
 Estimated covariance parameters, with covariance W, make the error larger by about ``sum_ij W_ij da_i' V da_j``, and

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
-from ..fitting import blocks_at
 from ..inference.partition import Partition, dependent
 from ..model import MAX_DENSE_ROWS
 from ..rowparts import Part, covariance, parts_of
@@ -22,8 +21,7 @@ def residuals(fit: Any, kind: str = "response", random: bool = True) -> np.ndarr
     rest = fit.model.y - (fit.fitted if random else fit.predict(random=False))
     if kind == "response":
         return rest
-    blocks = blocks_at(fit.model, fit.estimate)
-    every = tuple(zip(parts_of(fit.model), (*blocks.random, blocks.residual), strict=True))
+    every = tuple(zip(*parts_of(fit.model, fit.estimate), strict=True))
     parts, matrices = zip(*(every[-1:] if random else every), strict=True)
     if kind == "pearson":
         rows = np.arange(len(rest))
