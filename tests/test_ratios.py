@@ -145,7 +145,11 @@ CASES = [*QUICK, *(pytest.param(*c, marks=pytest.mark.slow) for c in EVERY if c 
 @pytest.mark.parametrize(("design", "ratio", "centre"), CASES)
 def test_effects_predictions_and_residuals(design, ratio, centre):
     fit, d, sd, right = case(design, ratio, centre)
-    size, rtol = sd.max(), 1e-9 + 1e-14 * ratio**2  # of engines that form V; the others are better
+    size, rtol = sd.max(), 1e-9 + 4e-14 * ratio**2  # of engines that form V; the others are better
+    if not fit.converged and np.isnan(fit.fitted).all():  # a theta far from any optimum, with other ratios
+        with pytest.warns(PrecisionWarning, match="are NaN"):
+            fit.predict(d)
+        return
     np.testing.assert_allclose(fit.fitted / size, right.mean / size, rtol=1e-11, atol=rtol)
     np.testing.assert_allclose(fit.predict(d) / size, fit.fitted / size, rtol=1e-11, atol=rtol)
     np.testing.assert_allclose(fit.residuals("normalized"), (fit.model.y - right.mean) / sd, atol=rtol)
@@ -156,10 +160,10 @@ def test_effects_predictions_and_residuals(design, ratio, centre):
         own = slice(start[part.group], start[part.group] + q)
         start[part.group] += q
         scale = np.sqrt(np.einsum("lii->li", right.pev[t]))
-        atol = 1e-5 + 1e-14 * ratio**2
+        atol = 1e-5 + 1e-13 * ratio**2
         np.testing.assert_allclose(found.values[:, own] / scale, right.effects[t] / scale, rtol=1e-7, atol=atol)
         square = scale[:, :, None] * scale[:, None, :]
-        np.testing.assert_allclose(found.pev[:, own, own] / square, right.pev[t] / square, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(found.pev[:, own, own] / square, right.pev[t] / square, rtol=1e-5, atol=atol)
     if fit.converged:
         with warnings.catch_warnings():
             warnings.simplefilter("error", PrecisionWarning)
