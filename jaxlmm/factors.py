@@ -66,7 +66,7 @@ class Column:
         exact = None if self.exact is None else self.exact[rows]
         return replace(self, values=values, levels=levels, missing=None, exact=exact)
 
-    def at(self, values: Sequence[Any], codes: np.ndarray) -> np.ndarray | Column:
+    def at(self, values: Sequence[Any], codes: np.ndarray) -> Any:
         """Rows with other values: codes (n,) into `values`, numbers or labels of its levels."""
         if self.is_number:
             return np.array(values)[codes]

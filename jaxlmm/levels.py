@@ -108,7 +108,7 @@ def key_of(value: Any) -> Key:
         return "bytes", bytes(value)
     if isinstance(value, datetime.date | datetime.timedelta | datetime.time):
         return _of_time(value)
-    kind = type(value)
+    kind: Any = type(value)
     if kind.__hash__ is None or (kind.__eq__ is object.__eq__ and not isinstance(value, enum.Enum)):
         raise DataError(
             f"{kind.__name__} objects cannot be levels: they cannot be compared by value; make them numbers or text"
@@ -259,7 +259,7 @@ def _label(key: Key, units: dict[str, str], printable: bool) -> str:
         return f"{value:f}".rstrip("0")
     if kind not in units:
         return str(value)
-    unit = units[kind]
+    unit: Any = units[kind]
     count = value // UNITS[unit]  # type: ignore[operator]
     if kind == "duration":
         return f"{count} {'days' if unit == 'D' else unit}"

@@ -16,7 +16,7 @@ from ..errors import DataError
 from ..sides import expression_columns, side_columns
 from ..terms import Formula
 
-Values = Mapping[str, np.ndarray | Column]
+Values = Mapping[str, Any]  # arrays of numbers, columns of factors
 WEIGHTS = ("equal", "proportional", "cells")
 INWARD = np.array([-49 / 20, 6.0, -15 / 2, 20 / 3, -15 / 4, 6 / 5, -1 / 6])  # weights of values at 0, 1, ..., 6
 _LARGEST = 1_000_000
@@ -56,7 +56,7 @@ class Grid:
     offset: np.ndarray
     counts: np.ndarray
     extra: np.ndarray
-    columns: Values
+    columns: dict[str, Any]
 
     def cells(self, names: Sequence[str]) -> np.ndarray:
         """Number (g,) of the combination of these predictors, the first varying fastest."""

@@ -19,10 +19,10 @@ from ..distributions import check_level
 from ..errors import DataError
 from ..sides import expression_columns, side_columns
 from .estimates import EMMeans, text_of
-from .grid import Values, coded_columns, columns_used, derivative, evaluate, extra, listed_values, reference_grid
+from .grid import coded_columns, columns_used, derivative, evaluate, extra, listed_values, reference_grid
 
 Names = str | Sequence[str] | None
-Columns = dict[str, np.ndarray | Column]
+Columns = dict[str, Any]  # arrays of numbers, columns of factors
 ROW = "row"  # by=, an average for each row: none
 ESTIMABLE = 1e-6
 CHANGES = ("reference", "pairwise", "sequential", "sd")

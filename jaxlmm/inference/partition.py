@@ -108,9 +108,8 @@ def labelled(fit: Any, name: str, by: Any) -> Partition:
         codes = factor.values if shape == (n,) else factor.values[rows]
         names = np.array([v for _, v in factor.levels.keys] if column.is_number else factor.levels, dtype=object)
     if np.any(codes < 0):
-        raise DataError(
-            f"{name}: {int(np.sum(codes < 0))} of the rows used have no value in {by if isinstance(by, str) else 'it'!r}"
-        )
+        where = f" in {by!r}" if isinstance(by, str) else ""
+        raise DataError(f"{name}: {int(np.sum(codes < 0))} of the rows used have no value{where}")
     used, codes = np.unique(codes, return_inverse=True)
     return Partition.of(codes.reshape(-1), names[used])
 

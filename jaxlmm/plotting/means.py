@@ -59,7 +59,7 @@ def means(
         out[:, groups.index(found.labels[by][i] if by else None), own.index(value)] = numbers[:, i]
     labels = tuple("" if by is None else f"{by} = {_text(g)}" for g in groups)
     x = np.asarray(own, np.float64) if numeric else np.arange(len(own), dtype=float)
-    return Means(x, None if numeric else tuple(map(_text, own)), labels, *out, tuple(own))
+    return Means(x, None if numeric else tuple(map(_text, own)), labels, out[0], out[1], out[2], tuple(own))
 
 
 def _held(fit: Any, by: str) -> dict[str, Any]:
