@@ -10,7 +10,7 @@ import numpy as np
 from .columns import Column, Levels
 from .errors import DataError
 from .levels import joined_labels
-from .sides import Encoder, encode, finite
+from .sides import Encoder, encode, finite, side_columns
 from .structured import take_arm
 from .terms import Bar, Formula
 
@@ -90,6 +90,8 @@ class FrameTerm:
         Where the term starts in the text of the formula.
     text : str
         The term as it was written, without options.
+    factors : tuple of Column
+        The factors left of the bar.
     """
 
     columns: tuple[str, ...]
@@ -101,6 +103,7 @@ class FrameTerm:
     options: tuple[tuple[str, object], ...] = ()
     position: int = 0
     text: str = ""
+    factors: tuple[Column, ...] = ()
 
     @property
     def group_label(self) -> str:
@@ -177,6 +180,7 @@ def random_terms(
     if arm:
         names = data[arm[0]].as_factor().levels
         designs = [TermDesign(encoder, grouping, (arm[0], names, k)) for k in range(len(names))]
+    factors = tuple(data[name] for name in side_columns(bar.side, formula) if not data[name].is_number)
     text = f"{bar.structure or ''}({formula.readable(bar.lhs)} | {bar.group_label})"
     return [
         (
@@ -190,6 +194,7 @@ def random_terms(
                 options,
                 bar.position,
                 text + d.arm_label,
+                factors,
             ),
             d,
         )

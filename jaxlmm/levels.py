@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import enum
+import re
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 from decimal import Decimal
@@ -240,6 +241,14 @@ def _labels(keys: Sequence[Key]) -> list[str]:
         if twice:
             raise DataError(f"two levels are both written {twice[0]!r}; give them as numbers or text that differ")
     return labels
+
+
+def is_plainly_sorted(labels: Sequence[str]) -> bool:
+    """Whether the order of text is beyond doubt: single letters, or one number in the same words, ``"Week 2"``."""
+    parts = [re.split(r"(\d+)", label) for label in labels]
+    numbers = [tuple(map(int, part[1::2])) for part in parts]
+    is_one_text = len({tuple(part[::2]) for part in parts}) == 1
+    return all(len(label) == 1 for label in labels) or (is_one_text and numbers == sorted(numbers))
 
 
 def joined_labels(parts: Sequence[Sequence[str]]) -> list[str]:

@@ -22,6 +22,7 @@ from .covariance import (
     VarianceFunction,
 )
 from .errors import DataError, JaxlmmError
+from .levels import is_plainly_sorted
 from .trees import Leaf, Node
 from .trial import try_matrix
 
@@ -155,6 +156,8 @@ def _place_leaf(leaf: Leaf, data: Mapping[str, Column], before: Mapping[str, Col
     if not columns[0].kind == "number" or structure.by_level:
         factor = columns[0].as_factor()
         _check_seen(factor, before[names[0]], what)
+        if isinstance(structure, ORDERED):
+            check_order(factor, f"{what}: {leaf.text}")
         check_count(structure, leaf.text, len(factor.levels), what)
         try_matrix(structure, factor.values, len(factor.levels), what)
         return Placed(structure, (factor.values,), len(factor.levels), names, (factor.levels,))
@@ -206,6 +209,17 @@ def _check_seen(factor: Column, before: Column, what: str) -> None:
             f"{what}: no complete row has the level {listed} of {factor.name!r}; leave its rows out, or drop it "
             "from the categories"
         )
+
+
+def check_order(factor: Column, what: str) -> None:
+    """Refuse text for a structure that depends on the order of levels, as "Week 10" sorts before "Week 2"."""
+    if factor.is_ordered or len(factor.levels) < 3 or is_plainly_sorted(factor.levels):
+        return
+    listed = ", ".join(repr(level) for level in factor.levels[:4])
+    raise DataError(
+        f"{what} depends on the order of levels, but column {factor.name!r} is text, in the order of the alphabet "
+        f"({listed}, ...); give numbers, or an ordered factor: pandas.Categorical(..., ordered=True), polars.Enum"
+    )
 
 
 def check_count(structure: Covariance, text: str, count: int, what: str) -> None:

@@ -38,7 +38,7 @@ def read_column(name: str, values: Any) -> Column:
         return values
     reader = {"pandas": _read_pandas, "polars": _read_polars, "pyarrow": _read_arrow}.get(library_of(values))
     try:
-        return reader(name, values) if reader else _read_array(name, _as_array(name, values))
+        return reader(name, values) if reader else _read_array(name, as_array(name, values))
     except DataError as error:
         if repr(name) in str(error):
             raise
@@ -48,7 +48,7 @@ def read_column(name: str, values: Any) -> Column:
 # -- NumPy and lists
 
 
-def _as_array(name: str, values: Any) -> np.ndarray:
+def as_array(name: str, values: Any) -> np.ndarray:
     """An array; a list as objects where NumPy would change values, as 1 beside "1" or 2**60 beside 0.5."""
     if isinstance(values, np.ndarray):
         return values
@@ -122,7 +122,8 @@ def _read_numbers(name: str, values: np.ndarray) -> Column:
         raise DataError(f"column {name!r} holds a number that is too large for a float") from None
     keys = map(key_of, values)
     is_exact = all(key == ("number", number) for key, number in zip(keys, floats.tolist(), strict=True))
-    return Column(name, "number", floats, exact=None if is_exact else values)
+    is_large = any(abs(v) >= 2**53 and not isinstance(v, float | np.floating) for v in values)
+    return Column(name, "number", floats, exact=values if is_large or not is_exact else None)
 
 
 def _is_missing(value: Any) -> bool:
