@@ -370,6 +370,49 @@ def build_frame_with(data):
     return build_frame(parse("y ~ x"), data, residual=residual_of("ar1(visit | id)", None, NAMES))
 
 
+def test_numbers_that_agree_to_six_digits_are_told_apart():
+    fit = jaxlmm.lmm("y ~ x + (1 | k)", table())
+    means = fit.emmeans("x", at={"x": [1e-9, 2e-9, 1.0]})
+    assert [row[0] for row in means.table().rows] == ["1e-09", "2e-09", "1"]
+    assert means.pairs().labels["contrast"] == ["1e-09 - 2e-09", "1e-09 - 1", "2e-09 - 1"]
+    assert fit.emmeans("x", at={"x": [1 / 3, 1.0]}).pairs().labels["contrast"] == ["0.333333 - 1"]
+
+
+def test_designs_of_studies_keep_levels_and_their_order():
+    import jax
+
+    from jaxlmm.study import Dropout
+    from jaxlmm.study.generate import columns_of
+
+    data = {"id": np.repeat(BASE + np.arange(50), 4), "v": np.tile(np.arange(4), 50)}
+    weeks = pd.Categorical([f"Week {2 * v + 6}" for v in data["v"]], [f"Week {i}" for i in (6, 8, 10, 12)])
+    frame = pd.DataFrame({"id": pd.array(data["id"].tolist(), dtype="Int64"), "v": data["v"], "week": weeks})
+    columns = columns_of(frame)
+    for name in frame:
+        expected = read_column(name, frame[name]).as_factor()
+        assert read_column(name, columns[name]).as_factor().levels == expected.levels
+    key, y = jax.random.key(1), np.zeros(200)
+    lost = [np.asarray(Dropout(0.3, "id", time)(key, y, columns)) for time in ("v", "week")]
+    np.testing.assert_array_equal(*lost)
+    assert 0 < lost[0].sum() < 200
+    with pytest.raises(DataError, match="order of levels"):
+        Dropout(0.3, "id", "week")(key, y, columns | {"week": list(map(str, weeks))})
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+@pytest.mark.parametrize("largest", [BASE + 2, 2**64 - 1])
+def test_files_keep_identifiers_beside_missing_values(kind, largest, tmp_path):
+    from jaxlmm.files import read_file
+
+    ids = [None, largest - 2, largest, largest - 1, largest]
+    frame = pd.DataFrame({"id": pd.array(ids, dtype="Int64" if largest < 2**63 else "UInt64"), "x": np.arange(5) / 2})
+    path = tmp_path / f"data.{kind}"
+    frame.to_csv(path, index=False) if kind == "csv" else frame.to_parquet(path)
+    found = read_column("id", read_file(path)["id"]).as_factor()
+    assert found.levels == (str(largest - 2), str(largest - 1), str(largest))
+    assert found.values.tolist() == [-1, 0, 2, 1, 2]
+
+
 def test_levels_find_values_and_labels():
     levels = Levels.of([key_of(v) for v in (1, "1", 0.5)])
     assert [levels.find(v) for v in (1, 1.0, "1", "'1'", "0.5", 2, "b")] == [0, 0, 1, 1, 2, None, None]

@@ -106,7 +106,8 @@ def labelled(fit: Any, name: str, by: Any) -> Partition:
         column = read_column(name, by)
         factor = column.as_factor()
         codes = factor.values if shape == (n,) else factor.values[rows]
-        names = np.array([v for _, v in factor.levels.keys] if column.is_number else factor.levels, dtype=object)
+        is_plain = column.is_number and column.exact is None and column.values.dtype != np.uint64
+        names = np.array([v for _, v in factor.levels.keys] if is_plain else factor.levels, dtype=object)
     if np.any(codes < 0):
         where = f" in {by!r}" if isinstance(by, str) else ""
         raise DataError(f"{name}: {int(np.sum(codes < 0))} of the rows used have no value{where}")
