@@ -133,15 +133,18 @@ def factor(
 
 def distinct(values: np.ndarray, missing: np.ndarray | None) -> tuple[np.ndarray, list[Key]]:
     """Codes (n,) of Python objects into their distinct keys, -1 for a missing one."""
-    seen: dict[object, int] = {}
+    there = slice(None) if missing is None else ~missing
+    present: list[Any] = values[there].tolist()
+    kinds = list(map(type, present))
+    try:
+        items = present if len(set(kinds)) <= 1 else list(zip(kinds, present, strict=True))  # True is not 1
+        index = {item: i for i, item in enumerate(dict.fromkeys(items))}
+    except TypeError:
+        raise DataError("objects that cannot be hashed cannot be levels; make them numbers or text") from None
     place: dict[Key, int] = {}
+    own = [place.setdefault(key_of(item if items is present else item[1]), len(place)) for item in index]
     codes = np.full(len(values), -1, dtype=np.int32)
-    for i in range(len(values)) if missing is None else np.flatnonzero(~missing):
-        value = values[i]
-        same = (type(value), value)
-        if same not in seen:
-            seen[same] = place.setdefault(key_of(value), len(place))
-        codes[i] = seen[same]
+    codes[there] = np.array(own, dtype=np.int32)[[index[item] for item in items]]
     return codes, list(place)
 
 

@@ -94,9 +94,11 @@ def _read_array(name: str, array: np.ndarray) -> Column:
 
 def _read_objects(name: str, array: np.ndarray) -> Column:
     """Read Python objects: all numbers give numbers, anything else a factor of their values."""
-    missing = np.array([_is_missing(v) for v in array], dtype=bool)
+    types = set(map(type, array))
+    is_text = types <= {str, type(None)}
+    missing = np.array([v is None if is_text else _is_missing(v) for v in array], dtype=bool)
     present = array[~missing]
-    types = {type(v) for v in present}
+    types = set(map(type, present))
     if types and all(issubclass(t, (bool, np.bool_)) for t in types):
         return _with_gaps(Column(name, "logical", present.astype(bool)), missing)
     if all(issubclass(t, _NUMBERS) for t in types):
