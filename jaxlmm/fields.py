@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .columns import Column
+from .columns import Column, Levels
 from .covariance import Covariance, Identity, ReducedRank
 from .errors import DataError
 from .grouping import Grouping, group_codes
@@ -28,7 +28,7 @@ class FrameField:
         The structure and the place of each row.
     group : (n,) int32 codes or None
         Groups, between which rows are independent; None for one over all rows.
-    levels : tuple of str
+    levels : Levels
         Labels of the groups.
     label : str
         The grouping factor, "" over all rows.
@@ -42,7 +42,7 @@ class FrameField:
 
     placed: Placed
     group: np.ndarray | None
-    levels: tuple[str, ...]
+    levels: Levels
     label: str
     text: str
     grouping: Grouping | None = None
@@ -150,7 +150,7 @@ def frame_residual(spec: ResidualSpec, data: Mapping[str, Column], before: Mappi
             return None
         placed = place(Leaf(structure, (), "iid()"), data, before, what)
         group, label, text = np.arange(n, dtype=np.int32), "", "iid()"
-        levels: tuple[str, ...] = ()
+        levels = Levels((), ())
         grouping = arms = None
     else:
         placed = place(own.tree, data, before, what)
@@ -169,11 +169,9 @@ def frame_residual(spec: ResidualSpec, data: Mapping[str, Column], before: Mappi
     return FrameField(placed, group, levels, label, text, grouping, arms)
 
 
-def _groups(
-    names: tuple[str, ...], data: Mapping[str, Column]
-) -> tuple[np.ndarray | None, tuple[str, ...], Grouping | None]:
+def _groups(names: tuple[str, ...], data: Mapping[str, Column]) -> tuple[np.ndarray | None, Levels, Grouping | None]:
     if not names:
-        return None, (), None
+        return None, Levels((), ()), None
     codes, grouping = group_codes(names, data)
     return codes, grouping.labels(), grouping
 
@@ -198,7 +196,7 @@ def _check_regular(placed: Placed, what: str) -> None:
         )
 
 
-def _check_one_arm(group: np.ndarray, levels: tuple[str, ...], arm: Column, label: str, what: str) -> None:
+def _check_one_arm(group: np.ndarray, levels: Levels, arm: Column, label: str, what: str) -> None:
     first = np.full(int(group.max()) + 1, -1)
     first[group[::-1]] = arm.values[::-1]
     wrong = np.flatnonzero(arm.values != first[group])
@@ -211,7 +209,7 @@ def _check_one_arm(group: np.ndarray, levels: tuple[str, ...], arm: Column, labe
         )
 
 
-def _check_distinct(placed: Placed, group: np.ndarray, levels: tuple[str, ...], label: str, what: str) -> None:
+def _check_distinct(placed: Placed, group: np.ndarray, levels: Levels, label: str, what: str) -> None:
     keys = np.column_stack([group, *placed.columns])
     _, first, counts = np.unique(keys, axis=0, return_index=True, return_counts=True)
     if (counts == 1).all():

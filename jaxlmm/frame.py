@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .columns import Column, Table, make_frame, open_table, read_column
+from .columns import Column, Levels, Table, make_frame, open_table, read_column
 from .covariance import NAMES
 from .errors import DataError
 from .fields import FrameField, frame_field, frame_residual
@@ -104,7 +104,7 @@ class ModelFrame:
     encoder: Encoder
     kept: np.ndarray  # positions of the columns of X among all of the encoder's
     designs: tuple[TermDesign, ...]  # of the terms
-    levels: Mapping[str, tuple[str, ...]]  # of the factors in the fixed part and left of bars
+    levels: Mapping[str, Levels]  # of the factors in the fixed part and left of bars
     offset_source: str | None  # column of the offset argument; "" for an array
     weights_source: str | None  # column of the weights; "" for an array
     used: tuple[str, ...]  # columns of the data that the model is made of

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .columns import Column
+from .columns import Column, Levels
 from .errors import DataError
-from .sides import Encoder, encode, finite
+from .levels import joined_labels
+from .sides import Encoder, encode, finite, side_columns
 from .structured import take_arm
 from .terms import Bar, Formula
 
@@ -22,11 +23,16 @@ _FREE_STRUCTURES = (
 
 @dataclass(frozen=True, eq=False)
 class Grouping:
-    """Levels of a grouping factor: those of each column and the combinations that occur."""
+    """Levels of a grouping factor: those of each column and the combinations that occur.
+
+    A combination of the first columns is numbered by its place among those that occur; with the next column's code it
+    makes a pair, and the pairs that occur, as numbers in `pairs`, are the combinations of one column more. No number
+    exceeds rows times levels, however many columns there are.
+    """
 
     names: tuple[str, ...]
-    levels: tuple[tuple[str, ...], ...]
-    keys: np.ndarray  # sorted mixed-radix numbers of the combinations, first column slowest
+    levels: tuple[Levels, ...]
+    pairs: tuple[np.ndarray, ...]  # sorted, for each column but the first
 
     def codes(self, data: Mapping[str, Column], extend: bool = False) -> np.ndarray:
         """Return the place of each row's group among the levels.
@@ -34,22 +40,30 @@ class Grouping:
         A combination that does not occur there is -1 or, to `extend` them, one of further levels in order of sorting.
         """
         parts = [data[name].recode(levels) for name, levels in zip(self.names, self.levels, strict=True)]
-        key = _mixed_radix(parts, [len(levels) for levels in self.levels])
-        place = np.minimum(np.searchsorted(self.keys, key), len(self.keys) - 1)
-        known = (self.keys[place] == key) & np.all([p >= 0 for p in parts], axis=0)
+        place = parts[0].astype(np.int64)
+        for part, levels, pairs in zip(parts[1:], self.levels[1:], self.pairs, strict=True):
+            pair = place * len(levels) + part
+            found = np.minimum(np.searchsorted(pairs, pair), len(pairs) - 1)
+            place = np.where((pairs[found] == pair) & (place >= 0) & (part >= 0), found, -1)
+        known = place >= 0
         if extend and not known.all():
             own = group_codes(self.names, data)[0][~known]
-            place[~known] = len(self.keys) + np.unique(own, return_inverse=True)[1]
-            return place.astype(np.int32)
-        return np.where(known, place, -1).astype(np.int32)
+            place[~known] = len(self) + np.unique(own, return_inverse=True)[1]
+        return place.astype(np.int32)
 
-    def labels(self) -> tuple[str, ...]:
-        """Return the labels of the levels, such as ``"b1:a1"``."""
-        parts, rest = [], self.keys
-        for levels in reversed(self.levels):
-            rest, code = np.divmod(rest, len(levels))
+    def __len__(self) -> int:
+        return len(self.pairs[-1]) if self.pairs else len(self.levels[0])
+
+    def labels(self) -> Levels:
+        """Return the levels, of an interaction with labels such as ``"b1:a1"``."""
+        if not self.pairs:
+            return self.levels[0]
+        place, parts = np.arange(len(self)), []
+        for levels, pairs in zip(reversed(self.levels), reversed(self.pairs), strict=False):
+            place, code = np.divmod(pairs[place], len(levels))
             parts.append([levels[c] for c in code])
-        return tuple(":".join(p) for p in zip(*reversed(parts), strict=True))
+        parts.append([self.levels[0][c] for c in place])
+        return Levels.of_text(joined_labels(parts[::-1]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +78,7 @@ class FrameTerm:
         Values of the left side of the bar, one row an observation.
     codes : (n,) int32 array
         Place of each observation's group in `levels`.
-    levels : tuple of str
+    levels : Levels
         Labels of the groups, ``"b1:a1"`` for an interaction.
     group : str
         The grouping factor, for example ``"Subject"`` or ``"cask:batch"``.
@@ -76,17 +90,20 @@ class FrameTerm:
         Where the term starts in the text of the formula.
     text : str
         The term as it was written, without options.
+    factors : tuple of Column
+        The factors left of the bar.
     """
 
     columns: tuple[str, ...]
     Z: np.ndarray
     codes: np.ndarray
-    levels: tuple[str, ...]
+    levels: Levels
     group: str
     structure: str | None = None
     options: tuple[tuple[str, object], ...] = ()
     position: int = 0
     text: str = ""
+    factors: tuple[Column, ...] = ()
 
     @property
     def group_label(self) -> str:
@@ -103,13 +120,13 @@ class TermDesign:
     encoder : Encoder
         Of the columns left of the bar.
     grouping : Grouping
-    arm : (str, tuple of str, int) or None
+    arm : (str, Levels, int) or None
         A column, its levels, and the one of them in whose rows alone the term is not zero (``by=``).
     """
 
     encoder: Encoder
     grouping: Grouping
-    arm: tuple[str, tuple[str, ...], int] | None = None
+    arm: tuple[str, Levels, int] | None = None
 
     @property
     def arm_label(self) -> str:
@@ -163,6 +180,7 @@ def random_terms(
     if arm:
         names = data[arm[0]].as_factor().levels
         designs = [TermDesign(encoder, grouping, (arm[0], names, k)) for k in range(len(names))]
+    factors = tuple(data[name] for name in side_columns(bar.side, formula) if not data[name].is_number)
     text = f"{bar.structure or ''}({formula.readable(bar.lhs)} | {bar.group_label})"
     return [
         (
@@ -176,6 +194,7 @@ def random_terms(
                 options,
                 bar.position,
                 text + d.arm_label,
+                factors,
             ),
             d,
         )
@@ -186,17 +205,11 @@ def random_terms(
 def group_codes(names: tuple[str, ...], data: Mapping[str, Column]) -> tuple[np.ndarray, Grouping]:
     """The place of each row (n,) among the combinations of the levels of columns, and these."""
     factors = [data[name].as_factor() for name in names]
-    key = _mixed_radix([f.values for f in factors], [len(f.levels) for f in factors])
-    keys, codes = np.unique(key, return_inverse=True)
-    return codes.astype(np.int32), Grouping(names, tuple(f.levels for f in factors), keys)
-
-
-def _mixed_radix(parts: list[np.ndarray], sizes: list[int]) -> np.ndarray:
-    """Number combinations of codes, the first code slowest."""
-    key = np.zeros(len(parts[0]), dtype=np.int64)
-    for part, size in zip(parts, sizes, strict=True):
-        key = key * size + part
-    return key
+    codes, found = factors[0].values.astype(np.int64), []
+    for factor in factors[1:]:
+        pairs, codes = np.unique(codes * len(factor.levels) + factor.values, return_inverse=True)
+        found.append(pairs)
+    return codes.astype(np.int32), Grouping(names, tuple(f.levels for f in factors), tuple(found))
 
 
 def _check_size(bar: Bar, levels: int, q: int, n: int, weights: np.ndarray | None, related: bool) -> None:

@@ -17,7 +17,7 @@ from .files import read_file
 from .formula import parse
 from .frame import FrameTerm, ModelFrame, build_frame
 from .model import Model
-from .placing import ORDERED, SPATIAL, check_count
+from .placing import ORDERED, SPATIAL, check_count, check_order
 from .relationship import between_levels
 from .results import Fit, fit_frame
 from .saving import Call
@@ -144,6 +144,9 @@ def _term(
             f"structure {name!r} is over the levels of a factor; write {name}(0 + factor | group) or "
             f"{name}(column | group), not an intercept or a transformed column", text, term.position,
         )  # fmt: skip
+    if isinstance(structure, ORDERED):
+        for factor in term.factors:
+            check_order(factor, f"formula: {term.text}")
     try_matrix(structure, np.arange(term.Z.shape[1]), term.Z.shape[1], term.text)
     check_count(structure, f"{name}({' + '.join(term.columns)} | {term.group})", term.Z.shape[1], "formula")
     matrix = between_levels(related, term.group, term.levels)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .columns import Column
+from .columns import Column, Levels
 from .covariance import (
     NAMES,
     OVER_COORDINATES,
@@ -22,6 +22,7 @@ from .covariance import (
     VarianceFunction,
 )
 from .errors import DataError, JaxlmmError
+from .levels import is_plainly_sorted
 from .trees import Leaf, Node
 from .trial import try_matrix
 
@@ -44,15 +45,15 @@ class Placed:
     dim : what sizes of the structure depend on, see `jaxlmm.Field`
     names : tuple of str
         The column of the data that each comes from.
-    labels : tuple of tuple of str
-        Labels of the levels of each column; none for coordinates.
+    labels : tuple of Levels
+        The levels of each column; none for coordinates.
     """
 
     structure: Covariance
     columns: tuple[np.ndarray, ...]
     dim: Any
     names: tuple[str, ...]
-    labels: tuple[tuple[str, ...], ...]
+    labels: tuple[Levels, ...]
 
     @property
     def is_everywhere(self) -> bool:
@@ -149,19 +150,21 @@ def _place_leaf(leaf: Leaf, data: Mapping[str, Column], before: Mapping[str, Col
     structure, names = leaf.structure, leaf.columns
     n = len(next(iter(data.values())).values)
     if not names:
-        return Placed(structure, (np.zeros(n, np.int32),), 1, ("",), (("",),))
+        return Placed(structure, (np.zeros(n, np.int32),), 1, ("",), (Levels.of_text([""]),))
     columns = [data[name] for name in names]
     _check_columns(leaf, columns, what)
     if not columns[0].kind == "number" or structure.by_level:
         factor = columns[0].as_factor()
         _check_seen(factor, before[names[0]], what)
+        if isinstance(structure, ORDERED):
+            check_order(factor, f"{what}: {leaf.text}")
         check_count(structure, leaf.text, len(factor.levels), what)
         try_matrix(structure, factor.values, len(factor.levels), what)
         return Placed(structure, (factor.values,), len(factor.levels), names, (factor.levels,))
     values = tuple(np.asarray(column.values, np.float64) for column in columns)
     check_count(structure, leaf.text, len(np.unique(np.column_stack(values), axis=0)), what)
     try_matrix(structure, values[0] if len(values) == 1 else np.column_stack(values), 1, what)
-    return Placed(structure, values, 1, names, ((),) * len(names))
+    return Placed(structure, values, 1, names, (Levels((), ()),) * len(names))
 
 
 def _check_columns(leaf: Leaf, columns: list[Column], what: str) -> None:
@@ -198,13 +201,25 @@ def _check_seen(factor: Column, before: Column, what: str) -> None:
     """Refuse levels that no row used has: their parameters, or the distances across them, would be anyone's guess."""
     if before.is_number:
         return
-    absent = [level for level in before.levels if level not in set(factor.levels)]
+    used = set(factor.levels.keys)
+    absent = [level for level, key in zip(before.levels, before.levels.keys, strict=True) if key not in used]
     if absent:
         listed = ", ".join(repr(level) for level in absent[:5])
         raise DataError(
             f"{what}: no complete row has the level {listed} of {factor.name!r}; leave its rows out, or drop it "
             "from the categories"
         )
+
+
+def check_order(factor: Column, what: str) -> None:
+    """Refuse text for a structure that depends on the order of levels, as "Week 10" sorts before "Week 2"."""
+    if factor.is_ordered or len(factor.levels) < 3 or is_plainly_sorted(factor.levels):
+        return
+    listed = ", ".join(repr(level) for level in factor.levels[:4])
+    raise DataError(
+        f"{what} depends on the order of levels, but column {factor.name!r} is text, in the order of the alphabet "
+        f"({listed}, ...); give numbers, or an ordered factor: pandas.Categorical(..., ordered=True), polars.Enum"
+    )
 
 
 def check_count(structure: Covariance, text: str, count: int, what: str) -> None:
@@ -233,7 +248,7 @@ def by_arm(placed: Placed, arm: Column, shared: tuple[str, ...], what: str) -> P
 
 def scaled(placed: Placed, function: VarianceFunction, covariate: Column) -> Placed:
     """The structure with standard deviations that a function of a covariate multiplies."""
-    labels: tuple[str, ...] = ()
+    labels = Levels((), ())
     if function.by_level:
         factor = covariate.as_factor()
         values, labels = factor.values, factor.levels

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .columns import library_of, number_label
+from .columns import Levels, library_of, read_column
 from .errors import DataError
 
 SYMMETRIC = 1e-8  # asymmetry relative to the largest entry that is taken for rounding
@@ -28,16 +28,17 @@ class Precision:
     labels: Sequence[Any] | None = None
 
 
-def between_levels(relationships: Mapping[str, Any], group: str, levels: tuple[str, ...]) -> np.ndarray | None:
+def between_levels(relationships: Mapping[str, Any], group: str, levels: Levels) -> np.ndarray | None:
     """The relationship matrix (m, m) of a grouping factor in the order of its levels; None where there is none.
 
     Parameters
     ----------
     relationships : mapping of grouping factors to matrices
         Each a DataFrame whose index and columns are levels, ``(array, labels)``, an array in the order of the sorted
-        levels, or a `Precision`. There may be levels that the data do not have.
+        levels, or a `Precision`. There may be levels that the data do not have. A label is the level of the same
+        value or, as names of columns are text, the one that is written like it.
     group : str
-    levels : tuple of str
+    levels : Levels
 
     Raises
     ------
@@ -57,26 +58,28 @@ def between_levels(relationships: Mapping[str, Any], group: str, levels: tuple[s
                 f"data, found shape {matrix.shape}; give labels, as a DataFrame or (array, labels)"
             )
         return np.linalg.inv(matrix) if is_precision else matrix
-    place = {label: i for i, label in enumerate(labels)}
-    absent = [level for level in levels if level not in place]
+    places = _places(levels, labels)
+    absent = [level for level, place in zip(levels, places, strict=True) if place is None]
     if absent:
         listed = ", ".join(repr(level) for level in absent[:5])
         raise DataError(f"{what}: {len(absent)} level(s) of {group!r} have no row in the matrix: {listed}")
-    rows = np.array([place[level] for level in levels])
+    rows = np.array(places)
     if is_precision:
         return np.linalg.solve(matrix, np.eye(len(matrix))[:, rows])[rows]
     return matrix[np.ix_(rows, rows)]
 
 
 def plain_relationship(given: Any, what: str) -> Any:
-    """A relationship as an array, ``(array, labels)`` or a `Precision` of these, labels as text."""
-    matrix, labels = _matrix(given, what)
+    """A relationship as an array, ``(array, labels)`` or a `Precision` of these, labels as numbers or text."""
+    matrix, found = _matrix(given, what)
+    pairs = zip(found, found.keys, strict=True) if found else ()
+    labels = found and tuple(value if kind in ("number", "logical") else label for label, (kind, value) in pairs)
     if isinstance(given, Precision):
         return Precision(matrix, labels)
     return matrix if labels is None else (matrix, labels)
 
 
-def _matrix(given: Any, what: str) -> tuple[np.ndarray, tuple[str, ...] | None]:
+def _matrix(given: Any, what: str) -> tuple[np.ndarray, Levels | None]:
     """The array and the labels of its rows, if there are any."""
     labels: Any = None
     if isinstance(given, Precision):
@@ -84,11 +87,12 @@ def _matrix(given: Any, what: str) -> tuple[np.ndarray, tuple[str, ...] | None]:
     elif isinstance(given, tuple) and len(given) == 2:
         given, labels = given
     if library_of(given) == "pandas":
-        own, across = _texts(given.index), _texts(given.columns)
-        if set(own) != set(across) or len(set(own)) != len(own):
+        own, across = _levels(given.index, what), _levels(given.columns, what)
+        order = _places(own, across)
+        if len(own) != len(across) or None in order:
             raise DataError(f"{what}: the index and the columns of the DataFrame must be the same labels, each once")
         if labels is None:
-            given, labels = given.to_numpy()[:, [across.index(label) for label in own]], own
+            given, labels = given.to_numpy()[:, order], own
     dense = given.toarray() if hasattr(given, "toarray") else given
     try:
         matrix = np.asarray(dense, dtype=np.float64)
@@ -98,18 +102,28 @@ def _matrix(given: Any, what: str) -> tuple[np.ndarray, tuple[str, ...] | None]:
         raise DataError(f"{what}: expected a square matrix, found shape {matrix.shape}")
     if labels is None:
         return matrix, None
-    texts = _texts(labels)
-    if len(texts) != len(matrix) or len(set(texts)) != len(texts):
+    found = labels if isinstance(labels, Levels) else _levels(labels, what)
+    if len(found) != len(matrix):
+        raise DataError(f"{what}: expected a label for each of the {len(matrix)} rows, found {len(found)}")
+    return matrix, found
+
+
+def _levels(labels: Any, what: str) -> Levels:
+    """Labels as levels of a factor."""
+    values = list(labels)
+    column = read_column(what, values).as_factor()
+    if len(column.levels) != len(values):
         raise DataError(
-            f"{what}: expected a different label for each of the {len(matrix)} rows, found {len(set(texts))}"
+            f"{what}: expected a different label for each of the {len(values)} rows, found {len(column.levels)}"
         )
-    return matrix, texts
+    return column.levels.at(column.values.tolist())
 
 
-def _texts(labels: Any) -> tuple[str, ...]:
-    """Labels as the levels of a grouping factor are written."""
-    values = [label.item() if isinstance(label, np.generic) else label for label in labels]
-    return tuple(number_label(v) if isinstance(v, (int, float)) else str(v) for v in values)
+def _places(wanted: Levels, among: Levels) -> list[int | None]:
+    """The place of each level among others, by its value or else its label."""
+    by_label = {label: i for i, label in enumerate(among)}
+    by_key = {key: i for i, key in enumerate(among.keys)}
+    return [by_key.get(key, by_label.get(label)) for label, key in zip(wanted, wanted.keys, strict=True)]
 
 
 def _check(matrix: np.ndarray, what: str, is_precision: bool) -> None:

@@ -13,12 +13,13 @@ import itertools
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
 
 from . import expressions
-from .columns import Column, number_label
+from .columns import Column, Levels
 from .errors import DataError
 from .terms import Formula, Side
 
@@ -40,7 +41,7 @@ class Encoder:
         Label of each term and the positions of its columns.
     spec : object or None
         formulaic's state; None where columns are computed directly.
-    seen : tuple of (str, array)
+    seen : tuple of (str, Levels)
         The values of numeric columns that stand in ``C()``; others are unknown levels.
     """
 
@@ -49,16 +50,17 @@ class Encoder:
     names: tuple[str, ...]
     terms: tuple[tuple[str, tuple[int, ...]], ...]
     spec: Any = None
-    seen: tuple[tuple[str, np.ndarray], ...] = ()
+    seen: tuple[tuple[str, Levels], ...] = ()
 
     def columns(self, data: Mapping[str, Column], n: int) -> np.ndarray:
         """Compute the (n, q) columns for new data, whose factors have the levels of the first data."""
         if self.spec is None:
             return _direct(self.side, self.formula, data, n)[0]
-        for name, values in self.seen:
-            unknown = np.setdiff1d(data[name].values, values)
-            if unknown.size:
-                label = number_label(unknown[0].item())
+        for name, levels in self.seen:
+            unknown = data[name].recode(levels) < 0
+            if unknown.any():
+                factor = data[name].as_factor()
+                label = factor.levels[factor.values[np.argmax(unknown)]]
                 raise DataError(f"column {name!r} has the level {label!r}, which was not in the data of the fit")
         matrix = _call_formulaic(lambda: self.spec.get_model_matrix(_frame(self, data), context=_context()))
         return _float_matrix(matrix, n)
@@ -205,7 +207,7 @@ def _encode_by_formulaic(
         raise ImportError(message) from None
     inside_c = {v for f in side.factors for v in expressions.categorical_variables(f)}
     names = [formula.column(v) for v in expressions_names(side) if v in inside_c]
-    seen = tuple((name, np.unique(data[name].values)) for name in names if data[name].is_number)
+    seen = tuple((name, data[name].as_factor().levels) for name in names if data[name].is_number)
     draft = Encoder(side, formula, (), (), None, seen)
     frame = _frame(draft, data)
     spec = ModelSpec.from_spec(_terms(side), output="numpy", na_action="ignore")
@@ -263,16 +265,22 @@ def _frame(encoder: Encoder, data: Mapping[str, Column]) -> Any:
         elif column.is_number:
             columns[name] = column.values.astype(np.float64)
         else:
-            columns[name] = pandas.Categorical.from_codes(column.values.astype(np.int32), pandas.Index(column.levels))
+            columns[name] = pandas.Categorical.from_codes(column.values, pandas.Index(list(column.levels)))
     return pandas.DataFrame(columns)
 
 
 def _as_levels(column: Column) -> np.ndarray:
     """Return numbers that stand in ``C()``, whole ones as integers: their labels have no decimal point."""
-    values = column.values
-    if values.dtype.kind == "f" and np.all(values == np.rint(values)) and np.all(np.abs(values) < 2**53):
-        return values.astype(np.int64)
-    return values
+    if column.kind == "logical":
+        return column.values
+    factor = column.as_factor()
+    numbers: list[Any] = [value for _, value in factor.levels.keys]
+    if all(isinstance(v, int) or v.is_integer() for v in numbers if not isinstance(v, Decimal)):
+        numbers = [v if isinstance(v, Decimal) else int(v) for v in numbers]
+    values = np.array(numbers, dtype=np.float64 if any(isinstance(v, float | Decimal) for v in numbers) else None)
+    if len(np.unique(values)) < len(numbers):
+        raise DataError(f"column {column.name!r} has numbers in C() that floats cannot tell apart; give them as text")
+    return values[factor.values]
 
 
 def _call_formulaic(call: Any) -> Any:

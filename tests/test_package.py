@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = """
 errors distributions
 cache
+levels factors readers
 columns relationship files draws tables
 linalg
 parameters

@@ -7,7 +7,7 @@ import json
 import os
 import zipfile
 from dataclasses import replace
-from decimal import Decimal
+from fractions import Fraction
 
 import jax
 import numpy as np
@@ -282,7 +282,7 @@ def test_columns_of_polars_and_of_arrow_in_a_dict():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (pd.Series([Decimal(1), Decimal(2)]), "a value of column 'x' holds an object of decimal.Decimal"),
+        (pd.Series([Fraction(1, 3), Fraction(2)]), "a value of column 'x' holds an object of fractions.Fraction"),
         (pd.period_range("2020", periods=2, freq="M").to_series(), "column 'x' has pandas type period"),
         (pd.Series([object(), object()]), "column 'x' holds an object"),
     ],

@@ -15,6 +15,7 @@ from jaxlmm import Autoregressive, DataError, FormulaError, JaxlmmError, Unstruc
 from jaxlmm.covariance import NAMES
 from jaxlmm.formula import parse
 from jaxlmm.frame import build_frame
+from jaxlmm.levels import Levels
 from jaxlmm.relationship import Precision, between_levels
 from jaxlmm.specs import residual_of
 from jaxlmm.structured import parse_place, parse_residual, parse_variance
@@ -389,10 +390,11 @@ def test_relationships_in_the_order_of_the_levels():
         Precision(pandas.DataFrame(np.linalg.inv(shuffled), labels, labels)),
         Precision(np.linalg.inv(A)),
     ):
-        np.testing.assert_allclose(between_levels({"id": given}, "id", LEVELS), A, atol=1e-12)
-    assert between_levels({"id": A}, "other", LEVELS) is None
-    numbers = between_levels({"id": (shuffled, np.array([3, 1, 2]))}, "id", ("1", "2", "3"))
-    np.testing.assert_allclose(numbers, A)
+        np.testing.assert_allclose(between_levels({"id": given}, "id", Levels.of_text(LEVELS)), A, atol=1e-12)
+    assert between_levels({"id": A}, "other", Levels.of_text(LEVELS)) is None
+    for levels in (Levels.of_text(["1", "2", "3"]), Levels.of([("number", i) for i in (1, 2, 3)])):
+        for given in (np.array([3, 1, 2]), [3.0, 1.0, 2.0], ["3", "1", "2"]):
+            np.testing.assert_allclose(between_levels({"id": (shuffled, given)}, "id", levels), A)
 
 
 @pytest.mark.parametrize(
@@ -414,7 +416,7 @@ def test_relationships_in_the_order_of_the_levels():
 )
 def test_bad_relationships_name_the_factor(given, words):
     with pytest.raises(DataError, match=words) as caught:
-        between_levels({"id": given}, "id", LEVELS)
+        between_levels({"id": given}, "id", Levels.of_text(LEVELS))
     assert "'id'" in str(caught.value)
 
 

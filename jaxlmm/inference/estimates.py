@@ -144,8 +144,9 @@ class EMMeans(Shown):
         rename = {"contrast": "contrast of"}
         labels: dict[str, list[Any]] = {"contrast": [], **{rename.get(name, name): [] for name in by}}
         rows, sizes = [], []
+        texts = {name: texts_of(self.labels[name]) for name in own}
         for family in dataclasses.replace(self, by=by)._families():
-            names = [" ".join(text_of(self.labels[n][i]) for n in own) for i in family]
+            names = [" ".join(texts[n][i] for n in own) for i in family]
             new, C = coefficients(method, names, ref)
             inside = np.zeros((len(C), len(self.L)))
             inside[:, family] = C
@@ -192,7 +193,7 @@ class EMMeans(Shown):
         """As it prints."""
         numbers = self._tests
         header = ("Estimate", "Std. Error", "df", f"{100 * self.level:g}% from", "to", "t value", "Pr(>|t|)")
-        columns = [[text_of(v) for v in values] for values in self.labels.values()]
+        columns = [texts_of(values) for values in self.labels.values()]
         columns += [format_column(numbers["estimate"], 6), format_column(numbers["std_error"])]
         columns += [format_df(numbers["df"])]
         columns += [format_column(numbers[name], 6) for name in ("lower", "upper")]
@@ -206,6 +207,14 @@ class EMMeans(Shown):
             lines.append(f"adjusted for {size} comparisons: {_WORDS[self.adjust]}")
         rows = tuple(zip(*columns, strict=True))
         return Table(self.title, (*self.labels, *header), rows, labels=len(self.labels), note="\n".join(lines))
+
+
+def texts_of(values: Sequence[Any]) -> list[str]:
+    """Levels or numbers of a column as labels, rounded where that confuses none."""
+    texts = [text_of(value) for value in values]
+    if len(set(texts)) < len(set(values)):
+        return [value if isinstance(value, str) else number_label(value) for value in values]
+    return texts
 
 
 def text_of(value: Any) -> str:

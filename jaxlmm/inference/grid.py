@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from .. import expressions
-from ..columns import Column, number_label, open_table
+from ..columns import Column, open_table, read_column
 from ..errors import DataError
 from ..sides import expression_columns, side_columns
 from ..terms import Formula
 
+Values = Mapping[str, Any]  # arrays of numbers, columns of factors
 WEIGHTS = ("equal", "proportional", "cells")
 INWARD = np.array([-49 / 20, 6.0, -15 / 2, 20 / 3, -15 / 4, 6 / 5, -1 / 6])  # weights of values at 0, 1, ..., 6
 _LARGEST = 1_000_000
@@ -46,7 +47,7 @@ class Grid:
         What is left of the columns out of X, which are combinations of others in the data, where it is not so here: a
         function of the rows can be estimated where that function of `extra` is zero.
     columns : dict
-        Values (g,) of each predictor.
+        Values (g,) of each predictor, those of factors as a `Column`.
     """
 
     values: dict[str, list[Any]]
@@ -55,7 +56,7 @@ class Grid:
     offset: np.ndarray
     counts: np.ndarray
     extra: np.ndarray
-    columns: dict[str, np.ndarray]
+    columns: dict[str, Any]
 
     def cells(self, names: Sequence[str]) -> np.ndarray:
         """Number (g,) of the combination of these predictors, the first varying fastest."""
@@ -123,7 +124,7 @@ def reference_grid(
     if size > _LARGEST:
         raise DataError(f"the reference grid has {size} combinations; fix some predictors with at={{name: value}}")
     codes = np.array(list(itertools.product(*(range(len(v)) for v in values.values()))), dtype=int).reshape(size, -1)
-    columns = {n: np.array(v, dtype=_dtype(v))[codes[:, k]] for k, (n, v) in enumerate(values.items())}
+    columns = {n: data[n].at(v, codes[:, k]) for k, (n, v) in enumerate(values.items())}
     every = derivative(frame, columns, data, slope) if slope else evaluate(frame, columns, size)
     X, offset = every[:, :-1], every[:, -1]
     counts = _counts(fit, data, factors, values, codes)
@@ -161,15 +162,11 @@ def listed_values(column: Column, given: Any) -> list[Any]:
         if not all(isinstance(v, (int, float, np.number, np.bool_)) for v in listed):
             raise DataError(f"at: {column.name!r} is numeric, found {listed!r}")
         return [v.item() if hasattr(v, "item") else v for v in listed]
-    labels = [number_label(v) if isinstance(v, (int, float)) else str(v) for v in listed]
-    unknown = [v for v in labels if v not in column.levels]
-    if unknown:
-        raise DataError(f"at: {column.name!r} has no level {unknown[0]!r}; it has: {', '.join(column.levels[:20])}")
-    return labels
-
-
-def _dtype(values: list[Any]) -> Any:
-    return object if isinstance(values[0], str) else None
+    places = [column.levels.find(v) for v in listed]
+    if None in places:
+        unknown = listed[places.index(None)]
+        raise DataError(f"at: {column.name!r} has no level {unknown!r}; it has: {', '.join(column.levels[:20])}")
+    return [column.levels[i] for i in places if i is not None]
 
 
 def _counts(
@@ -181,12 +178,13 @@ def _counts(
     cell, place, size = np.zeros(len(weight), dtype=np.int64), np.zeros(len(codes), dtype=np.int64), 1
     known = np.ones(len(weight), dtype=bool)
     for name in names:
-        labels = [v if isinstance(v, str) else number_label(v) for v in values[name]]
-        row = data[name].recode(labels)
+        k = list(values).index(name)
+        chosen = read_column(name, data[name].at(values[name], np.arange(len(values[name])))).as_factor()
+        row = data[name].recode(chosen.levels)
         known &= row >= 0
         cell += size * row
-        place += size * codes[:, list(values).index(name)]
-        size *= len(labels)
+        place += size * chosen.values[codes[:, k]]
+        size *= len(chosen.levels)
     total = np.bincount(cell[known], weights=weight[known], minlength=size)
     return total[place]
 
@@ -194,7 +192,7 @@ def _counts(
 # -- columns of the design
 
 
-def evaluate(frame: Any, columns: Mapping[str, np.ndarray], n: int) -> np.ndarray:
+def evaluate(frame: Any, columns: Values, n: int) -> np.ndarray:
     """All columns of the fixed part, those out of X too, and the offset (n, columns + 1)."""
     names = frame.encoder.names
     whole = dataclasses.replace(frame, kept=np.arange(len(names)), coef_names=names)
@@ -207,7 +205,7 @@ def evaluate(frame: Any, columns: Mapping[str, np.ndarray], n: int) -> np.ndarra
 
 
 def derivative(
-    frame: Any, columns: Mapping[str, np.ndarray], data: Mapping[str, Column], name: str
+    frame: Any, columns: Values, data: Mapping[str, Column], name: str
 ) -> np.ndarray:  # fmt: skip
     """Derivative of the columns and the offset with respect to a covariate.
 
@@ -236,11 +234,15 @@ def derivative(
     out = (16.0 * fine - coarse) / 15.0
     if np.any(ends):
         inward = np.where(x[ends] == low, high - low, low - high)
-        out[ends] = _one_sided(frame, {n: np.asarray(v)[ends] for n, v in columns.items()}, name, inward)
+        out[ends] = _one_sided(frame, {n: _some(v, ends) for n, v in columns.items()}, name, inward)
     return out
 
 
-def _one_sided(frame: Any, columns: Mapping[str, np.ndarray], name: str, inward: np.ndarray) -> np.ndarray:
+def _some(values: np.ndarray | Column, rows: np.ndarray) -> np.ndarray | Column:
+    return values.take(rows) if isinstance(values, Column) else np.asarray(values)[rows]
+
+
+def _one_sided(frame: Any, columns: Values, name: str, inward: np.ndarray) -> np.ndarray:
     """Derivative at an end, by points at 0, h, ..., 6h of `inward` (g,): exact for polynomials up to degree 6.
 
     Refused where halving h changes it, as at the end of a square root.
@@ -265,8 +267,7 @@ def extra(fit: Any, X: np.ndarray) -> np.ndarray:
         return np.zeros((len(X), 0))
     formula = frame.formula
     data = columns_used(fit, side_columns(formula.side, formula))
-    rows = {n: c.values if c.is_number else np.array(c.levels, dtype=object)[c.values] for n, c in data.items()}
     plain = dataclasses.replace(frame, offset_source=None, formula=dataclasses.replace(formula, offsets=()))
-    seen = evaluate(plain, rows, len(frame.y))[:, :-1]
+    seen = evaluate(plain, data, len(frame.y))[:, :-1]
     combination = np.linalg.lstsq(frame.X, seen[:, out], rcond=None)[0]
     return (X[:, out] - X[:, frame.kept] @ combination) / np.sqrt(np.maximum(np.mean(seen[:, out] ** 2, 0), 1e-300))

@@ -22,7 +22,7 @@ from .estimates import EMMeans, text_of
 from .grid import coded_columns, columns_used, derivative, evaluate, extra, listed_values, reference_grid
 
 Names = str | Sequence[str] | None
-Columns = dict[str, np.ndarray]
+Columns = dict[str, Any]  # arrays of numbers, columns of factors
 ROW = "row"  # by=, an average for each row: none
 ESTIMABLE = 1e-6
 CHANGES = ("reference", "pairwise", "sequential", "sd")
@@ -34,7 +34,7 @@ class _Rows:
 
     Attributes
     ----------
-    columns : of the predictors and offsets, levels as text;  n : rows
+    columns : of the predictors and offsets;  n : rows
     groups : (n,) number of the average that a row counts in;  labels : what these are, by name
     offset : (n,) that of the fit where it was given as an array, else None
     """
@@ -63,8 +63,9 @@ def predictions(
     """
     rows = _rows(fit, by, newdata, list(at or {}))
     blocks, labels = [], _Labels()
-    for chosen in _combinations(fit, at):
-        every = evaluate(fit.frame, {**rows.columns, **_constant(chosen, rows.n)}, rows.n)
+    held = _predictors(fit, list(at or {}))
+    for chosen in _combinations(held, at):
+        every = evaluate(fit.frame, {**rows.columns, **_constant(held, chosen, rows.n)}, rows.n)
         if rows.offset is not None:
             every[:, -1] = rows.offset
         blocks.append(rows.mean(np.column_stack([every, extra(fit, every[:, :-1])])))
@@ -110,11 +111,12 @@ def _each(
     data = _predictors(fit, names)
     rows = _rows(fit, by, newdata, [*names, *(at or {})])
     blocks, labels = [], _Labels()
+    held = _predictors(fit, list(at or {}))
     for name in names:
         if name in (at or {}):
             raise DataError(f"at: {name!r} is what changes; give its values as change=(low, high)")
-        for chosen in _combinations(fit, at):
-            columns = {**rows.columns, **_constant(chosen, rows.n)}
+        for chosen in _combinations(held, at):
+            columns = {**rows.columns, **_constant(held, chosen, rows.n)}
             for contrast, every in effects(columns, name, data[name], rows.n):
                 blocks.append(rows.mean(np.column_stack([every, extra(fit, every[:, :-1])])))
                 labels.add({"term": name, "contrast": contrast, **chosen, **rows.labels}, len(blocks[-1]))
@@ -229,36 +231,35 @@ def _rows(fit: Any, by: Names, newdata: Any, replaced: Sequence[str]) -> _Rows:
     return _Rows(columns, n, groups.reshape(-1), labels, offset)
 
 
-def _plain(column: Column) -> np.ndarray:
-    """Values of a column as an array of numbers or of text."""
+def _plain(column: Column) -> np.ndarray | Column:
+    """Values of a column as an array of numbers; a factor as it is."""
     if column.missing is not None:
         raise DataError(f"newdata has {int(column.missing.sum())} missing value(s) in column {column.name!r}")
-    return column.values if column.is_number else np.array(column.levels, dtype=object)[column.values]
+    return column.values if column.is_number else column
 
 
-def _combinations(fit: Any, at: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    """Every combination of the values in `at`."""
+def _combinations(data: Mapping[str, Column], at: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """Every combination of the values in `at`; `data` has the predictors."""
     at = dict(at or {})
-    data = _predictors(fit, list(at))
     values = [listed_values(data[name], given) for name, given in at.items()]
     return [dict(zip(at, chosen, strict=True)) for chosen in itertools.product(*values)]
 
 
-def _constant(chosen: Mapping[str, Any], n: int) -> Columns:
-    return {name: np.full(n, v, dtype=object if isinstance(v, str) else None) for name, v in chosen.items()}
+def _constant(data: Mapping[str, Column], chosen: Mapping[str, Any], n: int) -> Columns:
+    return {name: data[name].at([value], np.zeros(n, int)) for name, value in chosen.items()}
 
 
 # -- changes of a predictor
 
 
-def _pairs(column: Column, coded: bool, values: np.ndarray, change: Any) -> list[tuple[str, np.ndarray, np.ndarray]]:
+def _pairs(column: Column, coded: bool, values: Any, change: Any) -> list[tuple[str, Any, Any]]:
     """Label, low and high values (n,) of every comparison of a predictor."""
     n = len(values)
     if isinstance(change, tuple | list):
         if len(change) != 2:
             raise DataError(f"change: expected two values (low, high) of {column.name!r}, found {change!r}")
         low, high = listed_values(column, list(change))
-        return [_pair(low, high, n)]
+        return [_pair(column, low, high, n)]
     if column.is_number and column.kind != "logical" and not coded:
         if isinstance(change, str) and change != "sd":
             raise DataError(
@@ -274,11 +275,11 @@ def _pairs(column: Column, coded: bool, values: np.ndarray, change: Any) -> list
         )
     levels: list[Any] = np.unique(column.values).tolist() if column.is_number else list(column.levels)
     if change == "reference":
-        return [_pair(levels[0], level, n) for level in levels[1:]]
+        return [_pair(column, levels[0], level, n) for level in levels[1:]]
     every = itertools.pairwise(levels) if change == "sequential" else itertools.combinations(levels, 2)
-    return [_pair(low, high, n) for low, high in every]
+    return [_pair(column, low, high, n) for low, high in every]
 
 
-def _pair(low: Any, high: Any, n: int) -> tuple[str, np.ndarray, np.ndarray]:
-    first, second = (_constant({"": value}, n)[""] for value in (low, high))
+def _pair(column: Column, low: Any, high: Any, n: int) -> tuple[str, Any, Any]:
+    first, second = (column.at([value], np.zeros(n, int)) for value in (low, high))
     return f"{text_of(high)} - {text_of(low)}", first, second

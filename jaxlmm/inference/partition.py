@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ..columns import open_table
+from ..columns import open_table, read_column
 from ..engines.clustered import by_cluster
 from ..engines.clusters import linked
 from ..engines.grouped import connected
@@ -95,17 +95,22 @@ def labelled(fit: Any, name: str, by: Any) -> Partition:
     """
     rows, n = fit.frame.rows, len(fit.model.y)
     if isinstance(by, str):
-        column = open_table(fit.data).column(by).as_factor()
-        codes, names = column.values[rows], np.array(column.levels, dtype=object)
+        column = open_table(fit.data).column(by)
+        codes, names = column.as_factor().values[rows], np.array(column.as_factor().levels, dtype=object)
     else:
-        by = np.asarray(by)
-        if by.shape not in ((n,), (fit.frame.n_input,)):
+        shape = (len(by),) if isinstance(by, list | tuple) else np.shape(by)
+        if shape not in ((n,), (fit.frame.n_input,)):
             raise DataError(
-                f"{name}: expected a column or one label for each of the {n} rows used, found shape {by.shape}"
+                f"{name}: expected a column or one label for each of the {n} rows used, found shape {shape}"
             )
-        names, codes = np.unique(by if len(by) == n else by[rows], return_inverse=True)
+        column = read_column(name, by)
+        factor = column.as_factor()
+        codes = factor.values if shape == (n,) else factor.values[rows]
+        is_plain = column.is_number and column.exact is None and column.values.dtype != np.uint64
+        names = np.array([v for _, v in factor.levels.keys] if is_plain else factor.levels, dtype=object)
     if np.any(codes < 0):
-        raise DataError(f"{name}: {int(np.sum(codes < 0))} of the rows used have no value in {by!r}")
+        where = f" in {by!r}" if isinstance(by, str) else ""
+        raise DataError(f"{name}: {int(np.sum(codes < 0))} of the rows used have no value{where}")
     used, codes = np.unique(codes, return_inverse=True)
     return Partition.of(codes.reshape(-1), names[used])
 

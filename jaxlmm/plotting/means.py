@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..columns import number_label
+from ..columns import number_label, read_column
 from ..errors import DataError
 from . import canvas
 from .columns import column_of
@@ -17,7 +17,10 @@ QUARTILES = (0.25, 0.5, 0.75)  # where a numeric `by` is held
 
 
 class Means(NamedTuple):
-    """Means over a predictor: its values, labels of a factor or None, and of each level of `by` the rows (m,)."""
+    """Means over a predictor: its values, labels of a factor or None, and of each level of `by` the rows (m,).
+
+    `own` are the values or labels as the means have them.
+    """
 
     x: np.ndarray
     labels: tuple[str, ...] | None
@@ -25,6 +28,7 @@ class Means(NamedTuple):
     estimate: np.ndarray
     lower: np.ndarray
     upper: np.ndarray
+    own: tuple[Any, ...] = ()
 
 
 def means(
@@ -55,7 +59,7 @@ def means(
         out[:, groups.index(found.labels[by][i] if by else None), own.index(value)] = numbers[:, i]
     labels = tuple("" if by is None else f"{by} = {_text(g)}" for g in groups)
     x = np.asarray(own, np.float64) if numeric else np.arange(len(own), dtype=float)
-    return Means(x, None if numeric else tuple(map(_text, own)), labels, *out)
+    return Means(x, None if numeric else tuple(map(_text, own)), labels, out[0], out[1], out[2], tuple(own))
 
 
 def _held(fit: Any, by: str) -> dict[str, Any]:
@@ -122,7 +126,8 @@ def _draw_data(ax: Any, fit: Any, term: str, found: Means) -> None:
     if found.labels is None:
         canvas.points(ax, column.values, y, edgecolors="0.6", zorder=0)
         return
-    place = column.recode(found.labels)
+    shown = read_column(term, column.at(found.own, np.arange(len(found.own)))).as_factor()
+    place = np.append(np.argsort(shown.values), -1)[column.recode(shown.levels)]
     here = place >= 0
     canvas.points(ax, place[here] + canvas.jitter(len(y), 0.5)[here], y[here], edgecolors="0.7", s=6.0, zorder=0)
 

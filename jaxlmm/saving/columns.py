@@ -6,17 +6,24 @@ categories with codes, Python objects with the distinct values that they have.
 
 from __future__ import annotations
 
+import datetime
 import io
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 
 from ..columns import library_of, open_table
 from ..errors import DataError
+from ..readers import as_array
 from .records import NUMBERS, Packer, Unpacker
 
 Names = Sequence[str]
+EXACT: dict[str, Any] = {
+    cls.__name__: cls for cls in (Decimal, UUID, bytes, datetime.date, datetime.datetime, datetime.time)
+}
 
 
 def pack_data(data: Any, names: Names, packer: Packer) -> Any:
@@ -60,7 +67,7 @@ def pack_column(values: Any, what: str, packer: Packer) -> dict[str, Any]:
         return {"pyarrow": packer.array(_arrow_bytes(pa.table({"x": values}), what))}
     if isinstance(values, np.ma.MaskedArray):
         return {"masked": [packer.array(values.data), packer.array(np.ma.getmaskarray(values))]}
-    return _pack_array(np.asarray(values), what, packer)
+    return _pack_array(as_array(what, values), what, packer)
 
 
 def column_of(content: Mapping[str, Any], unpacker: Unpacker) -> Any:
@@ -102,7 +109,7 @@ def _pack_objects(values: np.ndarray, what: str, packer: Packer) -> dict[str, An
             place[key] = len(distinct)
             plain = value.item() if isinstance(value, np.generic) else value
             missing = kind.__name__ in ("NAType", "NaTType")
-            distinct.append({"missing": kind.__name__} if missing else packer.pack(plain, f"a value of {what}"))
+            distinct.append({"missing": kind.__name__} if missing else _pack_value(plain, what, packer))
         codes[i] = place[key]
     return {"codes": packer.array(codes), "distinct": distinct}
 
@@ -114,14 +121,31 @@ def _is_missing(value: Any) -> bool:
 def _objects_of(content: Mapping[str, Any], unpacker: Unpacker) -> np.ndarray:
     distinct = np.empty(len(content["distinct"]), object)
     for i, value in enumerate(content["distinct"]):
-        distinct[i] = _missing_of(value) if isinstance(value, dict) and "missing" in value else unpacker.unpack(value)
+        distinct[i] = _value_of(value, unpacker)
     return distinct[unpacker.unpack(content["codes"])]
 
 
-def _missing_of(value: dict[str, str]) -> Any:
-    import pandas as pd
+def _pack_value(value: Any, what: str, packer: Packer) -> Any:
+    """One value: as JSON has it, or as the text of its class."""
+    name = type(value).__name__
+    if type(value) in EXACT.values():
+        return {name: value.hex() if isinstance(value, bytes) else str(value)}
+    if library_of(value) == "pandas" and name in ("Timestamp", "Timedelta"):
+        return {name: value.isoformat()}
+    return packer.pack(value, f"a value of {what}")
 
-    return pd.NA if value["missing"] == "NAType" else pd.NaT
+
+def _value_of(value: Any, unpacker: Unpacker) -> Any:
+    if not isinstance(value, dict) or len(value) != 1:
+        return unpacker.unpack(value)
+    ((name, text),) = value.items()
+    if name in EXACT:
+        return getattr(EXACT[name], "fromhex" if name == "bytes" else "fromisoformat", EXACT[name])(text)
+    if name in ("missing", "Timestamp", "Timedelta"):
+        import pandas as pd
+
+        return {"NAType": pd.NA, "NaTType": pd.NaT}[text] if name == "missing" else getattr(pd, name)(text)
+    return unpacker.unpack(value)
 
 
 # -- pandas

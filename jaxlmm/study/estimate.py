@@ -71,7 +71,7 @@ class Fitter:
     data : columns of the design
     """
 
-    def __init__(self, estimator: Estimator, targets: Mapping[str, Target], data: Mapping[str, np.ndarray],
+    def __init__(self, estimator: Estimator, targets: Mapping[str, Target], data: Mapping[str, Any],
                  response: str):  # fmt: skip
         self.estimator, self.targets, self.data, self.response = estimator, targets, data, response
         self.rows = estimator.rows(targets)
@@ -101,7 +101,7 @@ class Fitter:
         self._apart(out, tables)
         return out
 
-    def _build(self, data: Mapping[str, np.ndarray]) -> Built:
+    def _build(self, data: Mapping[str, Any]) -> Built:
         e = self.estimator
         frame, model = model_of(e.formula, data, **e.options)
         nulls = {}

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ..columns import open_table
+from ..columns import open_table, read_column
 from ..covariance import Covariance
 from ..effects import linear_predictor
 from ..engines import Blocks
@@ -21,6 +21,7 @@ from ..errors import DataError
 from ..frame import ModelFrame
 from ..interface import model_of
 from ..model import Model, block_at
+from ..placing import check_order
 from ..simulate import draw_rows
 from .declare import Study, accepted, resolved
 
@@ -67,17 +68,22 @@ def drawer(study: Study, cell: int) -> Drawer:
     return drawn
 
 
-def columns_of(data: Any) -> dict[str, np.ndarray]:
-    """A design as columns."""
+def columns_of(data: Any) -> dict[str, Any]:
+    """A design as columns of its library, which know the order of their levels and identifiers to the last digit."""
     table = open_table(data, "design")
-    return {name: np.asarray(table.data[name]) for name in table.names}
+    return {name: table.data[name] for name in table.names}
+
+
+def _arrays(data: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Columns as a user's functions have them."""
+    return {name: np.asarray(values) for name, values in data.items()}
 
 
 def _by_jax(
-    function: Callable[..., Any], data: dict[str, np.ndarray], factors: Mapping[str, Any], response: str
+    function: Callable[..., Any], data: dict[str, Any], factors: Mapping[str, Any], response: str
 ) -> Callable[[Array, int], Drawn]:  # fmt: skip
     """The user's function, vectorised and compiled; text among the columns stays what it is."""
-    chosen = accepted(function, factors)
+    chosen, data = accepted(function, factors), _arrays(data)
 
     @jax.jit
     @jax.vmap
@@ -101,15 +107,15 @@ def _by_jax(
 
 
 def _by_numpy(
-    function: Callable[..., Any], data: dict[str, np.ndarray], factors: Mapping[str, Any], response: str
+    function: Callable[..., Any], data: dict[str, Any], factors: Mapping[str, Any], response: str
 ) -> Callable[[Array, int], Drawn]:  # fmt: skip
     """The user's function, one data set after the other."""
-    chosen = accepted(function, factors)
+    chosen, arrays = accepted(function, factors), _arrays(data)
 
     def draw(keys: Array, count: int) -> Drawn:
         tables = []
         for words in np.asarray(jax.random.key_data(keys))[:count]:
-            found = function(np.random.default_rng([int(w) for w in words]), data, **chosen)
+            found = function(np.random.default_rng([int(w) for w in words]), arrays, **chosen)
             found = dict(found) if isinstance(found, Mapping) else {response: found}
             tables.append({name: np.asarray(values) for name, values in found.items()})
         _check_response(tables[0], response)
@@ -156,7 +162,7 @@ class MixedModel:
     lost: Callable[..., Any] | None = None
 
     def drawer(
-        self, data: dict[str, np.ndarray], factors: Mapping[str, Any], response: str
+        self, data: dict[str, Any], factors: Mapping[str, Any], response: str
     ) -> Callable[[Array, int], Drawn]:  # fmt: skip
         """A function of keys (b,) that draws responses."""
         model, mean, blocks = self.truth(data, factors, response)
@@ -169,7 +175,7 @@ class MixedModel:
         return draw
 
     def truth(
-        self, data: dict[str, np.ndarray], factors: Mapping[str, Any], response: str
+        self, data: dict[str, Any], factors: Mapping[str, Any], response: str
     ) -> tuple[Model, np.ndarray, Blocks]:  # fmt: skip
         """The model on a design, its mean (n,) and its covariance blocks."""
         rows = len(next(iter(data.values())))
@@ -209,20 +215,21 @@ class Dropout:
 
     Parameters
     ----------
-    hazard : the probability, or an expression of the cell's factors;  subject, time : columns of the design
+    hazard : the probability, or an expression of the cell's factors;  subject, time : columns of the design; visits
+        are in the order of numbers or of an ordered factor
     """
 
     hazard: float | str
     subject: str = "subject"
     time: str = "time"
 
-    def __call__(self, key: Array, y: Array, data: Mapping[str, np.ndarray], **factors: Any) -> Array:
+    def __call__(self, key: Array, y: Array, data: Mapping[str, Any], **factors: Any) -> Array:
         """Which rows (n,) come after their subject has left."""
         hazard = resolved(self.hazard, factors, "hazard")
-        subjects, subject = np.unique(data[self.subject], return_inverse=True)
-        times, visit = np.unique(data[self.time], return_inverse=True)
-        stays = jax.random.uniform(key, (len(subjects), len(times)), float) >= hazard
-        return ~jnp.cumprod(stays.at[:, 0].set(True), 1).astype(bool)[subject, visit]
+        subject, visit = (read_column(name, data[name]).as_factor() for name in (self.subject, self.time))
+        check_order(visit, "lost: Dropout")
+        stays = jax.random.uniform(key, (len(subject.levels), len(visit.levels)), float) >= hazard
+        return ~jnp.cumprod(stays.at[:, 0].set(True), 1).astype(bool)[subject.values, visit.values]
 
 
 def stand_in(rows: int) -> np.ndarray:
@@ -231,8 +238,10 @@ def stand_in(rows: int) -> np.ndarray:
 
 
 def _lost(
-    function: Callable[..., Any], data: dict[str, np.ndarray], chosen: Mapping[str, Any]
+    function: Callable[..., Any], data: dict[str, Any], chosen: Mapping[str, Any]
 ) -> Callable[[Array, np.ndarray], Array]:  # fmt: skip
+    data = data if isinstance(function, Dropout) else _arrays(data)
+
     def one(key: Array, y: Array) -> Array:
         return function(jax.random.fold_in(key, LOST), y, data, **chosen)
 
