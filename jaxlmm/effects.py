@@ -16,6 +16,7 @@ from .engines import Blocks, Clusters, Iterative, arrange
 from .engines.orthogonal import group_sum
 from .fitting import Estimate, blocks_at
 from .model import Model, Prepared, layout_of, prepare, weighted
+from .precision import float64
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def random_effects(model: Model, estimate: Estimate) -> tuple[Effects, ...]:
     found = blocks_at(model, estimate)
     merged = tuple(_merge([model.random[t] for t in terms]) for terms in shared)
     C = Blocks(tuple(block_diagonal([found.random[t] for t in terms]) for terms in shared), found.residual)
-    with jax.enable_x64(True):
+    with float64():
         if model.engine in ("grouped", "crossed", "iterative"):
             out = _by_moments(_replanned(model, merged), C, estimate)
         else:

@@ -18,6 +18,7 @@ from .errors import DataError
 from .fitting import Estimate, blocks_at
 from .model import Model
 from .parameters import semidefinite_factor
+from .precision import float64
 from .responses import Design, Responses
 
 
@@ -45,7 +46,7 @@ def replicate_keys(seed: int, replicates: np.ndarray) -> Array:
 def simulate_rows(model: Model, estimate: Estimate, replicates: np.ndarray, seed: int) -> np.ndarray:
     """Responses (b, rows) of the given replicates."""
     mean = linear_predictor(model.X, estimate.coef, model.offset)
-    with jax.enable_x64(True):
+    with float64():
         return draw_rows(model, mean, blocks_at(model, estimate), replicate_keys(seed, replicates))
 
 
@@ -56,7 +57,7 @@ def draw_rows(model: Model, mean: np.ndarray, blocks: Blocks, keys: Array) -> np
         None if isinstance(part, Field) or part.relationship is None else semidefinite_factor(part.relationship)
         for part in model.random
     )
-    with jax.enable_x64(True):
+    with float64():
         return np.array(_draw(keys, mean, model.random, model.residual, model.weights, factors, kin))
 
 

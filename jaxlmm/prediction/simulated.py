@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
 import numpy as np
 
 from .. import design
@@ -14,6 +13,7 @@ from ..engines import Blocks
 from ..errors import DataError
 from ..fitting import blocks_at
 from ..model import Model
+from ..precision import float64
 from ..simulate import check_count, draw_rows, replicate_keys, simulate
 from .newdata import NewRows, rows_of_data, rows_of_fit
 
@@ -38,7 +38,7 @@ def responses(fit: Any, n: int, seed: int, newdata: Any, effects: str) -> np.nda
         if newdata is not None:
             mean = fit.predict(newdata, allow_new_levels=True)
         model, blocks = _without_known(model, blocks, new)
-    with jax.enable_x64(True):
+    with float64():
         return draw_rows(model, mean, blocks, replicate_keys(seed, np.arange(n)))
 
 

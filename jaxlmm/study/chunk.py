@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from ..errors import JaxlmmError
+from ..precision import float64
 from .declare import Row, Study, Task
 from .estimate import STATUSES, Fitter, Numbers
 from .generate import Drawer, columns_of, drawer
@@ -71,7 +72,7 @@ class Bench:
     def run(self, task: Task, device: Any = None) -> bytes:
         """The part of a task, as the bytes of a Parquet file."""
         device = jax.local_devices()[0] if device is None else device
-        with jax.default_device(device), jax.enable_x64(True), np.errstate(all="ignore"):
+        with jax.default_device(device), float64(), np.errstate(all="ignore"):
             return part_of(self.study, task, self.numbers(task))
 
     def numbers(self, task: Task) -> list[Numbers]:

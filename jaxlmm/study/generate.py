@@ -21,6 +21,7 @@ from ..errors import DataError
 from ..frame import ModelFrame
 from ..interface import model_of
 from ..model import Model, block_at
+from ..precision import float64
 from ..simulate import draw_rows
 from .declare import Study, accepted, resolved
 
@@ -188,7 +189,7 @@ class MixedModel:
         coef = [resolved(self.beta.get(name, 0.0), factors, f"beta[{name!r}]") for name in frame.coef_names]
         keys, used = _part_names(frame), set()
         blocks = []
-        with jax.enable_x64(True):
+        with float64():
             for names, part, places in zip(keys, (*model.random, model.residual), model.coords, strict=True):
                 given = next((name for name in names if name in self.covariance), None)
                 used.add(given)
