@@ -148,10 +148,11 @@ def _array(content: bytes) -> np.ndarray:
     shape, _, dtype = header(stream)
     if dtype.hasobject:
         raise ValueError("Object arrays cannot be loaded")
-    declared = math.prod(shape) * dtype.itemsize
+    size = math.prod(int(length) for length in shape)
+    declared = size * dtype.itemsize
     if dtype.kind not in NUMBERS or min(shape, default=0) < 0 or declared != len(content) - stream.tell():
         raise ValueError(f"an array says that it has shape {shape} and type {dtype}, and is not of that size")
-    if not dtype.itemsize and math.prod(shape):
-        raise ValueError(f"an array has {math.prod(shape)} entries of no size")
+    if size and not dtype.itemsize:
+        raise ValueError(f"an array has {size} entries of no size")
     stream.seek(0)
     return np.lib.format.read_array(stream, allow_pickle=False)

@@ -133,7 +133,8 @@ def part_of(study: Study, task: Task, numbers: Sequence[Numbers]) -> bytes:
         columns[name] = pa.array(np.concatenate([getattr(n, name).ravel() for n in numbers]))
     sink = pa.BufferOutputStream()
     coded = [*Row._fields, "status"]
-    pq.write_table(pa.table(columns), sink, compression="zstd", use_dictionary=coded, write_statistics=False)
+    options = {"compression": "zstd", "use_dictionary": coded, "write_statistics": False, "write_page_checksum": True}
+    pq.write_table(pa.table(columns), sink, **options)
     return sink.getvalue().to_pybytes()
 
 
@@ -142,11 +143,20 @@ def _canonical(values: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(values), np.nan, values)
 
 
-def numbers_of(source: Any, rows: int) -> dict[str, np.ndarray]:
-    """The arrays (rows, b) of a part, `status` as codes of `STATUSES`."""
+def numbers_of(source: Any, rows: int, b: int | None = None) -> dict[str, np.ndarray]:
+    """The arrays (rows, b) of a part, `status` as codes of `STATUSES`.
+
+    Raises
+    ------
+    ValueError, OSError
+        For a part that is damaged.
+    """
     import pyarrow.parquet as pq
 
-    table = pq.read_table(source, columns=[*FLOATS, "status", *FLAGS])
+    with pq.ParquetFile(source, page_checksum_verification=True) as file:
+        if b is not None and file.metadata.num_rows != rows * b:
+            raise ValueError(f"it has {file.metadata.num_rows} rows, expected {rows * b}")
+        table = file.read(columns=[*FLOATS, "status", *FLAGS])
     out: dict[str, np.ndarray] = {name: table[name].to_numpy() for name in (*FLOATS, *FLAGS)}
     out["status"] = _codes(table["status"].combine_chunks())
     return {name: values.reshape(rows, -1) for name, values in out.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,6 +17,7 @@ from ..expressions import ExpressionError, evaluate, normalise
 from ..inference.lanewise import METHODS, Tests
 from ..simulate import check_count
 from .describe import described, digest
+from .manifest import MOST_TASKS, count_tasks
 
 CHUNK = 1000
 ESTIMATE = "estimate"  # the test of targets that have none: variances
@@ -201,7 +203,9 @@ class Study:
         """The factors of each cell."""
         if not isinstance(self.grid, Mapping):
             return tuple(dict(cell) for cell in self.grid) or ({},)
-        levels = [list(v) for v in self.grid.values()]
+        levels = [list(itertools.islice(v, MOST_TASKS + 1)) for v in self.grid.values()]
+        if (count := math.prod(map(len, levels))) > MOST_TASKS:
+            raise DataError(f"grid: makes at least {count:,} cells, more than {MOST_TASKS:,}; take fewer levels")
         return tuple(dict(zip(self.grid, chosen, strict=True)) for chosen in itertools.product(*levels))
 
     def _check(self) -> None:
@@ -217,6 +221,10 @@ class Study:
             raise DataError(f"estimators: expected one or more with different names, found {names}")
         if not self.targets:
             raise DataError("targets: expected at least one, such as the name of a coefficient")
+        try:
+            count_tasks(len(self.cells), self.replicates, self.chunk)
+        except ValueError as error:
+            raise DataError(f"chunk: {error}") from None
         if any(set(cell) != set(self.cells[0]) for cell in self.cells):
             raise DataError("grid: expected the same factors in every cell")
         for factor in self.cells[0]:

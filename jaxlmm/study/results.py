@@ -138,7 +138,15 @@ class Results:
         """Chunks in order, with arrays (R, b); `status` as codes of `jaxlmm.study.estimate.STATUSES`."""
         for task in self.tasks:
             if cell is None or task.cell == cell:
-                yield task, numbers_of(self.store.part(task), len(self.rows))
+                yield task, self._numbers(task)
+
+    def _numbers(self, task: Task) -> dict[str, np.ndarray]:
+        path = self.store.part(task)
+        try:
+            return numbers_of(path, len(self.rows), task.hi - task.lo)
+        except Exception as error:  # whatever damaged bytes lead pyarrow to
+            what = (str(error).splitlines() or [type(error).__name__])[0]
+            raise StudyError(f"{path}: is damaged ({what}); remove it and run the study again") from error
 
     def digest(self) -> str:
         """Digest of all parts in order: equal for equal tables."""
