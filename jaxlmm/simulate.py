@@ -14,12 +14,12 @@ from .design import Field, Residual, Term
 from .effects import block_diagonal, linear_predictor
 from .engines import Blocks
 from .engines.orthogonal import bucket
-from .errors import DataError
 from .fitting import Estimate, blocks_at
 from .model import Model
 from .parameters import semidefinite_factor
 from .precision import float64
 from .responses import Design, Responses
+from .sizes import check_count, check_draws
 
 
 def simulate(model: Model, estimate: Estimate, n: int, seed: int) -> np.ndarray:
@@ -27,14 +27,8 @@ def simulate(model: Model, estimate: Estimate, n: int, seed: int) -> np.ndarray:
 
     Replicate r depends only on the seed and r (its key is ``fold_in(key(seed), r)``), not on n.
     """
-    check_count("n", n)
+    check_draws("n", n, len(model.y))
     return simulate_rows(model, estimate, np.arange(n), seed)
-
-
-def check_count(name: str, value: Any) -> None:
-    """Refuse what is not a non-negative integer."""
-    if not isinstance(value, (int, np.integer)) or value < 0:
-        raise DataError(f"{name}: expected a non-negative integer, found {value!r}")
 
 
 def replicate_keys(seed: int, replicates: np.ndarray) -> Array:

@@ -35,7 +35,8 @@ from ..model import Model, prepare, weighted
 from ..objective import Spec, criterion_at
 from ..parameters import semidefinite_factor
 from ..precision import float64
-from ..simulate import check_count, replicate_keys
+from ..simulate import replicate_keys
+from ..sizes import check_draws
 from ..tables import Shown, Table, format_p
 from .resampling import cleaned
 
@@ -108,7 +109,7 @@ def rlrt(fit: Any, term: str | int | None = None, n: int = 10_000, seed: int = 0
     DataError
         For a term with more than one parameter, and where the scale of the residuals is fixed.
     """
-    check_count("n", n)
+    check_draws("n", n, 3)
     t = _position(fit, term)
     model, part = fit.model, fit.model.random[t]
     _check(model, part, fit.frame.parts[t].text)

@@ -14,7 +14,8 @@ from ..errors import DataError
 from ..fitting import blocks_at
 from ..model import Model
 from ..precision import float64
-from ..simulate import check_count, draw_rows, replicate_keys, simulate
+from ..simulate import draw_rows, replicate_keys, simulate
+from ..sizes import check_count, check_draws
 from .newdata import NewRows, rows_of_data, rows_of_fit
 
 EFFECTS = ("new", "predicted")
@@ -32,6 +33,7 @@ def responses(fit: Any, n: int, seed: int, newdata: Any, effects: str) -> np.nda
     else:
         new = rows_of_data(fit.frame, fit.model, newdata, random=True, residual=True)
         mean = linear_predictor(new.X, fit.coef, new.offset)
+    check_draws("n", n, len(mean))
     model = _model_at(fit.model, new)
     blocks = blocks_at(model, fit.estimate)
     if effects == "predicted":

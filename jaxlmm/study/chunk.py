@@ -15,6 +15,7 @@ import numpy as np
 
 from ..errors import JaxlmmError
 from ..precision import float64
+from ..sizes import check_memory
 from .declare import Row, Study, Task
 from .estimate import STATUSES, Fitter, Numbers
 from .generate import Drawer, columns_of, drawer
@@ -105,6 +106,8 @@ def rehearse(study: Study) -> None:
         As a chunk would.
     """
     data = columns_of(study.data(0))
+    rows = len(next(iter(data.values()), ()))
+    check_memory("chunk", min(study.chunk, study.replicates), rows, advice="make the chunks smaller")
     for estimator in study.estimators:
         Fitter(estimator, study.targets, data, study.response)
     if hasattr(study.generate, "truth"):

@@ -15,7 +15,7 @@ import numpy as np
 from ..errors import DataError
 from ..expressions import ExpressionError, evaluate, normalise
 from ..inference.lanewise import METHODS, Tests
-from ..simulate import check_count
+from ..sizes import MOST_DRAWS, check_count
 from .describe import described, digest
 from .manifest import MOST_TASKS, count_tasks
 
@@ -214,8 +214,8 @@ class Study:
         check_count("seed", self.seed)
         for name in ("replicates", "chunk"):
             check_count(name, getattr(self, name))
-            if getattr(self, name) < 1:
-                raise DataError(f"{name}: expected at least 1, found {getattr(self, name)}")
+            if not 1 <= getattr(self, name) <= MOST_DRAWS:
+                raise DataError(f"{name}: expected at least 1, at most {MOST_DRAWS:,}, found {getattr(self, name)}")
         names = [e.name for e in self.estimators]
         if not names or len(set(names)) < len(names):
             raise DataError(f"estimators: expected one or more with different names, found {names}")

@@ -61,7 +61,7 @@ def drawer(study: Study, cell: int) -> Drawer:
         draw = _by_jax(study.generate, data, factors, study.response)
 
     def drawn(replicates: np.ndarray) -> Drawn:
-        padded = np.resize(replicates, study.chunk)  # one shape to compile
+        padded = np.resize(replicates, min(study.chunk, study.replicates))  # one shape to compile
         found = draw(keys_of(study.seed, cell, padded), len(replicates))
         return found._replace(columns={name: values[: len(replicates)] for name, values in found.columns.items()})
 
