@@ -311,6 +311,7 @@ def fit_drawn(
     names: tuple[str, ...] = (), kind: str = "dict", progress: Progress = "auto",
 ) -> BatchFit:  # fmt: skip
     """Fit replicates 0..count-1 whose statistics ``drawer(design)(replicates)`` gives, chunk by chunk."""
+    _refuse_iterative([model])
     spec, p = Spec.of(model, method), model.X.shape[1]
     out = BatchFit.empty(count, p, spec, Status.NOT_RUN, names, kind)
     job = Job(spec, out, np.arange(p))

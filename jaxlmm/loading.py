@@ -16,10 +16,11 @@ from .fitting import Certificate, Estimate
 from .inference.lanewise import LaneTests
 from .interface import model_of
 from .optimize import Status
+from .precision import refuse_after_fork
 from .relationship import Precision
 from .results import Fit
 from .saving import Call, Unpacker, data_of, read
-from .saving.archive import Archive, digest_of
+from .saving.archive import Archive, digest_of, sentence
 from .saving.columns import column_of
 from .saving.fits import layout
 from .stochastic import MonteCarlo
@@ -56,6 +57,7 @@ def load(path: Any, structures: Mapping[str, type[Covariance]] | None = None) ->
     OSError
         Where there is no such file.
     """
+    refuse_after_fork()
     archive = read(path)
     try:
         found = _made(archive, Unpacker(archive.arrays, RECORDS, structures or {}, path), path)
@@ -74,7 +76,7 @@ def load(path: Any, structures: Mapping[str, type[Covariance]] | None = None) ->
 
 def _damaged(path: Any, error: Exception) -> DataError:
     kind = "" if isinstance(error, JaxlmmError) else f"{type(error).__name__} "
-    return DataError(f"{path}: the file is damaged: {kind}{(str(error).splitlines() or [''])[0]}")
+    return DataError(f"{path}: the file is damaged: {kind}{sentence(error)}")
 
 
 def _made(archive: Archive, unpacker: Unpacker, path: Any) -> Fit | BatchFit:

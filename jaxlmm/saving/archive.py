@@ -21,6 +21,7 @@ from ..errors import DataError
 NAME, FORMAT = "jaxlmm", 1
 HEADER, TEMPORARY = "header.json", ".tmp-"
 LONGEST = 40  # characters of a name or a version that are taken over
+SHOWN = 200  # of an error of another library
 NUMBERS = "biufcMmUS"  # kinds of arrays that are no Python objects
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the time of every entry, so that bytes depend on the content alone
 
@@ -102,10 +103,14 @@ def read(path: Any) -> Archive:
         except _Foreign as error:
             raise DataError(f"{path}: {error}") from None
         except Exception as error:  # zipfile, json and numpy raise whatever damaged bytes lead them to
-            what = str(error) or type(error).__name__
             raise DataError(
-                f"{path}: expected a file written by fit.save(), found none or a damaged one: {what.splitlines()[0]}"
+                f"{path}: expected a file written by fit.save(), found none or a damaged one: {sentence(error)}"
             ) from None
+
+
+def sentence(error: Exception) -> str:
+    """What an error says, the beginning of its first line; libraries quote the bytes that they did not like."""
+    return ((str(error).splitlines() or [""])[0] or type(error).__name__)[:SHOWN]
 
 
 class _Foreign(Exception):

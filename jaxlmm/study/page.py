@@ -86,12 +86,11 @@ def _some(count: int) -> list[int]:
 
 
 def _picture(caption: str, draw: Callable[[], Any]) -> str:
-    try:
-        figure = draw()
-    except DataError as error:  # without matplotlib, or nothing to draw: the tables are there
-        return f"<p>{html.escape(caption)}: {html.escape(str(error))}</p>"
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DOTS)
+    try:
+        draw().savefig(buffer, format="png", dpi=DOTS)
+    except ValueError as error:  # without matplotlib, or nothing to draw: the tables are there
+        return f"<p>{html.escape(caption)}: {html.escape(str(error))}</p>"
     data = base64.b64encode(buffer.getvalue()).decode()
     text = html.escape(caption)
     return f"<figure><img alt='{text}' src='data:image/png;base64,{data}'><figcaption>{text}</figcaption></figure>"

@@ -12,6 +12,7 @@ import numpy as np
 from ..columns import make_frame
 from ..distributions import check_level
 from ..errors import DataError
+from ..saving.archive import sentence
 from ..tables import Table
 from .chunk import FLAGS, FLOATS, numbers_of
 from .declare import Row, Task
@@ -145,8 +146,7 @@ class Results:
         try:
             return numbers_of(path, len(self.rows), task.hi - task.lo)
         except Exception as error:  # whatever damaged bytes lead pyarrow to
-            what = (str(error).splitlines() or [type(error).__name__])[0]
-            raise StudyError(f"{path}: is damaged ({what}); remove it and run the study again") from error
+            raise StudyError(f"{path}: is damaged ({sentence(error)}); remove it and run the study again") from error
 
     def digest(self) -> str:
         """Digest of all parts in order: equal for equal tables."""

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import JaxlmmError
-from ..saving.archive import TEMPORARY, write_atomically
+from ..saving.archive import TEMPORARY, sentence, write_atomically
 from .declare import Study, Task
 from .describe import differences
 from .manifest import check, signature
@@ -97,7 +97,7 @@ class Store:
         except OSError as error:
             raise StudyError(f"{self.path / MANIFEST}: cannot be read: {error.strerror}") from None
         except (ValueError, RecursionError) as error:
-            raise StudyError(f"{self.path / MANIFEST}: not a manifest ({error})") from None
+            raise StudyError(f"{self.path / MANIFEST}: not a manifest ({sentence(error)})") from None
         return found
 
     def tasks(self, manifest: dict[str, Any]) -> list[Task]:

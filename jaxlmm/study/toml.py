@@ -1,4 +1,4 @@
-"""A study as a TOML file, for the command line; the same words as in Python.
+"""A study as a TOML file, for the command line; the same words as in Python. Files that it names are run.
 
 name = "cluster trial"
 seed = 1
@@ -45,6 +45,9 @@ NEEDED = ("design", "generate", "estimators", "targets", "replicates")
 
 def read_study(path: Any) -> Study:
     """The study that a TOML file declares, or the `study` of a Python file.
+
+    A Python file is run, and so is every one that a TOML file names (``"file.py:function"``): read files that you
+    trust.
 
     Raises
     ------
