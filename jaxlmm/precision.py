@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import Any
 
 import jax
 from jax._src import xla_bridge
@@ -13,6 +14,10 @@ from .errors import Float64RequiredError, JaxlmmError
 
 # Threads of JAX, and locks that they hold, do not come along into a forked process: what runs JAX there waits for ever.
 _FORKED: list[bool] = []  # true in a process that was forked after JAX had started
+
+_GUARDS = ("jax_transfer_guard", *(f"jax_transfer_guard_{way}_to_{end}" for way, end in (
+    ("host", "device"), ("device", "device"), ("device", "host"),
+)))  # fmt: skip
 
 
 @contextmanager
@@ -51,10 +56,17 @@ def pure() -> Iterator[None]:
         yield
 
 
-@contextmanager
-def _own() -> Iterator[None]:
-    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"), jax.transfer_guard("allow"):
-        yield
+def _own() -> AbstractContextManager[Any]:
+    """JAX's own choices in place of the user's, where these are others."""
+    config: Any = jax.config
+    own = ExitStack()
+    if config.jax_numpy_rank_promotion != "allow":
+        own.enter_context(jax.numpy_rank_promotion("allow"))
+    if config.jax_numpy_dtype_promotion != "standard":
+        own.enter_context(jax.numpy_dtype_promotion("standard"))
+    if any(getattr(config, name) not in (None, "allow") for name in _GUARDS):
+        own.enter_context(jax.transfer_guard("allow"))
+    return own
 
 
 def refuse_after_fork() -> None:
