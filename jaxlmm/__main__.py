@@ -52,9 +52,14 @@ def _parser() -> argparse.ArgumentParser:
     shipped.set_defaults(run=_datasets)
     shipped.add_argument("name", nargs="?", metavar="NAME", help="the data set to describe")
 
-    study = commands.add_parser("study", help="run a simulation study, or go on with it")
+    study = commands.add_parser(
+        "study",
+        help="run a simulation study, or go on with it",
+        description="Run a simulation study, or go on with it. FILE is code: the Python file itself, and every .py "
+        "file that a study.toml names ('file.py:function'), is run, here and in the workers. Run files that you trust.",
+    )
     study.set_defaults(run=_study)
-    study.add_argument("file", metavar="FILE", help="study.toml, or a Python file with a `study`")
+    study.add_argument("file", metavar="FILE", help="study.toml (runs the .py files that it names), or a .py")
     study.add_argument("--out", metavar="DIR", required=True, help="directory of the study")
     study.add_argument("--executor", default="processes", help="processes (default), inline or dask")
     study.add_argument("--workers", type=int, help="worker processes; default one a core or GPU")

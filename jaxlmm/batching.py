@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
-import jax
 import numpy as np
 
 from .boundary import Ends, Search
@@ -22,6 +21,7 @@ from .model import Model, weighted
 from .objective import Spec, moment_start, packing_of, scale_of
 from .optimize import Status
 from .plotting import BatchPlots
+from .precision import float64
 from .responses import Design, Lane, Responses, Shared, basis_of
 from .saving import save_batch
 from .stacking import Stack, floats_of, stacks_of_models, stacks_of_responses, take
@@ -292,7 +292,7 @@ def refit_batch(
     spec = Spec.of(model, method)
     out = BatchFit.empty(count, p, spec, Status.NOT_RUN, names, kind, tests)
     job = Job(spec, out, columns, tests)
-    with jax.enable_x64(True):
+    with float64():
         design = Design(model, column is not None)
 
     def task(rows: np.ndarray) -> None:
@@ -311,10 +311,11 @@ def fit_drawn(
     names: tuple[str, ...] = (), kind: str = "dict", progress: Progress = "auto",
 ) -> BatchFit:  # fmt: skip
     """Fit replicates 0..count-1 whose statistics ``drawer(design)(replicates)`` gives, chunk by chunk."""
+    _refuse_iterative([model])
     spec, p = Spec.of(model, method), model.X.shape[1]
     out = BatchFit.empty(count, p, spec, Status.NOT_RUN, names, kind)
     job = Job(spec, out, np.arange(p))
-    with jax.enable_x64(True):
+    with float64():
         design = Design(model)
         draw = drawer(design)
     parts = chunks(count, design.floats)

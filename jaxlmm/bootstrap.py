@@ -18,7 +18,8 @@ from .fitting import Estimate
 from .model import Model
 from .optimize import Status
 from .responses import Design, Responses
-from .simulate import Sampler, check_count, simulate_rows
+from .simulate import Sampler, simulate_rows
+from .sizes import check_count, check_draws
 from .tables import Shown, Table, format_column
 
 METHODS = ("percentile", "basic", "bca")
@@ -150,7 +151,7 @@ def bootstrap(
 
     `terms` are the labels (group, columns) of the random terms.
     """
-    check_count("n", n)
+    check_draws("n", n, len(estimate.coef) ** 2 + len(estimate.theta))
     check_count("seed", seed)
     profiled = estimate.sigma is not None
     fits = fit_drawn(model, method, partial(_drawer, model, estimate, seed), n, coef_names, kind, progress)

@@ -14,6 +14,7 @@ import numpy as np
 
 from .errors import DataError
 from .lanes import chosen_device, devices, sizes
+from .precision import float64
 
 Progress = Callable[[int, int], Any] | Literal["auto"] | bool
 
@@ -55,7 +56,7 @@ def run(tasks: Sequence[Callable[[], None]], counts: Sequence[int], progress: Pr
 
     def one(i: int) -> int:
         if not stop.is_set():
-            with jax.enable_x64(True), np.errstate(all="ignore"):
+            with float64(), np.errstate(all="ignore"):
                 tasks[i]()
         return counts[i]
 

@@ -17,6 +17,7 @@ from .covariance import Covariance, Identity, Unstructured
 from .errors import DataError
 
 T = TypeVar("T")
+MOST_PLACES = 1_000_000  # numbers of levels of a field
 
 
 def frozen_pytree(data: Sequence[str], meta: Sequence[str] = ()) -> Callable[[type[T]], type[T]]:
@@ -264,6 +265,10 @@ def _levels(name: str, position: Any) -> np.ndarray:
     position = np.asarray(position)
     if position.dtype.kind not in "iu" or position.ndim != 1 or position.min(initial=0) < 0:
         raise DataError(f"{name}: position must be a vector of integers 0, 1, ...")
+    if (largest := int(position.max(initial=0))) > MOST_PLACES:
+        raise DataError(
+            f"{name}: position has {largest}, expected at most {MOST_PLACES:,}; number the levels 0, 1, ..."
+        )
     return position.astype(np.int32)
 
 

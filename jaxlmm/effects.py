@@ -18,6 +18,7 @@ from .engines.solving import FORWARD
 from .errors import require_accurate
 from .fitting import Estimate, conditioned_blocks
 from .model import Model, Prepared, layout_of, prepare, weighted
+from .precision import float64
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def random_effects(model: Model, estimate: Estimate) -> tuple[Effects, ...]:
     random = [replace(p, Z=p.Z @ k) if isinstance(p, Term) else p for p, k in zip(model.random, K, strict=True)]
     merged = tuple(_merge([random[t] for t in terms]) for terms in shared)
     C = Blocks(tuple(block_diagonal([found.random[t] for t in terms]) for terms in shared), found.residual)
-    with jax.enable_x64(True):
+    with float64():
         if model.engine in ("grouped", "crossed", "iterative"):
             out = _by_levels(_replanned(model, merged), C, estimate)
         else:

@@ -33,6 +33,12 @@ CONSTANTS = {"pi": float(np.pi)}
 _SYNONYMS = {"factor": "C"}
 _LITERALS = {"TRUE": True, "FALSE": False, "True": True, "False": False, "None": None}
 _LARGEST_POWER = 64
+_SIZES = {
+    "bs": {"df": (1, 1000), "degree": (3, 50)},
+    **{name: {"df": (1, 1000)} for name in ("cr", "cs", "cc")},
+    "poly": {"degree": (1, 50)},
+}
+"""Arguments of transforms that say how many columns they make: place and largest value."""
 
 _ARITHMETIC: dict[type[ast.AST], Callable[..., Any]] = {
     ast.Add: np.add,
@@ -146,6 +152,10 @@ class _Checker(ast.NodeTransformer):
             if keyword.arg is None or keyword.arg.startswith("_"):
                 raise ExpressionError(f"argument {keyword.arg or '**'} is not allowed", node.col_offset)
             keyword.value = self._argument(keyword.value)
+        for argument, (place, largest) in _SIZES.get(name, {}).items():
+            given = [k.value for k in node.keywords if k.arg == argument] + node.args[place : place + 1]
+            for value in given:
+                _check_size(f"{name}: {argument}", value, largest)
         if name in ELEMENTWISE or name == "I":
             wanted = 2 if name in ("minimum", "maximum") else 1
             if len(node.args) != wanted or node.keywords:
@@ -196,6 +206,13 @@ def _check_constant_power(node: ast.BinOp) -> None:
     plain = all(isinstance(p, ast.Constant) and isinstance(p.value, (int, float)) for p in parts)
     if not plain or abs(node.right.value) > _LARGEST_POWER:  # type: ignore[attr-defined]
         raise ExpressionError("write this power of numbers out as a number", node.col_offset)
+
+
+def _check_size(what: str, node: Any, largest: int) -> None:
+    """Refuse a number of columns that is computed, or so large that it could only be a mistake."""
+    found = node.value if isinstance(node, ast.Constant) else ast.unparse(node)
+    if found is not None and (type(found) is not int or not 0 <= found <= largest):
+        raise ExpressionError(f"{what}: found {found!r}, expected a whole number up to {largest}", node.col_offset)
 
 
 def _function_name(node: ast.AST) -> str | None:

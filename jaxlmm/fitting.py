@@ -19,6 +19,7 @@ from .errors import DataError
 from .model import Basis, Model, Prepared, conditioned, prepare, weighted
 from .objective import Spec, moment_start, objective, packing_of, scale_of
 from .optimize import Evaluate, Point, Status, minimise
+from .precision import float64
 from .stochastic import MonteCarlo, is_stochastic, monte_carlo, path_of
 
 MAX_ITERATIONS = 200
@@ -256,7 +257,7 @@ def in_units(
 def blocks_at(model: Model, estimate: Estimate) -> Blocks:
     """Absolute covariance blocks of a fit, those at sets of coordinates (K, T, T) included; NumPy."""
     if any(places is not None for places in model.coords):
-        with jax.enable_x64(True):
+        with float64():
             found = jax.device_get(_blocks_of(model, jnp.asarray(estimate.theta)))
         pairs = zip(found.random, estimate.covariances, strict=True)
         return Blocks(tuple(b if e.size == 0 else e for b, e in pairs), found.residual)
@@ -276,7 +277,7 @@ def conditioned_blocks(model: Model, estimate: Estimate) -> tuple[tuple[np.ndarr
         else:
             K.append(np.eye(part.dim if part.coords is None else 1))
     spec = Spec.of(model, "REML").absolute
-    with jax.enable_x64(True):
+    with float64():
         x = spec.coordinates(estimate.theta, tuple(K))
         return tuple(K), jax.device_get(_conditioned(spec, model.coords, x))
 

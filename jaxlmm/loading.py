@@ -11,15 +11,16 @@ import numpy as np
 from .batching import BatchFit
 from .covariance import Covariance, Over
 from .engines import Iterative
-from .errors import DataError
+from .errors import DataError, JaxlmmError
 from .fitting import Certificate, Estimate
 from .inference.lanewise import LaneTests
 from .interface import model_of
 from .optimize import Status
+from .precision import refuse_after_fork
 from .relationship import Precision
 from .results import Fit
 from .saving import Call, Unpacker, data_of, read
-from .saving.archive import Archive
+from .saving.archive import Archive, digest_of, sentence
 from .saving.columns import column_of
 from .saving.fits import layout
 from .stochastic import MonteCarlo
@@ -56,16 +57,34 @@ def load(path: Any, structures: Mapping[str, type[Covariance]] | None = None) ->
     OSError
         Where there is no such file.
     """
+    refuse_after_fork()
     archive = read(path)
-    unpacker = Unpacker(archive.arrays, RECORDS, structures or {}, path)
     try:
-        if archive.kind == "batch":
-            return _expected(unpacker.unpack(archive.content), BatchFit)
-        call, data, rest = _parts(archive, unpacker)
-    except DataError:
+        found = _made(archive, Unpacker(archive.arrays, RECORDS, structures or {}, path), path)
+    except ImportError:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        raise DataError(f"{path}: the file is damaged: {type(error).__name__} {error}") from error
+    except DataError as error:
+        if str(error).startswith((str(path), "structures:")):
+            raise
+        raise _damaged(path, error) from error
+    except Exception as error:  # what a damaged file leads to can be anything
+        raise _damaged(path, error) from error
+    if archive.sha256 is not None and archive.sha256 != digest_of(archive):
+        raise DataError(f"{path}: the file is damaged: its content is not what was written (sha256 differs)")
+    return found
+
+
+def _damaged(path: Any, error: Exception) -> DataError:
+    kind = "" if isinstance(error, JaxlmmError) else f"{type(error).__name__} "
+    return DataError(f"{path}: the file is damaged: {kind}{sentence(error)}")
+
+
+def _made(archive: Archive, unpacker: Unpacker, path: Any) -> Fit | BatchFit:
+    """The fit or the batch in an archive."""
+    if archive.kind == "batch":
+        batch: BatchFit = _expected(unpacker.unpack(archive.content), BatchFit)
+        return batch
+    call, data, rest = _parts(archive, unpacker)
     frame, model = model_of(data=data, **call.arguments())
     if not _same(layout(frame), rest["layout"]):
         raise DataError(

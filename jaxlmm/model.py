@@ -36,7 +36,8 @@ from .engines import (
     plan,
 )
 from .engines.orthogonal import RANK_TOLERANCE, orthogonalise
-from .errors import DataError, Float64RequiredError
+from .errors import DataError
+from .precision import pure
 
 Structures = tuple[tuple[Covariance, Any], ...]
 
@@ -385,20 +386,10 @@ def inverse_chart(R: Any, units: Any, xp: Any = np) -> tuple[Any, Any]:
     return xp.where(whole, K, eye), xp.where(whole[..., 0], xp.ones_like(units), units)
 
 
-def require_float64() -> None:
-    """Refuse to compute in float32."""
-    if not jax.config.jax_enable_x64:  # type: ignore[attr-defined]
-        raise Float64RequiredError(
-            "64-bit floats are off, and a likelihood in float32 is not usable. Set "
-            "jax.config.update('jax_enable_x64', True) at the top of your program, or call inside "
-            "'with jax.enable_x64(True):'; jaxlmm.lmm() does this by itself"
-        )
-
-
 def gram(theta: Any, model: Model) -> tuple[Array, Array]:
     """log|V| and ``[X y]'V^-1 [X y]`` (p+1, p+1) at theta; y without its offset."""
-    require_float64()
-    return _gram(model._structures, model._checked(theta), prepare(model))
+    with pure():
+        return _gram(model._structures, model._checked(theta), prepare(model))
 
 
 def reml(theta: Any, model: Model) -> Array:
@@ -420,14 +411,14 @@ def reml(theta: Any, model: Model) -> Array:
     Float64RequiredError
         When 64-bit floats are off.
     """
-    require_float64()
-    return _loglik(model._structures, model._checked(theta), prepare(model), reml=True)
+    with pure():
+        return _loglik(model._structures, model._checked(theta), prepare(model), reml=True)
 
 
 def ml(theta: Any, model: Model) -> Array:
     """Log-likelihood maximised over beta: ``-n/2 log 2pi - 1/2 log|V| - 1/2 rss``. Parameters as in `reml`."""
-    require_float64()
-    return _loglik(model._structures, model._checked(theta), prepare(model), reml=False)
+    with pure():
+        return _loglik(model._structures, model._checked(theta), prepare(model), reml=False)
 
 
 # Compiled as wholes, so that calls outside of jit, derivatives included, do not run operation by operation.

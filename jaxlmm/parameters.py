@@ -20,6 +20,8 @@ from jax import Array
 from .errors import JaxlmmError
 from .linalg import lower_from_vector, tril_indices
 
+MOST_LEVELS = 5000  # above which a covariance matrix between levels is too large, as one of dependent rows
+MOST_PARAMETERS = 10_000  # above which their Hessian is
 NEARLY_ZERO = 1e-20  # its fourth power is a variance that is zero for all purposes, with derivatives of its root
 
 Bound = float | Callable[[int], float]
@@ -530,9 +532,17 @@ class Parameter:
         return () if self.per_level is None else (max(dim + self.per_level.extra, 0),)
 
     def size(self, dim: int) -> int:
-        """Number of coordinates for `dim` levels."""
-        if self.is_matrix:
-            return len(self.kind.entries(dim)[0])
+        """Number of coordinates for `dim` levels; refused where they are too many to estimate, or to hold."""
+        if self.is_matrix or self.per_level is not None:
+            count = MOST_PARAMETERS + 1
+            if dim <= MOST_LEVELS:
+                count = len(self.kind.entries(dim)[0]) if self.is_matrix else len(self.first(dim))
+            if count > MOST_PARAMETERS:
+                raise JaxlmmError(
+                    f"{self.owner}: its {self.name} have too many parameters for {dim:,} levels, expected at most "
+                    f"{MOST_PARAMETERS:,}; take a structure with fewer parameters, or fewer levels"
+                )
+            return count
         return len(self.first(dim))
 
     def first(self, dim: int) -> np.ndarray:

@@ -23,6 +23,7 @@ from .covariance import (
 )
 from .errors import DataError, JaxlmmError
 from .levels import is_plainly_sorted
+from .sizes import check_memory
 from .trees import Leaf, Node
 from .trial import try_matrix
 
@@ -159,6 +160,8 @@ def _place_leaf(leaf: Leaf, data: Mapping[str, Column], before: Mapping[str, Col
         if isinstance(structure, ORDERED):
             check_order(factor, f"{what}: {leaf.text}")
         check_count(structure, leaf.text, len(factor.levels), what)
+        check_memory(f"{what}: {leaf.text}", n, len(factor.levels), advice="it has too many levels")
+        structure.size(len(factor.levels))  # refuses too many
         try_matrix(structure, factor.values, len(factor.levels), what)
         return Placed(structure, (factor.values,), len(factor.levels), names, (factor.levels,))
     values = tuple(np.asarray(column.values, np.float64) for column in columns)

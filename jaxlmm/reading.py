@@ -206,7 +206,7 @@ class Reader:
         words = [_LITERALS.get(t.text, t.text) for t in self.tokens[start : self.at]]
         try:
             return _frozen(ast.literal_eval(" ".join(words)))
-        except (ValueError, SyntaxError, TypeError):
+        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
             self.fail(
                 "an option must be a number, text, True, False or a list of these",
                 self.tokens[start].position,

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import jax
 import numpy as np
 
 from .batching import BatchFit, refit_batch
@@ -44,6 +43,7 @@ from .inference.wald import Wald, wald
 from .model import Model
 from .optimize import Status
 from .plotting import FitPlots
+from .precision import float64
 from .prediction.forecast import predict
 from .prediction.simulated import responses
 from .prediction.whitening import residuals
@@ -738,7 +738,7 @@ def fit_frame(
     data: Any, frame: ModelFrame, model: Model, method: str, call: Call, start: np.ndarray | None = None
 ) -> Fit:  # fmt: skip
     """Estimate a model whose rows are described by `frame`."""
-    with jax.enable_x64(True):
+    with float64():
         found = estimate(model, method, start)
     if found.status != Status.CONVERGED:
         warnings.warn(f"{frame.formula.text}: {found.status.advice}", ConvergenceWarning, stacklevel=3)

@@ -21,6 +21,7 @@ import numpy as np
 from . import expressions
 from .columns import Column, Levels
 from .errors import DataError
+from .sizes import check_memory
 from .terms import Formula, Side
 
 INTERCEPT = "(Intercept)"
@@ -95,10 +96,26 @@ def encode(side: Side, formula: Formula, data: Mapping[str, Column], n: int) -> 
         if data[name].kind == "time":
             message = f"column {name!r} holds dates or times; turn it into a number (or text) first"
             raise DataError(message)
+    check_memory("formula", n, _count(side, formula, data), advice="these factors have too many levels together")
     if is_direct(side, formula, data):
         matrix, names, terms = _direct(side, formula, data, n)
         return matrix, Encoder(side, formula, names, terms)
     return _encode_by_formulaic(side, formula, data, n)
+
+
+def _count(side: Side, formula: Formula, data: Mapping[str, Column]) -> int:
+    """How many columns a side makes, but for those of transforms, which are few, and of ``C()``, as an upper bound."""
+    count = 1
+    for term in side.terms:
+        levels = 1
+        for factor in term:
+            coded = [formula.column(name) for name in expressions.categorical_variables(factor)]
+            if coded and data[coded[0]].is_number:
+                levels *= len(np.unique(data[coded[0]].values))
+            elif coded or _is_factor(factor, formula, data):
+                levels *= len(data[coded[0] if coded else formula.column(factor)].levels)
+        count += levels
+    return count
 
 
 def side_columns(side: Side, formula: Formula) -> tuple[str, ...]:

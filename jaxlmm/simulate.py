@@ -14,11 +14,12 @@ from .design import Field, Residual, Term
 from .effects import block_diagonal, linear_predictor
 from .engines import Blocks
 from .engines.orthogonal import bucket
-from .errors import DataError
 from .fitting import Estimate, blocks_at
 from .model import Model
 from .parameters import semidefinite_factor
+from .precision import float64
 from .responses import Design, Responses
+from .sizes import check_count, check_draws
 
 
 def simulate(model: Model, estimate: Estimate, n: int, seed: int) -> np.ndarray:
@@ -26,14 +27,8 @@ def simulate(model: Model, estimate: Estimate, n: int, seed: int) -> np.ndarray:
 
     Replicate r depends only on the seed and r (its key is ``fold_in(key(seed), r)``), not on n.
     """
-    check_count("n", n)
+    check_draws("n", n, len(model.y))
     return simulate_rows(model, estimate, np.arange(n), seed)
-
-
-def check_count(name: str, value: Any) -> None:
-    """Refuse what is not a non-negative integer."""
-    if not isinstance(value, (int, np.integer)) or value < 0:
-        raise DataError(f"{name}: expected a non-negative integer, found {value!r}")
 
 
 def replicate_keys(seed: int, replicates: np.ndarray) -> Array:
@@ -45,7 +40,7 @@ def replicate_keys(seed: int, replicates: np.ndarray) -> Array:
 def simulate_rows(model: Model, estimate: Estimate, replicates: np.ndarray, seed: int) -> np.ndarray:
     """Responses (b, rows) of the given replicates."""
     mean = linear_predictor(model.X, estimate.coef, model.offset)
-    with jax.enable_x64(True):
+    with float64():
         return draw_rows(model, mean, blocks_at(model, estimate), replicate_keys(seed, replicates))
 
 
@@ -56,7 +51,7 @@ def draw_rows(model: Model, mean: np.ndarray, blocks: Blocks, keys: Array) -> np
         None if isinstance(part, Field) or part.relationship is None else semidefinite_factor(part.relationship)
         for part in model.random
     )
-    with jax.enable_x64(True):
+    with float64():
         return np.array(_draw(keys, mean, model.random, model.residual, model.weights, factors, kin))
 
 

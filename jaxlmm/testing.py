@@ -18,6 +18,7 @@ from jax import Array
 from .covariance import Covariance
 from .errors import JaxlmmError
 from .parameters import IntervalKind
+from .precision import float64
 
 __all__ = ["check_covariance"]
 
@@ -67,7 +68,7 @@ def check_covariance(structure: Covariance, dim: Any = 4, coords: Any = None, se
         raise JaxlmmError(f"check_covariance: {type(structure).__name__} needs coords, an array (m, k), beside {dim=}")
     levels = np.arange(dim, dtype=np.int32) if coords is None else np.asarray(coords)
     try:
-        with jax.enable_x64(True):
+        with float64():
             _Trial(structure, dim, levels, np.random.default_rng(seed)).run()
     except AssertionError:
         raise

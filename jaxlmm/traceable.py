@@ -12,9 +12,10 @@ from jax import Array
 from .boundary import RISE, SINGULAR
 from .errors import DataError
 from .fitting import MAX_ITERATIONS
-from .model import Model, Prepared, prepare, require_float64
+from .model import Model, Prepared, prepare
 from .objective import Spec, criterion_at, objective, packing_of, scale_of
 from .optimize import Status, minimise
+from .precision import pure
 
 if TYPE_CHECKING:  # a third of a second, which only those who use it should wait for
     import optax
@@ -74,11 +75,11 @@ def fit(
     DataError
         For an unknown method. Numerical trouble is a `status`, not an error.
     """
-    require_float64()
-    if optimizer is not None:
-        _check_optimizer(optimizer)
-    spec = Spec.of(model, method)
-    return _fit(spec, optimizer, max_iterations, model, spec.start(model.coords))
+    with pure():
+        if optimizer is not None:
+            _check_optimizer(optimizer)
+        spec = Spec.of(model, method)
+        return _fit(spec, optimizer, max_iterations, model, spec.start(model.coords))
 
 
 def _check_optimizer(optimizer: Any) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from .covariance import NAMES, Composite, Covariance
 from .errors import DataError
+from .precision import float64
 
 MOST_PLACES = 6
 _SHIPPED = frozenset(NAMES.values())
@@ -25,7 +26,7 @@ def try_matrix(structure: Covariance, places: np.ndarray, dim: Any, what: str) -
     if type(structure) in _SHIPPED or isinstance(structure, Composite) or structure.has_values:
         return
     name, places = type(structure).__name__, np.unique(places, axis=0)[:MOST_PLACES]
-    with jax.enable_x64(True):
+    with float64():
         start = structure.from_solver(jax.numpy.asarray(structure.start(dim)), dim)
         matrix = np.asarray(start.matrix(places))
     expected = (len(places),) * 2

@@ -209,6 +209,23 @@ def test_a_cache_that_others_can_write_to_is_refused(tmp_path, mode):
 
 
 @needs_modes
+@pytest.mark.parametrize(("mode", "good"), [(0o777, False), (0o770, False), (0o1777, True), (0o755, True)])
+def test_a_cache_below_a_folder_that_others_can_write_to(tmp_path, mode, good):
+    """Whoever can write to a folder can put another one in place of one in it, unless the sticky bit forbids that."""
+    folder = tmp_path / "above" / "between" / "cache"
+    folder.parent.mkdir(parents=True)
+    (tmp_path / "above").chmod(mode)
+    (tmp_path / "link").symlink_to(folder.parent)
+    for path in (folder, tmp_path / "link" / "cache"):
+        status, printed, errors = fresh_process(ENABLE, path)
+        if good:
+            assert (status, printed) == (0, str(folder)), errors
+        else:
+            assert status == 1 and f"{folder} is below {tmp_path / 'above'}, which can be written to" in errors
+            assert not folder.exists()
+
+
+@needs_modes
 def test_the_cache_is_private_and_holds_the_compiled_code_of_a_fit(tmp_path):
     folder = tmp_path / "cache"
     status, printed, errors = fresh_process("import os; os.umask(0)\n" + ENABLE + FIT, folder)

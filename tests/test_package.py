@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[1]
 # order in which they may use each other. Folders count as one module.
 LAYERS = """
 errors distributions
+precision sizes
 cache
 levels factors readers
 columns relationship files draws tables

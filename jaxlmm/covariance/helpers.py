@@ -12,6 +12,7 @@ from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
 from ..parameters import module_of
+from ..precision import refuse_after_fork
 
 TINY = 1e-100  # variances below are zero: the second derivative of their root would overflow
 
@@ -32,6 +33,7 @@ def powers(rho: Any, lag: Any) -> Array:
     -----
     At rho = 0 the k-th derivative of ``rho ** lag`` is infinite when ``lag < k`` is not an integer; it is zero here.
     """
+    refuse_after_fork()
     return _power(jnp.asarray(rho, float), _size(module_of(lag).asarray(lag, dtype=float)))
 
 

@@ -16,6 +16,7 @@ from jax import Array
 
 from ..errors import JaxlmmError
 from ..parameters import ByOption, Kind, Parameter, PerLevel, concatenated, labelled
+from ..precision import float64
 
 Self = TypeVar("Self", bound="Parametric")
 
@@ -282,7 +283,7 @@ class Parametric:
 
     def natural(self, theta: Any, dim: Any) -> list[tuple[str, float]]:
         """Names and natural values of the parameters at public coordinates, as `named`."""
-        with jax.enable_x64(True):
+        with float64():
             named = self.from_public(jnp.asarray(theta, float), dim).named(dim)
             return [(name, float(value)) for name, value in named]
 

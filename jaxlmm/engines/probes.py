@@ -48,10 +48,13 @@ class Iterative:
     max_iterations: int = 2000
 
     def __post_init__(self) -> None:
-        for name, least in dict(probes=2, final_probes=2, seed=0, steps=1, max_iterations=1).items():
+        for name, least, most in (
+            ("probes", 2, 10_000), ("final_probes", 2, 10_000), ("seed", 0, 2**63 - 1), ("steps", 1, 10_000),
+            ("max_iterations", 1, 2**31 - 1),
+        ):  # fmt: skip
             value = getattr(self, name)
-            if not isinstance(value, int | np.integer) or value < least:
-                raise DataError(f"{name}: found {value!r}, expected a whole number of at least {least}")
+            if not isinstance(value, int | np.integer) or not least <= value <= most:
+                raise DataError(f"{name}: found {value!r}, expected a whole number from {least} to {most:,}")
         if not 0.0 < self.tolerance < 0.1:
             raise DataError(f"tolerance: found {self.tolerance!r}, expected a number between 0 and 0.1")
 

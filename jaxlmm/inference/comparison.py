@@ -6,13 +6,13 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from ..chunks import Progress
 from ..columns import make_frame
 from ..errors import DataError
 from ..fitting import estimate
+from ..precision import float64
 from ..tables import Summary, Table, format_p
 from .mixtures import Mixture
 from .nesting import null_law
@@ -238,7 +238,7 @@ def _by_ml(fit: Any) -> Any:
     """The fit by maximum likelihood."""
     if fit.method == "ML":
         return fit
-    with jax.enable_x64(True):
+    with float64():
         return dataclasses.replace(fit, estimate=estimate(fit.model, "ML"), method="ML")
 
 

@@ -17,6 +17,7 @@ from ..design import Residual
 from ..engines import Blocks
 from ..model import Prepared, prepare, weighted
 from ..objective import Spec
+from ..precision import float64
 from ..tables import Shown, Table
 from .local import blocks_at, coordinates, inverse, local
 
@@ -74,7 +75,7 @@ def conditional_aic(fit: Any) -> ConditionalAIC:
     A variance of zero stays zero.
     """
     model = fit.model
-    with jax.enable_x64(True):
+    with float64():
         spec, prepared = Spec.of(model, fit.method).absolute, prepare(model, compact=False, orthogonal=True)
         x = jnp.asarray(coordinates(spec, prepared, fit.theta, "solver"))
         y = model.y if model.offset is None else model.y - model.offset

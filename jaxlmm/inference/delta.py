@@ -18,6 +18,7 @@ from ..errors import DataError
 from ..fitting import compiled_by_size
 from ..model import block_at
 from ..objective import Spec
+from ..precision import float64
 from ..tables import Shown, Table, format_column
 from .local import coordinates, expanded, inverse, local_of, prepared_for
 from .options import check_information
@@ -119,7 +120,7 @@ class Uncertain:
 def uncertain(fit: Any, information: str = "observed") -> Uncertain:
     """Covariance of the covariance parameters by an information matrix."""
     check_information(information)
-    with jax.enable_x64(True):
+    with float64():
         spec, prepared = prepared_for(fit.model, fit.method)
         x = np.asarray(coordinates(spec, prepared, fit.theta, "solver"))
         kind, Phi, P = fit.estimate.information, fit.vcov, fit.estimate.slopes
@@ -158,7 +159,7 @@ def delta(fit: Any, g: Callable[[Parameters], Any], information: str = "observed
         value = jnp.stack([jnp.asarray(v) for v in value]) if isinstance(value, tuple | list) else jnp.asarray(value)
         return value.reshape(-1), value.reshape(-1)
 
-    with jax.enable_x64(True):
+    with float64():
         (by_coef, by_x), value = jax.jit(jax.jacfwd(vector, (0, 1), has_aux=True))(
             jnp.asarray(fit.coef), jnp.asarray(at.x)
         )
@@ -195,7 +196,7 @@ class Natural(NamedTuple):
 def natural(fit: Any, information: str = "observed") -> Natural:
     """Covariance of the natural parameters (delta method); NaN for a parameter on the boundary of its space."""
     at = uncertain(fit, information)
-    with jax.enable_x64(True):
+    with float64():
         run = _natural(at.x, 1)
         (values, _, blocks), (J, JT, JB) = jax.device_get(run(at.spec, at.K, at.coords, at.x))
     W = at.W

@@ -34,7 +34,9 @@ from ..fitting import blocks_at, estimate
 from ..model import Model, prepare, weighted
 from ..objective import Spec, criterion_at
 from ..parameters import semidefinite_factor
-from ..simulate import check_count, replicate_keys
+from ..precision import float64
+from ..simulate import replicate_keys
+from ..sizes import check_draws
 from ..tables import Shown, Table, format_p
 from .resampling import cleaned
 
@@ -107,12 +109,12 @@ def rlrt(fit: Any, term: str | int | None = None, n: int = 10_000, seed: int = 0
     DataError
         For a term with more than one parameter, and where the scale of the residuals is fixed.
     """
-    check_count("n", n)
+    check_draws("n", n, 3)
     t = _position(fit, term)
     model, part = fit.model, fit.model.random[t]
     _check(model, part, fit.frame.parts[t].text)
     others = [other for i, other in enumerate(model.random) if i != t]
-    with jax.enable_x64(True):
+    with float64():
         null = Model(model.y, model.X, others, model.residual, weights=model.weights, offset=model.offset)
         loglik, solve = _without(null, fit.method)
         statistic = float(cleaned(2.0 * (fit.loglik - loglik), loglik))

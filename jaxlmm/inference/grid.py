@@ -155,6 +155,8 @@ def _values(column: Column, is_factor: bool, given: Any) -> list[Any]:
 
 def listed_values(column: Column, given: Any) -> list[Any]:
     """Values that were asked for of a predictor: one or several, levels as text."""
+    if hasattr(given, "__len__") and len(given) > _LARGEST:
+        raise DataError(f"at: {column.name!r} has {len(given):,} values, expected at most {_LARGEST:,}")
     listed = [given] if isinstance(given, (str, bytes)) or not hasattr(given, "__len__") else list(given)
     if not listed:
         raise DataError(f"at: {column.name!r} has no value")

@@ -16,6 +16,7 @@ from ..columns import make_frame
 from ..errors import DataError
 from ..objective import Spec
 from ..optimize import Status
+from ..precision import float64
 from ..tables import Shown, Table, format_column
 from .deletion import deletion
 from .local import coordinates, inverse
@@ -121,7 +122,7 @@ def influence(
         raise DataError("by: expected at least 2 groups of rows, found 1")
     rows, m, p = Rowwise(fit), groups.size, len(fit.coef)
     K = rows.prepared.basis.K
-    with jax.enable_x64(True):
+    with float64():
         natural, slopes = jax.device_get(_with_slopes(rows.spec, K, rows.x))
     observed = fit.estimate.information if theta else np.zeros((len(rows.x), len(rows.x)))
     spread = inverse(observed, fit.vcov, fit.estimate.slopes).W if theta else None
@@ -141,7 +142,7 @@ def influence(
         nan = np.where(own.converged & np.isfinite(own.coef).all(1), 1.0, np.nan)[:, None]
         beta[again] = nan * (fit.coef - own.coef) @ rows.R.T
         after[again] = _inverted(nan[:, :, None] * (rows.R @ own.vcov @ rows.R.T))
-        with jax.enable_x64(True):
+        with float64():
             x = np.stack([coordinates(rows.spec, rows.prepared, u, "solver") for u in own.theta])
             change[again] = nan * (natural - np.asarray(_each_reported(rows.spec, K, x)))
         moved[again] = nan * (x - rows.x)

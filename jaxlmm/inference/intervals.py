@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from ..columns import make_frame
 from ..distributions import bounded_limits, check_level
 from ..errors import DataError
+from ..precision import float64
 from .delta import Natural, delta, natural
 from .joint import Joint
 from .profile import end_points
@@ -65,7 +65,7 @@ def wald_intervals(fit: Any, level: float, which: Which, df: str) -> Intervals:
         each = [delta(fit, f) for f in wanted.values()]
         limits = np.concatenate([one.confint(level) for one in each])
         return Intervals(tuple(wanted), np.concatenate([one.estimate for one in each]), limits)
-    with jax.enable_x64(True):
+    with float64():
         coefs, targets = select(Joint(fit.model, fit.estimate, fit.method), fit, wanted)
     places = [fit.coef_names.index(name) for name in coefs]
     wald = fit.wald(df)
@@ -79,7 +79,7 @@ def wald_intervals(fit: Any, level: float, which: Which, df: str) -> Intervals:
 
 def _wald_of(target: Target, at: Natural, level: float) -> tuple[float, tuple[float, float]]:
     """Estimate and limits of one covariance parameter."""
-    with jax.enable_x64(True):
+    with float64():
         value = target.shown(target.function(target.z).value)
     with np.errstate(all="ignore"):
         if len(target.place) == 1:

@@ -20,6 +20,7 @@ from ..engines import Blocks
 from ..model import Model, Prepared, prepare
 from ..objective import Spec, criterion_at, scale_of
 from ..parameters import PositiveKind
+from ..precision import float64
 from .local import coordinates, local
 from .mixtures import Mixture, cone_mixture
 from .tangent import tangent_cone
@@ -114,7 +115,7 @@ def null_law(small: Any, large: Any, seed: int = 0) -> Null:
     added = len(large.coef) - len(small.coef)
     if _same_covariance(small.model, large.model):
         return Null(Mixture.chi2(added)) if added else Null(None, "the models are the same")
-    with jax.enable_x64(True), np.errstate(all="ignore"):
+    with float64(), np.errstate(all="ignore"):
         rows = _few_rows(small.model, large.model)
         same_mean = large.model.replace(X=small.model.X)
         sides = _Side.of(small.model, small.method, rows), _Side.of(same_mean, large.method, rows)

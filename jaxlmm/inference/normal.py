@@ -16,7 +16,9 @@ from ..engines.orthogonal import bucket
 from ..errors import DataError
 from ..model import Model
 from ..parameters import semidefinite_factor
-from ..simulate import check_count, replicate_keys
+from ..precision import float64
+from ..simulate import replicate_keys
+from ..sizes import check_count, check_draws
 from .delta import natural
 from .partition import require_converged
 
@@ -41,7 +43,8 @@ def normal_draws(fit: Any, n: int = 1000, seed: int = 0, chains: int = 4) -> Dra
         centres.append(entry.values)
     count = chains * n
     sizes = [np.size(centre) for centre in centres]
-    with jax.enable_x64(True):
+    check_draws("n", count, sum(sizes))
+    with float64():
         keys = replicate_keys(seed, np.arange(bucket(count)))
         z = np.split(np.asarray(_normals(keys, sum(sizes)))[:count], np.cumsum(sizes)[:-1], 1)
         found = [

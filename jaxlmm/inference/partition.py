@@ -19,6 +19,7 @@ from ..errors import DataError, require_accurate
 from ..fitting import compiled_by_size
 from ..model import Model, Prepared, orthonormal, prepare, weighted
 from ..objective import Spec
+from ..precision import float64
 from .local import blocks_at, coordinates
 
 MOST_NUMBERS = 1e8  # rows * rows of the largest cluster, above which the blocks of V^-1 are not formed
@@ -176,7 +177,7 @@ class Rowwise:
     def __init__(self, fit: Any):
         model = fit.model
         self.model = model
-        with jax.enable_x64(True):
+        with float64():
             self.spec = Spec.of(model, fit.method).absolute
             self.prepared = prepare(model, compact=False, orthogonal=True)
             self.x = np.asarray(coordinates(self.spec, self.prepared, fit.theta, "solver"))
@@ -191,7 +192,7 @@ class Rowwise:
 
     def solve(self, B: np.ndarray) -> np.ndarray:
         """V^-1 B for B (n, b); NaN, with a warning, in columns that float64 does not determine."""
-        with jax.enable_x64(True):
+        with float64():
             found = np.asarray(self._compiled(_solves)(self.spec, self.prepared, self.x, B))
         require_accurate(found)
         return found
@@ -200,12 +201,12 @@ class Rowwise:
         """Derivatives of V^-1 B, one coordinate after the other."""
         run = self._compiled(_slopes)
         for direction in np.eye(len(self.x)):
-            with jax.enable_x64(True):
+            with float64():
                 yield np.asarray(run(self.spec, self.prepared, self.x, direction, B))
 
     def in_residual(self, B: np.ndarray) -> np.ndarray:
         """``V^-1 R V^-1 B``, the derivative of -V^-1 B in the size of the residual covariance R."""
-        with jax.enable_x64(True):
+        with float64():
             return np.asarray(self._compiled(_in_residuals)(self.spec, self.prepared, self.x, B))
 
     def _compiled(self, choose: Any) -> Any:

@@ -12,13 +12,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import jax
 import numpy as np
 
 from ..columns import make_frame
 from ..distributions import check_level, t_quantile
 from ..errors import DataError
 from ..plotting import plot_zeta
+from ..precision import float64
 from ..tables import Table, format_column
 from .joint import Joint, moved
 from .levels import Branch, Node, center_of, follow, minimum_on
@@ -68,7 +68,7 @@ class Curve:
 
     def value_at(self, zeta: float) -> float:
         """The value at which the signed root deviance is `zeta`, between the ends of the curve."""
-        with jax.enable_x64(True):
+        with float64():
             return self._target.shown(self._psi_at(zeta))
 
     def _psi_at(self, goal: float) -> float:
@@ -145,7 +145,7 @@ class Profile:
         NaN where quantity j is beyond the ends of its own profile. Both are by the same criterion.
         """
         own, other = self.curves[i], self.curves[j]
-        with jax.enable_x64(True):
+        with float64():
             places = [moved(self._joint.spec, z, own._target.chart, other._target.chart) for z in own._z]
             return np.array([other._zeta_at(other._target.function(z).value) for z in places])
 
@@ -242,6 +242,6 @@ def end_points(fit: Any, which: Which, level: float) -> Profile:
 def _profile(fit: Any, which: Which, goals: np.ndarray) -> Profile:
     if not fit.converged:
         raise DataError(f"profile: the fit has no optimum to profile around ({fit.status})")
-    with jax.enable_x64(True):
+    with float64():
         joint, chosen = profiled(fit, which)
         return Profile(tuple(curve_of(joint, target, goals) for target in chosen), fit.frame.kind, joint)

@@ -10,7 +10,8 @@ import numpy as np
 from ..batching import refit_batch
 from ..chunks import CHUNK_FLOATS, Progress
 from ..model import Model
-from ..simulate import check_count, simulate_rows
+from ..simulate import simulate_rows
+from ..sizes import check_draws
 from .mixtures import Mixture
 
 ROUNDING = 1e-7  # likelihood ratio, relative to the deviance, that is zero
@@ -56,7 +57,7 @@ def bootstrap_test(
     n, seed : replicate r depends on the seed and r alone
     shift : added to the log-likelihoods of the larger model, see `log_scale` in `comparison`
     """
-    check_count("n", n)
+    check_draws("n", n, 3)
     parts = np.array_split(np.arange(n), max(1, int(np.ceil(n * small.nobs / (10 * CHUNK_FLOATS)))))
     replicates = []
     for part in parts:

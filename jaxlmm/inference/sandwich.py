@@ -20,6 +20,7 @@ from ..distributions import t_tail
 from ..errors import DataError
 from ..linalg import eigh
 from ..parameters import module_of
+from ..precision import float64
 from ..tables import Shown, Table, format_column, format_df, format_p
 from .partition import Partition, Rowwise, robust_clusters
 from .satterthwaite import pooled
@@ -244,7 +245,7 @@ def sandwich(fit: Any, kind: str = "CR2", cluster: Any = None) -> Sandwich:
     if kind == "CR1p" and clusters.size <= p:
         raise DataError(f"robust: 'CR1p' needs more clusters than the {p} coefficients, found {clusters.size}")
     rows = Rowwise(fit)
-    with jax.enable_x64(True):
+    with float64():
         at = jax.device_get(_adjusted(rows.grams(clusters), kind))
     if kind == "CR2":
         at = _rooted(rows, clusters, at.root)

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..columns import make_frame
 from ..errors import DataError
+from ..precision import float64
 from ..tables import Shown, Table, format_column
 from .local import coordinates
 from .partition import Rowwise, dependent, require_converged, robust_clusters
@@ -138,5 +139,5 @@ def _phi(rows: Rowwise) -> np.ndarray:
 
 def _jacobian(rows: Rowwise, theta: np.ndarray) -> np.ndarray:
     """Derivative (k, k) of the solver's coordinates in theta."""
-    with jax.enable_x64(True):
+    with float64():
         return np.asarray(jax.jacfwd(lambda u: coordinates(rows.spec, rows.prepared, u, "solver"))(jnp.asarray(theta)))

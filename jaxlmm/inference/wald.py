@@ -17,6 +17,7 @@ from ..errors import DataError
 from ..fitting import compiled_by_size
 from ..model import Prepared
 from ..objective import Spec
+from ..precision import float64
 from . import kenward_roger, satterthwaite
 from .degrees import between_within, containment_of, residual
 from .local import INFORMATION, coordinates, expanded, inverse, local_of, prepared_for
@@ -211,7 +212,7 @@ def _small_sample(fit: Any, df: str, information: str | None, boundary_df: str |
 def _compiled(fit: Any, chart: str, information: str, df: str) -> tuple[np.ndarray, ...]:
     """Phi, P, the information and the adjusted covariance, in the user's units."""
     chosen = np.array([kind == information for kind in INFORMATION], float)
-    with jax.enable_x64(True):
+    with float64():
         spec, prepared = prepared_for(fit.model, fit.method)
         x = coordinates(spec, prepared, fit.theta, chart)
         run = _program(prepared.statistics, len(x))

@@ -32,6 +32,7 @@ from ..engines.orthogonal import bucket
 from ..inference.local import coordinates
 from ..inference.partition import Partition, Rowwise
 from ..objective import Spec
+from ..precision import float64
 from ..rowparts import Part, TermRows, through
 from .newdata import NewRows, joined
 
@@ -80,7 +81,7 @@ class Predictor:
         self.rows, self.model, self.chart, self.coef = Rowwise(fit), fit.model, chart, fit.coef
         self.x = self.rows.x
         if chart != "solver":
-            with jax.enable_x64(True):
+            with float64():
                 self.x = np.asarray(coordinates(self.rows.spec, self.rows.prepared, fit.theta, chart))
         p = self.rows.Q.shape[1]
         solved = self.rows.solve(np.column_stack([self.rows.Q, self.rows.e]))
@@ -122,7 +123,7 @@ class Predictor:
     def _chunk(self, new: NewRows, joint: Joint, size: int, errors: bool, W: np.ndarray | None) -> Predicted:
         n, m, k = len(self.model.y), len(new), len(self.x)
         parts, coords, clusters, turn = joint
-        with jax.enable_x64(True):
+        with float64():
             C, D = jax.device_get(_blocks(self.rows.spec, self.chart, coords, self.x))
         sums = _Sums(clusters, turn)
         E = np.zeros((n + m, size))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
 import numpy as np
 
 from .. import design
@@ -14,7 +13,9 @@ from ..engines import Blocks
 from ..errors import DataError
 from ..fitting import blocks_at
 from ..model import Model
-from ..simulate import check_count, draw_rows, replicate_keys, simulate
+from ..precision import float64
+from ..simulate import draw_rows, replicate_keys, simulate
+from ..sizes import check_count, check_draws
 from .newdata import NewRows, rows_of_data, rows_of_fit
 
 EFFECTS = ("new", "predicted")
@@ -32,13 +33,14 @@ def responses(fit: Any, n: int, seed: int, newdata: Any, effects: str) -> np.nda
     else:
         new = rows_of_data(fit.frame, fit.model, newdata, random=True, residual=True)
         mean = linear_predictor(new.X, fit.coef, new.offset)
+    check_draws("n", n, len(mean))
     model = _model_at(fit.model, new)
     blocks = blocks_at(model, fit.estimate)
     if effects == "predicted":
         if newdata is not None:
             mean = fit.predict(newdata, allow_new_levels=True)
         model, blocks = _without_known(model, blocks, new)
-    with jax.enable_x64(True):
+    with float64():
         return draw_rows(model, mean, blocks, replicate_keys(seed, np.arange(n)))
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
+import math
 import os
+import secrets
 import zipfile
 from contextlib import suppress
 from importlib.metadata import version
@@ -17,6 +20,9 @@ from ..errors import DataError
 
 NAME, FORMAT = "jaxlmm", 1
 HEADER, TEMPORARY = "header.json", ".tmp-"
+LONGEST = 40  # characters of a name or a version that are taken over
+SHOWN = 200  # of an error of another library
+NUMBERS = "biufcMmUS"  # kinds of arrays that are no Python objects
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the time of every entry, so that bytes depend on the content alone
 
 
@@ -27,25 +33,33 @@ class Archive(NamedTuple):
     ----------
     kind : "fit" or "batch";  content : as JSON has it, with names of arrays
     arrays : by name
+    sha256 : the digest that was written with it, None in files of development versions; see `digest_of`
     """
 
     kind: str
     content: Any
     arrays: dict[str, np.ndarray]
+    sha256: Any = None
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file that is there completely or not at all, also after a crash of the machine."""
-    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
+    """Write a file that is there completely or not at all, also after a crash of the machine.
+
+    Whoever else writes there at the same time, in a thread, a process or on another machine, has a temporary file of
+    another name; the last one wins.
+    """
+    temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(8)}-{path.name[-LONGEST:]}")
     try:
-        with open(temporary, "wb") as file:
+        with open(temporary, "xb") as file:  # a new file: no link is followed
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         with suppress(OSError):
             temporary.unlink()
+        if isinstance(error, OSError) and error.filename == str(temporary):
+            raise OSError(error.errno, error.strerror, str(path)) from None
         raise
 
 
@@ -53,6 +67,7 @@ def write(path: Any, archive: Archive) -> None:
     """Write an archive, see `write_atomically`."""
     header = {"name": NAME, "format": FORMAT, "version": version(NAME)}
     header |= {"kind": archive.kind, "content": archive.content}
+    header["sha256"] = digest_of(archive)
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as file:
         file.writestr(zipfile.ZipInfo(HEADER, EPOCH), json.dumps(header, allow_nan=False, indent=1))
@@ -62,8 +77,17 @@ def write(path: Any, archive: Archive) -> None:
     write_atomically(Path(path), buffer.getvalue())
 
 
+def digest_of(archive: Archive) -> str:
+    """Digest of the content and the arrays; an archive that has been read and has another is not what was written."""
+    total = hashlib.sha256(json.dumps([archive.kind, archive.content], sort_keys=True).encode())
+    for name, array in sorted(archive.arrays.items()):
+        total.update(f"\0{name} {array.dtype.str} {array.shape}\0".encode())
+        total.update(np.ascontiguousarray(array).view(np.uint8).data if array.size else b"")
+    return total.hexdigest()
+
+
 def read(path: Any) -> Archive:
-    """Read an archive.
+    """Read an archive; nothing larger than the file is made of it.
 
     Raises
     ------
@@ -72,30 +96,68 @@ def read(path: Any) -> Archive:
     OSError
         Where there is no file, or it cannot be opened.
     """
-    content = Path(path).read_bytes()
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as file:
-            header = json.loads(file.read(HEADER))
-            known = isinstance(header, dict) and header.get("name") == NAME
-            if known and header["format"] == FORMAT:
-                names = [name.removesuffix(".npy") for name in file.namelist() if name != HEADER]
-                arrays = {name: _array(file.read(f"{name}.npy")) for name in names}
-                return Archive(header["kind"], header["content"], arrays)
-    except KeyError as error:
-        found = "it has no header" if HEADER in str(error) else f"{error} is missing"
-        raise DataError(f"{path}: expected a file written by fit.save(), found another zip archive: {found}") from None
-    except (zipfile.BadZipFile, ValueError, EOFError, NotImplementedError, RuntimeError) as error:
-        raise DataError(
-            f"{path}: expected a file written by fit.save(), found none or a damaged one: {error}"
-        ) from None
-    if not known:
-        raise DataError(f"{path}: expected a file written by fit.save(), found another zip archive")
-    raise DataError(
-        f"{path}: has format {header['format']!r}, written by jaxlmm {header.get('version')}; this is jaxlmm "
-        f"{version(NAME)}, which reads format {FORMAT}: install a version that is as new"
-    )
+    with open(path, "rb") as opened:
+        try:
+            with zipfile.ZipFile(opened) as file:
+                return _archive(file, os.fstat(opened.fileno()).st_size)
+        except _Foreign as error:
+            raise DataError(f"{path}: {error}") from None
+        except Exception as error:  # zipfile, json and numpy raise whatever damaged bytes lead them to
+            raise DataError(
+                f"{path}: expected a file written by fit.save(), found none or a damaged one: {sentence(error)}"
+            ) from None
+
+
+def sentence(error: Exception) -> str:
+    """What an error says, the beginning of its first line; libraries quote the bytes that they did not like."""
+    return ((str(error).splitlines() or [""])[0] or type(error).__name__)[:SHOWN]
+
+
+class _Foreign(Exception):
+    """A zip archive that is not one of this version's."""
+
+
+def _archive(file: zipfile.ZipFile, size: int) -> Archive:
+    """What is in a zip archive of so many bytes."""
+    entries = file.infolist()
+    names = [entry.filename for entry in entries]
+    if HEADER not in names:
+        raise _Foreign("expected a file written by fit.save(), found another zip archive: it has no header")
+    if len(set(names)) < len(names):
+        raise ValueError("a name stands in it twice")
+    # entries are written as they are; compressed ones, and those that overlap, could expand to any size
+    if any(e.compress_type != zipfile.ZIP_STORED for e in entries) or sum(e.file_size for e in entries) > size:
+        raise ValueError("its entries are larger than the file")
+    header = json.loads(file.read(HEADER))
+    if not isinstance(header, dict) or header.get("name") != NAME:
+        raise _Foreign("expected a file written by fit.save(), found another zip archive")
+    found = header["format"]
+    if isinstance(found, bool) or not isinstance(found, int) or found < 1:
+        raise ValueError(f"its format is {found!r}")
+    if found != FORMAT:
+        raise _Foreign(
+            f"has format {found}, written by jaxlmm {str(header.get('version'))[:LONGEST]}; this is jaxlmm "
+            f"{version(NAME)}, which reads format {FORMAT}: install a version that is as new"
+        )
+    arrays = {name.removesuffix(".npy"): _array(file.read(name)) for name in names if name != HEADER}
+    return Archive(header["kind"], header["content"], arrays, header.get("sha256"))
 
 
 def _array(content: bytes) -> np.ndarray:
-    """An array that is read without any pickle."""
-    return np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
+    """An array that is read without any pickle, and only if it is as large as it says."""
+    stream = io.BytesIO(content)
+    major, _ = np.lib.format.read_magic(stream)
+    header = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}.get(major)
+    if header is None:
+        raise ValueError(f"an array has version {major}")
+    shape, _, dtype = header(stream)
+    if dtype.hasobject:
+        raise ValueError("Object arrays cannot be loaded")
+    size = math.prod(int(length) for length in shape)
+    declared = size * dtype.itemsize
+    if dtype.kind not in NUMBERS or min(shape, default=0) < 0 or declared != len(content) - stream.tell():
+        raise ValueError(f"an array says that it has shape {shape} and type {dtype}, and is not of that size")
+    if size and not dtype.itemsize:
+        raise ValueError(f"an array has {size} entries of no size")
+    stream.seek(0)
+    return np.lib.format.read_array(stream, allow_pickle=False)

@@ -44,7 +44,10 @@ def data_of(content: Mapping[str, Any], unpacker: Unpacker) -> Any:
     if kind == "pandas":
         import pandas as pd
 
-        return pd.DataFrame(columns, index=pd.RangeIndex(content["rows"]))
+        rows = content["rows"]
+        if any(len(column) != rows for column in columns.values()):
+            raise ValueError(f"a column has not the {rows} rows that the data have")
+        return pd.DataFrame(columns, index=pd.RangeIndex(rows))
     return columns
 
 

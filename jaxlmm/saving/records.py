@@ -17,9 +17,9 @@ from .. import covariance
 from ..covariance.known import Constant
 from ..covariance.parametric import Parametric
 from ..errors import DataError
+from .archive import NUMBERS
 
 SHIPPED = {f"{c.__module__}.{c.__qualname__}": c for c in vars(covariance).values() if isinstance(c, type)}
-NUMBERS = "biufcMmUS"  # kinds of arrays that are no Python objects
 
 
 def name_of(cls: type) -> str:

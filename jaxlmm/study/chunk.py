@@ -14,6 +14,8 @@ import jax
 import numpy as np
 
 from ..errors import JaxlmmError
+from ..precision import float64
+from ..sizes import check_memory
 from .declare import Row, Study, Task
 from .estimate import STATUSES, Fitter, Numbers
 from .generate import Drawer, columns_of, drawer
@@ -71,7 +73,7 @@ class Bench:
     def run(self, task: Task, device: Any = None) -> bytes:
         """The part of a task, as the bytes of a Parquet file."""
         device = jax.local_devices()[0] if device is None else device
-        with jax.default_device(device), jax.enable_x64(True), np.errstate(all="ignore"):
+        with jax.default_device(device), float64(), np.errstate(all="ignore"):
             return part_of(self.study, task, self.numbers(task))
 
     def numbers(self, task: Task) -> list[Numbers]:
@@ -104,6 +106,8 @@ def rehearse(study: Study) -> None:
         As a chunk would.
     """
     data = columns_of(study.data(0))
+    rows = len(next(iter(data.values()), ()))
+    check_memory("chunk", min(study.chunk, study.replicates), rows, advice="make the chunks smaller")
     for estimator in study.estimators:
         Fitter(estimator, study.targets, data, study.response)
     if hasattr(study.generate, "truth"):
@@ -132,7 +136,8 @@ def part_of(study: Study, task: Task, numbers: Sequence[Numbers]) -> bytes:
         columns[name] = pa.array(np.concatenate([getattr(n, name).ravel() for n in numbers]))
     sink = pa.BufferOutputStream()
     coded = [*Row._fields, "status"]
-    pq.write_table(pa.table(columns), sink, compression="zstd", use_dictionary=coded, write_statistics=False)
+    options = {"compression": "zstd", "use_dictionary": coded, "write_statistics": False, "write_page_checksum": True}
+    pq.write_table(pa.table(columns), sink, **options)
     return sink.getvalue().to_pybytes()
 
 
@@ -141,11 +146,20 @@ def _canonical(values: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(values), np.nan, values)
 
 
-def numbers_of(source: Any, rows: int) -> dict[str, np.ndarray]:
-    """The arrays (rows, b) of a part, `status` as codes of `STATUSES`."""
+def numbers_of(source: Any, rows: int, b: int | None = None) -> dict[str, np.ndarray]:
+    """The arrays (rows, b) of a part, `status` as codes of `STATUSES`.
+
+    Raises
+    ------
+    ValueError, OSError
+        For a part that is damaged.
+    """
     import pyarrow.parquet as pq
 
-    table = pq.read_table(source, columns=[*FLOATS, "status", *FLAGS])
+    with pq.ParquetFile(source, page_checksum_verification=True) as file:
+        if b is not None and file.metadata.num_rows != rows * b:
+            raise ValueError(f"it has {file.metadata.num_rows} rows, expected {rows * b}")
+        table = file.read(columns=[*FLOATS, "status", *FLAGS])
     out: dict[str, np.ndarray] = {name: table[name].to_numpy() for name in (*FLOATS, *FLAGS)}
     out["status"] = _codes(table["status"].combine_chunks())
     return {name: values.reshape(rows, -1) for name, values in out.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,8 +15,9 @@ import numpy as np
 from ..errors import DataError
 from ..expressions import ExpressionError, evaluate, normalise
 from ..inference.lanewise import METHODS, Tests
-from ..simulate import check_count
+from ..sizes import MOST_DRAWS, check_count
 from .describe import described, digest
+from .manifest import MOST_TASKS, count_tasks
 
 CHUNK = 1000
 ESTIMATE = "estimate"  # the test of targets that have none: variances
@@ -201,7 +203,9 @@ class Study:
         """The factors of each cell."""
         if not isinstance(self.grid, Mapping):
             return tuple(dict(cell) for cell in self.grid) or ({},)
-        levels = [list(v) for v in self.grid.values()]
+        levels = [list(itertools.islice(v, MOST_TASKS + 1)) for v in self.grid.values()]
+        if (count := math.prod(map(len, levels))) > MOST_TASKS:
+            raise DataError(f"grid: makes at least {count:,} cells, more than {MOST_TASKS:,}; take fewer levels")
         return tuple(dict(zip(self.grid, chosen, strict=True)) for chosen in itertools.product(*levels))
 
     def _check(self) -> None:
@@ -210,13 +214,17 @@ class Study:
         check_count("seed", self.seed)
         for name in ("replicates", "chunk"):
             check_count(name, getattr(self, name))
-            if getattr(self, name) < 1:
-                raise DataError(f"{name}: expected at least 1, found {getattr(self, name)}")
+            if not 1 <= getattr(self, name) <= MOST_DRAWS:
+                raise DataError(f"{name}: expected at least 1, at most {MOST_DRAWS:,}, found {getattr(self, name)}")
         names = [e.name for e in self.estimators]
         if not names or len(set(names)) < len(names):
             raise DataError(f"estimators: expected one or more with different names, found {names}")
         if not self.targets:
             raise DataError("targets: expected at least one, such as the name of a coefficient")
+        try:
+            count_tasks(len(self.cells), self.replicates, self.chunk)
+        except ValueError as error:
+            raise DataError(f"chunk: {error}") from None
         if any(set(cell) != set(self.cells[0]) for cell in self.cells):
             raise DataError("grid: expected the same factors in every cell")
         for factor in self.cells[0]:

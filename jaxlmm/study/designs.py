@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
+from ..sizes import check_memory
 
 Columns = dict[str, np.ndarray]
 
@@ -19,7 +20,9 @@ def cluster_trial(clusters: int, size: Any = 10) -> Columns:
     clusters : their number;  size : rows in each, or a sequence that is repeated over the clusters
     """
     _check(clusters=clusters)
-    sizes = np.resize(np.atleast_1d(np.asarray(size, int)), clusters)
+    each = np.atleast_1d(np.asarray(size, int))
+    check_memory("clusters, size", clusters, int(each.max(initial=1)))
+    sizes = np.resize(each, clusters)
     cluster = np.repeat(np.arange(clusters), sizes)
     return {"cluster": cluster, "arm": (cluster % 2).astype(float)}
 
@@ -51,6 +54,7 @@ def _check(**counts: Any) -> None:
     for name, value in counts.items():
         if int(value) != value or value < 1:
             raise DataError(f"{name}: expected a positive integer, found {value!r}")
+    check_memory(", ".join(counts), *map(int, counts.values()))
 
 
 NAMED = {f.__name__: f for f in (cluster_trial, multicentre, visits, crossed)}

@@ -22,6 +22,7 @@ from ..frame import ModelFrame
 from ..interface import model_of
 from ..model import Model, block_at
 from ..placing import check_order
+from ..precision import float64
 from ..simulate import draw_rows
 from .declare import Study, accepted, resolved
 
@@ -61,7 +62,7 @@ def drawer(study: Study, cell: int) -> Drawer:
         draw = _by_jax(study.generate, data, factors, study.response)
 
     def drawn(replicates: np.ndarray) -> Drawn:
-        padded = np.resize(replicates, study.chunk)  # one shape to compile
+        padded = np.resize(replicates, min(study.chunk, study.replicates))  # one shape to compile
         found = draw(keys_of(study.seed, cell, padded), len(replicates))
         return found._replace(columns={name: values[: len(replicates)] for name, values in found.columns.items()})
 
@@ -194,7 +195,7 @@ class MixedModel:
         coef = [resolved(self.beta.get(name, 0.0), factors, f"beta[{name!r}]") for name in frame.coef_names]
         keys, used = _part_names(frame), set()
         blocks = []
-        with jax.enable_x64(True):
+        with float64():
             for names, part, places in zip(keys, (*model.random, model.residual), model.coords, strict=True):
                 given = next((name for name in names if name in self.covariance), None)
                 used.add(given)

@@ -49,7 +49,7 @@ def _page(results: Results, summary: Summary) -> Iterator[str]:
     study = results.manifest["study"]
     yield f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{html.escape(study['name'])}</title>"
     yield f"<style>{STYLE}</style></head><body><h1>{html.escape(study['name'])}</h1>"
-    yield f"<p>{html.escape(str(status(results.store.path)))}; seed {study['seed']}.</p>"
+    yield f"<p>{html.escape(str(status(results.store.path)))}; seed {html.escape(str(study['seed']))}.</p>"
     targets = dict.fromkeys(row.target for row in results.rows)
     for target in targets:
         yield f"<h2>{html.escape(target)}</h2><div class='wide'>{performance_table(summary, target).html()}</div>"
@@ -86,12 +86,11 @@ def _some(count: int) -> list[int]:
 
 
 def _picture(caption: str, draw: Callable[[], Any]) -> str:
-    try:
-        figure = draw()
-    except DataError as error:  # without matplotlib, or nothing to draw: the tables are there
-        return f"<p>{html.escape(caption)}: {html.escape(str(error))}</p>"
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DOTS)
+    try:
+        draw().savefig(buffer, format="png", dpi=DOTS)
+    except ValueError as error:  # without matplotlib, or nothing to draw: the tables are there
+        return f"<p>{html.escape(caption)}: {html.escape(str(error))}</p>"
     data = base64.b64encode(buffer.getvalue()).decode()
     text = html.escape(caption)
     return f"<figure><img alt='{text}' src='data:image/png;base64,{data}'><figcaption>{text}</figcaption></figure>"

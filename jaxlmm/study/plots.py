@@ -33,7 +33,7 @@ def _rows(results: Results, target: str | None, measure: np.ndarray) -> list[int
 
 def label_of(row: Row) -> str:
     """Estimator and test."""
-    return row.estimator if row.test == ESTIMATE else f"{row.estimator}, {row.test}"
+    return _plain(row.estimator if row.test == ESTIMATE else f"{row.estimator}, {row.test}")
 
 
 def cell_label(results: Results, cell: int) -> str:
@@ -46,7 +46,12 @@ def _varying(results: Results) -> list[str]:
 
 
 def _short(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
+    return f"{value:g}" if isinstance(value, int | float) and not isinstance(value, bool) else _plain(str(value))
+
+
+def _plain(text: str) -> str:
+    """Text in which dollars do not begin formulas."""
+    return text.replace("$", r"\$")
 
 
 def plot_curve(summary: Summary, factor: str, measure: str = "power", target: str | None = None) -> Any:

@@ -12,6 +12,7 @@ import numpy as np
 from ..columns import make_frame
 from ..distributions import check_level
 from ..errors import DataError
+from ..saving.archive import sentence
 from ..tables import Table
 from .chunk import FLAGS, FLOATS, numbers_of
 from .declare import Row, Task
@@ -138,7 +139,14 @@ class Results:
         """Chunks in order, with arrays (R, b); `status` as codes of `jaxlmm.study.estimate.STATUSES`."""
         for task in self.tasks:
             if cell is None or task.cell == cell:
-                yield task, numbers_of(self.store.part(task), len(self.rows))
+                yield task, self._numbers(task)
+
+    def _numbers(self, task: Task) -> dict[str, np.ndarray]:
+        path = self.store.part(task)
+        try:
+            return numbers_of(path, len(self.rows), task.hi - task.lo)
+        except Exception as error:  # whatever damaged bytes lead pyarrow to
+            raise StudyError(f"{path}: is damaged ({sentence(error)}); remove it and run the study again") from error
 
     def digest(self) -> str:
         """Digest of all parts in order: equal for equal tables."""

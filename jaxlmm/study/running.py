@@ -53,7 +53,7 @@ def run(
     """
     who = _executor(executor, workers)
     with locked(out) as store:
-        store.begin(study)
+        begun = store.refuse(study)
         tasks = study.tasks
         missing = store.missing(tasks, len(study.rows))
         total = len(study.cells) * study.replicates
@@ -62,6 +62,8 @@ def run(
         if missing:
             if not has_gpu_driver():  # where there is one, JAX would take hold of the GPU that workers need
                 rehearse(study)
+            if not begun:  # a study that cannot start does not claim the directory
+                store.begin(study)
             for size in _written(who.parts(study, missing), store, mixed):
                 done += size
                 report(done, total)

@@ -9,20 +9,23 @@ A file appears under its name only when it is complete: it is written beside it,
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
+import stat
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import JaxlmmError
-from ..saving.archive import TEMPORARY, write_atomically
+from ..saving.archive import TEMPORARY, sentence, write_atomically
 from .declare import Study, Task
 from .describe import differences
+from .manifest import check, signature
 
 FORMAT = 1
 MANIFEST, PARTS, LOCK = "manifest.json", "parts", "lock"
@@ -85,13 +88,16 @@ class Store:
     def manifest(self) -> dict[str, Any]:
         """What is run here."""
         try:
-            found = json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))
-        except FileNotFoundError:
+            found: dict[str, Any] = json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))
+            if isinstance(found, dict) and found.get("format") != FORMAT:
+                raise ValueError(f"has format {str(found.get('format'))[:20]!r}, this version reads {FORMAT}")
+            check(found)
+        except (FileNotFoundError, NotADirectoryError):
             raise StudyError(f"{self.path}: no study has been started here (there is no {MANIFEST})") from None
-        except ValueError as error:
-            raise StudyError(f"{self.path / MANIFEST}: not a manifest ({error})") from None
-        if found.get("format") != FORMAT:
-            raise StudyError(f"{self.path / MANIFEST}: has format {found.get('format')!r}, this version reads {FORMAT}")
+        except OSError as error:
+            raise StudyError(f"{self.path / MANIFEST}: cannot be read: {error.strerror}") from None
+        except (ValueError, RecursionError) as error:
+            raise StudyError(f"{self.path / MANIFEST}: not a manifest ({sentence(error)})") from None
         return found
 
     def tasks(self, manifest: dict[str, Any]) -> list[Task]:
@@ -122,6 +128,8 @@ class Store:
                 return not _try_lock(file)
         except FileNotFoundError:
             return False
+        except OSError as error:
+            raise StudyError(f"{self.path}: cannot look at its lock: {error.strerror} ({error.filename})") from error
 
 
 class OpenStore(Store):
@@ -133,14 +141,20 @@ class OpenStore(Store):
 
     def begin(self, study: Study) -> None:
         """Write the manifest, or refuse a study that is not the one that was begun here."""
-        for file in (*self.path.glob(f"{TEMPORARY}*"), *self.parts.glob(f"{TEMPORARY}*")):
-            file.unlink()
-        if not (self.path / MANIFEST).exists():
-            if any(self.parts.iterdir()):
-                raise StudyError(f"{self.path}: has parts but no {MANIFEST}; give an empty directory")
-            self._write({"format": FORMAT, "hash": study.hash, "study": study.description, "rows": study.rows,
-                         "truths": study.truths, "environments": []})  # fmt: skip
+        if self.refuse(study):
             return
+        content = {"format": FORMAT, "hash": study.hash, "study": study.description, "rows": study.rows,
+                   "truths": study.truths, "environments": []}  # fmt: skip
+        self._write({**content, "sha256": signature(content)})
+
+    def refuse(self, study: Study) -> bool:
+        """Refuse a study that is not the one that was begun here; whether one was, that is, has parts."""
+        for file in (*self.path.glob(f"{TEMPORARY}*-{MANIFEST}"), *self.parts.glob(f"{TEMPORARY}*")):
+            file.unlink(missing_ok=True)
+        if not any(self.parts.iterdir()):
+            return False
+        if not (self.path / MANIFEST).exists():
+            raise StudyError(f"{self.path}: has parts but no {MANIFEST}; give an empty directory")
         found = self.manifest()
         if found["hash"] != study.hash:
             lines = differences(found["study"], study.description)
@@ -149,6 +163,7 @@ class OpenStore(Store):
                 f"{self.path}: holds another study; give another directory, or the study as it was. "
                 f"It differs (there -> now) in\n    {shown}"
             )
+        return True
 
     def admit(self, environment: dict[str, Any], mixed: bool) -> None:
         """Record what a worker computes with, or refuse one whose numbers would differ from those that are there."""
@@ -175,7 +190,7 @@ class OpenStore(Store):
         for task in list(there):
             try:
                 good = pq.read_metadata(self.part(task)).num_rows == rows * (task.hi - task.lo)
-            except (OSError, ValueError):  # pyarrow's own error is a ValueError
+            except Exception:  # whatever damaged bytes lead pyarrow to
                 good = False
             if not good:
                 self.part(task).unlink()
@@ -209,12 +224,14 @@ def locked(path: Any) -> Iterator[OpenStore]:
         When it cannot be made or written, or another process has it.
     """
     store = OpenStore(path)
-    try:
-        store.parts.mkdir(parents=True, exist_ok=True)
-        lock = _opened(store.path / LOCK, os.O_RDWR | os.O_CREAT)
-    except OSError as error:
-        raise StudyError(f"{store.path}: cannot be used for a study: {error.strerror} ({error.filename})") from error
-    with lock as file:
+    with ExitStack() as stack:
+        try:
+            store.parts.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context(_opened(store.path / LOCK, os.O_RDWR | os.O_CREAT))
+        except OSError as error:
+            raise StudyError(
+                f"{store.path}: cannot be used for a study: {error.strerror} ({error.filename})"
+            ) from error
         if not _lock(file):
             owner = "unknown"
             with suppress(OSError):
@@ -232,9 +249,12 @@ def locked(path: Any) -> Iterator[OpenStore]:
 
 @contextmanager
 def _opened(path: Path, flags: int) -> Iterator[int]:
-    """A file descriptor, closed in the end; children do not inherit it."""
-    file = os.open(path, flags, 0o644)
+    """A file descriptor, closed in the end; children do not inherit it. It is a file of its own, not a link."""
+    file = os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o644)
     try:
+        found = os.fstat(file)
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+            raise OSError(errno.EEXIST, "it is a link or no file", str(path))
         yield file
     finally:
         os.close(file)

@@ -1,4 +1,4 @@
-"""A study as a TOML file, for the command line; the same words as in Python.
+"""A study as a TOML file, for the command line; the same words as in Python. Files that it names are run.
 
 name = "cluster trial"
 seed = 1
@@ -35,7 +35,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataError
+from ..errors import DataError, JaxlmmError
 from . import designs
 from .declare import Estimator, Study, Target
 from .generate import Dropout, MixedModel
@@ -45,6 +45,9 @@ NEEDED = ("design", "generate", "estimators", "targets", "replicates")
 
 def read_study(path: Any) -> Study:
     """The study that a TOML file declares, or the `study` of a Python file.
+
+    A Python file is run, and so is every one that a TOML file names (``"file.py:function"``): read files that you
+    trust.
 
     Raises
     ------
@@ -56,7 +59,7 @@ def read_study(path: Any) -> Study:
         return _of_python(path)
     try:
         found = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DataError(f"{path}: is not TOML: {error}") from None
     known = [f.name for f in dataclasses.fields(Study)]
     if unknown := [name for name in found if name not in known]:
@@ -78,7 +81,12 @@ def read_study(path: Any) -> Study:
             name: _made(Target, value, path, f"targets.{name}") if isinstance(value, Mapping) else value
             for name, value in targets.items()
         }
-    return Study(**found)
+    try:
+        return Study(**found)
+    except JaxlmmError:
+        raise
+    except (TypeError, ValueError, AttributeError) as error:  # tables and lists where there are numbers and texts
+        raise DataError(f"{path}: a value is of another kind than expected: {error}") from error
 
 
 def _made(kind: Any, values: Mapping[str, Any], path: Path, where: str) -> Any:
