@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
-from .covariance import Covariance, Identity, Unstructured
+from .covariance import ByGroup, Covariance, Identity, Scaled, Unstructured
 from .errors import DataError
 
 T = TypeVar("T")
@@ -188,6 +188,7 @@ class Field:
             dim = int(position.max(initial=0)) + 1 if dim is None else dim
         else:
             coords = np.asarray(as_array(f"coords of {name}", coords, (None,) * max(np.ndim(coords), 1)))
+            _check_arms(name, structure, codes, coords)
             position, coords, sets = _sets(codes, coords)
             dim = 1 if dim is None else dim
         structure = structure.checked(f"structure of {name}", dim)
@@ -265,6 +266,21 @@ def _levels(name: str, position: Any) -> np.ndarray:
     if position.dtype.kind not in "iu" or position.ndim != 1 or position.min(initial=0) < 0:
         raise DataError(f"{name}: position must be a vector of integers 0, 1, ...")
     return position.astype(np.int32)
+
+
+def _check_arms(name: str, structure: Covariance, group: np.ndarray, coords: np.ndarray) -> None:
+    """Refuse a group with rows in several arms where each arm has parameters of its own, see `ByGroup`."""
+    inner = structure.parts[0] if isinstance(structure, Scaled) else structure
+    if not isinstance(inner, ByGroup) or coords.ndim != 2:
+        return
+    arm = coords[:, 0]
+    first = np.empty(int(group.max(initial=-1)) + 1)
+    first[group] = arm
+    if np.any(arm != first[group]):
+        raise DataError(
+            f"{name}: {len(np.unique(group[arm != first[group]]))} group(s) have several values in the first column of "
+            "coords, which says whose parameters a whole group has; make the rows of each a group of their own"
+        )
 
 
 def _sets(group: np.ndarray, coords: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -164,8 +164,9 @@ def _field_rows(
     if part.group is None:
         return FieldRows.of(part, scale)
     groups = int(part.group.max()) + 1
-    if how == ABSENT:  # anywhere in the first group, times zero
-        place = np.repeat(_places(part, 1)[:1], m, axis=0)
+    if how == ABSENT:  # where the first group has a row, in the same arm, times zero
+        first = int(np.argmin(part.group))
+        place = np.repeat(_places(part, 0)[first : first + 1], m, axis=0)
         group = np.zeros(m, int)
     elif how == FRESH or group is None:
         group = groups + np.arange(m)
