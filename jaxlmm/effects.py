@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,9 @@ from .engines import Blocks, Clusters, Iterative, arrange
 from .engines.orthogonal import group_sum
 from .fitting import Estimate, blocks_at
 from .model import Model, Prepared, layout_of, prepare, weighted
+from .relationship import Relatives
+
+MOST = 2e7  # numbers in the covariances of levels without data with rows that are held at a time
 
 
 @dataclass(frozen=True)
@@ -39,14 +42,21 @@ class Effects:
     pev: np.ndarray
 
 
-def random_effects(model: Model, estimate: Estimate) -> tuple[Effects, ...]:
-    """Predictors and their covariances: an entry a grouping factor in order of first appearance, and a field."""
+def random_effects(
+    model: Model, estimate: Estimate, kin: Sequence[Relatives | None] | None = None
+) -> tuple[Effects, ...]:
+    """Predictors and their covariances: an entry a grouping factor in order of first appearance, and a field.
+
+    Parameters
+    ----------
+    kin : of each random part, levels without data to predict too, behind the others, through their relatives
+    """
     if not model.random:
         return ()
     shared: list[list[int]] = []
     for t, part in enumerate(model.random):
         for terms in shared:
-            if _is_mergeable(model.random[terms[0]], part):
+            if _is_mergeable(model.random[terms[0]], part) and (not kin or kin[terms[0]] is kin[t]):
                 terms.append(t)
                 break
         else:
@@ -58,7 +68,7 @@ def random_effects(model: Model, estimate: Estimate) -> tuple[Effects, ...]:
         if model.engine in ("grouped", "crossed", "iterative"):
             out = _by_moments(_replanned(model, merged), C, estimate)
         else:
-            out = _by_clusters(replace(model, random=merged), C, estimate)
+            out = _by_clusters(replace(model, random=merged), C, estimate, [kin[t[0]] if kin else None for t in shared])
     vcov = np.nan_to_num(estimate.vcov)  # aliased coefficients are zero
     return tuple(
         Effects(tuple(t), np.array(v), np.array(c), c + H @ vcov @ np.swapaxes(H, 1, 2))
@@ -99,7 +109,9 @@ def _posterior(prepared: Prepared, C: Blocks, beta: Array) -> list[tuple[Array, 
     return out
 
 
-def _by_clusters(model: Model, C: Blocks, estimate: Estimate) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def _by_clusters(
+    model: Model, C: Blocks, estimate: Estimate, kin: Sequence[Relatives | None]
+) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Mean and covariance of the effects, and H of `Effects`, from V^-1 by clusters (NumPy, once a fit).
 
     With ``c = Cov(u, y)`` the effects have mean ``c V^-1 (y - X beta)`` and covariance ``Cov(u) - c V^-1 c'``; rows of
@@ -135,9 +147,31 @@ def _by_clusters(model: Model, C: Blocks, estimate: Estimate) -> list[tuple[np.n
             levels = np.unique(part.group[row])
             between = levels[:, None] == part.group[row] if A is None else A[np.ix_(levels, part.group[row])]
             c = between[:, None, :] * (G @ Z[row].T)  # (levels, q, rows)
-            cov[levels] -= c @ V @ np.swapaxes(c, 1, 2)
+            cov[levels] -= _between(c, V)
+        own = kin[t]
+        if own is not None:
+            found = G @ np.tensordot(own.cross, N, 1)
+            values, H = np.concatenate([values, found[..., 0]]), np.concatenate([H, found[..., 1:]])
+            cov = np.concatenate([cov, _through_relatives(part, Z, G, own, _clusters(layout, inverses, inverses))])
         out.append((values, cov, H))
     return out
+
+
+def _through_relatives(part: Term, Z: np.ndarray, G: np.ndarray, kin: Relatives, clusters: Any) -> np.ndarray:
+    """Covariances given the data (r, q, q) of levels without data, which may have relatives in several clusters."""
+    cov, cross = G * kin.variances[:, None, None], kin.cross
+    for row, _, V in clusters:
+        codes, GZ = part.group[row], G @ Z[row].T
+        related = np.flatnonzero(np.any(cross[:, np.unique(codes)], 1))
+        for levels in np.array_split(related, 1 + int(len(related) * GZ.size // MOST)):
+            c = cross[np.ix_(levels, codes)][:, None, :] * GZ  # (levels, q, rows)
+            cov[levels] -= _between(c, V)
+    return cov
+
+
+def _between(c: np.ndarray, V: np.ndarray) -> np.ndarray:
+    """``c V c'`` (levels, q, q) for c (levels, q, rows), by one product of matrices."""
+    return (c.reshape(-1, len(V)) @ V).reshape(c.shape) @ np.swapaxes(c, 1, 2)
 
 
 @jax.jit

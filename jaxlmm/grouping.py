@@ -9,6 +9,7 @@ import numpy as np
 
 from .columns import Column
 from .errors import DataError
+from .relationship import Relatives
 from .sides import Encoder, encode, finite
 from .structured import take_arm
 from .terms import Bar, Formula
@@ -76,6 +77,8 @@ class FrameTerm:
         Where the term starts in the text of the formula.
     text : str
         The term as it was written, without options.
+    relatives : Relatives or None
+        Levels that the data do not have but a relationship matrix of the grouping factor has.
     """
 
     columns: tuple[str, ...]
@@ -87,6 +90,7 @@ class FrameTerm:
     options: tuple[tuple[str, object], ...] = ()
     position: int = 0
     text: str = ""
+    relatives: Relatives | None = None
 
     @property
     def group_label(self) -> str:

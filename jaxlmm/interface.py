@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,8 @@ def lmm(
         ``"power(x, 0.5)"`` (nlme's varPower, varExp, varConstPower, varIdent).
     relationship : mapping of grouping factors to matrices, optional
         Known covariances between the levels of grouping factors: a pandas DataFrame, ``(array, labels)``, an array in
-        the order of the sorted levels, or a `Precision`.
+        the order of the sorted levels, or a `Precision`. Levels of a matrix that the data do not have are predicted
+        through their relatives, see `Fit.ranef` and `Fit.predict`.
     structures : mapping of names to covariance classes, optional
         Further names for structures.
     engine : "auto", or the name of one; see `jaxlmm.Model`; or `jaxlmm.Iterative` with options
@@ -118,18 +120,21 @@ def model_of(
         )
     frame = build_frame(parsed, data, weights, offset, repeated, known, related)
     _check_used(related, frame)
+    matrices = {term.group: between_levels(related, term.group, term.levels) for term in frame.terms}
     random = [
         Field(**part.arguments(), name=part.text)
         if isinstance(part, FrameField)
-        else _term(part, known, related, frame)
+        else _term(part, known, matrices[part.group][0], frame)
         for part in frame.parts
     ]
+    parts = [p if isinstance(p, FrameField) else replace(p, relatives=matrices[p.group][1]) for p in frame.parts]
+    frame = replace(frame, parts=tuple(parts))
     errors = None if frame.residual is None else Residual(**frame.residual.arguments())
     return frame, Model(frame.y, frame.X, random, errors, weights=frame.weights, offset=frame.offset, engine=engine)
 
 
 def _term(
-    term: FrameTerm, known: Mapping[str, type[Covariance]], related: Mapping[str, Any], frame: ModelFrame
+    term: FrameTerm, known: Mapping[str, type[Covariance]], matrix: np.ndarray | None, frame: ModelFrame
 ) -> Term:  # fmt: skip
     """The random effects of a term with the structure that it asks for."""
     name, text = term.structure or "us", frame.formula.text
@@ -146,7 +151,6 @@ def _term(
         )  # fmt: skip
     try_matrix(structure, np.arange(term.Z.shape[1]), term.Z.shape[1], term.text)
     check_count(structure, f"{name}({' + '.join(term.columns)} | {term.group})", term.Z.shape[1], "formula")
-    matrix = between_levels(related, term.group, term.levels)
     return Term(term.Z, term.codes, structure, term.group, matrix)
 
 

@@ -204,9 +204,15 @@ class Fit:
         parts = natural_parameters(self.frame, self.model, self.estimate)
         return parameter_frame(parts, natural(self), self.frame.kind)
 
-    def ranef(self) -> RandomEffects:
-        """Predicted random effects (BLUPs) with conditional covariances, by grouping factor."""
-        return random_effects(self.frame, self.model, self.estimate)
+    def ranef(self, all_levels: bool = False) -> RandomEffects:
+        """Predicted random effects (BLUPs) with conditional covariances, by grouping factor.
+
+        Parameters
+        ----------
+        all_levels : with the levels of relationship matrices that have no data, behind the others: what their relatives
+            tell of them, with its prediction error variance (Henderson 1977)
+        """
+        return random_effects(self.frame, self.model, self.estimate, all_levels)
 
     # -- tests -----------------------------------------------------------------------------------------------
 
@@ -452,7 +458,8 @@ class Fit:
             the design take the covariance parameters as known (SAS, lme4's ``condVar``); "kenward-roger" adds what
             their estimation costs (Kackar & Harville 1984; Prasad & Rao 1990), for fixed effects the same as in `test`
         allow_new_levels : predict levels of a grouping factor that were not in the fit: their effect is zero, and its
-            variance is part of the error
+            variance is part of the error. Levels of a relationship matrix are known: they are predicted through their
+            relatives (genomic prediction)
         residual : predict the observation itself, with its residual given those of its subject that are correlated
             with it (mmrm's ``conditional=TRUE``): for structured residuals, such as visits that were missed
 
@@ -487,7 +494,8 @@ class Fit:
         ----------
         newdata : rows to draw at, groups that the fit has not seen among them; default those of the fit
         effects : "new" draws random effects anew for every group, "predicted" keeps the predicted ones (lme4's
-            ``use.u=TRUE``) and draws those of groups that the fit has not seen
+            ``use.u=TRUE``; through relatives for further levels of a relationship matrix) and draws those of groups
+            that the fit has not seen
 
         Raises
         ------

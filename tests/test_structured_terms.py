@@ -389,9 +389,9 @@ def test_relationships_in_the_order_of_the_levels():
         Precision(pandas.DataFrame(np.linalg.inv(shuffled), labels, labels)),
         Precision(np.linalg.inv(A)),
     ):
-        np.testing.assert_allclose(between_levels({"id": given}, "id", LEVELS), A, atol=1e-12)
-    assert between_levels({"id": A}, "other", LEVELS) is None
-    numbers = between_levels({"id": (shuffled, np.array([3, 1, 2]))}, "id", ("1", "2", "3"))
+        np.testing.assert_allclose(between_levels({"id": given}, "id", LEVELS)[0], A, atol=1e-12)
+    assert between_levels({"id": A}, "other", LEVELS) == (None, None)
+    numbers = between_levels({"id": (shuffled, np.array([3, 1, 2]))}, "id", ("1", "2", "3"))[0]
     np.testing.assert_allclose(numbers, A)
 
 
