@@ -35,7 +35,7 @@ class NewRows:
     parts : for each random part of the model and the residual its level or group (m,), None where every row is one, and
         its columns of Z (m, q), its levels (m,) or its coordinates (m, ...)
     unknown : for each random part, rows (m,) whose level or group the fit has not seen
-    kin : for each random part, levels that have no data but a row in the relationship matrix, numbered behind those of the
+    kin : for each random part, levels without data that the relationship matrix has, numbered behind those of the
         data; None where there are none
     """
 
