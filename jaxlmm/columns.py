@@ -143,6 +143,7 @@ def open_table(data: Any, what: str = "data") -> Table:
         if len(set(sizes.values())) > 1:
             listed = ", ".join(f"{k}: {s}" for k, s in list(sizes.items())[:10])
             raise DataError(f"the columns of {what} have different lengths ({listed})")
+        _check_indexes(data, what)
         table = Table("dict", data, tuple(sizes), next(iter(sizes.values()), 0))
     else:
         found = f"{type(data).__module__}.{type(data).__qualname__}".removeprefix("builtins.")
@@ -152,6 +153,22 @@ def open_table(data: Any, what: str = "data") -> Table:
     if table.n == 0:
         raise DataError(f"{what} has no rows: at least one is needed")
     return table
+
+
+def index_of(values: Any) -> Any:
+    """The index of a pandas Series or DataFrame; None for anything else."""
+    return values.index if library_of(values) == "pandas" and type(values).__name__ in ("Series", "DataFrame") else None
+
+
+def _check_indexes(data: Mapping[str, Any], what: str) -> None:
+    """Refuse columns whose rows pandas would not put beside each other."""
+    known = [(name, index) for name, index in ((n, index_of(v)) for n, v in data.items()) if index is not None]
+    for name, index in known[1:]:
+        if not index.equals(known[0][1]):
+            raise DataError(
+                f"columns {known[0][0]!r} and {name!r} of {what} are Series with different indexes; align them "
+                "(pandas.DataFrame does), or give arrays (.to_numpy())"
+            )
 
 
 def _length(values: Any, name: str, what: str) -> int:
@@ -172,8 +189,10 @@ def read_column(name: str, values: Any) -> Column:
         return _read_polars(name, values)
     if library == "pyarrow":
         return _read_arrow(name, values)
+    if isinstance(values, list | tuple) and any(v is np.ma.masked for v in values):
+        values = [None if v is np.ma.masked else v for v in values]
     try:
-        array = np.asarray(values)
+        array = np.asanyarray(values)
     except ValueError:
         raise DataError(f"column {name!r} must have one dimension") from None
     return _read_array(name, array)
@@ -183,7 +202,8 @@ def _read_array(name: str, array: np.ndarray) -> Column:
     if array.ndim != 1:
         raise DataError(f"column {name!r} must have one dimension, got shape {array.shape}")
     if isinstance(array, np.ma.MaskedArray):
-        array = np.ma.filled(array.astype(object), None)
+        return _read_masked(name, array)
+    array = np.asarray(array)
     kind = array.dtype.kind
     if kind in "iuf":
         missing = np.isnan(array) if kind == "f" else None
@@ -197,6 +217,19 @@ def _read_array(name: str, array: np.ndarray) -> Column:
     if kind == "O":
         return _read_objects(name, array)
     raise DataError(f"column {name!r} has type {array.dtype}, which is neither numbers nor text")
+
+
+def _read_masked(name: str, array: np.ma.MaskedArray) -> Column:
+    """Read a masked array; what stands behind the mask is never looked at."""
+    mask, values = np.ma.getmaskarray(array), np.array(array.data)
+    if mask.all():
+        return _read_objects(name, np.full(len(values), None, dtype=object))
+    values[mask] = values[~mask][0]
+    column = _read_array(name, values)
+    missing = _or_none(mask if column.missing is None else mask | column.missing)
+    if column.is_number or missing is None:
+        return replace(column, missing=missing)
+    return replace(column, values=np.where(mask, -1, column.values).astype(np.int32), missing=missing)
 
 
 def _read_objects(name: str, array: np.ndarray) -> Column:
@@ -386,7 +419,7 @@ def extend_rows(data: Any, rows: np.ndarray, added: Mapping[str, np.ndarray]) ->
         for name, values in added.items():
             kept = kept.append_column(name, [values])
         return kept
-    return {**{name: np.asarray(data[name])[rows] for name in table.names}, **added}
+    return {**{name: np.asanyarray(data[name])[rows] for name in table.names}, **added}
 
 
 def _listed(values: Sequence[Any] | np.ndarray) -> Any:

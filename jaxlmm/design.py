@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
+from .alignment import refuse_masked, same_index
 from .covariance import ByGroup, Covariance, Identity, Scaled, Unstructured
 from .errors import DataError
 
@@ -55,6 +56,7 @@ def replace(obj: T, **changes: Any) -> T:
 def as_array(name: str, value: Any, shape: tuple[int | None, ...]) -> Any:
     """`value` as a float64 NumPy array of `shape` (None: any length), or unchanged if traced."""
     if not is_traced(value):
+        refuse_masked(name, value)
         try:
             if np.iscomplexobj(value):
                 raise TypeError("complex numbers")
@@ -74,9 +76,13 @@ def as_codes(name: str, group: Any, n: int) -> tuple[np.ndarray, int]:
     """Level codes 0, 1, ... (n,) int32 and the number of levels, from any array of labels."""
     if is_traced(group):
         raise DataError(f"{name}: grouping factors must be concrete arrays, found a traced value; vmap over y, X, Z")
+    refuse_masked(name, group)
     group = np.asarray(group)
     if group.shape != (n,):
         raise DataError(f"{name}: expected one label a row, shape ({n},), found shape {group.shape}")
+    missing = _missing(group)
+    if missing:
+        raise DataError(f"{name}: {missing} labels are missing (NaN or None); drop these rows, or give them a label")
     labels, codes = np.unique(group, return_inverse=True)
     return codes.astype(np.int32), len(labels)
 
@@ -106,9 +112,10 @@ class Term:
     def __init__(
         self, Z: Any, group: Any, structure: Covariance | None = None, name: str = "", relationship: Any = None
     ):  # fmt: skip
-        Z = Z if is_traced(Z) else np.asarray(Z)
-        Z = Z[:, None] if Z.ndim == 1 else Z
         name = name or "random term"
+        same_index(name, Z=Z, group=group)
+        Z = Z if is_traced(Z) else np.asanyarray(Z)
+        Z = Z[:, None] if Z.ndim == 1 else Z
         codes, levels = as_codes(f"group of {name}", group, Z.shape[0])
         structure = Unstructured() if structure is None else structure
         set_all(
@@ -180,6 +187,7 @@ class Field:
         structure = Covariance.checked(structure, f"structure of {name}")
         if (position is None) == (coords is None):
             raise DataError(f"{name}: give position or coords, one of the two")
+        same_index(name, group=group, position=position, coords=coords)
         n = len(position if coords is None else coords)
         codes = np.zeros(n, np.int32) if group is None else as_codes(f"group of {name}", group, n)[0]
         sets = None
@@ -262,6 +270,7 @@ class Residual(Field):
 
 
 def _levels(name: str, position: Any) -> np.ndarray:
+    refuse_masked(f"position of {name}", position)
     position = np.asarray(position)
     if position.dtype.kind not in "iu" or position.ndim != 1 or position.min(initial=0) < 0:
         raise DataError(f"{name}: position must be a vector of integers 0, 1, ...")
@@ -296,6 +305,13 @@ def _sets(group: np.ndarray, coords: np.ndarray) -> tuple[np.ndarray, np.ndarray
     table = coords[np.where(row < 0, row[:, :1], row)]
     _, first, sets = np.unique(table.reshape(len(counts), -1), axis=0, return_index=True, return_inverse=True)
     return position, table[first], sets.reshape(-1).astype(np.int32)
+
+
+def _missing(labels: np.ndarray) -> int:
+    """How many labels are missing values."""
+    if labels.dtype.kind == "O":
+        return sum(v is None or v != v or type(v).__name__ in ("NAType", "NaTType") for v in labels)
+    return int(np.sum(labels != labels)) if labels.dtype.kind in "fmM" else 0
 
 
 def set_all(obj: Any, **values: Any) -> None:

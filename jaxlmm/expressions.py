@@ -34,6 +34,12 @@ _SYNONYMS = {"factor": "C"}
 _LITERALS = {"TRUE": True, "FALSE": False, "True": True, "False": False, "None": None}
 _LARGEST_POWER = 64
 
+RESERVED = frozenset(
+    {*ELEMENTWISE, *STATEFUL, *CONSTANTS, *_SYNONYMS, *_LITERALS, "I", "np", "np.pi", "contr"}
+    | {f"contr.{name}" for name in CONTRASTS}
+)
+"""Names that mean something in a formula, unless the data have a column of this name."""
+
 _ARITHMETIC: dict[type[ast.AST], Callable[..., Any]] = {
     ast.Add: np.add,
     ast.Sub: np.subtract,

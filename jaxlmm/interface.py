@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from .alignment import aligned
+from .columns import open_table
 from .covariance import NAMES, Covariance, Over
 from .design import Field, Residual, Term
 from .engines import Iterative
@@ -51,10 +53,11 @@ def lmm(
         ``(us(trait) @ ar1(week) | g)``. ``by=column`` in either gives parameters of their own to each of its levels,
         numbers fix parameters: ``ar1(week | g, correlation=0.5)``.
     data : pandas.DataFrame, polars.DataFrame, pyarrow.Table or dict of arrays; or path of a Parquet or CSV file
-        Rows with missing values in used columns are dropped and counted.
+        Rows with missing values (NaN, None, NA, masked entries) in used columns are dropped and counted. The name of a
+        column that the data have is the column in formulas, ``pi`` and ``scale`` too.
     method : "REML" or "ML"
     weights : column name or array (n,), optional
-        ``Var(e_i) = sigma^2 / w_i``.
+        ``Var(e_i) = sigma^2 / w_i``. A pandas Series is put into the order of the data by its index.
     offset : column name or array (n,), optional
     residual : str or structure over columns, optional
         Covariance of the residuals. ``"us(visit | id)"``: a structure, the column that says which of its levels or
@@ -91,6 +94,7 @@ def lmm(
         raise DataError(f"method: found {method!r}, expected 'REML' or 'ML'")
     if isinstance(data, str | Path):
         data = read_file(data)
+    weights, offset = aligned("weights", weights, data), aligned("offset", offset, data)
     call = Call(formula, weights, offset, residual, variance, relationship, structures, engine)
     frame, model = model_of(data=data, **call.arguments())
     if not model.size:
@@ -111,7 +115,7 @@ def model_of(
 ) -> tuple[ModelFrame, Model]:
     """The arrays of a formula on data, and the model of them, not fitted; arguments as in `lmm`."""
     known, related = {**NAMES, **(structures or {})}, dict(relationship or {})
-    parsed = parse(formula, known)
+    parsed = parse(formula, known, open_table(data).names)
     repeated = residual_of(residual, variance, known)
     if not parsed.bars and residual is None and variance is None:
         raise FormulaError(

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from .alignment import refuse_masked
 from .columns import library_of, number_label
 from .errors import DataError
 
@@ -153,8 +154,11 @@ def _matrix(given: Any, what: str) -> tuple[np.ndarray, tuple[str, ...] | None]:
         own, across = _texts(given.index), _texts(given.columns)
         if set(own) != set(across) or len(set(own)) != len(own):
             raise DataError(f"{what}: the index and the columns of the DataFrame must be the same labels, each once")
+        if labels is not None and _texts(labels) != own and own != tuple(map(str, range(len(own)))):
+            raise DataError(f"{what}: the labels given are not those of the DataFrame's index; give one of the two")
         if labels is None:
             given, labels = given.to_numpy()[:, [across.index(label) for label in own]], own
+    refuse_masked(what, given)
     dense = given.toarray() if hasattr(given, "toarray") else given
     try:
         matrix = np.asarray(dense, dtype=np.float64)

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from .alignment import aligned
 from .batching import BatchFit, refit_batch
 from .blups import RandomEffects, SingularDirection, random_effects, singular_directions
 from .bootstrap import Bootstrap, Statistic, bootstrap
@@ -512,7 +513,8 @@ class Fit:
 
         Parameters
         ----------
-        y : (nobs,) a response, which gives a `Fit`; or (b, nobs) responses, which give a `BatchFit` with a row each
+        y : (nobs,) a response, which gives a `Fit`; or (b, nobs) responses, which give a `BatchFit` with a row each;
+            pandas' Series (and DataFrames by their columns) are put into the order of the rows used by their index
         missing, weights, values, pairs, progress, tests : for many responses, see `jaxlmm.fit_batch`
         column : name of the coefficient whose column of X is replaced by `values`, row by row
 
@@ -522,6 +524,10 @@ class Fit:
             For a wrong shape; a single response that is not finite or does not vary. Among many responses, such a
             one is a status in its row.
         """
+        y, weights, values = (
+            aligned(name, given, self.data, self.frame.rows)
+            for name, given in (("y", y), ("weights", weights), ("values", values))
+        )
         if np.ndim(y) == 2:
             if column is not None and column not in self.coef_names:
                 raise DataError(f"column: found {column!r}, expected one of {', '.join(self.coef_names)}")

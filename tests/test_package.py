@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = """
 errors distributions
 cache
-columns relationship files draws tables
+columns alignment relationship files draws tables
 linalg
 parameters
 covariance

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ..columns import open_table
+from ..alignment import aligned
+from ..columns import open_table, read_column
 from ..engines.clustered import by_cluster
 from ..engines.clusters import linked
 from ..engines.grouped import connected
@@ -88,6 +89,8 @@ def dependent(model: Model) -> Partition:
 def labelled(fit: Any, name: str, by: Any) -> Partition:
     """Clusters by a column of the data, or by an array with an entry for every row used or every row of the data.
 
+    A pandas Series is put into the order of the data by its index.
+
     Raises
     ------
     DataError
@@ -98,12 +101,17 @@ def labelled(fit: Any, name: str, by: Any) -> Partition:
         column = open_table(fit.data).column(by).as_factor()
         codes, names = column.values[rows], np.array(column.levels, dtype=object)
     else:
+        by = aligned(name, by, fit.data, rows)
+        column = read_column(name, by)
         by = np.asarray(by)
         if by.shape not in ((n,), (fit.frame.n_input,)):
             raise DataError(
                 f"{name}: expected a column or one label for each of the {n} rows used, found shape {by.shape}"
             )
-        names, codes = np.unique(by if len(by) == n else by[rows], return_inverse=True)
+        here = np.arange(n) if len(by) == n else rows
+        if column.missing is not None and column.missing[here].any():
+            raise DataError(f"{name}: {int(column.missing[here].sum())} of the rows used have no label")
+        names, codes = np.unique(by[here], return_inverse=True)
     if np.any(codes < 0):
         raise DataError(f"{name}: {int(np.sum(codes < 0))} of the rows used have no value in {by!r}")
     used, codes = np.unique(codes, return_inverse=True)
