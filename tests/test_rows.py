@@ -224,7 +224,8 @@ def test_responses_clusters_and_groups_by_index(frame):
         fit.refit(Y, column="x", values=X.set_axis(list(range(1, N + 1)), axis=1))
     cluster = (frame.g // 2).iloc[SHUFFLED]
     expected = fit.test("x", robust="CR1", cluster=cluster.sort_index().reindex(frame.index).to_numpy())
-    np.testing.assert_allclose(fit.test("x", robust="CR1", cluster=cluster).frame()["p_value"], expected.frame()["p_value"], rtol=1e-10)
+    found = fit.test("x", robust="CR1", cluster=cluster)
+    np.testing.assert_allclose(found.frame()["p_value"], expected.frame()["p_value"], rtol=1e-10)
     a, b = fit.influence(cluster, exact="none"), fit.influence((frame.g // 2).to_numpy(), exact="none")
     np.testing.assert_allclose(a.cooks, b.cooks, rtol=1e-10)
     with pytest.raises(DataError, match="by: the index of the Series"):
@@ -316,3 +317,11 @@ def test_means_by_a_column_called_pi():
     np.testing.assert_allclose(
         fit.emtrends("pi").frame()["estimate"], plain.emtrends("q").frame()["estimate"], rtol=1e-10
     )
+
+
+def test_masked_hypotheses_are_refused():
+    L = np.ma.masked_array(np.eye(2), [[False, True], [True, False]])
+    with pytest.raises(DataError, match="L: 2 values are masked"):
+        without().test(L)
+    with pytest.raises(DataError, match="rhs: 1 values are masked"):
+        without().test(["x", "x"], rhs=[1.0, np.ma.masked])
