@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from .alignment import mask_of
 from .boundary import Ends, Search
 from .chunks import Progress, chunks, run
 from .columns import make_frame
@@ -329,7 +330,8 @@ def fit_drawn(
 
 def as_batch(name: str, value: Any, n: int) -> np.ndarray:
     """A float64 array (b, n), any values."""
-    value = np.asarray(value, dtype=np.float64)
+    mask = mask_of(value)
+    value = np.asarray(value, dtype=np.float64) if mask is None else np.where(mask, np.nan, np.ma.getdata(value))
     if value.ndim != 2 or value.shape[1] != n:
         raise DataError(f"{name}: expected an array of shape (batch, {n}), found shape {value.shape}")
     return value

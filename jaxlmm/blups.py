@@ -27,7 +27,7 @@ class GroupEffects(Shown):
     `values` (m, q) by level and column; `condvar` (m, q, q), their covariance given the data with theta and beta
     taken as known (lme4's ``condVar``); `pev` (m, q, q), the variance of their prediction errors, which includes that
     of the estimated beta (Henderson 1975). Both are NaN by the iterative engine. Of a structure over columns, one row
-    an observation.
+    an observation. Levels without data, where they were asked for, stand behind the others.
     """
 
     group: str
@@ -88,10 +88,11 @@ class SingularDirection:
         return f"{self.group}: no variance along {' '.join(parts)}"
 
 
-def random_effects(frame: ModelFrame, model: Model, estimate: Estimate) -> RandomEffects:
+def random_effects(frame: ModelFrame, model: Model, estimate: Estimate, all_levels: bool = False) -> RandomEffects:
     """Predictors (BLUPs) with conditional covariances: an entry a grouping factor, and a structure over columns."""
     entries: dict[str, GroupEffects] = {}
-    for effects in _effects.random_effects(model, estimate):
+    kin = [p.relatives if all_levels and isinstance(p, FrameTerm) else None for p in frame.parts]
+    for effects in _effects.random_effects(model, estimate, kin):
         parts = [frame.parts[t] for t in effects.terms]
         first = parts[0]
         columns: tuple[str, ...] = ("value",)
@@ -99,6 +100,8 @@ def random_effects(frame: ModelFrame, model: Model, estimate: Estimate) -> Rando
             key, levels = first.text, first.row_labels()
         else:
             key, levels = first.group, first.levels
+            others = kin[effects.terms[0]]
+            levels += () if others is None else others.labels
             columns = tuple(c for part in parts if isinstance(part, FrameTerm) for c in part.columns)
         entries[key] = GroupEffects(key, levels, columns, effects.values, effects.condvar, effects.pev, frame.kind)
     return RandomEffects(entries)

@@ -73,6 +73,7 @@ def open_table(data: Any, what: str = "data") -> Table:
         if len(set(sizes.values())) > 1:
             listed = ", ".join(f"{k}: {s}" for k, s in list(sizes.items())[:10])
             raise DataError(f"the columns of {what} have different lengths ({listed})")
+        _check_indexes(data, what)
         table = Table("dict", data, tuple(sizes), next(iter(sizes.values()), 0))
     else:
         found = f"{type(data).__module__}.{type(data).__qualname__}".removeprefix("builtins.")
@@ -82,6 +83,22 @@ def open_table(data: Any, what: str = "data") -> Table:
     if table.n == 0:
         raise DataError(f"{what} has no rows: at least one is needed")
     return table
+
+
+def index_of(values: Any) -> Any:
+    """The index of a pandas Series or DataFrame; None for anything else."""
+    return values.index if library_of(values) == "pandas" and type(values).__name__ in ("Series", "DataFrame") else None
+
+
+def _check_indexes(data: Mapping[str, Any], what: str) -> None:
+    """Refuse columns whose rows pandas would not put beside each other."""
+    known = [(name, index) for name, index in ((n, index_of(v)) for n, v in data.items()) if index is not None]
+    for name, index in known[1:]:
+        if not index.equals(known[0][1]):
+            raise DataError(
+                f"columns {known[0][0]!r} and {name!r} of {what} are Series with different indexes; align them "
+                "(pandas.DataFrame does), or give arrays (.to_numpy())"
+            )
 
 
 def _length(values: Any, name: str, what: str) -> int:
@@ -140,7 +157,7 @@ def extend_rows(data: Any, rows: np.ndarray, added: Mapping[str, np.ndarray]) ->
         for name, values in added.items():
             kept = kept.append_column(name, [values])
         return kept
-    return {**{name: np.asarray(data[name])[rows] for name in table.names}, **added}
+    return {**{name: np.asanyarray(data[name])[rows] for name in table.names}, **added}
 
 
 def _listed(values: Sequence[Any] | np.ndarray) -> Any:

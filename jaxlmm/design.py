@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
-from .covariance import Covariance, Identity, Unstructured
+from .alignment import refuse_masked, same_index
+from .covariance import ByGroup, Covariance, Identity, Scaled, Unstructured
 from .errors import DataError
 
 T = TypeVar("T")
@@ -56,6 +57,7 @@ def replace(obj: T, **changes: Any) -> T:
 def as_array(name: str, value: Any, shape: tuple[int | None, ...]) -> Any:
     """`value` as a float64 NumPy array of `shape` (None: any length), or unchanged if traced."""
     if not is_traced(value):
+        refuse_masked(name, value)
         try:
             if np.iscomplexobj(value):
                 raise TypeError("complex numbers")
@@ -75,9 +77,13 @@ def as_codes(name: str, group: Any, n: int) -> tuple[np.ndarray, int]:
     """Level codes 0, 1, ... (n,) int32 and the number of levels, from any array of labels."""
     if is_traced(group):
         raise DataError(f"{name}: grouping factors must be concrete arrays, found a traced value; vmap over y, X, Z")
+    refuse_masked(name, group)
     group = np.asarray(group)
     if group.shape != (n,):
         raise DataError(f"{name}: expected one label a row, shape ({n},), found shape {group.shape}")
+    missing = _missing(group)
+    if missing:
+        raise DataError(f"{name}: {missing} labels are missing (NaN or None); drop these rows, or give them a label")
     labels, codes = np.unique(group, return_inverse=True)
     return codes.astype(np.int32), len(labels)
 
@@ -107,9 +113,10 @@ class Term:
     def __init__(
         self, Z: Any, group: Any, structure: Covariance | None = None, name: str = "", relationship: Any = None
     ):  # fmt: skip
-        Z = Z if is_traced(Z) else np.asarray(Z)
-        Z = Z[:, None] if Z.ndim == 1 else Z
         name = name or "random term"
+        same_index(name, Z=Z, group=group)
+        Z = Z if is_traced(Z) else np.asanyarray(Z)
+        Z = Z[:, None] if Z.ndim == 1 else Z
         codes, levels = as_codes(f"group of {name}", group, Z.shape[0])
         structure = Unstructured() if structure is None else structure
         set_all(
@@ -181,6 +188,7 @@ class Field:
         structure = Covariance.checked(structure, f"structure of {name}")
         if (position is None) == (coords is None):
             raise DataError(f"{name}: give position or coords, one of the two")
+        same_index(name, group=group, position=position, coords=coords)
         n = len(position if coords is None else coords)
         codes = np.zeros(n, np.int32) if group is None else as_codes(f"group of {name}", group, n)[0]
         sets = None
@@ -189,6 +197,7 @@ class Field:
             dim = int(position.max(initial=0)) + 1 if dim is None else dim
         else:
             coords = np.asarray(as_array(f"coords of {name}", coords, (None,) * max(np.ndim(coords), 1)))
+            _check_arms(name, structure, codes, coords)
             position, coords, sets = _sets(codes, coords)
             dim = 1 if dim is None else dim
         structure = structure.checked(f"structure of {name}", dim)
@@ -262,6 +271,7 @@ class Residual(Field):
 
 
 def _levels(name: str, position: Any) -> np.ndarray:
+    refuse_masked(f"position of {name}", position)
     position = np.asarray(position)
     if position.dtype.kind not in "iu" or position.ndim != 1 or position.min(initial=0) < 0:
         raise DataError(f"{name}: position must be a vector of integers 0, 1, ...")
@@ -270,6 +280,21 @@ def _levels(name: str, position: Any) -> np.ndarray:
             f"{name}: position has {largest}, expected at most {MOST_PLACES:,}; number the levels 0, 1, ..."
         )
     return position.astype(np.int32)
+
+
+def _check_arms(name: str, structure: Covariance, group: np.ndarray, coords: np.ndarray) -> None:
+    """Refuse a group with rows in several arms where each arm has parameters of its own, see `ByGroup`."""
+    inner = structure.parts[0] if isinstance(structure, Scaled) else structure
+    if not isinstance(inner, ByGroup) or coords.ndim != 2:
+        return
+    arm = coords[:, 0]
+    first = np.empty(int(group.max(initial=-1)) + 1)
+    first[group] = arm
+    if np.any(arm != first[group]):
+        raise DataError(
+            f"{name}: {len(np.unique(group[arm != first[group]]))} group(s) have several values in the first column of "
+            "coords, which says whose parameters a whole group has; make the rows of each a group of their own"
+        )
 
 
 def _sets(group: np.ndarray, coords: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -285,6 +310,13 @@ def _sets(group: np.ndarray, coords: np.ndarray) -> tuple[np.ndarray, np.ndarray
     table = coords[np.where(row < 0, row[:, :1], row)]
     _, first, sets = np.unique(table.reshape(len(counts), -1), axis=0, return_index=True, return_inverse=True)
     return position, table[first], sets.reshape(-1).astype(np.int32)
+
+
+def _missing(labels: np.ndarray) -> int:
+    """How many labels are missing values."""
+    if labels.dtype.kind == "O":
+        return sum(v is None or v != v or type(v).__name__ in ("NAType", "NaTType") for v in labels)
+    return int(np.sum(labels != labels)) if labels.dtype.kind in "fmM" else 0
 
 
 def set_all(obj: Any, **values: Any) -> None:

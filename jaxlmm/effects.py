@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -13,12 +14,15 @@ from jax import Array
 
 from .design import Field, Term, replace
 from .engines import Blocks, Clusters, Iterative, arrange
-from .engines.orthogonal import group_sum
+from .engines.orthogonal import bucket, group_sum, pad_last
 from .engines.solving import FORWARD
 from .errors import require_accurate
 from .fitting import Estimate, conditioned_blocks
 from .model import Model, Prepared, layout_of, prepare, weighted
 from .precision import float64
+from .relationship import Relatives
+
+MOST = 2e7  # numbers in the covariances of levels without data with rows that are held at a time
 
 
 @dataclass(frozen=True)
@@ -42,14 +46,21 @@ class Effects:
     pev: np.ndarray
 
 
-def random_effects(model: Model, estimate: Estimate) -> tuple[Effects, ...]:
-    """Predictors and their covariances: an entry a grouping factor in order of first appearance, and a field."""
+def random_effects(
+    model: Model, estimate: Estimate, kin: Sequence[Relatives | None] | None = None
+) -> tuple[Effects, ...]:
+    """Predictors and their covariances: an entry a grouping factor in order of first appearance, and a field.
+
+    Parameters
+    ----------
+    kin : of each random part, levels without data to predict too, behind the others, through their relatives
+    """
     if not model.random:
         return ()
     shared: list[list[int]] = []
     for t, part in enumerate(model.random):
         for terms in shared:
-            if _is_mergeable(model.random[terms[0]], part):
+            if _is_mergeable(model.random[terms[0]], part) and (not kin or kin[terms[0]] is kin[t]):
                 terms.append(t)
                 break
         else:
@@ -62,7 +73,7 @@ def random_effects(model: Model, estimate: Estimate) -> tuple[Effects, ...]:
         if model.engine in ("grouped", "crossed", "iterative"):
             out = _by_levels(_replanned(model, merged), C, estimate)
         else:
-            out = _by_clusters(replace(model, random=merged), C, estimate)
+            out = _by_clusters(replace(model, random=merged), C, estimate, [kin[t[0]] if kin else None for t in shared])
     vcov = np.nan_to_num(estimate.vcov)  # aliased coefficients are zero
     effects = []
     for terms, (values, cov, H) in zip(shared, out, strict=True):
@@ -108,7 +119,9 @@ def _posterior(prepared: Prepared, C: Blocks, beta: Array) -> list[tuple[Array, 
     ]
 
 
-def _by_clusters(model: Model, C: Blocks, estimate: Estimate) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def _by_clusters(
+    model: Model, C: Blocks, estimate: Estimate, kin: Sequence[Relatives | None]
+) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Mean and covariance of the effects, and H of `Effects`, cluster by cluster (NumPy, once a fit).
 
     With ``c = Cov(u, y)`` the effects have mean ``c V^-1 (y - X beta)``. Their covariance given the data is that of
@@ -146,8 +159,31 @@ def _by_clusters(model: Model, C: Blocks, estimate: Estimate) -> list[tuple[np.n
             prior = np.kron(np.eye(len(levels)) if A is None else A[np.ix_(levels, levels)], G)
             whole = _spread(own, others, outer_rows, K, E, prior).reshape(len(levels), len(G), len(levels), len(G))
             cov[levels] = np.moveaxis(np.diagonal(whole, axis1=0, axis2=2), -1, 0)
+        if (relatives := kin[t]) is not None:
+            found = G @ np.tensordot(relatives.cross, N, 1)
+            values, H = np.concatenate([values, found[..., 0]]), np.concatenate([H, found[..., 1:]])
+            cov = np.concatenate([cov, _through_relatives(part, Z, G, relatives, partial(_solve, statistics, C))])
         out.append((values, cov, H))
     return out
+
+
+def _through_relatives(
+    part: Term, Z: np.ndarray, G: np.ndarray, kin: Relatives, solve: Callable[[np.ndarray], Any]
+) -> np.ndarray:  # fmt: skip
+    """Covariances given the data (r, q, q) of levels without data, which may have relatives in several clusters."""
+    cov, cross, GZ = G * kin.variances[:, None, None], kin.cross, G @ Z.T
+    related = np.flatnonzero(np.any(cross, 1))
+    for levels in np.array_split(related, 1 + int(len(related) * GZ.size // MOST)):
+        c = cross[np.ix_(levels, part.group)][:, None, :] * GZ  # (levels, q, rows)
+        columns = pad_last(c.reshape(-1, len(Z)).T, bucket(c.shape[0] * c.shape[1]))
+        solved = np.asarray(solve(columns))[:, : c.shape[0] * c.shape[1]]
+        cov[levels] -= c @ np.swapaxes(solved.T.reshape(c.shape), 1, 2)
+    return cov
+
+
+@jax.jit
+def _solve(statistics: Any, C: Blocks, B: Array) -> Array:
+    return statistics.solve(Blocks(tuple(jnp.asarray(G) for G in C.random), jnp.asarray(C.residual)), B)
 
 
 @jax.jit

@@ -40,6 +40,12 @@ _SIZES = {
 }
 """Arguments of transforms that say how many columns they make: place and largest value."""
 
+RESERVED = frozenset(
+    {*ELEMENTWISE, *STATEFUL, *CONSTANTS, *_SYNONYMS, *_LITERALS, "I", "np", "np.pi", "contr"}
+    | {f"contr.{name}" for name in CONTRASTS}
+)
+"""Names that mean something in a formula, unless the data have a column of this name."""
+
 _ARITHMETIC: dict[type[ast.AST], Callable[..., Any]] = {
     ast.Add: np.add,
     ast.Sub: np.subtract,

@@ -58,6 +58,8 @@ class FrameField:
     def rows(self, data: Mapping[str, Column], n: int) -> tuple[np.ndarray | None, tuple[np.ndarray, ...]]:
         """Groups (n,), those not seen in the fit numbered behind the others, and places of new rows.
 
+        Groups in different arms are different groups, whatever they are called.
+
         Raises
         ------
         DataError
@@ -82,7 +84,23 @@ class FrameField:
                     f"the fit, and {self.text} has no covariance for it; known levels: {', '.join(labels[:10])}"
                 )
             columns.append(codes)
+        if self.arm is not None and group is not None:
+            group = self._in_arms(group, columns[0])
         return group, tuple(columns)
+
+    def _in_arms(self, group: np.ndarray, arm: np.ndarray) -> np.ndarray:
+        """Groups of new rows, one that has rows in another arm than in the fit, or in several, being one for each."""
+        assert self.group is not None
+        count = int(self.group.max()) + 1
+        own = np.empty(count, np.int64)
+        own[self.group] = self.placed.columns[0]
+        other = (group >= count) | (arm != own[np.minimum(group, count - 1)])
+        if not other.any():
+            return group
+        pairs = np.column_stack([group, arm])[other]
+        group = group.copy()
+        group[other] = count + np.unique(pairs, axis=0, return_inverse=True)[1].reshape(-1)
+        return group
 
     @property
     def structure(self) -> Covariance:

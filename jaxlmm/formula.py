@@ -23,10 +23,11 @@ from .terms import Bar, Formula, Part, Side
 __all__ = ["Bar", "Formula", "Side", "parse"]
 
 _MOST_TERMS = 2_000
+_VALUES = {"TRUE", "FALSE", "True", "False", "None", *(f"contr.{name}" for name in expressions.CONTRASTS)}
 _ASCII_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
 
-def parse(text: str, known_structures: Collection[str] | None = None) -> Formula:
+def parse(text: str, known_structures: Collection[str] | None = None, columns: Collection[str] = ()) -> Formula:
     """Parse a formula in lme4's syntax.
 
     Parameters
@@ -35,6 +36,8 @@ def parse(text: str, known_structures: Collection[str] | None = None) -> Formula
         For example ``"y ~ x * a + (1 + x | g) + (1 | site/plot) + offset(log(t))"``.
     known_structures : collection of str, optional
         Names allowed in ``name(lhs | g)``; None allows any.
+    columns : collection of str
+        Columns of the data: a name among them is the column, whatever it means elsewhere (``pi``, ``exp``, ``C``).
 
     Returns
     -------
@@ -48,12 +51,12 @@ def parse(text: str, known_structures: Collection[str] | None = None) -> Formula
     if not isinstance(text, str):
         raise FormulaError(f"formula must be text such as 'y ~ x + (1 | g)', got {type(text).__name__}")
     names = None if known_structures is None else frozenset(known_structures)
-    return _parse(text, names)
+    return _parse(text, names, expressions.RESERVED & set(columns))
 
 
 @lru_cache(maxsize=256)
-def _parse(text: str, known_structures: frozenset[str] | None) -> Formula:
-    return _Parser(text, known_structures).formula()
+def _parse(text: str, known_structures: frozenset[str] | None, columns: frozenset[str]) -> Formula:
+    return _Parser(text, known_structures, columns).formula()
 
 
 @dataclass
@@ -85,8 +88,9 @@ def _unique(terms: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
 class _Parser(StructureReader):
     """Recursive descent with R's precedence: ``^``, then ``:``, then ``* /``, then ``+ -``, then bars."""
 
-    def __init__(self, text: str, known_structures: frozenset[str] | None):
+    def __init__(self, text: str, known_structures: frozenset[str] | None, columns: frozenset[str]):
         super().__init__(text, known_structures)
+        self.columns = columns  # of the data, those that would mean something else
         self.aliases: dict[str, str] = {}
         self.stem = "col_"
         while self.stem in text:
@@ -339,8 +343,8 @@ class _Parser(StructureReader):
         """Check tokens as a Python expression and return it in standard spelling."""
         words, starts, length = [], [], 0
         for i, token in enumerate(tokens):
-            called = i + 1 < len(tokens) and tokens[i + 1].text == "("
-            words.append(self._word(token, called))
+            after = tokens[i + 1].text if i + 1 < len(tokens) else ""
+            words.append(self._word(token, after in ("(", "="), i > 0 and tokens[i - 1].text in (",", "=", "[")))
             starts.append(length)
             length += len(words[-1]) + 1
         try:
@@ -349,15 +353,25 @@ class _Parser(StructureReader):
             place = max(bisect.bisect_right(starts, error.column) - 1, 0)
             self.fail(str(error), tokens[place].position)
 
-    def _word(self, token: Token, called: bool) -> str:
-        """Spell one token in Python; unusual names of columns get a stand-in."""
+    def _word(self, token: Token, called: bool, further: bool) -> str:
+        """Spell one token in Python; names of columns that are unusual, or mean something else, get a stand-in.
+
+        Parameters
+        ----------
+        called : whether it is the name of a function or of an argument
+        further : whether it is a further argument, where True, None and contrasts are themselves
+        """
         if token.text == "^":
             return "**"
         if token.text in ("|", "||", "~") or token.text.startswith("%"):
             self.fail(f"{token.text} cannot stand here", token.position)
         if token.kind == "quoted":
             return self._alias(token.text[1:-1])
-        if token.kind != "name" or called or token.text.startswith("contr."):
+        if token.kind != "name" or called:
+            return token.text
+        if token.text in self.columns and not (further and token.text in _VALUES):
+            return self._alias(token.text)
+        if token.text.startswith("contr."):
             return token.text
         if token.text == "np.pi":
             return "pi"

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from .alignment import aligned
 from .columns import Column, Levels, Table, make_frame, open_table, read_column
 from .covariance import NAMES
 from .errors import DataError
@@ -321,6 +322,7 @@ def _argument(what: str, value: Any, table: Table) -> Column:
             raise DataError(f"{what}={value!r} is not a column of the data{hint}")
         column = table.column(value)
     else:
+        value = aligned(what, value, table.data)
         if not hasattr(value, "__len__") or len(value) != table.n:
             size = len(value) if hasattr(value, "__len__") else type(value).__name__
             message = f"{what} must be a column's name or an array as long as the data ({table.n} rows), got {size}"

@@ -10,6 +10,7 @@ import numpy as np
 from .columns import Column, Levels
 from .errors import DataError
 from .levels import joined_labels
+from .relationship import Relatives
 from .sides import Encoder, encode, finite, side_columns
 from .structured import take_arm
 from .terms import Bar, Formula
@@ -92,6 +93,8 @@ class FrameTerm:
         The term as it was written, without options.
     factors : tuple of Column
         The factors left of the bar.
+    relatives : Relatives or None
+        Levels that the data do not have but a relationship matrix of the grouping factor has.
     """
 
     columns: tuple[str, ...]
@@ -104,6 +107,7 @@ class FrameTerm:
     position: int = 0
     text: str = ""
     factors: tuple[Column, ...] = ()
+    relatives: Relatives | None = None
 
     @property
     def group_label(self) -> str:

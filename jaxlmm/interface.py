@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from .alignment import aligned
+from .columns import open_table
 from .covariance import NAMES, Covariance, Over
 from .design import Field, Residual, Term
 from .engines import Iterative
@@ -50,10 +53,11 @@ def lmm(
         ``(us(trait) @ ar1(week) | g)``. ``by=column`` in either gives parameters of their own to each of its levels,
         numbers fix parameters: ``ar1(week | g, correlation=0.5)``.
     data : pandas.DataFrame, polars.DataFrame, pyarrow.Table or dict of arrays; or path of a Parquet or CSV file
-        Rows with missing values in used columns are dropped and counted.
+        Rows with missing values (NaN, None, NA, masked entries) in used columns are dropped and counted. The name of a
+        column that the data have is the column in formulas, ``pi`` and ``scale`` too.
     method : "REML" or "ML"
     weights : column name or array (n,), optional
-        ``Var(e_i) = sigma^2 / w_i``.
+        ``Var(e_i) = sigma^2 / w_i``. A pandas Series is put into the order of the data by its index.
     offset : column name or array (n,), optional
     residual : str or structure over columns, optional
         Covariance of the residuals. ``"us(visit | id)"``: a structure, the column that says which of its levels or
@@ -67,7 +71,8 @@ def lmm(
         ``"power(x, 0.5)"`` (nlme's varPower, varExp, varConstPower, varIdent).
     relationship : mapping of grouping factors to matrices, optional
         Known covariances between the levels of grouping factors: a pandas DataFrame, ``(array, labels)``, an array in
-        the order of the sorted levels, or a `Precision`.
+        the order of the sorted levels, or a `Precision`. Levels of a matrix that the data do not have are predicted
+        through their relatives, see `Fit.ranef` and `Fit.predict`.
     structures : mapping of names to covariance classes, optional
         Further names for structures.
     engine : "auto", or the name of one; see `jaxlmm.Model`; or `jaxlmm.Iterative` with options
@@ -89,6 +94,7 @@ def lmm(
         raise DataError(f"method: found {method!r}, expected 'REML' or 'ML'")
     if isinstance(data, str | Path):
         data = read_file(data)
+    weights, offset = aligned("weights", weights, data), aligned("offset", offset, data)
     call = Call(formula, weights, offset, residual, variance, relationship, structures, engine)
     frame, model = model_of(data=data, **call.arguments())
     if not model.size:
@@ -109,7 +115,7 @@ def model_of(
 ) -> tuple[ModelFrame, Model]:
     """The arrays of a formula on data, and the model of them, not fitted; arguments as in `lmm`."""
     known, related = {**NAMES, **(structures or {})}, dict(relationship or {})
-    parsed = parse(formula, known)
+    parsed = parse(formula, known, open_table(data).names)
     repeated = residual_of(residual, variance, known)
     if not parsed.bars and residual is None and variance is None:
         raise FormulaError(
@@ -118,18 +124,21 @@ def model_of(
         )
     frame = build_frame(parsed, data, weights, offset, repeated, known, related)
     _check_used(related, frame)
+    matrices = {term.group: between_levels(related, term.group, term.levels) for term in frame.terms}
     random = [
         Field(**part.arguments(), name=part.text)
         if isinstance(part, FrameField)
-        else _term(part, known, related, frame)
+        else _term(part, known, matrices[part.group][0], frame)
         for part in frame.parts
     ]
+    parts = [p if isinstance(p, FrameField) else replace(p, relatives=matrices[p.group][1]) for p in frame.parts]
+    frame = replace(frame, parts=tuple(parts))
     errors = None if frame.residual is None else Residual(**frame.residual.arguments())
     return frame, Model(frame.y, frame.X, random, errors, weights=frame.weights, offset=frame.offset, engine=engine)
 
 
 def _term(
-    term: FrameTerm, known: Mapping[str, type[Covariance]], related: Mapping[str, Any], frame: ModelFrame
+    term: FrameTerm, known: Mapping[str, type[Covariance]], matrix: np.ndarray | None, frame: ModelFrame
 ) -> Term:  # fmt: skip
     """The random effects of a term with the structure that it asks for."""
     name, text = term.structure or "us", frame.formula.text
@@ -149,7 +158,6 @@ def _term(
             check_order(factor, f"formula: {term.text}")
     try_matrix(structure, np.arange(term.Z.shape[1]), term.Z.shape[1], term.text)
     check_count(structure, f"{name}({' + '.join(term.columns)} | {term.group})", term.Z.shape[1], "formula")
-    matrix = between_levels(related, term.group, term.levels)
     return Term(term.Z, term.codes, structure, term.group, matrix)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from jax import Array
 
 from . import design
+from .alignment import same_index
 from .confounding import check_terms
 from .covariance import Covariance
 from .criterion import deviance, solve_normal
@@ -90,6 +91,7 @@ class Model:
         self, y: Any, X: Any, random: Sequence[Term | Field] = (), residual: Residual | None = None,
         weights: Any = None, offset: Any = None, engine: str | Iterative = "auto", checks: bool = True,
     ):  # fmt: skip
+        same_index("Model", y=y, X=X, weights=weights, offset=offset)
         y = as_array("y", y, (None,))
         n = y.shape[0]
         X = as_array("X", X, (n, None))

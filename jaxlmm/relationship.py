@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from .alignment import refuse_masked
 from .columns import Levels, library_of, read_column
 from .errors import DataError
 
@@ -28,8 +30,71 @@ class Precision:
     labels: Sequence[Any] | None = None
 
 
-def between_levels(relationships: Mapping[str, Any], group: str, levels: Levels) -> np.ndarray | None:
-    """The relationship matrix (m, m) of a grouping factor in the order of its levels; None where there is none.
+@dataclass(frozen=True, eq=False)
+class Unobserved:
+    """Some levels without data: their relationships to the m levels with data, and between themselves.
+
+    Attributes
+    ----------
+    cross : (r, m);  own : (r, r)
+    """
+
+    cross: np.ndarray
+    own: np.ndarray
+
+    def beside(self, A: np.ndarray) -> np.ndarray:
+        """The relationship matrix (m + r, m + r) of the levels with data, whose own is A, and these behind them."""
+        return np.block([[A, self.cross.T], [self.cross, self.own]])
+
+    def take(self, which: np.ndarray) -> Unobserved:
+        """Some of them."""
+        return Unobserved(self.cross[which], self.own[np.ix_(which, which)])
+
+
+@dataclass(frozen=True, eq=False)
+class Relatives:
+    """Levels of a relationship matrix that the data do not have.
+
+    Attributes
+    ----------
+    labels : (r,) their labels, in the order of the matrix
+    rows : (r,) their rows in the matrix;  observed : (m,) those of the levels of the data
+    given : (M, M) the matrix, or its inverse
+    """
+
+    labels: Levels
+    rows: np.ndarray
+    observed: np.ndarray
+    given: np.ndarray
+    is_precision: bool
+
+    @cached_property
+    def matrix(self) -> np.ndarray:
+        """The relationship matrix (M, M)."""
+        return np.linalg.inv(self.given) if self.is_precision else self.given
+
+    @property
+    def cross(self) -> np.ndarray:
+        """Relationships (r, m) to the levels of the data."""
+        return self.matrix[np.ix_(self.rows, self.observed)]
+
+    @property
+    def variances(self) -> np.ndarray:
+        """Relationships (r,) to themselves."""
+        return np.diagonal(self.matrix)[self.rows]
+
+    def some(self, which: np.ndarray) -> Unobserved:
+        """Relationships of some of them, positions in `labels`."""
+        rows = self.rows[which]
+        return Unobserved(self.matrix[np.ix_(rows, self.observed)], self.matrix[np.ix_(rows, rows)])
+
+
+def between_levels(
+    relationships: Mapping[str, Any], group: str, levels: Levels
+) -> tuple[np.ndarray | None, Relatives | None]:
+    """The relationship matrix (m, m) of a grouping factor in the order of its levels, and the levels without data.
+
+    Both are None where there is none.
 
     Parameters
     ----------
@@ -46,7 +111,7 @@ def between_levels(relationships: Mapping[str, Any], group: str, levels: Levels)
         For a level without a row, a matrix that is not symmetric or not positive semidefinite.
     """
     if group not in relationships:
-        return None
+        return None, None
     given, what = relationships[group], f"relationship[{group!r}]"
     is_precision = isinstance(given, Precision)
     matrix, labels = _matrix(given, what)
@@ -57,16 +122,18 @@ def between_levels(relationships: Mapping[str, Any], group: str, levels: Levels)
                 f"{what}: a matrix without labels needs a row for each of the {len(levels)} levels of {group!r} in the "
                 f"data, found shape {matrix.shape}; give labels, as a DataFrame or (array, labels)"
             )
-        return np.linalg.inv(matrix) if is_precision else matrix
-    places = _places(levels, labels)
+        return (np.linalg.inv(matrix) if is_precision else matrix), None
+    places = places_of(levels, labels)
     absent = [level for level, place in zip(levels, places, strict=True) if place is None]
     if absent:
         listed = ", ".join(repr(level) for level in absent[:5])
         raise DataError(f"{what}: {len(absent)} level(s) of {group!r} have no row in the matrix: {listed}")
     rows = np.array(places)
+    others = np.setdiff1d(np.arange(len(labels)), rows)
+    kin = Relatives(labels.at(others.tolist()), others, rows, matrix, is_precision) if others.size else None
     if is_precision:
-        return np.linalg.solve(matrix, np.eye(len(matrix))[:, rows])[rows]
-    return matrix[np.ix_(rows, rows)]
+        return np.linalg.solve(matrix, np.eye(len(matrix))[:, rows])[rows], kin
+    return matrix[np.ix_(rows, rows)], kin
 
 
 def plain_relationship(given: Any, what: str) -> Any:
@@ -88,11 +155,15 @@ def _matrix(given: Any, what: str) -> tuple[np.ndarray, Levels | None]:
         given, labels = given
     if library_of(given) == "pandas":
         own, across = _levels(given.index, what), _levels(given.columns, what)
-        order = _places(own, across)
+        order = places_of(own, across)
         if len(own) != len(across) or None in order:
             raise DataError(f"{what}: the index and the columns of the DataFrame must be the same labels, each once")
+        given_labels = None if labels is None else _levels(labels, what)
+        if given_labels is not None and given_labels.keys != own.keys and type(given.index).__name__ != "RangeIndex":
+            raise DataError(f"{what}: the labels given are not those of the DataFrame's index; give one of the two")
         if labels is None:
             given, labels = given.to_numpy()[:, order], own
+    refuse_masked(what, given)
     dense = given.toarray() if hasattr(given, "toarray") else given
     try:
         matrix = np.asarray(dense, dtype=np.float64)
@@ -119,7 +190,7 @@ def _levels(labels: Any, what: str) -> Levels:
     return column.levels.at(column.values.tolist())
 
 
-def _places(wanted: Levels, among: Levels) -> list[int | None]:
+def places_of(wanted: Levels, among: Levels) -> list[int | None]:
     """The place of each level among others, by its value or else its label."""
     by_label = {label: i for i, label in enumerate(among)}
     by_key = {key: i for i, key in enumerate(among.keys)}

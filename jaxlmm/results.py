@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from .alignment import aligned
 from .batching import BatchFit, refit_batch
 from .blups import RandomEffects, SingularDirection, random_effects, singular_directions
 from .bootstrap import Bootstrap, Statistic, bootstrap
@@ -204,9 +205,15 @@ class Fit:
         parts = natural_parameters(self.frame, self.model, self.estimate)
         return parameter_frame(parts, natural(self), self.frame.kind)
 
-    def ranef(self) -> RandomEffects:
-        """Predicted random effects (BLUPs) with conditional covariances, by grouping factor."""
-        return random_effects(self.frame, self.model, self.estimate)
+    def ranef(self, all_levels: bool = False) -> RandomEffects:
+        """Predicted random effects (BLUPs) with conditional covariances, by grouping factor.
+
+        Parameters
+        ----------
+        all_levels : with the levels of relationship matrices that have no data, behind the others: what their relatives
+            tell of them, with its prediction error variance (Henderson 1977)
+        """
+        return random_effects(self.frame, self.model, self.estimate, all_levels)
 
     # -- tests -----------------------------------------------------------------------------------------------
 
@@ -452,7 +459,8 @@ class Fit:
             the design take the covariance parameters as known (SAS, lme4's ``condVar``); "kenward-roger" adds what
             their estimation costs (Kackar & Harville 1984; Prasad & Rao 1990), for fixed effects the same as in `test`
         allow_new_levels : predict levels of a grouping factor that were not in the fit: their effect is zero, and its
-            variance is part of the error
+            variance is part of the error. Levels of a relationship matrix are known: they are predicted through their
+            relatives (genomic prediction)
         residual : predict the observation itself, with its residual given those of its subject that are correlated
             with it (mmrm's ``conditional=TRUE``): for structured residuals, such as visits that were missed
 
@@ -487,7 +495,8 @@ class Fit:
         ----------
         newdata : rows to draw at, groups that the fit has not seen among them; default those of the fit
         effects : "new" draws random effects anew for every group, "predicted" keeps the predicted ones (lme4's
-            ``use.u=TRUE``) and draws those of groups that the fit has not seen
+            ``use.u=TRUE``; through relatives for further levels of a relationship matrix) and draws those of groups
+            that the fit has not seen
 
         Raises
         ------
@@ -504,7 +513,8 @@ class Fit:
 
         Parameters
         ----------
-        y : (nobs,) a response, which gives a `Fit`; or (b, nobs) responses, which give a `BatchFit` with a row each
+        y : (nobs,) a response, which gives a `Fit`; or (b, nobs) responses, which give a `BatchFit` with a row each;
+            pandas' Series (and DataFrames by their columns) are put into the order of the rows used by their index
         missing, weights, values, pairs, progress, tests : for many responses, see `jaxlmm.fit_batch`
         column : name of the coefficient whose column of X is replaced by `values`, row by row
 
@@ -514,6 +524,10 @@ class Fit:
             For a wrong shape; a single response that is not finite or does not vary. Among many responses, such a
             one is a status in its row.
         """
+        y, weights, values = (
+            aligned(name, given, self.data, self.frame.rows)
+            for name, given in (("y", y), ("weights", weights), ("values", values))
+        )
         if np.ndim(y) == 2:
             if column is not None and column not in self.coef_names:
                 raise DataError(f"column: found {column!r}, expected one of {', '.join(self.coef_names)}")

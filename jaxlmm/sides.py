@@ -275,8 +275,6 @@ def _frame(encoder: Encoder, data: Mapping[str, Column]) -> Any:
         if name in expressions.CONSTANTS:
             continue
         column = data[encoder.formula.column(name)]
-        if name in expressions.ELEMENTWISE or name in expressions.STATEFUL or name in ("I", "contr"):
-            raise DataError(f"column {name!r} has the name of a function; rename it or put backquotes round it")
         if column.is_number and column.name in categorical:
             columns[name] = _as_levels(column)
         elif column.is_number:

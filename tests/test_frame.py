@@ -444,7 +444,6 @@ BAD = {
     "levels = rows": ("y ~ x + (1 | g)", changed(g=np.arange(N)), f"as many levels as .* observations .{N}."),
     "effects = rows": ("y ~ x + (x | g)", changed(g=np.arange(N) // 2), "36 random effects"),
     "too few rows": ("y ~ x + z + a + k", {k: v[:6] for k, v in columns().items()}, "6 complete rows"),
-    "function name": ("y ~ poly(log, 2)", changed(log=columns()["x"]), "name of a function"),
 }  # fmt: skip
 
 

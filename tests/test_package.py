@@ -23,7 +23,7 @@ errors distributions
 precision sizes
 cache
 levels factors readers
-columns relationship files draws tables
+columns alignment relationship files draws tables
 linalg
 parameters
 covariance

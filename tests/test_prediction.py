@@ -380,3 +380,61 @@ def test_simulation_with_the_predicted_effects():
     assert np.all(draws.std(0)[~known] > 1.1 * fit.sigma) and np.all(total["std_error"] > fit.sigma)
     with pytest.raises(DataError, match="predicted"):
         fit.simulate(2, effects="old")
+
+
+# ---------------------------------------------------------------------------- parameters by arm
+
+
+def arms(order=slice(None)):
+    """Forty subjects in two arms, whose standard deviations are 1 and 10."""
+    rng = np.random.default_rng(0)
+    id = np.repeat(np.arange(40), 4)
+    scale = np.where(id % 2, 10.0, 1.0)
+    d = {"id": id, "v": np.tile(np.arange(4), 40), "arm": np.where(id % 2, "B", "A")}
+    d["y"] = scale * (rng.normal(size=160) + rng.normal(size=40)[id])
+    return {name: values[order] for name, values in d.items()}
+
+
+BY_ARM = {"residual": "cs(v | arm / id)"}
+CROSSING = [("n1", "A", 0), ("n2", "B", 0), ("n1", "B", 0), ("5", "B", 0), ("5", "A", 2), ("4", "A", 1), ("n1", "B", 2)]
+
+
+def frame_of(rows):
+    return {name: np.array(values) for name, values in zip(("id", "arm", "v"), zip(*rows, strict=True), strict=True)}
+
+
+@pytest.mark.parametrize("options", [BY_ARM, {"residual": "cs(v | arm / id)", "variance": "ident(v)"}])
+def test_rows_of_one_subject_in_two_arms_have_the_covariance_of_their_arm(options):
+    fit = jaxlmm.lmm("y ~ arm", arms(), **options)
+    asked = {"interval": "prediction", "residual": True, "allow_new_levels": True, "df": "asymptotic"}
+    whole = fit.predict(frame_of(CROSSING), **asked)
+    for i, row in enumerate(CROSSING):  # a row says nothing about the error of another
+        alone = fit.predict(frame_of([row]), **asked)
+        np.testing.assert_allclose(whole["std_error"][i], alone["std_error"][0], rtol=1e-9)
+        np.testing.assert_allclose(whole["estimate"][i], alone["estimate"][0], rtol=1e-9)
+    stranger = fit.predict(frame_of([("n9", "A", 2)]), **asked)["std_error"][0]
+    np.testing.assert_allclose(whole["std_error"][4], stranger, rtol=1e-9)  # subject 5 of the fit is in arm B
+    drawn = fit.simulate(4000, seed=1, newdata=frame_of(CROSSING))
+    single = [fit.predict(frame_of([("n9", *row[1:])]), **asked)["std_error"][0] for row in CROSSING]
+    np.testing.assert_allclose(drawn.std(0), single, rtol=0.1)  # of the mean there is an error too, a small one
+    correlations = np.corrcoef(drawn.T)
+    assert correlations[2, 6] > 0.3 and abs(correlations[0, 2]) < 0.06  # n1 in B twice; n1 in A and in B
+
+
+def test_the_row_that_comes_first_does_not_matter_to_errors():
+    """Rows without residual stand in the first group of the data, in its arm, whoever has the first row."""
+    d = arms(np.arange(160)[::-1])
+    d["arm"] = np.where(d["arm"] == "A", "Z", "B")  # the first level of id is in the last arm, the first row is not
+    fit = jaxlmm.lmm("y ~ arm", d, **BY_ARM)
+    new = frame_of([("1", "B", 0), ("0", "Z", 0)])
+    a, b = fit.predict(new, se=True), fit.predict(new, se=True, random=False)
+    for name in ("estimate", "std_error", "df"):
+        np.testing.assert_allclose(a[name], b[name], rtol=1e-6)
+
+
+def test_a_group_in_two_arms_is_refused_by_the_arrays():
+    structure = jaxlmm.covariance.ByGroup(jaxlmm.covariance.CompoundSymmetry(), 2)
+    coords = np.column_stack([[0, 0, 1, 1], [0, 1, 0, 1]])
+    jaxlmm.Residual(structure, [0, 0, 1, 1], coords=coords, dim=2)
+    with pytest.raises(DataError, match="residual: 1 group.s. have several values in the first column"):
+        jaxlmm.Residual(structure, [0, 0, 0, 1], coords=coords, dim=2)

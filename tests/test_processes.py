@@ -28,9 +28,6 @@ if __name__ == "__main__":
     how, before = sys.argv[1:]
     if before == "fit":
         fitted(0)
-    elif before == "jax":
-        import jax
-        jax.numpy.ones(3).sum().block_until_ready()
     with mp.get_context(how).Pool(1) as pool:
         try:
             print(pool.map(fitted, range(1)))

@@ -207,6 +207,8 @@ def distinct(keys: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray | None]:
 
     Where no two clusters are alike the patterns are the clusters in their order, and the second is None.
     """
+    if len(keys[0]) == 1:  # one cluster may be large
+        return np.zeros(1, np.int32), None
     table = np.concatenate([np.reshape(key, (len(key), -1)).astype(float) for key in keys], 1)
     one = table[:, 0] if table.shape[1] == 1 else table
     _, first, pattern = np.unique(one, axis=0, return_index=True, return_inverse=True)

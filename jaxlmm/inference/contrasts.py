@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..alignment import refuse_masked
 from ..errors import DataError
 
 METHODS = ("pairwise", "revpairwise", "trt.vs.ctrl", "consec", "eff", "poly")
@@ -78,6 +79,7 @@ def _custom(method: Custom, m: int) -> tuple[list[str], np.ndarray]:
     if isinstance(method, Mapping):
         names, rows = [str(k) for k in method], list(method.values())
     else:
+        refuse_masked("method", method)
         rows = list(np.atleast_2d(np.asarray(method, dtype=np.float64)))
         names = [f"C{i + 1}" for i in range(len(rows))]
     for name, row in zip(names, rows, strict=True):

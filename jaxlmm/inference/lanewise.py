@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from ..alignment import refuse_masked
 from ..batching import Fitted
 from ..columns import make_frame
 from ..distributions import f_tail, t_tail
@@ -141,6 +142,8 @@ class Tests:
     ):  # fmt: skip
         if isinstance(L, str | Mapping):
             raise DataError("L: names of coefficients are for Fit.test; expected rows (m, p) in the columns of X")
+        refuse_masked("L", L)
+        refuse_masked("rhs", rhs)
         self.L = np.atleast_2d(np.asarray(L, float))
         if self.L.ndim != 2 or not np.all(np.isfinite(self.L)) or not np.any(self.L):
             raise DataError(f"L: expected a finite array (m, p) that is not zero, found shape {np.shape(L)}")

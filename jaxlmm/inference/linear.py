@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..alignment import refuse_masked
 from ..columns import make_frame
 from ..errors import DataError
 from ..tables import Shown, Table, format_column, format_df, format_p
@@ -60,6 +61,8 @@ class LinearTest(Shown):
 
 def linear_test(wald: Wald, L: Any, rhs: Any, level: float, kind: str) -> LinearTest:
     """Test hypotheses given as rows, coefficients by name, or weights of coefficients by name; see ``Fit.test``."""
+    refuse_masked("L", L)
+    refuse_masked("rhs", rhs)
     names, L = hypotheses(L, wald.names)
     L = wald.checked(L)
     if not len(L):

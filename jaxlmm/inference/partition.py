@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from ..alignment import aligned
 from ..columns import open_table, read_column
 from ..engines.clustered import by_cluster
 from ..engines.clusters import linked
@@ -89,6 +90,8 @@ def dependent(model: Model) -> Partition:
 def labelled(fit: Any, name: str, by: Any) -> Partition:
     """Clusters by a column of the data, or by an array with an entry for every row used or every row of the data.
 
+    A pandas Series is put into the order of the data by its index.
+
     Raises
     ------
     DataError
@@ -99,6 +102,7 @@ def labelled(fit: Any, name: str, by: Any) -> Partition:
         column = open_table(fit.data).column(by)
         codes, names = column.as_factor().values[rows], np.array(column.as_factor().levels, dtype=object)
     else:
+        by = aligned(name, by, fit.data, rows)
         shape = (len(by),) if isinstance(by, list | tuple) else np.shape(by)
         if shape not in ((n,), (fit.frame.n_input,)):
             raise DataError(

@@ -48,7 +48,7 @@ def predict(
 
     if around:
         return _with_errors(fit, new, state, level, df, method)
-    if newdata is not None and fit.frame.fields or residual:
+    if newdata is not None and (fit.frame.fields or any(kin is not None for kin in new.kin)) or residual:
         return Predictor(fit)(new, state, errors=False).mean
     return _conditional_mean(fit, new)
 

@@ -13,11 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from ..columns import open_table
 from ..design import Field, Residual, Term
 from ..errors import DataError
 from ..frame import ModelFrame, NewDesign
-from ..grouping import FrameTerm
+from ..grouping import FrameTerm, TermDesign, group_codes
 from ..model import Model
+from ..relationship import Unobserved, places_of
 from ..rowparts import FieldRows, Part, TermRows
 
 SHARED, FRESH, ABSENT = "shared", "fresh", "absent"  # of the data, an independent draw, not there
@@ -33,6 +35,8 @@ class NewRows:
     parts : for each random part of the model and the residual its level or group (m,), None where every row is one, and
         its columns of Z (m, q), its levels (m,) or its coordinates (m, ...)
     unknown : for each random part, rows (m,) whose level or group the fit has not seen
+    kin : for each random part, levels without data that the relationship matrix has, numbered behind those of the
+        data; None where there are none
     """
 
     X: np.ndarray
@@ -40,15 +44,22 @@ class NewRows:
     weights: np.ndarray | None
     parts: tuple[tuple[np.ndarray | None, np.ndarray], ...]
     unknown: tuple[np.ndarray, ...]
+    kin: tuple[Unobserved | None, ...]
 
     def __len__(self) -> int:
         return len(self.X)
 
     def take(self, rows: np.ndarray) -> NewRows:
         """Some of the rows."""
-        parts = tuple((None if g is None else g[rows], place[rows]) for g, place in self.parts)
+        parts = [(None if g is None else g[rows], place[rows]) for g, place in self.parts]
+        kin = list(self.kin)
+        for t, own in enumerate(kin):
+            if own is not None:
+                group, kin[t] = _without_others(parts[t][0], own)
+                parts[t] = (group, parts[t][1])
         offset, weights = (None if a is None else a[rows] for a in (self.offset, self.weights))
-        return NewRows(self.X[rows], offset, weights, parts, tuple(u[rows] for u in self.unknown))
+        unknown = tuple(u[rows] for u in self.unknown)
+        return NewRows(self.X[rows], offset, weights, tuple(parts), unknown, tuple(kin))
 
 
 def rows_of_fit(model: Model) -> NewRows:
@@ -56,7 +67,9 @@ def rows_of_fit(model: Model) -> NewRows:
     n = len(model.y)
     parts = [(part.group, part.Z if isinstance(part, Term) else _places(part, n)) for part in model.random]
     parts.append((model.residual.group, _places(model.residual, n)))
-    return NewRows(model.X, model.offset, model.weights, tuple(parts), (np.zeros(n, bool),) * len(model.random))
+    count = len(model.random)
+    known, kin = (np.zeros(n, bool),) * count, (None,) * count
+    return NewRows(model.X, model.offset, model.weights, tuple(parts), known, kin)
 
 
 def _places(field: Field, n: int) -> np.ndarray:
@@ -80,20 +93,63 @@ def rows_of_data(frame: ModelFrame, model: Model, newdata: Any, random: bool, re
     new = frame.design(newdata, random=random, residual=residual, extend=True)
     parts: list[tuple[np.ndarray | None, np.ndarray]] = []
     unknown: list[np.ndarray] = []
-    terms, fields = iter(new.terms), iter(new.fields)
+    kin: list[Unobserved | None] = []
+    terms, fields = iter(zip(new.terms, frame.designs, strict=False)), iter(new.fields)
     for own, part in zip(frame.parts if random else (), model.random, strict=False):
         if isinstance(part, Term):
-            Z, codes = next(terms)
+            assert isinstance(own, FrameTerm)
+            (Z, codes), design = next(terms)
+            codes, related = _with_relatives(own, design, codes, newdata)
             parts.append((codes, Z))
+            kin.append(related)
         else:
             parts.append(_placed(part, next(fields), new))
+            kin.append(None)
         group = parts[-1][0]
         groups = len(own.levels) if isinstance(own, FrameTerm) or own.levels else 1
+        groups += 0 if kin[-1] is None else len(kin[-1].own)
         unknown.append(np.zeros(new.n, bool) if group is None else group >= groups)
     if residual:
         own_residual = (None, np.zeros(new.n, int))
         parts.append(own_residual if new.residual is None else _placed(model.residual, new.residual, new))
-    return NewRows(new.X, new.offset, new.weights, tuple(parts), tuple(unknown))
+    return NewRows(new.X, new.offset, new.weights, tuple(parts), tuple(unknown), tuple(kin))
+
+
+def _with_relatives(
+    term: FrameTerm, design: TermDesign, codes: np.ndarray, newdata: Any
+) -> tuple[np.ndarray, Unobserved | None]:
+    """Levels (n,), those of the relationship matrix first among those without data; and these, if there are any.
+
+    Parameters
+    ----------
+    codes : (n,) levels, those without data numbered behind those of the fit
+    """
+    m, kin = len(term.levels), term.relatives
+    new = codes >= m
+    if kin is None or not new.any():
+        return codes, None
+    table = open_table(newdata, "newdata")
+    own, grouping = group_codes(design.grouping.names, {n: table.column(n) for n in design.grouping.names})
+    places = places_of(grouping.labels(), kin.labels)
+    found = np.array([-1 if place is None else place for place in places])[own[new]]  # -1: not in the matrix either
+    which = np.unique(found[found >= 0])
+    if not which.size:
+        return codes, None
+    strangers = np.unique(codes[new][found < 0], return_inverse=True)[1]
+    codes = codes.copy()
+    codes[np.flatnonzero(new)[found >= 0]] = m + np.searchsorted(which, found[found >= 0])
+    codes[np.flatnonzero(new)[found < 0]] = m + len(which) + strangers
+    return codes, kin.some(which)
+
+
+def _without_others(group: Any, kin: Unobserved) -> tuple[np.ndarray, Unobserved | None]:
+    """Levels (n,) numbered again, with those without data that they have."""
+    r, m = kin.cross.shape
+    related = (group >= m) & (group < m + r)
+    which, place = np.unique(group[related] - m, return_inverse=True)
+    group = np.where(group >= m + r, group - r + len(which), group)
+    group[related] = m + place
+    return group, kin.take(which) if which.size else None
 
 
 def _placed(part: Field, place: Any, new: NewDesign) -> tuple[np.ndarray | None, np.ndarray]:
@@ -138,7 +194,7 @@ def joined(
         how = state(is_residual)
         group, place = new.parts[t] if how != ABSENT else (None, np.zeros(m, int))
         if isinstance(part, Term):
-            joint.append(_term_rows(part, new.parts[t], K[t], root, how == FRESH))
+            joint.append(_term_rows(part, new.parts[t], new.kin[t], K[t], root, how == FRESH))
             continue
         old = np.ones(n) if is_residual else root
         own = np.ones(m) / (np.sqrt(new.weights) if is_residual and new.weights is not None else 1.0)
@@ -146,13 +202,18 @@ def joined(
     return tuple(joint), tuple(part.coords if isinstance(part, FieldRows) else None for part in joint)
 
 
-def _term_rows(part: Term, new: tuple[Any, np.ndarray], K: np.ndarray, root: np.ndarray, fresh: bool) -> TermRows:
+def _term_rows(
+    part: Term, new: tuple[Any, np.ndarray], related: Unobserved | None, K: np.ndarray, root: np.ndarray, fresh: bool
+) -> TermRows:
     (group, Z), kin = new, part.relationship
+    if related is not None:
+        kin = related.beside(kin)
     if fresh:
+        levels = part.levels if kin is None else len(kin)
         if kin is not None:  # the variance is that of the level
-            level = np.minimum(group, part.levels - 1)
-            Z = Z * np.where(group < part.levels, np.sqrt(np.diagonal(kin)[level]), 1.0)[:, None]
-        group = part.levels + np.arange(len(Z))
+            level = np.minimum(group, levels - 1)
+            Z = Z * np.where(group < levels, np.sqrt(np.diagonal(kin)[level]), 1.0)[:, None]
+        group = levels + np.arange(len(Z))
     Z = np.concatenate([part.Z * root[:, None], Z]) @ K
     return TermRows(Z, np.concatenate([part.group, group]).astype(int), kin)
 
@@ -164,8 +225,9 @@ def _field_rows(
     if part.group is None:
         return FieldRows.of(part, scale)
     groups = int(part.group.max()) + 1
-    if how == ABSENT:  # anywhere in the first group, times zero
-        place = np.repeat(_places(part, 1)[:1], m, axis=0)
+    if how == ABSENT:  # where the first group has a row, in the same arm, times zero
+        first = int(np.argmin(part.group))
+        place = np.repeat(_places(part, 0)[first : first + 1], m, axis=0)
         group = np.zeros(m, int)
     elif how == FRESH or group is None:
         group = groups + np.arange(m)

@@ -48,16 +48,16 @@ def _model_at(model: Model, new: NewRows) -> Model:
     """The model at other rows; levels that the fit has not seen are independent of all others."""
     m = len(new)
     random = []
-    for part, (group, place) in zip(model.random, new.parts, strict=False):
+    for part, (group, place), related in zip(model.random, new.parts, new.kin, strict=False):
         if isinstance(part, Field):
             random.append(_field_at(part, group, place))
             continue
         assert group is not None
-        levels = max(int(group.max()) + 1, part.levels)
-        kin = part.relationship
+        kin = part.relationship if related is None else related.beside(part.relationship)
+        levels = max(int(group.max()) + 1, part.levels if kin is None else len(kin))
         if kin is not None:
             known, kin = kin, np.eye(levels)
-            kin[: part.levels, : part.levels] = known
+            kin[: len(known), : len(known)] = known
         random.append(design.replace(part, Z=place, group=group, levels=levels, relationship=kin))
     residual = model.residual if model.residual.group is None else _field_at(model.residual, *new.parts[-1])
     return design.replace(

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from ..alignment import mask_of, refuse_masked
 from ..columns import open_table, read_column
 from ..covariance import Covariance
 from ..effects import linear_predictor
@@ -72,12 +73,20 @@ def drawer(study: Study, cell: int) -> Drawer:
 def columns_of(data: Any) -> dict[str, Any]:
     """A design as columns of its library, which know the order of their levels and identifiers to the last digit."""
     table = open_table(data, "design")
+    for name in table.names:
+        refuse_masked(f"design: column {name!r}", table.data[name])
     return {name: table.data[name] for name in table.names}
 
 
 def _arrays(data: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Columns as a user's functions have them."""
     return {name: np.asarray(values) for name, values in data.items()}
+
+
+def _plain(values: Any) -> np.ndarray:
+    """What a user's function returned as an array, masked entries of which are missing."""
+    mask = mask_of(values)
+    return np.asarray(values) if mask is None else np.where(mask, np.nan, np.ma.getdata(values))
 
 
 def _by_jax(
@@ -118,7 +127,7 @@ def _by_numpy(
         for words in np.asarray(jax.random.key_data(keys))[:count]:
             found = function(np.random.default_rng([int(w) for w in words]), arrays, **chosen)
             found = dict(found) if isinstance(found, Mapping) else {response: found}
-            tables.append({name: np.asarray(values) for name, values in found.items()})
+            tables.append({name: _plain(values) for name, values in found.items()})
         _check_response(tables[0], response)
         rows = len(next(iter(data.values())))
         if all(v.shape == (rows,) and t.keys() == tables[0].keys() for t in tables for v in t.values()):
