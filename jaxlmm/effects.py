@@ -197,14 +197,14 @@ def _solved(statistics: Any, C: Blocks, B: Array) -> Any:
 def _clusters(layout: Clusters, parts: Any, outer: Any, t: int) -> Iterator[tuple[np.ndarray, ...]]:
     """Rows of each cluster; covariance between them of part t, and of the others in the cluster; its outer rows."""
     n = len(layout.component)
-    for k, bucket in enumerate(layout.buckets):
+    for k, alike in enumerate(layout.buckets):
         every = [None if part is None else part[k] for part in parts]
-        for i, row in enumerate(bucket.row):
+        (Z, K), mine = outer[k], parts[t][k]
+        for i, row in enumerate(alike.row):
             here = np.flatnonzero(row < n)
             square = np.ix_(here, here)
             others = sum(x[i][square] for s, x in enumerate(every) if s != t and x is not None)
-            Z, K = outer[k]
-            yield row[here], every[t][i][square], np.asarray(others), Z[i][here], K[i]
+            yield row[here], mine[i][square], np.asarray(others), Z[i][here], K[i]
 
 
 def _spread(

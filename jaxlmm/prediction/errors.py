@@ -156,7 +156,7 @@ class Predictor:
     def _effects(self, joint: Joint, C: tuple[Any, ...], sums: _Sums, E: np.ndarray) -> np.ndarray:
         """Predicted random effects and functions at the new rows, summed (m,)."""
         n, total = len(self.model.y), np.zeros(len(joint.turn))
-        functions: list[Any] = []
+        functions: list[tuple[Part, np.ndarray]] = []
         for t, (part, block) in enumerate(zip(joint.parts, C, strict=True)):
             if isinstance(part, TermRows):
                 u = self.effects[t] @ np.linalg.inv(self.rows.prepared.basis.K[t]).T
@@ -167,7 +167,8 @@ class Predictor:
                 functions.append((part, block))
         if not functions:
             return total
-        return total + sums(through(*zip(*functions, strict=True), E)[:n] * self.Ve[:, None])
+        parts, blocks = zip(*functions, strict=True)
+        return total + sums(through(parts, blocks, E)[:n] * self.Ve[:, None])
 
     def _solve(self, B: np.ndarray) -> np.ndarray:
         return self.rows.solve(B) if np.any(B) else np.zeros_like(B)
