@@ -1,8 +1,9 @@
-"""Shared set-up: float64 throughout, and compiled code kept between runs."""
+"""Shared set-up: float64 throughout, compiled code kept between runs, and a tenth of the slow tests."""
 
 from __future__ import annotations
 
 import hashlib
+import zlib
 from pathlib import Path
 
 import jax
@@ -12,6 +13,27 @@ import pytest
 jax.config.update("jax_enable_x64", True)
 
 MEMORY = 3e9  # bytes of a test process above which compiled code is dropped
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--slow-tenth",
+        type=int,
+        choices=range(10),
+        metavar="K",
+        help="of the slow tests only those of the tenth K, 0 to 9: `pytest -m slow --slow-tenth 3`",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out slow tests of other tenths. A test stays in its tenth: a digest of its name says which."""
+    tenth = config.getoption("--slow-tenth")
+    if tenth is None:
+        return
+    others = [i for i in items if i.get_closest_marker("slow") and zlib.crc32(i.nodeid.encode()) % 10 != tenth]
+    if others:
+        config.hook.pytest_deselected(items=others)
+        items[:] = [item for item in items if item not in set(others)]
 
 
 def pytest_configure(config: pytest.Config) -> None:
