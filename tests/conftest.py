@@ -26,14 +26,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out slow tests of other tenths. A test stays in its tenth: a digest of its name says which."""
+    """Leave out slow tests of other tenths, and in every tenth those that are so long that they have their own timeout.
+
+    A test stays in its tenth: a digest of its name says which.
+    """
     tenth = config.getoption("--slow-tenth")
     if tenth is None:
         return
-    others = [i for i in items if i.get_closest_marker("slow") and zlib.crc32(i.nodeid.encode()) % 10 != tenth]
-    if others:
-        config.hook.pytest_deselected(items=others)
-        items[:] = [item for item in items if item not in set(others)]
+
+    def is_left_out(item: pytest.Item) -> bool:
+        other = zlib.crc32(item.nodeid.encode()) % 10 != tenth
+        return bool(item.get_closest_marker("slow") and (other or item.get_closest_marker("timeout")))
+
+    config.hook.pytest_deselected(items=[item for item in items if is_left_out(item)])
+    items[:] = [item for item in items if not is_left_out(item)]
 
 
 def pytest_configure(config: pytest.Config) -> None:

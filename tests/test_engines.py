@@ -49,6 +49,17 @@ def parts(kind):
     return C, engines, V, Z
 
 
+gram = jax.jit(lambda statistics, C: statistics.gram(C))  # outside of compiled code every operation is a program
+solve = jax.jit(lambda statistics, C, B: statistics.solve(C, B))
+
+
+@jax.jit
+def traced(statistics, C, H, K):
+    """Moments, and traces along one and two directions."""
+    moments = statistics.moments(C)
+    return moments.N, moments.M, moments.trace(H), moments.trace(H, K)
+
+
 def directions(C, seed):
     rng = np.random.default_rng(seed)
 
@@ -72,11 +83,11 @@ def change_of_v(kind, H):
 def test_gram_and_solve(kind, engine):
     C, engines, V, _ = parts(kind)
     U = np.asarray(engines["dense"].U)
-    logdet, gram = engines[engine].gram(C)
+    logdet, found = gram(engines[engine], C)
     assert logdet == pytest.approx(np.linalg.slogdet(V)[1], abs=1e-9)
-    np.testing.assert_allclose(gram, U.T @ np.linalg.solve(V, U), atol=1e-9)
+    np.testing.assert_allclose(found, U.T @ np.linalg.solve(V, U), atol=1e-9)
     B = np.random.default_rng(3).normal(size=(N, 2))
-    np.testing.assert_allclose(engines[engine].solve(C, B), np.linalg.solve(V, B), atol=1e-9)
+    np.testing.assert_allclose(solve(engines[engine], C, B), np.linalg.solve(V, B), atol=1e-9)
 
 
 @pytest.mark.parametrize("kind", KINDS[:-1])
@@ -84,8 +95,8 @@ def test_gram_and_solve(kind, engine):
 def test_moments(kind, engine):
     C, engines, V, Z = parts(kind)
     U = np.asarray(engines["dense"].U)
-    moments = engines[engine].moments(C)
-    for z, t, found_n, found_m in zip(Z, model(kind).random, moments.N, moments.M, strict=True):
+    N, M, _, _ = traced(engines[engine], C, directions(C, 1), directions(C, 2))
+    for z, t, found_n, found_m in zip(Z, model(kind).random, N, M, strict=True):
         np.testing.assert_allclose(
             found_n, (z.T @ np.linalg.solve(V, U)).reshape(t.levels, t.dim, U.shape[1]), atol=1e-9
         )
@@ -98,10 +109,10 @@ def test_moments(kind, engine):
 def test_traces_with_the_whole_of_m(kind, engine):
     C, engines, V, _ = parts(kind)
     H, K = directions(C, 1), directions(C, 2)
-    moments = engines[engine].moments(C)
+    _, _, along_h, along_both = traced(engines[engine], C, H, K)
     VH, VK = np.linalg.solve(V, change_of_v(kind, H)), np.linalg.solve(V, change_of_v(kind, K))
-    assert moments.trace(H) == pytest.approx(np.trace(VH), abs=1e-8)
-    assert moments.trace(H, K) == pytest.approx(np.trace(VH @ VK), abs=1e-8)
+    assert along_h == pytest.approx(np.trace(VH), abs=1e-8)
+    assert along_both == pytest.approx(np.trace(VH @ VK), abs=1e-8)
 
 
 def test_clusters_are_the_groups_or_the_components():
@@ -109,7 +120,7 @@ def test_clusters_are_the_groups_or_the_components():
         C, engines, _, _ = parts(kind)
         split = prepare(model(kind), compact=False, clusters=True).statistics.cluster_grams(C)
         assert split.shape[0] == clusters
-        np.testing.assert_allclose(split.sum(0), engines["dense"].gram(C)[1], atol=1e-9)
+        np.testing.assert_allclose(split.sum(0), gram(engines["dense"], C)[1], atol=1e-9)
 
 
 def test_row_products_need_rows():
@@ -127,10 +138,10 @@ def test_balanced_groups_are_compressed_and_nothing_changes():
     assert int(np.sum(np.asarray(statistics.weight) > 0)) <= 2 * 2 + 2
     assert np.sum(statistics.weight) == pytest.approx(100)
     C = m.blocks(np.array([0.3, 0.2, -0.5, 0.1]))
-    logdet, gram = statistics.gram(C)
-    loose = prepare(m, compact=False).statistics.gram(C)
+    logdet, found = gram(statistics, C)
+    loose = gram(prepare(m, compact=False).statistics, C)
     assert logdet == pytest.approx(float(loose[0]), abs=1e-9)
-    np.testing.assert_allclose(gram, loose[1], atol=1e-9)
+    np.testing.assert_allclose(found, loose[1], atol=1e-9)
 
 
 def test_the_dense_engine_takes_any_residual():
@@ -176,22 +187,26 @@ def test_expansions_are_those_of_the_dense_matrix(kind, free):
     def weigh(gram):
         return jnp.linalg.inv(gram)
 
-    found = engines["grouped"].expand(C, D, weigh)
-    logdet, gram = engines["dense"].gram(C)
+    found = jax.jit(lambda statistics, C, D: statistics.expand(C, D, weigh))(engines["grouped"], C, D)
+    logdet, dense = gram(engines["dense"], C)
     np.testing.assert_allclose(found.logdet, logdet, rtol=1e-10)
-    np.testing.assert_allclose(found.gram, gram, rtol=1e-8, atol=1e-10)
-    weights = weigh(gram)
+    np.testing.assert_allclose(found.gram, dense, rtol=1e-8, atol=1e-10)
+    weights = weigh(dense)
 
     def value(t):
         residual = C.residual + (jnp.tensordot(t, D.residual, 1) if free else 0.0)
         moved = Blocks(tuple(G + jnp.tensordot(t, H, 1) for G, H in zip(C.random, D.random, strict=True)), residual)
-        logdet, gram = engines["dense"].gram(moved)
-        return gram, logdet + jnp.sum(weights * gram)
+        logdet, found = engines["dense"].gram(moved)
+        return found, logdet + jnp.sum(weights * found)
 
-    zero = jnp.zeros(3)
-    slopes = jax.jacfwd(lambda t: value(t)[0])(zero)
+    @jax.jit
+    def derivatives(t):
+        total = lambda t: value(t)[1]  # noqa: E731
+        return jax.jacfwd(lambda t: value(t)[0])(t), jax.grad(total)(t), jax.hessian(total)(t)
+
+    slopes, gradient, curvature = derivatives(jnp.zeros(3))
     np.testing.assert_allclose(found.gram_slopes, jnp.moveaxis(slopes, -1, 0), rtol=1e-7, atol=1e-8)
-    np.testing.assert_allclose(found.curvature, jax.hessian(lambda t: value(t)[1])(zero), rtol=1e-7, atol=1e-8)
+    np.testing.assert_allclose(found.curvature, curvature, rtol=1e-7, atol=1e-8)
     along = sum(jnp.tensordot(H, S, 2) for H, S in zip(D.random, found.slopes.random, strict=True))
     along = along + (jnp.tensordot(D.residual, found.slopes.residual, 2) if free else 0.0)
-    np.testing.assert_allclose(along, jax.grad(lambda t: value(t)[1])(zero), rtol=1e-7, atol=1e-8)
+    np.testing.assert_allclose(along, gradient, rtol=1e-7, atol=1e-8)
