@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import zlib
 from pathlib import Path
 
@@ -11,6 +12,11 @@ import jaxlib
 import pytest
 
 jax.config.update("jax_enable_x64", True)
+
+# Compiling is what takes time here: without the expensive passes, unless XLA_FLAGS says otherwise (as .ci/nightly does)
+LEVEL = "--xla_backend_optimization_level"
+if LEVEL not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {LEVEL}=0".lstrip()
 
 MEMORY = 3e9  # bytes of a test process above which compiled code is dropped
 
@@ -48,7 +54,8 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     folder = config.cache.mkdir("jax") / f"{jaxlib.__version__}-{_processor()}"
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    # small programs too: one that is found costs a third of one that is compiled, and keeping it next to nothing
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
