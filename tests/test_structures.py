@@ -258,7 +258,7 @@ def test_the_property_test_wants_a_structure_without_values():
         check_covariance("ar1")
     with pytest.raises(RuntimeError, match="author's mistake") as caught:
         check_covariance(Broken())
-    assert "Broken" in caught.value.__notes__[0]
+    assert any("Broken" in note for note in caught.value.__notes__)
 
 
 def test_the_property_test_works_without_64_bit_floats_being_on():
