@@ -387,14 +387,15 @@ def test_the_information_of_a_balanced_one_way_layout():
 # ---------------------------------------------------------------------------- transformations
 
 
-@pytest.mark.smoke
 @pytest.mark.parametrize(
     ("name", "engine"),
-    some(
-        [(name, engine) for name in ("q2", "nested", "crossed", "weights") for engine in ENGINES],
-        ("q2", "grouped"),
-        ("crossed", "dense"),
-    ),
+    [
+        pytest.param("q2", "grouped", marks=pytest.mark.smoke),
+        *some(
+            [("q2", "dense"), *((name, engine) for name in ("nested", "crossed", "weights") for engine in ENGINES)],
+            ("crossed", "dense"),
+        ),
+    ],
 )
 def test_jit_is_eager_and_the_model_is_a_pytree(name, engine):
     model, theta = model_of(name, engine), design(name).theta()

@@ -144,10 +144,15 @@ def test_recorded_marginal_models(name):
     np.testing.assert_allclose(fit.varcorr().residual.cov, recorded, rtol=1e-4, atol=1e-4 * np.abs(recorded).max())
 
 
+@functools.cache
+def trial():
+    data = jaxlmm.datasets.load("fev_data", "dict")
+    return jaxlmm.lmm("FEV1 ~ RACE + ARMCD * AVISIT", data, residual="us(AVISIT | USUBJID)")
+
+
 @pytest.mark.smoke
 def test_a_trial_by_formula():
-    data = jaxlmm.datasets.load("fev_data", "dict")
-    fit = jaxlmm.lmm("FEV1 ~ RACE + ARMCD * AVISIT", data, residual="us(AVISIT | USUBJID)")
+    fit = trial()
     assert fit.engine == "marginal" and fit.sigma is None
     text = str(fit.summary())
     for words in ("Residual: us(AVISIT | USUBJID)", "USUBJID, 197", "Residual covariance:", "VIS4"):
@@ -155,6 +160,10 @@ def test_a_trial_by_formula():
     varcorr = fit.varcorr()
     assert varcorr.residual.columns == ("VIS1", "VIS2", "VIS3", "VIS4")
     np.testing.assert_allclose(varcorr.residual.cov, fit.estimate.residual)
+
+
+def test_a_trial_is_simulated_and_refitted():
+    fit = trial()
     boot = fit.bootstrap(3, seed=1)
     assert boot.names == fit.coef_names
     assert fit.refit(fit.simulate(2, seed=1)).converged.all()
