@@ -18,6 +18,7 @@ LEVEL = "--xla_backend_optimization_level"
 if LEVEL not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {LEVEL}=0".lstrip()
 
+LONG = {f"test_{name}.py" for name in ("readme", "definitions", "small_sample", "structures", "composition")}
 MEMORY = 3e9  # bytes of a test process above which compiled code is dropped
 
 
@@ -32,10 +33,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out slow tests of other tenths, and in every tenth those that are so long that they have their own timeout.
+    """Long files first; of the slow tests those of a tenth, without those that are so long that they have a timeout.
 
     A test stays in its tenth: a digest of its name says which.
     """
+    items.sort(key=lambda item: item.path.name not in LONG)
     tenth = config.getoption("--slow-tenth")
     if tenth is None:
         return
@@ -50,6 +52,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_configure(config: pytest.Config) -> None:
     """Keep compiled code in pytest's own cache folder, so that only a first run pays for it."""
+    if hasattr(config.option, "loadscopereorder"):  # xdist would begin with the files of most tests
+        config.option.loadscopereorder = False
     if getattr(config, "cache", None) is None:  # -p no:cacheprovider
         return
     folder = config.cache.mkdir("jax") / f"{jaxlib.__version__}-{_processor()}"
