@@ -74,10 +74,9 @@ def singles(name):
 @pytest.mark.parametrize(
     ("name", "methods"),
     [
-        ("slopes", METHODS),
+        ("slopes", ("satterthwaite", "kenward-roger-full")),
         ("crossed", ("kenward-roger", "residual")),
-        ("ar1", ("satterthwaite",)),
-        *(pytest.param(name, METHODS, marks=pytest.mark.slow) for name in ("crossed", "ar1")),
+        *(pytest.param(name, METHODS, marks=pytest.mark.slow) for name in MODELS),
     ],
     ids=lambda given: given if isinstance(given, str) else str(len(given)),
 )
