@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -77,6 +78,12 @@ def check_covariance(structure: Covariance, dim: Any = 4, coords: Any = None, se
         raise
 
 
+def _quickly(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile without the expensive passes: compiling is what takes time, the code runs a few times."""
+    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    return jax.jit(function, compiler_options=options)
+
+
 class _Derivatives(NamedTuple):
     """Matrices (b, m, m) with their first and second derivatives (b, m, m, k) and (b, m, m, k, k)."""
 
@@ -91,6 +98,13 @@ class _Trial:
     def __init__(self, structure: Covariance, dim: Any, levels: np.ndarray, rng: np.random.Generator):
         self.structure, self.dim, self.levels, self.rng = structure, dim, levels, rng
         self.size = structure.size(dim)
+        some = rng.permutation(len(levels))[: max(1, len(levels) - 1)]
+        self.some = some  # fewer levels, in another order
+        # each of these is one program: outside of compiled code every operation would be one
+        self.of_solver, self.of_public = (
+            _quickly(functools.partial(self._values, chart)) for chart in (structure.from_solver, structure.from_public)
+        )
+        self.matrices = _quickly(self._matrices)
 
     def run(self) -> None:
         """All checks, in an order in which the first that fails is the most telling."""
@@ -110,12 +124,20 @@ class _Trial:
         self._check_levels(points[0], found.value[0])
         self._check_scale(points[0], found.value[0])
 
+    def _values(self, chart: Callable[[Array, Any], Covariance], s: Array) -> Covariance:
+        return chart(s, self.dim)
+
+    def _matrices(self, s: Array) -> tuple[Array, Array]:
+        """Matrices at all levels and at some."""
+        bound = self.structure.from_solver(s, self.dim)
+        return jnp.asarray(bound.matrix(self.levels)), jnp.asarray(bound.matrix(self.levels[self.some]))
+
     def _bound(self, s: Any) -> Covariance:
-        return self.structure.from_solver(jnp.asarray(s), self.dim)
+        return self.of_solver(np.asarray(s, float))
 
     def _points(self, thetas: np.ndarray) -> list[np.ndarray]:
         """Random points, the start, one without correlation, and one at each end of each coordinate."""
-        inside = [self.structure.from_public(jnp.asarray(theta), self.dim).to_solver(self.dim) for theta in thetas]
+        inside = [self.of_public(theta).to_solver(self.dim) for theta in thetas]
         start = self.structure.start(self.dim)
         correlations = [isinstance(k, IntervalKind) and k.starts_at_zero for k in self.structure.kinds(self.dim)]
         without = np.where(np.array(correlations, bool), start, inside[0])
@@ -144,10 +166,7 @@ class _Trial:
             Hessian, (value, slopes) = jax.jacfwd(gradient, has_aux=True)(s)
             return value, slopes, Hessian
 
-        # compiling is what takes time: the code runs once
-        options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-        compiled = jax.jit(jax.vmap(everything), compiler_options=options)
-        return _Derivatives(*map(np.asarray, compiled(jnp.stack(points))))
+        return _Derivatives(*map(np.asarray, _quickly(jax.vmap(everything))(np.stack(points))))
 
     def _require(self, good: Any, what: str, s: np.ndarray | None = None) -> None:
         """Fail with the name of the structure and its values at s, unless `good`."""
@@ -161,8 +180,8 @@ class _Trial:
             hash(self.structure)
         except TypeError:
             self._require(False, "options must be hashable (numbers, text, tuples), they are part of compiled code")
-        G, m = self._bound(self.structure.start(self.dim)).matrix(self.levels), len(self.levels)
-        shape, dtype = jnp.shape(G), jnp.result_type(G)
+        G, _ = jax.eval_shape(self._matrices, np.asarray(self.structure.start(self.dim), float))
+        shape, dtype, m = G.shape, G.dtype, len(self.levels)
         self._require(shape == (m, m), f"matrix(levels) has shape {shape}, expected {(m, m)} for {m} levels")
         self._require(dtype == jnp.float64, f"matrix(levels) has entries of type {dtype}, expected float64")
 
@@ -198,7 +217,7 @@ class _Trial:
         ways = {
             "natural values": self._bound(natural.to_solver(self.dim)),
             "canonical coordinates of the solver": self._bound(canonical),
-            "fit.theta": self.structure.from_public(jnp.asarray(public), self.dim),
+            "fit.theta": self.of_public(np.asarray(public, float)),
         }
         values = jax.tree_util.tree_leaves_with_path(natural)
         for way, other in ways.items():
@@ -210,8 +229,7 @@ class _Trial:
 
     def _check_levels(self, s: np.ndarray, G: np.ndarray) -> None:
         """Fewer levels in another order are the same rows and columns."""
-        some = self.rng.permutation(len(self.levels))[: max(1, len(self.levels) - 1)]
-        found = np.asarray(self._bound(s).matrix(self.levels[some]))
+        some, found = self.some, np.asarray(self.matrices(s)[1])
         what = f"matrix(levels) at levels {self.levels[some].tolist()} is not that part of the matrix of all levels"
         self._require(found.shape == (len(some), len(some)), f"{what}, it has shape {found.shape}")
         self._require(np.allclose(found, G[np.ix_(some, some)], rtol=0, atol=ROUNDING * np.max(np.abs(G))), what, s)
@@ -221,8 +239,6 @@ class _Trial:
         if self.structure.has_fixed_scale:
             return
         degrees = self.structure.degrees(self.dim)
-        good = np.allclose(
-            self._bound(s * 2.0**degrees).matrix(self.levels), (4.0 if any(degrees) else 1.0) * G, 1e-8, 0
-        )
+        good = np.allclose(self.matrices(s * 2.0**degrees)[0], (4.0 if any(degrees) else 1.0) * G, 1e-8, 0)
         names = " and ".join(p.name for p in self.structure.free if p.kind.has_scale) or "of its parts"
         self._require(good, f"matrix(levels) is not homogeneous of degree one in its scales ({names})", s)

@@ -27,8 +27,8 @@ def try_matrix(structure: Covariance, places: np.ndarray, dim: Any, what: str) -
         return
     name, places = type(structure).__name__, np.unique(places, axis=0)[:MOST_PLACES]
     with float64():
-        start = structure.from_solver(jax.numpy.asarray(structure.start(dim)), dim)
-        matrix = np.asarray(start.matrix(places))
+        # one program: outside of compiled code every operation would be one
+        matrix = np.asarray(jax.jit(lambda s: structure.from_solver(s, dim).matrix(places))(structure.start(dim)))
     expected = (len(places),) * 2
     if matrix.shape != expected:
         raise DataError(

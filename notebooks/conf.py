@@ -19,7 +19,7 @@ from pages import spread
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # what XLA says of the machine is no part of a page
 # Pages share compiled code, in a first build what they have in common, in later ones all of it.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent / "build" / "compiled"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 project = "jaxlmm"

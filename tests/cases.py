@@ -8,13 +8,25 @@ data = load_data(case)                                   pandas, factors categor
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pytest
 
 REFERENCES = Path(__file__).parent / "references"
+
+
+def some(values: Iterable[Any], *quick: Any) -> list[Any]:
+    """All values for `parametrize`, those that are not in `quick` slow; a value may be a tuple of arguments."""
+    values = list(values)
+    assert set(quick) <= set(values), set(quick) - set(values)
+    return [
+        v if v in quick else pytest.param(*(v if isinstance(v, tuple) else (v,)), marks=pytest.mark.slow)
+        for v in values
+    ]
 
 
 @cache

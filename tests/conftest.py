@@ -1,8 +1,10 @@
-"""Shared set-up: float64 throughout, and compiled code kept between runs."""
+"""Shared set-up: float64 throughout, compiled code kept between runs, and a tenth of the slow tests."""
 
 from __future__ import annotations
 
 import hashlib
+import os
+import zlib
 from pathlib import Path
 
 import jax
@@ -11,16 +13,53 @@ import pytest
 
 jax.config.update("jax_enable_x64", True)
 
+# Compiling is what takes time here: without the expensive passes, unless XLA_FLAGS says otherwise (as .ci/nightly does)
+LEVEL = "--xla_backend_optimization_level"
+if LEVEL not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {LEVEL}=0".lstrip()
+
+LONG = {f"test_{name}.py" for name in ("readme", "definitions", "small_sample", "structures", "composition")}
 MEMORY = 3e9  # bytes of a test process above which compiled code is dropped
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--slow-tenth",
+        type=int,
+        choices=range(10),
+        metavar="K",
+        help="of the slow tests only those of the tenth K, 0 to 9: `pytest -m slow --slow-tenth 3`",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Long files first; of the slow tests those of a tenth, without those that are so long that they have a timeout.
+
+    A test stays in its tenth: a digest of its name says which.
+    """
+    items.sort(key=lambda item: item.path.name not in LONG)
+    tenth = config.getoption("--slow-tenth")
+    if tenth is None:
+        return
+
+    def is_left_out(item: pytest.Item) -> bool:
+        other = zlib.crc32(item.nodeid.encode()) % 10 != tenth
+        return bool(item.get_closest_marker("slow") and (other or item.get_closest_marker("timeout")))
+
+    config.hook.pytest_deselected(items=[item for item in items if is_left_out(item)])
+    items[:] = [item for item in items if not is_left_out(item)]
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Keep compiled code in pytest's own cache folder, so that only a first run pays for it."""
+    if hasattr(config.option, "loadscopereorder"):  # xdist would begin with the files of most tests
+        config.option.loadscopereorder = False
     if getattr(config, "cache", None) is None:  # -p no:cacheprovider
         return
     folder = config.cache.mkdir("jax") / f"{jaxlib.__version__}-{_processor()}"
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    # small programs too: one that is found costs a third of one that is compiled, and keeping it next to nothing
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import jaxlmm
+from cases import some
 from jaxlmm import Covariance, JaxlmmError, Model, Positive, Term, Variance, fitting
 from jaxlmm.covariance import (
     FUNCTIONS,
@@ -44,6 +45,7 @@ from jaxlmm.covariance import (
     distances,
 )
 from jaxlmm.testing import check_covariance
+from matrices import bound_by, matrix_at
 
 RNG = np.random.default_rng(0)
 PLACES = RNG.normal(size=(5, 2))
@@ -59,7 +61,7 @@ def grid(*sizes):
 
 def at_random(structure, dim, seed=0):
     theta = np.random.default_rng(seed).normal(scale=0.5, size=structure.size(dim))
-    return theta, structure.from_public(jnp.asarray(theta), dim)
+    return theta, bound_by(structure, theta, dim)
 
 
 CASES = {
@@ -96,7 +98,14 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+DAILY = (
+    "sum", "product", "kronecker with low rank", "kronecker of sums", "kronecker of a plane", "by group, shared",
+    "by group, composite", "power", "ident of the rest", "known and noise", "all fixed", "fixed matrix",
+    "fixed in a part", "tied correlations",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", some(CASES, *DAILY))
 def test_every_composition_passes_the_property_test(name):
     structure, dim, coords = CASES[name]
     check_covariance(structure, dim, coords)
@@ -116,8 +125,8 @@ def test_names_hashes_and_vmap(name):
     levels = np.arange(dim) if coords is None else coords
     sets = jnp.asarray(np.stack([levels, levels[::-1]]))
     if not name.startswith("by group"):
-        np.testing.assert_allclose(jax.jit(jax.vmap(bound.matrix))(sets)[1], bound.matrix(levels[::-1]), atol=1e-13)
-    np.testing.assert_allclose(jax.jit(lambda b, x: b.matrix(x))(bound, sets[0]), bound.matrix(levels), atol=1e-13)
+        np.testing.assert_allclose(jax.jit(jax.vmap(bound.matrix))(sets)[1], matrix_at(bound, levels[::-1]), atol=1e-13)
+    np.testing.assert_allclose(jax.jit(lambda b, x: b.matrix(x))(bound, sets[0]), matrix_at(bound, levels), atol=1e-13)
 
 
 # ---------------------------------------------------------------------------- formulas

@@ -39,7 +39,7 @@ KINDS = ("one factor", "two terms of one factor", "nested", "crossed", "nested a
 def parts(kind):
     """Blocks, both engines, V of the weighted rows and the expanded Z, from their definitions."""
     m = model(kind)
-    C = m.blocks(0.4 * np.random.default_rng(1).normal(size=m.size))
+    C = jax.jit(m.blocks)(0.4 * np.random.default_rng(1).normal(size=m.size))
     engines = {e: prepare(model(kind, e), compact=False).statistics for e in ("grouped", "dense")}
     root = np.sqrt(m.weights)
     Z = [np.concatenate([(root * (t.group == g))[:, None] * t.Z for g in range(t.levels)], 1) for t in m.random]
@@ -49,14 +49,38 @@ def parts(kind):
     return C, engines, V, Z
 
 
+gram = jax.jit(lambda statistics, C: statistics.gram(C))  # outside of compiled code every operation is a program
+solve = jax.jit(lambda statistics, C, B: statistics.solve(C, B))
+
+
+@jax.jit
+def derivatives(statistics, C, H, K):
+    """Of log|V| along H, and along H and K."""
+
+    def along(C):
+        return jax.jvp(lambda C: statistics.gram(C)[0], (C,), (H,))[1]
+
+    return jax.jvp(along, (C,), (K,))
+
+
+@jax.jit
+def slopes_of_solutions(statistics, C, H, K, B):
+    """Of V^-1 B along H, and along H and K."""
+
+    def along(C):
+        return jax.jvp(lambda C: statistics.solve(C, B), (C,), (H,))[1]
+
+    return jax.jvp(along, (C,), (K,))
+
+
 def directions(C, seed):
     rng = np.random.default_rng(seed)
 
     def symmetric(G):
         H = rng.normal(size=G.shape)
-        return jnp.asarray(H + H.T)
+        return H + H.T
 
-    return Blocks(tuple(symmetric(G) for G in C.random), jnp.asarray(rng.normal(size=(1, 1))))
+    return Blocks(tuple(symmetric(G) for G in C.random), rng.normal(size=(1, 1)))
 
 
 def change_of_v(kind, H):
@@ -72,18 +96,18 @@ def change_of_v(kind, H):
 def test_gram_and_solve(kind, engine):
     C, engines, V, _ = parts(kind)
     U = np.asarray(engines["dense"].U)
-    logdet, gram = engines[engine].gram(C)
+    logdet, found = gram(engines[engine], C)
     assert logdet == pytest.approx(np.linalg.slogdet(V)[1], abs=1e-9)
-    np.testing.assert_allclose(gram, U.T @ np.linalg.solve(V, U), atol=1e-9)
+    np.testing.assert_allclose(found, U.T @ np.linalg.solve(V, U), atol=1e-9)
     B = np.random.default_rng(3).normal(size=(N, 2))
-    np.testing.assert_allclose(engines[engine].solve(C, B), np.linalg.solve(V, B), atol=1e-9)
+    np.testing.assert_allclose(solve(engines[engine], C, B), np.linalg.solve(V, B), atol=1e-9)
 
 
 @pytest.mark.parametrize("kind", KINDS[:-1])
 def test_posterior(kind):
     C, engines, V, Z = parts(kind)
     U = np.asarray(engines["dense"].U)
-    found = engines["grouped"].posterior(C)
+    found = jax.jit(lambda s: s.posterior(C))(engines["grouped"])
     for z, t, G, means, cov in zip(Z, model(kind).random, C.random, found.means, found.covariances, strict=True):
         prior = np.kron(np.eye(t.levels), G)
         expected = prior @ z.T @ np.linalg.solve(V, U)
@@ -99,11 +123,7 @@ def test_derivatives_of_the_log_determinant(kind, engine):
     C, engines, V, _ = parts(kind)
     H, K = directions(C, 1), directions(C, 2)
     VH, VK = np.linalg.solve(V, change_of_v(kind, H)), np.linalg.solve(V, change_of_v(kind, K))
-
-    def along(C):
-        return jax.jvp(lambda C: engines[engine].gram(C)[0], (C,), (H,))[1]
-
-    first, second = jax.jit(lambda C: jax.jvp(along, (C,), (K,)))(C)
+    first, second = derivatives(engines[engine], C, H, K)
     assert first == pytest.approx(np.trace(VH), abs=1e-8)
     assert -second == pytest.approx(np.trace(VH @ VK), abs=1e-8)
 
@@ -114,11 +134,7 @@ def test_solutions_have_derivatives_in_the_blocks(kind, engine):
     C, engines, V, _ = parts(kind)
     H, K = directions(C, 1), directions(C, 2)
     B = np.random.default_rng(3).normal(size=(N, 2))
-
-    def along(C):
-        return jax.jvp(lambda C: engines[engine].solve(C, B), (C,), (H,))[1]
-
-    first, second = jax.jit(lambda C: jax.jvp(along, (C,), (K,)))(C)
+    first, second = slopes_of_solutions(engines[engine], C, H, K, B)
     P, VH, VK = np.linalg.inv(V), change_of_v(kind, H), change_of_v(kind, K)
     np.testing.assert_allclose(first, -P @ VH @ P @ B, atol=1e-8)
     np.testing.assert_allclose(second, P @ (VH @ P @ VK + VK @ P @ VH) @ P @ B, atol=1e-7)
@@ -127,9 +143,10 @@ def test_solutions_have_derivatives_in_the_blocks(kind, engine):
 def test_clusters_are_the_groups_or_the_components():
     for kind, clusters in (("one factor", 6), ("nested", 6), ("crossed", 1)):
         C, engines, _, _ = parts(kind)
-        split = prepare(model(kind), compact=False, clusters=True).statistics.cluster_grams(C)
+        statistics = prepare(model(kind), compact=False, clusters=True).statistics
+        split = jax.jit(lambda statistics, C: statistics.cluster_grams(C))(statistics, C)
         assert split.shape[0] == clusters
-        np.testing.assert_allclose(split.sum(0), engines["dense"].gram(C)[1], atol=1e-9)
+        np.testing.assert_allclose(split.sum(0), gram(engines["dense"], C)[1], atol=1e-9)
 
 
 def test_row_products_need_rows():
@@ -147,10 +164,10 @@ def test_balanced_groups_are_compressed_and_nothing_changes():
     assert int(np.sum(np.asarray(statistics.weight) > 0)) <= 2 * 2 + 2
     assert np.sum(statistics.weight) == pytest.approx(100)
     C = m.blocks(np.array([0.3, 0.2, -0.5, 0.1]))
-    logdet, gram = statistics.gram(C)
-    loose = prepare(m, compact=False).statistics.gram(C)
+    logdet, found = gram(statistics, C)
+    loose = gram(prepare(m, compact=False).statistics, C)
     assert logdet == pytest.approx(float(loose[0]), abs=1e-9)
-    np.testing.assert_allclose(gram, loose[1], atol=1e-9)
+    np.testing.assert_allclose(found, loose[1], atol=1e-9)
 
 
 def test_the_dense_engine_takes_any_residual():
@@ -158,12 +175,12 @@ def test_the_dense_engine_takes_any_residual():
     keep = np.arange(20) != 6  # a visit missing
     residual = Residual(CompoundSymmetry(), g[keep], t[keep])
     m = Model(np.arange(19.0) ** 1.5, np.ones((19, 1)), [], residual, engine="dense")
-    C = m.blocks(np.array([0.2, 0.4]))
+    C = jax.jit(m.blocks)(np.array([0.2, 0.4]))
     V = np.where(g[keep][:, None] == g[keep], np.asarray(C.residual)[t[keep][:, None], t[keep]], 0.0)
     statistics = prepare(m).statistics
-    np.testing.assert_allclose(statistics.covariance(C), V, atol=1e-14)
-    assert statistics.gram(C)[0] == pytest.approx(np.linalg.slogdet(V)[1])
-    assert np.all(np.isfinite(jax.grad(lambda C: statistics.gram(C)[0])(C).residual))
+    np.testing.assert_allclose(jax.jit(statistics.covariance)(C), V, atol=1e-14)
+    assert gram(statistics, C)[0] == pytest.approx(np.linalg.slogdet(V)[1])
+    assert np.all(np.isfinite(jax.jit(jax.grad(lambda C: statistics.gram(C)[0]))(C).residual))
 
 
 def equations(jaxpr):
@@ -190,28 +207,32 @@ def test_the_program_does_not_grow_with_the_levels_of_a_crossed_factor():
 def test_expansions_are_those_of_the_dense_matrix(kind, free):
     """Values and first and second derivatives along directions, with weights that depend on the Gram."""
     C, engines, V, Z = parts(kind)
-    D = jax.tree_util.tree_map(lambda *x: jnp.stack(x), *(directions(C, seed) for seed in (1, 2, 3)))
+    D = jax.tree_util.tree_map(lambda *x: np.stack(x), *(directions(C, seed) for seed in (1, 2, 3)))
     D = D if free else D._replace(residual=None)
 
     def weigh(gram):
         return jnp.linalg.inv(gram)
 
-    found = engines["grouped"].expand(C, D, weigh)
-    logdet, gram = engines["dense"].gram(C)
+    found = jax.jit(lambda statistics, C, D: statistics.expand(C, D, weigh))(engines["grouped"], C, D)
+    logdet, dense = gram(engines["dense"], C)
     np.testing.assert_allclose(found.logdet, logdet, rtol=1e-10)
-    np.testing.assert_allclose(found.gram, gram, rtol=1e-8, atol=1e-10)
-    weights = weigh(gram)
+    np.testing.assert_allclose(found.gram, dense, rtol=1e-8, atol=1e-10)
+    weights = weigh(dense)
 
     def value(t):
         residual = C.residual + (jnp.tensordot(t, D.residual, 1) if free else 0.0)
         moved = Blocks(tuple(G + jnp.tensordot(t, H, 1) for G, H in zip(C.random, D.random, strict=True)), residual)
-        logdet, gram = engines["dense"].gram(moved)
-        return gram, logdet + jnp.sum(weights * gram)
+        logdet, found = engines["dense"].gram(moved)
+        return found, logdet + jnp.sum(weights * found)
 
-    zero = jnp.zeros(3)
-    slopes = jax.jacfwd(lambda t: value(t)[0])(zero)
+    @jax.jit
+    def derivatives(t):
+        total = lambda t: value(t)[1]  # noqa: E731
+        return jax.jacfwd(lambda t: value(t)[0])(t), jax.grad(total)(t), jax.hessian(total)(t)
+
+    slopes, gradient, curvature = derivatives(jnp.zeros(3))
     np.testing.assert_allclose(found.gram_slopes, jnp.moveaxis(slopes, -1, 0), rtol=1e-7, atol=1e-8)
-    np.testing.assert_allclose(found.curvature, jax.hessian(lambda t: value(t)[1])(zero), rtol=1e-7, atol=1e-8)
+    np.testing.assert_allclose(found.curvature, curvature, rtol=1e-7, atol=1e-8)
     along = sum(jnp.tensordot(H, S, 2) for H, S in zip(D.random, found.slopes.random, strict=True))
     along = along + (jnp.tensordot(D.residual, found.slopes.residual, 2) if free else 0.0)
-    np.testing.assert_allclose(along, jax.grad(lambda t: value(t)[1])(zero), rtol=1e-7, atol=1e-8)
+    np.testing.assert_allclose(along, gradient, rtol=1e-7, atol=1e-8)

@@ -55,6 +55,7 @@ def variances(fit):
     return [covariance[0, 0] for covariance in fit.estimate.covariances]
 
 
+@pytest.mark.slow
 def test_small_sample_tests_of_all_coefficients(fit):
     """With this many students the adjustment is small, and departments leave the mean few degrees of freedom."""
     satterthwaite, kenward_roger = (fit.wald(df=df).rows(np.eye(2)) for df in ("satterthwaite", "kenward-roger"))

@@ -12,7 +12,7 @@ from scipy import optimize, stats
 
 import jaxlmm
 import oracle
-from cases import load_case, load_data
+from cases import load_case, load_data, some
 from jaxlmm.errors import DataError
 from test_references import fitted, plain
 
@@ -59,7 +59,7 @@ def check(profile, expected, rtol):
                 assert value == pytest.approx(limit, rel=rtol, abs=1e-9), name
 
 
-@pytest.mark.parametrize("name", ["sleepstudy_ml", "dyestuff_ml"])
+@pytest.mark.parametrize("name", some(["sleepstudy_ml", "dyestuff_ml"], "sleepstudy_ml"))
 def test_recorded_intervals(name):
     case, fit = fitted(name)
     frame = fit.confint(method="profile")
@@ -74,6 +74,7 @@ def test_lme4_with_a_variance_of_zero():
     check(fitted("dyestuff2_singular_ml")[1].profile(level=0.95), DYESTUFF2, 1e-3)
 
 
+@pytest.mark.slow
 def test_lme4_with_ends_of_the_parameter_space():
     profile = fitted("orthodont_slope_ml")[1].profile(level=0.95)
     check(profile, ORTHODONT, 1e-3)
@@ -158,7 +159,10 @@ LAGS = np.abs(np.arange(4)[:, None] - np.arange(4))
 
 @pytest.mark.parametrize(
     ("structure", "correlation"),
-    [("ar1", lambda v: v[0] ** LAGS), ("toep", lambda v: np.append(1.0, v)[LAGS])],
+    [
+        ("ar1", lambda v: v[0] ** LAGS),
+        pytest.param("toep", lambda v: np.append(1.0, v)[LAGS], marks=pytest.mark.slow),
+    ],
 )
 def test_residual_structures_against_dense_profiles(structure, correlation):
     """Parameters that are coordinates of the solver (ar1) and some that are functions of several (toep)."""
@@ -189,6 +193,7 @@ def test_a_coefficient_beside_a_residual_structure():
         assert 2 * (fit.loglik - held.loglik) == pytest.approx(TARGET, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_an_unstructured_residual():
     """By permuting levels: the standard deviation of the last visit is no special case."""
     fit = orthodont("us")
@@ -234,7 +239,7 @@ def one_way(values):
     return deviance
 
 
-@pytest.mark.parametrize("name", ["dyestuff_reml", "dyestuff2_singular_reml"])
+@pytest.mark.parametrize("name", some(["dyestuff_reml", "dyestuff2_singular_reml"], "dyestuff2_singular_reml"))
 def test_the_intraclass_correlation_by_its_closed_form(name):
     case, fit = fitted(name)
     data = load_data(case)

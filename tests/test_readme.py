@@ -33,7 +33,6 @@ def numbers(text: str) -> list[float]:
     return [float(number) for number in NUMBER.findall(text)]
 
 
-@pytest.mark.smoke
 def test_the_readme_prints_what_it_says():
     text = README.read_text(encoding="utf-8")
     pairs = run_blocks(text)

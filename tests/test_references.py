@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import jaxlmm
-from cases import case_names, load_case, load_data
+from cases import case_names, load_case, load_data, some
 
 NAMES = (
     "sleepstudy_reml",
@@ -31,7 +31,11 @@ NAMES = (
     "ergostool_reml",
     "ergostool_ml",
 )
-QUICK = "sleepstudy_reml"
+SMOKE = "sleepstudy_reml"
+DAILY = (
+    "sleepstudy_ml", "sleepstudy_indep_reml", "sleepstudy_weighted_reml", "dyestuff_ml", "dyestuff2_singular_reml",
+    "penicillin_crossed_reml", "pastes_nested_reml", "cake_reml", "machines_interaction_reml",
+)  # fmt: skip
 
 
 @functools.cache
@@ -174,7 +178,7 @@ CHECKS = (
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda c: c.__name__.removeprefix("check_"))
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.smoke) if n == QUICK else n for n in NAMES])
+@pytest.mark.parametrize("name", [pytest.param(SMOKE, marks=pytest.mark.smoke), *some(NAMES[1:], *DAILY)])
 def test_case(name, check):
     check(*fitted(name))
 

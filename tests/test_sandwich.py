@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 import jaxlmm
-from cases import REFERENCES, case_names, load_case, load_data
+from cases import REFERENCES, case_names, load_case, load_data, some
 from jaxlmm import DataError
 from jaxlmm.inference.partition import dependent
 from jaxlmm.inference.sandwich import KINDS, adjusted, cr_vcov, row_df
@@ -96,7 +96,10 @@ def recorded(name):
     return case, jaxlmm.lmm(case["formula"], load_data(case), residual=residual, method=case["method"])
 
 
-@pytest.mark.parametrize("name", [n for n in case_names(plain=False) if load_case(n).get("robust_se")])
+ROBUST = [n for n in case_names(plain=False) if load_case(n).get("robust_se")]
+
+
+@pytest.mark.parametrize("name", some(ROBUST, ROBUST[0]))
 def test_robust_standard_errors_of_mmrm(name):
     case, fit = recorded(name)
     kinds = {"Empirical": "CR0", "Empirical-Jackknife": "CR3", "Empirical-Bias-Reduced": "CR2-mmrm"}
@@ -104,16 +107,10 @@ def test_robust_standard_errors_of_mmrm(name):
         np.testing.assert_allclose(fit.sandwich(kinds[theirs]).se, list(se.values()), rtol=1e-5)
 
 
-SAS = [("us", False), ("us", True), ("ar1", True), ("cs", False), ("toeph", False)]
-MORE = [
-    (s, w)
-    for s in ("adh", "ar1", "arh1", "cs", "csh", "spexp", "toep", "toeph")
-    for w in (False, True)
-    if (s, w) not in SAS
-]
+SAS = [(s, w) for s in ("us", "adh", "ar1", "arh1", "cs", "csh", "spexp", "toep", "toeph") for w in (False, True)]
 
 
-@pytest.mark.parametrize(("structure", "weighted"), SAS + [pytest.param(*c, marks=pytest.mark.slow) for c in MORE])
+@pytest.mark.parametrize(("structure", "weighted"), some(SAS, ("us", False), ("ar1", True)))
 def test_empirical_covariances_of_sas(structure, weighted):
     name = f"empirical_{structure}{'_weighted' if weighted else ''}_covb.csv"
     sas = pd.read_csv(REFERENCES / "sas" / "mmrm" / name)[["Col1", "Col2"]].to_numpy()[:2]

@@ -11,6 +11,7 @@ import pytest
 
 import jaxlmm
 import oracle
+from cases import some
 from jaxlmm import Autoregressive, DataError, FormulaError, JaxlmmError, Unstructured
 from jaxlmm.covariance import NAMES
 from jaxlmm.formula import parse
@@ -525,7 +526,13 @@ FITS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", FITS)
+DAILY = (  # the other kinds are among those of every day of test_definitions.py
+    "shared", "us @ ar1 of Python", "ar1 with gaps", "ou as a term", "ou beside a random intercept and a structure",
+    "slopes by arm", "fixed correlation", "known error variances", "fixed power", "exp", "relationship beside ar1",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", some(FITS, *DAILY))
 def test_fits_have_the_likelihood_of_the_definition(name):
     formula, options, covariance = FITS[name]
     fit = fitted(formula, **options)

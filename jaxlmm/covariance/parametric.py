@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import sys
 import typing
@@ -284,8 +285,15 @@ class Parametric:
     def natural(self, theta: Any, dim: Any) -> list[tuple[str, float]]:
         """Names and natural values of the parameters at public coordinates, as `named`."""
         with float64():
-            named = self.from_public(jnp.asarray(theta, float), dim).named(dim)
-            return [(name, float(value)) for name, value in named]
+            theta, names = np.asarray(theta, float), list[str]()
+            jax.eval_shape(lambda u: names.extend(name for name, _ in self.from_public(u, dim).named(dim)), theta)
+            return [(n, float(x)) for n, x in zip(names, _natural_values(self, theta, dim), strict=True)]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 2))
+def _natural_values(structure: Parametric, theta: Array, dim: Any) -> list[Any]:
+    """The values of `named` by one program, where outside of compiled code every operation would be one."""
+    return [value for _, value in structure.from_public(theta, dim).named(dim)]
 
 
 def _hashable(value: Any) -> Hashable:

@@ -1,0 +1,19 @@
+"""Structures with values and their matrices, each by one program: outside of compiled code every operation is one."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import numpy as np
+
+
+@partial(jax.jit, static_argnums=(0, 2))
+def bound_by(structure, theta, dim):
+    """The structure at public coordinates."""
+    return structure.from_public(theta, dim)
+
+
+def matrix_at(bound, levels):
+    """The matrix at levels that are known when it is compiled."""
+    return np.asarray(jax.jit(lambda b: b.matrix(levels))(bound))
