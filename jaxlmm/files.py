@@ -92,5 +92,7 @@ def _parquet(path: Path, mentioned: Iterable[str] | None) -> Any:
 def _read(path: Path, kind: str, read: Callable[[], Any]) -> Any:
     try:
         return read()
-    except (ValueError, OSError) as error:  # the parsers' own errors are of these, and text that is not UTF-8
+    except ImportError:
+        raise
+    except Exception as error:  # whatever a damaged file leads the parsers to
         raise DataError(f"{str(path)!r} cannot be read as {kind}: {error}") from error
