@@ -16,6 +16,7 @@ from .engines import Blocks, Clusters, Iterative, arrange
 from .engines.orthogonal import group_sum
 from .fitting import Estimate, blocks_at
 from .model import Model, Prepared, layout_of, prepare, weighted
+from .programs import compiled
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def _by_moments(model: Model, C: Blocks, estimate: Estimate) -> Any:
     return jax.device_get(_posterior(prepared, C, prepared.basis.R @ estimate.coef - prepared.basis.c))
 
 
-@jax.jit
+@compiled()
 def _posterior(prepared: Prepared, C: Blocks, beta: Array) -> list[tuple[Array, Array, Array]]:
     """Mean and covariance of the effects given the data, and H of `Effects`; beta in internal coordinates."""
     moments = prepared.statistics.moments(Blocks(tuple(jnp.asarray(G) for G in C.random), jnp.asarray(C.residual)))
@@ -140,7 +141,7 @@ def _by_clusters(model: Model, C: Blocks, estimate: Estimate) -> list[tuple[np.n
     return out
 
 
-@jax.jit
+@compiled()
 def _solved(statistics: Any, C: Blocks, B: Array) -> Any:
     """Covariances of the fields by cluster, V^-1 B, V^-1 by cluster, and Z'V^-1 Z of outer terms by level."""
     C = Blocks(tuple(jnp.asarray(G) for G in C.random), jnp.asarray(C.residual))

@@ -19,6 +19,7 @@ from .errors import DataError
 from .model import Basis, Model, Prepared, prepare
 from .objective import Spec, moment_start, objective, packing_of, scale_of
 from .optimize import Evaluate, Point, Status, minimise
+from .programs import compiled
 from .stochastic import MonteCarlo, is_stochastic, monte_carlo, path_of
 
 MAX_ITERATIONS = 200
@@ -37,8 +38,8 @@ def compiled_by_size(function: Callable[..., Any], *static: str) -> Callable[...
 
     A small problem is compiled without the expensive passes: running it takes less time than they would.
     """
-    slow = jax.jit(function, static_argnames=static)
-    quick = jax.jit(function, static_argnames=static, compiler_options=QUICKLY)
+    slow = compiled(*static)(function)
+    quick = compiled(*static, options=QUICKLY)(function)
 
     def choose(statistics: Any, k: int) -> Callable[..., Any]:
         size = sum(np.size(leaf) for leaf in jax.tree_util.tree_leaves(statistics))
@@ -47,12 +48,12 @@ def compiled_by_size(function: Callable[..., Any], *static: str) -> Callable[...
     return choose
 
 
-_compiled = compiled_by_size(_evaluate, "spec")
+_evaluations = compiled_by_size(_evaluate, "spec")
 
 
 def evaluator(spec: Spec, prepared: Prepared, scale: np.ndarray) -> Evaluate:
     """The compiled objective of one data set, for the host."""
-    evaluate = _compiled(prepared.statistics, len(scale))
+    evaluate = _evaluations(prepared.statistics, len(scale))
     prepared, scale = jax.device_put((prepared, scale))  # once, not at every evaluation
     return lambda s: np.asarray(evaluate(spec, prepared, scale, s))
 
@@ -116,8 +117,8 @@ def estimate(model: Model, method: str = "REML", start: np.ndarray | None = None
     scale = scale_of(spec, prepared.basis)
     packing = packing_of(spec, model.X.shape[1], with_slopes=True)
     stochastic = is_stochastic(prepared)
-    compiled = partial(evaluator, spec, scale=scale)
-    evaluate = path_of(spec, prepared, scale, packing, compiled) if stochastic else compiled(prepared)
+    at = partial(evaluator, spec, scale=scale)
+    evaluate = path_of(spec, prepared, scale, packing, at) if stochastic else at(prepared)
 
     reached: list[np.ndarray] = []
 
@@ -263,7 +264,7 @@ def blocks_at(model: Model, estimate: Estimate) -> Blocks:
     return Blocks(estimate.covariances, estimate.residual)
 
 
-@jax.jit
+@compiled()
 def _blocks_of(model: Model, theta: Array) -> Blocks:
     return model.blocks(theta)
 

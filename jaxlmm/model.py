@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -37,6 +36,7 @@ from .engines import (
 )
 from .engines.orthogonal import RANK_TOLERANCE, orthogonalise
 from .errors import DataError, Float64RequiredError
+from .programs import compiled
 
 Structures = tuple[tuple[Covariance, Any], ...]
 
@@ -275,7 +275,7 @@ def prepare(
     return _prepare(model, compact, clusters, orthogonal, np, varying)
 
 
-@partial(jax.jit, static_argnames=("compact", "clusters", "orthogonal"))
+@compiled("compact", "clusters", "orthogonal")
 def _prepare_traced(model: Model, compact: bool, clusters: bool, orthogonal: bool) -> Prepared:
     return _prepare(model, compact, clusters, orthogonal, jnp)
 
@@ -433,7 +433,7 @@ def ml(theta: Any, model: Model) -> Array:
 # Compiled as wholes, so that calls outside of jit, derivatives included, do not run operation by operation.
 
 
-@partial(jax.jit, static_argnames=("structures", "reml"))
+@compiled("structures", "reml")
 def _loglik(structures: Structures, theta: Array, prepared: Prepared, reml: bool) -> Array:
     logdet, inner = _inner_gram(structures, theta, prepared)
     normal = solve_normal(inner, prepared.basis.alias)
@@ -441,7 +441,7 @@ def _loglik(structures: Structures, theta: Array, prepared: Prepared, reml: bool
     return -0.5 * deviance(logdet, normal, prepared.basis.n, prepared.basis.rank, reml)
 
 
-@partial(jax.jit, static_argnames=("structures",))
+@compiled("structures")
 def _gram(structures: Structures, theta: Array, prepared: Prepared) -> tuple[Array, Array]:
     logdet, inner = _inner_gram(structures, theta, prepared)
     basis, p = prepared.basis, inner.shape[0] - 1

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 # order in which they may use each other. Folders count as one module.
 LAYERS = """
 errors distributions
-cache
+cache programs
 columns relationship files draws tables
 linalg
 parameters

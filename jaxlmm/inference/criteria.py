@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +16,7 @@ from ..design import Residual
 from ..engines import Blocks
 from ..model import Prepared, prepare, weighted
 from ..objective import Spec
+from ..programs import compiled
 from ..tables import Shown, Table
 from .local import blocks_at, coordinates, inverse, local
 
@@ -101,7 +101,7 @@ class _Pieces(NamedTuple):
     P: Any
 
 
-@partial(jax.jit, static_argnames="spec")
+@compiled("spec")
 def _pieces(spec: Spec, prepared: Prepared, residual: Residual, x: Array, rows: Array) -> _Pieces:
     statistics, basis = prepared.statistics, prepared.basis
 

@@ -16,6 +16,7 @@ from ..columns import make_frame
 from ..errors import DataError
 from ..objective import Spec
 from ..optimize import Status
+from ..programs import compiled
 from ..tables import Shown, Table, format_column
 from .deletion import deletion
 from .local import coordinates, inverse
@@ -193,11 +194,11 @@ def _reported(spec: Spec, K: tuple[Any, ...], x: Array) -> Array:
     return jnp.stack(values)[1:]
 
 
-@partial(jax.jit, static_argnames="spec")
+@compiled("spec")
 def _with_slopes(spec: Spec, K: tuple[Any, ...], x: Array) -> tuple[Array, Array]:
     return _reported(spec, K, x), jax.jacfwd(partial(_reported, spec, K))(x)
 
 
-@partial(jax.jit, static_argnames="spec")
+@compiled("spec")
 def _each_reported(spec: Spec, K: tuple[Any, ...], x: Array) -> Array:
     return jax.vmap(partial(_reported, spec, K))(x)

@@ -21,6 +21,7 @@ from ..errors import DataError
 from ..frame import ModelFrame
 from ..interface import model_of
 from ..model import Model, block_at
+from ..programs import compiled
 from ..simulate import draw_rows
 from .declare import Study, accepted, resolved
 
@@ -43,7 +44,7 @@ def keys_of(seed: int, cell: int, replicates: np.ndarray) -> Array:
     return _folded(jax.random.key(seed), cell, replicates.astype(np.uint32))
 
 
-@jax.jit
+@compiled()
 def _folded(key: Array, cell: Any, replicates: Array) -> Array:
     return jax.vmap(partial(jax.random.fold_in, jax.random.fold_in(key, cell)))(replicates)
 
