@@ -86,7 +86,8 @@ def _replanned(model: Model, merged: tuple[Term, ...]) -> Model:
 
 def _by_moments(model: Model, C: Blocks, estimate: Estimate) -> Any:
     prepared = prepare(model, compact=False)
-    return jax.device_get(_posterior(prepared, C, prepared.basis.R @ estimate.coef - prepared.basis.c))
+    found = jax.device_get(_posterior(prepared, C, prepared.basis.R @ estimate.coef - prepared.basis.c))
+    return [[a[: part.levels] for a in each] for part, each in zip(model.terms, found, strict=True)]
 
 
 @compiled()
@@ -129,7 +130,7 @@ def _by_clusters(model: Model, C: Blocks, estimate: Estimate) -> list[tuple[np.n
         found = G @ (N if A is None else np.tensordot(A, N, 1))
         values, H = found[..., 0], found[..., 1:]
         if t in layout.outer:
-            out.append((values, G - G @ M[layout.outer.index(t)] @ G, H))
+            out.append((values, G - G @ M[layout.outer.index(t)][: part.levels] @ G, H))
             continue
         cov = np.tile(G, (part.levels, 1, 1)) * (1.0 if A is None else np.diagonal(A)[:, None, None])
         for row, _, V in _clusters(layout, inverses, inverses):
@@ -153,7 +154,7 @@ def _clusters(layout: Clusters, blocks: Any, inverses: Any) -> Iterator[tuple[np
     """Rows of each cluster, with the matrices (T, T) between them of two lists by bucket."""
     n = len(layout.component)
     for bucket, K, V in zip(layout.buckets, blocks, inverses, strict=True):
-        for row, k, v in zip(bucket.row, K, V, strict=True):
+        for row, k, v in zip(bucket.row, K, V, strict=False):  # behind these are clusters without rows
             here = np.flatnonzero(row < n)
             yield row[here], k[np.ix_(here, here)], v[np.ix_(here, here)]
 

@@ -167,7 +167,8 @@ def test_row_products_and_moments_are_those_of_the_dense_matrix(seed, monkeypatc
     close(statistics.solve(C, B), dense.solve(C, B), 1e-9)
     found, expected = statistics.moments(C), dense.moments(C)
     for a, b in zip((*found.N, *found.M), (*expected.N, *expected.M), strict=True):
-        close(a, b, 1e-9)
+        close(a[: len(b)], b, 1e-9)
+        assert not np.any(a[len(b) :])
     D = directions(C, (1, 2))
     H, K = (jax.tree_util.tree_map(lambda a, i=i: a[i], D) for i in (0, 1))
     assert found.trace(H, K) == pytest.approx(float(expected.trace(H, K)), rel=1e-8)

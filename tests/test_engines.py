@@ -87,10 +87,10 @@ def test_moments(kind, engine):
     moments = engines[engine].moments(C)
     for z, t, found_n, found_m in zip(Z, model(kind).random, moments.N, moments.M, strict=True):
         np.testing.assert_allclose(
-            found_n, (z.T @ np.linalg.solve(V, U)).reshape(t.levels, t.dim, U.shape[1]), atol=1e-9
+            found_n[: t.levels], (z.T @ np.linalg.solve(V, U)).reshape(t.levels, t.dim, U.shape[1]), atol=1e-9
         )
         M = (z.T @ np.linalg.solve(V, z)).reshape(t.levels, t.dim, t.levels, t.dim)
-        np.testing.assert_allclose(found_m, M[np.arange(t.levels), :, np.arange(t.levels)], atol=1e-9)
+        np.testing.assert_allclose(found_m[: t.levels], M[np.arange(t.levels), :, np.arange(t.levels)], atol=1e-9)
 
 
 @pytest.mark.parametrize("kind", KINDS[:-1])

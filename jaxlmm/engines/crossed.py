@@ -135,7 +135,7 @@ class Crossed:
         return (B - fitted(source.Z, [self._codes(t) for t in order], effects)) / s2
 
     def moments(self, C: Blocks) -> Moments:
-        """N and the diagonal blocks of M by level of every term."""
+        """N and the diagonal blocks of M by level of every term; levels behind the last are none."""
         s2 = C.residual[0, 0]
         at = self._solved(C, self.columns)
         M2 = at.A - at.A @ (at.K @ at.A)

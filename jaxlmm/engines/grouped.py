@@ -25,7 +25,7 @@ from ..errors import DataError
 from ..linalg import block_diagonal, identity, matmul, psd_cholesky, transpose
 from .base import Blocks, Expansion, Moments, Rows, Weigh, expand, fitted, homogeneous
 from .elimination import Cross, Factor, eliminate, moments, posterior, second_order
-from .orthogonal import Patterns, bucket, group_sum, orthogonalise, pad_last, products, project
+from .orthogonal import Patterns, bucket, fine, group_sum, orthogonalise, pad_first, pad_last, products, project
 
 MAX_STACKED = 1500
 MAX_STATISTICS = 2e8
@@ -41,7 +41,8 @@ class Layout:
     codes : (n,) inner group of each row;  parent : (groups,) component of each inner group
     component : (n,) component of each row
     copy : a (n,) array an outer term, which copy of its effects (level within the component) a row uses
-    slot : a (levels,) array an outer term, component * copies + copy of each level
+    slot : a (levels,) array an outer term, component * copies + copy of each level; numbers of levels, components and
+        copies are rounded up (`fine`), so that programs are shared
     inner : positions of the terms eliminated first;  copies : a number an outer term
     """
 
@@ -105,7 +106,7 @@ def stack_outer(
         local[order] = np.arange(m) - starts[home[order]]
         copies.append(int(local.max()) + 1)
         copy.append(local[group])
-        slot.append(home * copies[-1] + local)
+        slot.append((home, local))
     stacked = sum(q * c for q, c in zip(dims, copies, strict=True))
     if stacked > MAX_STACKED or max(count, n) * float(stacked) > MAX_STATISTICS:
         raise DataError(
@@ -113,7 +114,11 @@ def stack_outer(
             f"effects that cross it remain, too many for this version (at most {MAX_STACKED}, and rows * effects "
             f"at most {MAX_STATISTICS:.0e}); drop a term or fit a subset"
         )
-    return component, components, tuple(copy), tuple(slot), tuple(copies)
+    # few sizes, so that programs are shared: places that nobody has contribute nothing
+    components, sizes = fine(components), tuple(map(fine, copies))
+    slots = [pad_first(home * c + local, fine(len(home)), components * c)  # behind all places
+             for (home, local), c in zip(slot, sizes, strict=True)]  # fmt: skip
+    return component, components, tuple(copy), tuple(slots), sizes
 
 
 def connected(factors: list[np.ndarray]) -> tuple[np.ndarray, int]:
@@ -169,6 +174,9 @@ class Grouped:
         varying : number of last columns of U that `with_columns` may replace.
         """
         r = rows.U.shape[1]
+        if not (compact or clusters):
+            size = fine(layout.groups)
+            layout = replace(layout, groups=size, parent=pad_first(layout.parent, size))
         concrete = not any(isinstance(leaf, Array) for leaf in jax.tree_util.tree_leaves((rows, layout)))
         xp: Any = np if concrete else jnp
         Z, W = stack_rows(rows, layout, xp)
@@ -243,7 +251,7 @@ class Grouped:
         return (B - fitted(rows.Z, codes, effects)) / C.residual[0, 0]
 
     def moments(self, C: Blocks) -> Moments:
-        """N and the diagonal blocks of M by level of every term."""
+        """N and the diagonal blocks of M by level of every term; levels behind the last are none."""
         _, layout = self._source()
         inner, outer, copies, components, r = self.shape
         s2 = C.residual[0, 0]
