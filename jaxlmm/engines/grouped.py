@@ -23,7 +23,7 @@ from jax import Array
 from ..design import frozen_pytree, replace
 from ..errors import DataError
 from ..linalg import block_diagonal, identity, matmul, psd_cholesky, transpose
-from .base import Blocks, Expansion, Moments, Rows, Weigh, expand, fitted, homogeneous
+from .base import Blocks, Expansion, Moments, Rows, Weigh, expand, fitted, homogeneous, lengthened
 from .elimination import Cross, Factor, eliminate, moments, posterior, second_order
 from .orthogonal import Patterns, bucket, fine, group_sum, orthogonalise, pad_first, pad_last, products, project
 
@@ -142,6 +142,19 @@ class Source(NamedTuple):
     layout: Layout
 
 
+def lengthened_source(rows: Rows, layout: Layout) -> Source:
+    """Rows of zeros behind the last, up to one of few numbers, so that programs are shared (NumPy)."""
+    size = fine(len(rows.U))
+
+    def more(a: Any) -> Any:
+        return pad_first(a, size)
+
+    long = replace(
+        layout, codes=more(layout.codes), component=more(layout.component), copy=tuple(map(more, layout.copy))
+    )
+    return Source(Rows(more(rows.U), tuple(map(more, rows.Z))), long)
+
+
 @frozen_pytree(data=("n", "factor", "cross", "weight", "parent", "source"), meta=("shape",))
 @dataclass(frozen=True, eq=False)
 class Grouped:
@@ -196,7 +209,7 @@ class Grouped:
         if concrete and compact:
             factor, weight, parent = compacted(factor, parent, bool(layout.outer), varying)
         n = np.float64(rows.U.shape[0])
-        source = None if compact else Source(rows, layout)
+        source = None if compact else Source(rows, layout) if not concrete else lengthened_source(rows, layout)
         shape = (layout.inner, layout.outer, layout.copies, components, r)
         return cls(n, factor, cross, weight, parent, source, shape)
 
@@ -241,6 +254,12 @@ class Grouped:
         """U_c'V_c^-1 U_c of each connected component (prepare with ``clusters=True`` for each group)."""
         return jnp.moveaxis(self._grams(C)[1], -1, 0)
 
+    @property
+    def row_count(self) -> int:
+        """Number of rows, those of zeros behind included."""
+        return int(self._source().rows.U.shape[0])
+
+    @lengthened
     def solve(self, C: Blocks, B: Array) -> Array:
         """V^-1 B by ``R^-1 (B - Z G Z'V^-1 B)``."""
         rows, layout = self._source()

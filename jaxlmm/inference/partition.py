@@ -14,13 +14,14 @@ from ..columns import open_table
 from ..engines.clustered import by_cluster
 from ..engines.clusters import linked
 from ..engines.grouped import connected
-from ..engines.orthogonal import group_sum
+from ..engines.orthogonal import fine, group_sum, pad_first
 from ..errors import DataError
 from ..fitting import compiled_by_size
 from ..model import Model, Prepared, orthonormal, prepare, weighted
 from ..objective import Spec
 from .local import blocks_at, coordinates
 
+ROUNDED = ("grouped", "crossed", "marginal")  # engines whose rows may be followed by rows of zeros
 MOST_NUMBERS = 1e8  # rows * rows of the largest cluster, above which the blocks of V^-1 are not formed
 
 
@@ -187,19 +188,23 @@ class Rowwise:
     def solve(self, B: np.ndarray) -> np.ndarray:
         """V^-1 B for B (n, b)."""
         with jax.enable_x64(True):
-            return np.asarray(self._compiled(_solves)(self.spec, self.prepared, self.x, B))
+            return np.asarray(self._compiled(_solves)(self.spec, self.prepared, self.x, self._long(B)))[: len(B)]
 
     def slopes(self, B: np.ndarray) -> Iterator[np.ndarray]:
         """Derivatives of V^-1 B, one coordinate after the other."""
         run = self._compiled(_slopes)
         for direction in np.eye(len(self.x)):
             with jax.enable_x64(True):
-                yield np.asarray(run(self.spec, self.prepared, self.x, direction, B))
+                yield np.asarray(run(self.spec, self.prepared, self.x, direction, self._long(B)))[: len(B)]
 
     def in_residual(self, B: np.ndarray) -> np.ndarray:
         """``V^-1 R V^-1 B``, the derivative of -V^-1 B in the size of the residual covariance R."""
         with jax.enable_x64(True):
-            return np.asarray(self._compiled(_in_residuals)(self.spec, self.prepared, self.x, B))
+            return np.asarray(self._compiled(_in_residuals)(self.spec, self.prepared, self.x, self._long(B)))[: len(B)]
+
+    def _long(self, B: np.ndarray) -> np.ndarray:
+        """Rows of zeros behind those of B where the engine can have them, so that programs are shared."""
+        return pad_first(B, fine(len(B))) if self.model.engine in ROUNDED else B
 
     def _compiled(self, choose: Any) -> Any:
         return choose(self.prepared.statistics, max(len(self.x), 1))
