@@ -16,7 +16,7 @@ from .boundary import SLOPE, Ends, Search, boundaries, has_few_groups
 from .design import Term
 from .engines import Blocks
 from .errors import DataError
-from .model import Basis, Model, Prepared, prepare
+from .model import Basis, Model, Prepared, lean, prepare
 from .objective import Spec, moment_start, objective, packing_of, scale_of
 from .optimize import Evaluate, Point, Status, minimise
 from .programs import compiled
@@ -54,7 +54,7 @@ _evaluations = compiled_by_size(_evaluate, "spec")
 def evaluator(spec: Spec, prepared: Prepared, scale: np.ndarray) -> Evaluate:
     """The compiled objective of one data set, for the host."""
     evaluate = _evaluations(prepared.statistics, len(scale))
-    prepared, scale = jax.device_put((prepared, scale))  # once, not at every evaluation
+    prepared, scale = jax.device_put((lean(prepared), scale))  # once, not at every evaluation
     return lambda s: np.asarray(evaluate(spec, prepared, scale, s))
 
 

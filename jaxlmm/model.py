@@ -260,6 +260,12 @@ class Prepared(NamedTuple):
     coords: tuple[Any, ...]  # as `Model.coords`
 
 
+def lean(prepared: Prepared) -> Prepared:
+    """The same for compiled evaluations, without what only tells their shapes apart."""
+    statistics = prepared.statistics
+    return prepared._replace(statistics=statistics.lean()) if isinstance(statistics, Marginal) else prepared
+
+
 def prepare(
     model: Model, compact: bool = True, clusters: bool = False, varying: int = 1, orthogonal: bool = False
 ) -> Prepared:  # fmt: skip

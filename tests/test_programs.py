@@ -7,6 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jaxlmm
+from jaxlmm.engines import clustered, crossed, crossing, grouped
+from jaxlmm.inference import partition
+from jaxlmm.interface import model_of
+from jaxlmm.model import prepare
 from jaxlmm.programs import PROGRAMS, Programs, allowed_maps, compiled, memory_maps
 
 
@@ -102,3 +107,59 @@ def test_programs_work_inside_transformations_and_threads():
     for thread in threads:
         thread.join()
     assert all(len(found[n]) == 1 for n in range(4, 8))
+
+
+def rows(kind, n, groups, levels, seed=0):
+    """Columns of a design and the model's arguments: crossed, nested, repeated measures, and those within centres."""
+    rng = np.random.default_rng(seed)
+    g = np.arange(n) % groups
+    data = {"g": g, "k": g % levels, "h": rng.integers(0, levels, n), "v": np.arange(n) // groups}
+    data |= {"x": rng.normal(size=n), "y": rng.normal(size=n) + rng.normal(size=groups)[g]}
+    formula, options = {
+        "crossed": ("y ~ x + (1|g) + (1|h)", {}),
+        "nested": ("y ~ x + (1|k/g)", {}),
+        "repeated": ("y ~ x", {"residual": "cs(v|g)"}),
+        "within centres": ("y ~ x + (1|k)", {"residual": "cs(v|g)"}),
+    }[kind]
+    return formula, data, options
+
+
+def exact(monkeypatch):
+    """Sizes are what they are."""
+    for module in (crossing, grouped, clustered, crossed, partition):
+        for name in ("fine", "row_bucket", "bucket"):
+            if hasattr(module, name):
+                monkeypatch.setattr(module, name, lambda size, *_: size)
+
+
+@pytest.mark.parametrize("kind", ["crossed", "nested", "repeated", "within centres"])
+def test_what_is_rounded_up_contributes_nothing(kind, monkeypatch):
+    formula, data, options = rows(kind, 75, 19, 5)
+    found = []
+    for whole in (False, True):
+        if whole:
+            exact(monkeypatch)
+        _, model = model_of(formula, data, **options)
+        compact, full = (prepare(model, compact=compact, orthogonal=True).statistics for compact in (True, False))
+        C = model.blocks(np.linspace(-0.5, 0.4, model.size))
+        D = jax.tree_util.tree_map(lambda G: np.stack([np.eye(len(G)), np.ones(G.shape)]), C)
+        expansion = jax.jit(lambda s, C, D: s.expand(C, D, jnp.linalg.inv))(compact, C, D)
+        solved = jax.jit(lambda s, C, B: s.solve(C, B))(full, C, np.column_stack([data["y"], data["x"]]))
+        found.append((jax.tree_util.tree_leaves(compact), jax.tree_util.tree_leaves((expansion, solved))))
+    (padded, first), (own, second) = found
+    assert sum(np.size(a) for a in padded) > sum(np.size(a) for a in own)
+    for a, b in zip(first, second, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12 * np.max(np.abs(b)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["crossed", "nested", "within centres"])
+def test_data_of_other_sizes_share_programs(kind):
+    kept = []
+    for n, groups, levels in ((75, 19, 9), (78, 20, 9), (80, 21, 10)):
+        formula, data, options = rows(kind, n, groups, levels)
+        fit = jaxlmm.lmm(formula, data, **options)
+        fit.ranef()
+        assert np.all(np.isfinite(fit.fitted))
+        kept.append(set(PROGRAMS._kept))
+    assert kept[0] == kept[1] == kept[2]

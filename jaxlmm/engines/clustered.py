@@ -13,6 +13,7 @@ from .clusters import Bucket, Clusters, Place, distinct
 from .orthogonal import bucket, fine, pad_first
 
 PACKED = 1e6  # numbers of outer products packed at a time
+FEW = 16  # patterns that cost nothing
 MAX_PRODUCTS = 5e7  # numbers of outer products kept; above it they are formed at every evaluation
 
 
@@ -65,7 +66,7 @@ def clustered(
     component = own.component
     if concrete:  # few numbers of clusters and patterns, so that programs are shared
         m = fine(m)
-        size = m if pattern is None else fine(len(first))
+        size = m if pattern is None else fine(max(len(first), min(m, FEW)))
         row, pattern, component = pad_first(row, m, len(W)), pad_first(pattern, m), pad_first(component, m)
         present, count = pad_first(present, size), pad_first(count, size)
         places = tuple(None if p is None else p.padded(len(first), size) for p in places)

@@ -28,7 +28,7 @@ from ..linalg import block_diagonal, identity, inv_logdet, matmul, transpose
 from .base import Blocks, Expansion, Moments, Rows, Weigh, fitted, homogeneous, lengthened
 from .coupling import Coupling, coupling_of, entries_of
 from .crossing import Crossing
-from .orthogonal import Projection, fine, group_sum, orthogonalise, pad_first, project
+from .orthogonal import Projection, group_sum, orthogonalise, pad_first, project, row_bucket
 from .remaining import remaining
 from .traces import Solved, traces
 from .varying import cross_products
@@ -45,7 +45,7 @@ class Source(NamedTuple):
 
     def lengthened(self) -> Source:
         """Rows of zeros behind the last, up to one of few numbers, so that programs are shared (NumPy)."""
-        size = fine(len(self.layout.codes))
+        size = row_bucket(len(self.layout.codes))
 
         def more(a: Any) -> Any:
             return pad_first(a, size)

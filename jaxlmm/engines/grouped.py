@@ -25,7 +25,18 @@ from ..errors import DataError
 from ..linalg import block_diagonal, identity, matmul, psd_cholesky, transpose
 from .base import Blocks, Expansion, Moments, Rows, Weigh, expand, fitted, homogeneous, lengthened
 from .elimination import Cross, Factor, eliminate, moments, posterior, second_order
-from .orthogonal import Patterns, bucket, fine, group_sum, orthogonalise, pad_first, pad_last, products, project
+from .orthogonal import (
+    Patterns,
+    bucket,
+    fine,
+    group_sum,
+    orthogonalise,
+    pad_first,
+    pad_last,
+    products,
+    project,
+    row_bucket,
+)
 
 MAX_STACKED = 1500
 MAX_STATISTICS = 2e8
@@ -144,7 +155,7 @@ class Source(NamedTuple):
 
 def lengthened_source(rows: Rows, layout: Layout) -> Source:
     """Rows of zeros behind the last, up to one of few numbers, so that programs are shared (NumPy)."""
-    size = fine(len(rows.U))
+    size = row_bucket(len(rows.U))
 
     def more(a: Any) -> Any:
         return pad_first(a, size)
@@ -188,7 +199,7 @@ class Grouped:
         """
         r = rows.U.shape[1]
         if not (compact or clusters):
-            size = fine(layout.groups)
+            size = row_bucket(layout.groups)
             layout = replace(layout, groups=size, parent=pad_first(layout.parent, size))
         concrete = not any(isinstance(leaf, Array) for leaf in jax.tree_util.tree_leaves((rows, layout)))
         xp: Any = np if concrete else jnp

@@ -197,15 +197,20 @@ def bucket(size: int) -> int:
     return power * 3 // 4 if power >= 4 and size <= power * 3 // 4 else power
 
 
-def fine(size: int) -> int:
-    """The next of 1, 2, 3, 4, 6, 8, 10, 12, 14, 16, 20, ..., 256, 288, ...: a quarter more at most, then an eighth.
+def fine(size: int, coarse: int = 32) -> int:
+    """The next of 1, 2, 3, 4, 6, 8, ..., `coarse`, and above it in steps of a quarter, from 256 on an eighth at most.
 
     For levels, clusters and rows. Those that there are not contribute exactly nothing, and programs are shared.
     """
-    if size <= 8:
+    if size <= coarse:
         return bucket(size)
-    step = max(1 << (size - 1).bit_length() - (3 if size <= 256 else 4), 1)
+    step = 1 << (size - 1).bit_length() - (3 if size <= 256 else 4)
     return -(-size // step) * step
+
+
+def row_bucket(size: int) -> int:
+    """Number of rows, or of groups of rows, to work with by rows: coarse, since there time is not what counts."""
+    return fine(size, 4096)
 
 
 def pad_first(x: Any, size: int, value: Any = 0) -> Any:

@@ -14,7 +14,7 @@ from ..columns import open_table
 from ..engines.clustered import by_cluster
 from ..engines.clusters import linked
 from ..engines.grouped import connected
-from ..engines.orthogonal import fine, group_sum, pad_first
+from ..engines.orthogonal import group_sum, pad_first, row_bucket
 from ..errors import DataError
 from ..fitting import compiled_by_size
 from ..model import Model, Prepared, orthonormal, prepare, weighted
@@ -204,7 +204,7 @@ class Rowwise:
 
     def _long(self, B: np.ndarray) -> np.ndarray:
         """Rows of zeros behind those of B where the engine can have them, so that programs are shared."""
-        return pad_first(B, fine(len(B))) if self.model.engine in ROUNDED else B
+        return pad_first(B, row_bucket(len(B))) if self.model.engine in ROUNDED else B
 
     def _compiled(self, choose: Any) -> Any:
         return choose(self.prepared.statistics, max(len(self.x), 1))
