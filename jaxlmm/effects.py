@@ -14,12 +14,13 @@ from jax import Array
 
 from .design import Field, Term, replace
 from .engines import Blocks, Clusters, Iterative, arrange
-from .engines.orthogonal import bucket, group_sum, pad_last
+from .engines.orthogonal import bucket, group_sum, pad_first, pad_last, row_bucket
 from .engines.solving import FORWARD
 from .errors import require_accurate
 from .fitting import Estimate, conditioned_blocks
 from .model import Model, Prepared, layout_of, prepare, weighted
 from .precision import float64
+from .programs import compiled
 from .relationship import Relatives
 
 MOST = 2e7  # numbers in the covariances of levels without data with rows that are held at a time
@@ -106,10 +107,11 @@ def _replanned(model: Model, merged: tuple[Term, ...]) -> Model:
 
 def _by_levels(model: Model, C: Blocks, estimate: Estimate) -> Any:
     prepared = prepare(model, compact=False)
-    return jax.device_get(_posterior(prepared, C, prepared.basis.R @ estimate.coef - prepared.basis.c))
+    found = jax.device_get(_posterior(prepared, C, prepared.basis.R @ estimate.coef - prepared.basis.c))
+    return [[a[: part.levels] for a in each] for part, each in zip(model.terms, found, strict=True)]
 
 
-@jax.jit
+@compiled()
 def _posterior(prepared: Prepared, C: Blocks, beta: Array) -> list[tuple[Array, Array, Array]]:
     """Mean and covariance of the effects given the data, and H of `Effects`; beta in internal coordinates."""
     found = prepared.statistics.posterior(Blocks(tuple(jnp.asarray(G) for G in C.random), jnp.asarray(C.residual)))
@@ -133,7 +135,8 @@ def _by_clusters(
     statistics = prepare(model, compact=False).statistics
     rest = weighted(model, model.y - linear_predictor(model.X, estimate.coef, model.offset))
     columns = np.column_stack([rest, weighted(model, model.X)])
-    parts, solved, outer, given = jax.device_get(_solved(statistics, C, columns))
+    parts, solved, outer, given = jax.device_get(_solved(statistics, C, pad_first(columns, row_bucket(len(rest)))))
+    solved = solved[: len(rest)]
     root = weighted(model, np.ones(len(rest)))
     out: list[Any] = []
     for t, (part, G) in enumerate(zip(model.random, C.random, strict=True)):
@@ -150,7 +153,7 @@ def _by_clusters(
         found = G @ (N if A is None else np.tensordot(A, N, 1))
         values, H = found[..., 0], found[..., 1:]
         if t in layout.outer:
-            out.append((values, given[layout.outer.index(t)], H))
+            out.append((values, given[layout.outer.index(t)][: part.levels], H))
             continue
         cov = np.tile(G, (part.levels, 1, 1)) * (1.0 if A is None else np.diagonal(A)[:, None, None])
         for row, own, others, outer_rows, K in _clusters(layout, parts, outer, t):
@@ -181,12 +184,12 @@ def _through_relatives(
     return cov
 
 
-@jax.jit
+@compiled()
 def _solve(statistics: Any, C: Blocks, B: Array) -> Array:
     return statistics.solve(Blocks(tuple(jnp.asarray(G) for G in C.random), jnp.asarray(C.residual)), B)
 
 
-@jax.jit
+@compiled()
 def _solved(statistics: Any, C: Blocks, B: Array) -> Any:
     """V by part and cluster, V^-1 B, and of the outer terms rows by cluster and covariances by level."""
     C = Blocks(tuple(jnp.asarray(G) for G in C.random), jnp.asarray(C.residual))

@@ -16,10 +16,11 @@ from .boundary import SLOPE, Ends, Search, boundaries, has_few_groups
 from .design import Term
 from .engines import Blocks
 from .errors import DataError
-from .model import Basis, Model, Prepared, conditioned, prepare, weighted
+from .model import Basis, Model, Prepared, conditioned, lean, prepare, weighted
 from .objective import Spec, moment_start, objective, packing_of, scale_of
 from .optimize import Evaluate, Point, Status, minimise
 from .precision import float64
+from .programs import compiled
 from .stochastic import MonteCarlo, is_stochastic, monte_carlo, path_of
 
 MAX_ITERATIONS = 200
@@ -38,8 +39,8 @@ def compiled_by_size(function: Callable[..., Any], *static: str) -> Callable[...
 
     A small problem is compiled without the expensive passes: running it takes less time than they would.
     """
-    slow = jax.jit(function, static_argnames=static)
-    quick = jax.jit(function, static_argnames=static, compiler_options=QUICKLY)
+    slow = compiled(*static)(function)
+    quick = compiled(*static, options=QUICKLY)(function)
 
     def choose(statistics: Any, k: int) -> Callable[..., Any]:
         size = sum(np.size(leaf) for leaf in jax.tree_util.tree_leaves(statistics))
@@ -48,13 +49,13 @@ def compiled_by_size(function: Callable[..., Any], *static: str) -> Callable[...
     return choose
 
 
-_compiled = compiled_by_size(_evaluate, "spec")
+_evaluations = compiled_by_size(_evaluate, "spec")
 
 
 def evaluator(spec: Spec, prepared: Prepared, scale: np.ndarray) -> Evaluate:
     """The compiled objective of one data set, for the host."""
-    evaluate = _compiled(prepared.statistics, len(scale))
-    prepared, scale = jax.device_put((prepared, scale))  # once, not at every evaluation
+    evaluate = _evaluations(prepared.statistics, len(scale))
+    prepared, scale = jax.device_put((lean(prepared), scale))  # once, not at every evaluation
     return lambda s: np.asarray(evaluate(spec, prepared, scale, s))
 
 
@@ -117,8 +118,8 @@ def estimate(model: Model, method: str = "REML", start: np.ndarray | None = None
     scale = scale_of(spec, prepared.basis)
     packing = packing_of(spec, model.X.shape[1], with_slopes=True)
     stochastic = is_stochastic(prepared)
-    compiled = partial(evaluator, spec, scale=scale)
-    evaluate = path_of(spec, prepared, scale, packing, compiled) if stochastic else compiled(prepared)
+    at = partial(evaluator, spec, scale=scale)
+    evaluate = path_of(spec, prepared, scale, packing, at) if stochastic else at(prepared)
 
     reached: list[np.ndarray] = []
 
@@ -282,12 +283,12 @@ def conditioned_blocks(model: Model, estimate: Estimate) -> tuple[tuple[np.ndarr
         return tuple(K), jax.device_get(_conditioned(spec, model.coords, x))
 
 
-@partial(jax.jit, static_argnames="spec")
+@compiled("spec")
 def _conditioned(spec: Spec, coords: tuple[Any, ...], x: Array) -> Blocks:
     return spec.blocks(x, coords)
 
 
-@jax.jit
+@compiled()
 def _blocks_of(model: Model, theta: Array) -> Blocks:
     return model.blocks(theta)
 

@@ -7,9 +7,9 @@ shape is compiled once. What a lane does depends on its own data only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache, partial
+from functools import partial
 from threading import Lock
 from typing import Any, NamedTuple
 
@@ -23,6 +23,7 @@ from .boundary import Ends
 from .fitting import MAX_ITERATIONS
 from .objective import Spec, objective, packing_of
 from .optimize import State, Status, advance, initial_state
+from .programs import compiled
 from .responses import Lane, Shared, assemble
 
 # Capacity of a queue and the most slots: few sizes, so that few programs are compiled.
@@ -32,7 +33,7 @@ SIZES_OTHERWISE = ((1024, 1024), (65536, 16384))
 WORK = {"cpu": 2**15}
 WORK_OTHERWISE = 2**25
 
-_COMPILED: set[Any] = set()  # what has been compiled in this process, beside JAX's own cache
+_COMPILED: set[Any] = set()  # what has been compiled in this process
 _COMPILING = Lock()
 
 
@@ -98,14 +99,14 @@ def _drain(spec: Spec, slots: int, shared: Shared, lanes: Lane, order: Any, star
     return Ends(queue.best, queue.status, queue.decrement, queue.iterations)
 
 
-@lru_cache(maxsize=256)
-def _program(spec: Spec, slots: int, devices: tuple[Any, ...]) -> Callable[..., Ends]:
-    """`_drain`, compiled; on several devices each drains a queue of its own, without communication."""
+@compiled("spec", "slots", "devices")
+def _drained(spec: Spec, slots: int, devices: tuple[Any, ...], *args: Any) -> Ends:
+    """`_drain`; on several devices each drains a queue of its own, without communication."""
     drain = partial(_drain, spec, slots)
     if len(devices) > 1:
         mesh, own = Mesh(np.array(devices), ("lanes",)), P("lanes")
         drain = jax.shard_map(drain, mesh=mesh, in_specs=(P(), *(own,) * 4), out_specs=own, check_vma=False)
-    return jax.jit(drain)
+    return drain(*args)
 
 
 def devices() -> tuple[Any, ...]:
@@ -133,7 +134,7 @@ class Runner:
         self.devices = devices()
         statistics = (lanes.data if shared.prepared is None else shared.prepared).statistics
         self.capacity, slots = sizes(-(-count // len(self.devices)), statistics.work)
-        self.program = _program(spec, slots, self.devices)
+        self.program = (spec, slots, self.devices)
         dealt = self._dealt(np.arange(count))[0]
         self.shared, self.lanes = jax.device_put((shared, jax.tree_util.tree_map(lambda a: a[dealt], lanes)))
 
@@ -157,7 +158,7 @@ class Runner:
     def _alone(self) -> Iterator[None]:
         """Let one thread compile a program that the others are about to need as well."""
         shapes = tuple(np.shape(leaf) for leaf in jax.tree_util.tree_leaves((self.shared, self.lanes)))
-        key = (self.program, self.capacity, shapes)
+        key = (*self.program, self.capacity, shapes)
         if key in _COMPILED:
             yield
             return
@@ -170,7 +171,7 @@ class Runner:
         place, taken, totals = self._dealt(lanes)
         order = (lanes[place] // len(self.devices)).astype(np.int32)
         with self._alone():
-            out = jax.block_until_ready(self.program(self.shared, self.lanes, order, s[place], totals))
+            out = jax.block_until_ready(_drained(*self.program, self.shared, self.lanes, order, s[place], totals))
         ends = Ends(*(np.empty((len(lanes), *a.shape[1:]), a.dtype) for a in out))
         for mine, found in zip(ends, out, strict=True):
             mine[place[taken]] = np.asarray(found)[taken]

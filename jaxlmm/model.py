@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -39,6 +38,7 @@ from .engines import (
 from .engines.orthogonal import RANK_TOLERANCE, orthogonalise
 from .errors import DataError
 from .precision import pure
+from .programs import compiled
 
 Structures = tuple[tuple[Covariance, Any], ...]
 
@@ -263,6 +263,12 @@ class Prepared(NamedTuple):
     coords: tuple[Any, ...]  # as `Model.coords`
 
 
+def lean(prepared: Prepared) -> Prepared:
+    """The same for compiled evaluations, without what only tells their shapes apart."""
+    statistics = prepared.statistics
+    return prepared._replace(statistics=statistics.lean()) if isinstance(statistics, Marginal) else prepared
+
+
 def prepare(
     model: Model, compact: bool = True, clusters: bool = False, varying: int = 1, orthogonal: bool = False
 ) -> Prepared:  # fmt: skip
@@ -278,7 +284,7 @@ def prepare(
     return _prepare(model, compact, clusters, orthogonal, np, varying)
 
 
-@partial(jax.jit, static_argnames=("compact", "clusters", "orthogonal"))
+@compiled("compact", "clusters", "orthogonal")
 def _prepare_traced(model: Model, compact: bool, clusters: bool, orthogonal: bool) -> Prepared:
     return _prepare(model, compact, clusters, orthogonal, jnp)
 
@@ -426,7 +432,7 @@ def ml(theta: Any, model: Model) -> Array:
 # Compiled as wholes, so that calls outside of jit, derivatives included, do not run operation by operation.
 
 
-@partial(jax.jit, static_argnames=("structures", "reml"))
+@compiled("structures", "reml")
 def _loglik(structures: Structures, theta: Array, prepared: Prepared, reml: bool) -> Array:
     logdet, inner = _inner_gram(structures, theta, prepared)
     normal = solve_normal(inner, prepared.basis.alias)
@@ -434,7 +440,7 @@ def _loglik(structures: Structures, theta: Array, prepared: Prepared, reml: bool
     return -0.5 * deviance(logdet, normal, prepared.basis.n, prepared.basis.rank, reml)
 
 
-@partial(jax.jit, static_argnames=("structures",))
+@compiled("structures")
 def _gram(structures: Structures, theta: Array, prepared: Prepared) -> tuple[Array, Array]:
     logdet, inner = _inner_gram(structures, theta, prepared)
     basis, p = prepared.basis, inner.shape[0] - 1

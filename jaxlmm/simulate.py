@@ -18,6 +18,7 @@ from .fitting import Estimate, blocks_at
 from .model import Model
 from .parameters import semidefinite_factor
 from .precision import float64
+from .programs import compiled
 from .responses import Design, Responses
 from .sizes import check_count, check_draws
 
@@ -60,7 +61,7 @@ def _root(G: np.ndarray) -> np.ndarray:
     return semidefinite_factor(G) if G.ndim == 2 else np.stack([semidefinite_factor(one) for one in G])
 
 
-@jax.jit
+@compiled()
 def _draw(
     keys: Array,
     mean: Array,
@@ -153,7 +154,7 @@ class Sources(NamedTuple):
     df: Any  # dimension of the rest
 
 
-@jax.jit
+@compiled()
 def _draw_statistics(keys: Array, design: Sources) -> tuple[Array, Array, Array, Array, Array]:
     """For each key, with r the residual of y on X: Q'y (p,), U'r (q, g), left'r (p,), its square, a uniform number."""
     F, B, present, K, root, sigma, _ = design

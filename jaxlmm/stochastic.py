@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
@@ -23,6 +22,7 @@ from .engines import Blocks, Krylov
 from .model import Basis, Prepared
 from .objective import Spec, criterion_at, deviance_of
 from .optimize import Evaluate, Packing, Point
+from .programs import compiled
 
 DISAGREE = 0.3  # how much ways to find a change of the criterion may differ, relative to it
 NEGLIGIBLE = 1e-3  # and absolutely
@@ -110,7 +110,7 @@ def _change(old: Any, new: Any) -> tuple[float, float]:
     return float(ways[0]), float(max(ways) - min(ways))
 
 
-@partial(jax.jit, static_argnames=("spec",))
+@compiled("spec")
 def _value(spec: Spec, prepared: Prepared, scale: Array, s: Array) -> Array:
     """-2 log-likelihood by quadrature."""
     return criterion_at(spec, prepared, spec.blocks(s * scale, prepared.coords))[0]
@@ -147,7 +147,7 @@ def monte_carlo(spec: Spec, prepared: Prepared, scale: np.ndarray, point: Point)
     )
 
 
-@partial(jax.jit, static_argnames=("spec",))
+@compiled("spec")
 def _spread(spec: Spec, prepared: Prepared, scale: Array, s: Array) -> tuple[Array, Array, Array]:
     """-2 log-likelihood, and each probe's log-determinant (b,) and gradient (b, k)."""
     statistics, basis, coords = prepared

@@ -16,6 +16,7 @@ from .model import Model, Prepared, prepare
 from .objective import Spec, criterion_at, objective, packing_of, scale_of
 from .optimize import Status, minimise
 from .precision import pure
+from .programs import compiled
 
 if TYPE_CHECKING:  # a third of a second, which only those who use it should wait for
     import optax
@@ -89,7 +90,7 @@ def _check_optimizer(optimizer: Any) -> None:
         raise DataError(f"optimizer: expected an optax transformation such as optax.lbfgs(), found {optimizer!r}")
 
 
-@partial(jax.jit, static_argnames=("spec", "optimizer", "max_iterations"))
+@compiled("spec", "optimizer", "max_iterations")
 def _fit(spec: Spec, optimizer: Any, max_iterations: int, model: Model, start: Array) -> Estimates:
     prepared, p = prepare(model, compact=False, orthogonal=True), model.X.shape[1]
     basis = prepared.basis

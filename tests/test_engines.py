@@ -111,10 +111,10 @@ def test_posterior(kind):
     for z, t, G, means, cov in zip(Z, model(kind).random, C.random, found.means, found.covariances, strict=True):
         prior = np.kron(np.eye(t.levels), G)
         expected = prior @ z.T @ np.linalg.solve(V, U)
-        np.testing.assert_allclose(means, expected.reshape(t.levels, t.dim, U.shape[1]), atol=1e-9)
+        np.testing.assert_allclose(means[: t.levels], expected.reshape(t.levels, t.dim, U.shape[1]), atol=1e-9)
         whole = prior - prior @ z.T @ np.linalg.solve(V, z @ prior)
         whole = whole.reshape(t.levels, t.dim, t.levels, t.dim)
-        np.testing.assert_allclose(cov, whole[np.arange(t.levels), :, np.arange(t.levels)], atol=1e-9)
+        np.testing.assert_allclose(cov[: t.levels], whole[np.arange(t.levels), :, np.arange(t.levels)], atol=1e-9)
 
 
 @pytest.mark.parametrize("kind", KINDS[:-1])

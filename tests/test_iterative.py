@@ -132,7 +132,7 @@ def test_solutions_and_effects_equal_those_of_the_crossed_engine():
     own, crossed = (prepare(model, compact=False).statistics for model in models)
     own, C, B = complete(own), blocks(models[0], 0), np.random.default_rng(1).normal(size=(len(y), 2))
     for a, b in zip(rows_at(own, C, B), rows_at(crossed, C, B), strict=True):
-        close(a, b, 1e-10)
+        close(a, b[: len(a)], 1e-10)
 
 
 def test_the_likelihood_has_derivatives():

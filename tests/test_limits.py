@@ -17,6 +17,7 @@ import jaxlmm
 import oracle
 from cases import some
 from jaxlmm.engines.grouped import MAX_STACKED, MAX_STATISTICS, plan
+from jaxlmm.engines.orthogonal import fine
 from jaxlmm.errors import DataError, JaxlmmError
 from jaxlmm.fitting import MAX_ITERATIONS, estimate
 from jaxlmm.model import MAX_DENSE_ROWS, prepare
@@ -43,7 +44,7 @@ def crossing(first, second):
 def test_the_largest_crossing_is_accepted_and_the_next_refused():
     groups, levels, n = crossing(MAX_STACKED + 200, MAX_STACKED)
     layout = plan(groups, levels, (1, 1), n)
-    assert (layout.components, layout.copies) == (1, (MAX_STACKED,))
+    assert (layout.components, layout.copies) == (1, (fine(MAX_STACKED),))
     groups, levels, n = crossing(MAX_STACKED + 200, MAX_STACKED + 1)
     with pytest.raises(DataError) as caught:
         plan(groups, levels, (1, 1), n)
@@ -71,7 +72,7 @@ def test_nested_factors_have_no_such_limit():
     outer = 4 * MAX_STACKED
     inner = np.repeat(np.arange(3 * outer, dtype=np.int32), 2)
     layout = plan((inner // 3, inner), (outer, 3 * outer), (2, 1), len(inner))
-    assert (layout.components, layout.copies, layout.inner) == (outer, (1,), (1,))
+    assert (layout.components, layout.copies, layout.inner) == (fine(outer), (1,), (1,))
 
 
 def long_data(n=MAX_DENSE_ROWS + 1):

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = """
 errors distributions
 precision sizes
-cache
+cache programs
 levels factors readers
 columns alignment relationship files draws tables
 linalg

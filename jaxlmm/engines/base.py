@@ -12,6 +12,7 @@ An engine is a pytree of statistics prepared once from data. It knows nothing of
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import jax
@@ -148,6 +149,17 @@ def directions(C: Blocks, D: Blocks) -> Blocks:
 
 def _leaves(blocks: Blocks) -> list[Any]:
     return [*blocks.random, blocks.residual]
+
+
+def lengthened(solve: Callable[..., Array]) -> Callable[..., Array]:
+    """Decorator of `Engine.solve` for engines that keep rows of zeros behind the last, `row_count` in all."""
+
+    @wraps(solve)
+    def padded(self: Any, C: Blocks, B: Any) -> Array:
+        n, B = len(B), jnp.asarray(B)
+        return solve(self, C, jnp.pad(B, ((0, max(self.row_count - n, 0)), (0, 0))))[:n]
+
+    return padded
 
 
 class Engine(Protocol):

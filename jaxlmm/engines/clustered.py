@@ -10,14 +10,15 @@ import numpy as np
 from ..design import Field
 from .base import Rows
 from .clusters import Bucket, Clusters, Place, distinct
-from .orthogonal import bucket
+from .orthogonal import bucket, fine, pad_first
 
 PACKED = 1e6  # numbers of outer products packed at a time
+FEW = 16  # patterns that cost nothing
 MAX_PRODUCTS = 5e7  # numbers of outer products kept; above it they are formed at every evaluation
 
 
 class Clustered(NamedTuple):
-    """Statistics of the clusters of a bucket."""
+    """Statistics of the clusters of a bucket; those behind the last cluster and pattern have no rows."""
 
     row: Any  # (m, T)
     pattern: Any  # (m,) None where every cluster is a pattern
@@ -36,16 +37,16 @@ class Clustered(NamedTuple):
 
 
 def clustered(
-    bucket: Bucket, rows: Rows, parts: tuple[Any, ...], layout: Clusters, W: Any, concrete: bool, keep: bool, xp: Any
+    own: Bucket, rows: Rows, parts: tuple[Any, ...], layout: Clusters, W: Any, concrete: bool, keep: bool, xp: Any
 ) -> Clustered:  # fmt: skip
     """Statistics of one bucket; values of Z, weights and relationships may tell more patterns apart."""
-    row, m = bucket.row, bucket.row.shape[0]
+    row, m = own.row, own.row.shape[0]
     Z = [
         _padded(rows.Z[t], xp)[row] if t in layout.inner and rows.Z[t] is not None else None for t in range(len(rows.Z))
     ]
     kin = [None if getattr(part, "relationship", None) is None else _between(part, row, xp) for part in parts]
     values = [value for value in (*Z, *kin) if value is not None]
-    first, pattern, present, count, places = bucket.first, bucket.pattern, bucket.present, bucket.count, bucket.places
+    first, pattern, present, count, places = own.first, own.pattern, own.present, own.count, own.places
     if values:
         of_cluster = np.arange(m, dtype=np.int32) if pattern is None else pattern
         first, pattern = np.arange(m, dtype=np.int32), None
@@ -62,6 +63,13 @@ def clustered(
         for t, A in enumerate(kin):
             if A is not None:
                 places = (*places[:t], places[t]._replace(mask=A[first]), *places[t + 1 :])
+    component = own.component
+    if concrete:  # few numbers of clusters and patterns, so that programs are shared
+        m = fine(m)
+        size = m if pattern is None else fine(max(len(first), min(m, FEW)))
+        row, pattern, component = pad_first(row, m, len(W)), pad_first(pattern, m), pad_first(component, m)
+        present, count = pad_first(present, size), pad_first(count, size)
+        places = tuple(None if p is None else p.padded(len(first), size) for p in places)
     P, T = present.shape
     r = W.shape[1]
     by_row: Any = by_cluster(W, row)
@@ -70,7 +78,7 @@ def clustered(
     directions = sum(part.structure.size(part.dim) for part in parts)
     if not keep and size <= MAX_PRODUCTS and size * directions <= m * (T * r) ** 2:
         by_row, S = None, products(by_row, pattern, P)
-    return Clustered(row, pattern, present, count, bucket.component, places, by_row, S)
+    return Clustered(row, pattern, present, count, component, places, by_row, S)
 
 
 def _valued(place: Place, part: Any, z: Any) -> Place:

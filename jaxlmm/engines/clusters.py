@@ -14,6 +14,7 @@ import numpy as np
 
 from ..design import Field, Residual, Term, frozen_pytree
 from .grouped import connected, stack_outer
+from .orthogonal import pad_first
 
 MOST_LEVELS = 52  # whose presence fits into the digits of a float
 ONE_BUCKET = 3e6  # clusters * T^3 below which all clusters are padded to the size of the largest
@@ -34,6 +35,11 @@ class Place(NamedTuple):
         """The places of some patterns, each as often as it is named."""
         take = [None if x is None else x if x.shape[0] == 1 and x is self.mask else x[patterns] for x in self]
         return Place(*take)
+
+    def padded(self, patterns: int, size: int) -> Place:
+        """The same with zeros for patterns behind the last of `patterns`."""
+        one = self.mask is not None and len(self.mask) == 1 < patterns
+        return Place(*[x if x is self.mask and one else pad_first(x, size) for x in self])
 
 
 class Bucket(NamedTuple):

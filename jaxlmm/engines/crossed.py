@@ -25,11 +25,11 @@ from jax import Array
 
 from ..design import frozen_pytree, replace
 from ..linalg import block_diagonal, identity, inv_logdet, matmul, psd_cholesky, transpose
-from .base import Blocks, Expansion, Posterior, Rows, Weigh, fitted, homogeneous
+from .base import Blocks, Expansion, Posterior, Rows, Weigh, fitted, homogeneous, lengthened
 from .coupling import Coupling, coupling_of, entries_of
 from .crossing import Crossing
 from .elimination import Given, given
-from .orthogonal import Projection, group_sum, orthogonalise, project
+from .orthogonal import Projection, group_sum, orthogonalise, pad_first, project, row_bucket
 from .remaining import remaining
 from .solving import refined, through_terms
 from .traces import Solved, traces
@@ -44,6 +44,17 @@ class Source(NamedTuple):
     units: list[Any]  # orthonormal columns (n,) of the first design
     Z: tuple[Any, ...]
     layout: Crossing
+
+    def lengthened(self) -> Source:
+        """Rows of zeros behind the last, up to one of few numbers, so that programs are shared (NumPy)."""
+        size = row_bucket(len(self.layout.codes))
+
+        def more(a: Any) -> Any:
+            return pad_first(a, size)
+
+        layout = self.layout
+        codes = {"codes": more(layout.codes), "outer_codes": tuple(map(more, layout.outer_codes)), "grouped": None}
+        return Source([more(a) for a in self.units], tuple(map(more, self.Z)), replace(layout, **codes))
 
 
 class Eliminated(NamedTuple):
@@ -101,7 +112,7 @@ class Crossed:
         E = unspanned(Z, layout, entries, effects)
         source = Source(units, rows.Z, layout)
         columns = columns_of(rows.U, source, np)
-        kept = None if compact else source
+        kept = None if compact else source.lengthened()
         return cls(np.float64(len(rows.U)), F, E, columns, coupling, kept, layout.inner, layout.levels, dims)
 
     @property
@@ -137,6 +148,12 @@ class Crossed:
         """One cluster: crossed factors leave no independent rows."""
         return self.gram(C)[1][None]
 
+    @property
+    def row_count(self) -> int:
+        """Number of rows, those of zeros behind included."""
+        return len(self._source().layout.codes)
+
+    @lengthened
     def solve(self, C: Blocks, B: Array) -> Array:
         """V^-1 B by ``R^-1 (B - Z u)`` with the mean u of the effects given B."""
         source = self._source()

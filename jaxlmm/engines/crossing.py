@@ -13,6 +13,7 @@ from ..design import frozen_pytree
 from ..errors import DataError
 from ..linalg import UNROLL
 from .grouped import MAX_STACKED, MAX_STATISTICS, Layout, plan
+from .orthogonal import fine
 
 MAX_EFFECTS = 8000  # that remain after the first factor is eliminated
 MANY_NESTED = 1000  # of nested factors: above it the grouped engine, which takes a component at a time, is faster
@@ -44,7 +45,8 @@ class Crossing:
     ----------
     codes : (n,) level of the first factor;  outer_codes : the same of each other term
     grouped : layout of the grouped engine, which takes over where data are traced; None where they are too large
-    groups : levels of the first factor;  inner : positions of its terms;  levels : a number an outer term
+    groups : levels of the first factor;  inner : positions of its terms;  levels : a number an outer term; numbers of
+        levels are rounded up (`fine`), so that programs are shared
     """
 
     codes: Any
@@ -106,9 +108,9 @@ def cross(groups: tuple[np.ndarray, ...], levels: tuple[int, ...], dims: tuple[i
         groups[inner[0]],
         tuple(groups[t] for t in outer),
         plan(groups, levels, dims, n) if small else None,
-        levels[inner[0]],
+        fine(levels[inner[0]]),
         inner,
-        tuple(levels[t] for t in outer),
+        tuple(fine(levels[t]) for t in outer),
     )
 
 

@@ -23,9 +23,20 @@ from jax import Array
 from ..design import frozen_pytree, replace
 from ..errors import DataError
 from ..linalg import block_diagonal, identity, matmul, psd_cholesky, transpose
-from .base import Blocks, Expansion, Posterior, Rows, Weigh, expand, fitted, homogeneous
+from .base import Blocks, Expansion, Posterior, Rows, Weigh, expand, fitted, homogeneous, lengthened
 from .elimination import Cross, Factor, Given, eliminate, given, posterior, quadratic, second_order
-from .orthogonal import Patterns, bucket, group_sum, orthogonalise, pad_last, products, project
+from .orthogonal import (
+    Patterns,
+    bucket,
+    fine,
+    group_sum,
+    orthogonalise,
+    pad_first,
+    pad_last,
+    products,
+    project,
+    row_bucket,
+)
 from .solving import refined, through_terms
 
 MAX_STACKED = 1500
@@ -42,7 +53,8 @@ class Layout:
     codes : (n,) inner group of each row;  parent : (groups,) component of each inner group
     component : (n,) component of each row
     copy : a (n,) array an outer term, which copy of its effects (level within the component) a row uses
-    slot : a (levels,) array an outer term, component * copies + copy of each level
+    slot : a (levels,) array an outer term, component * copies + copy of each level; numbers of levels, components and
+        copies are rounded up (`fine`), so that programs are shared
     inner : positions of the terms eliminated first;  copies : a number an outer term
     """
 
@@ -106,7 +118,7 @@ def stack_outer(
         local[order] = np.arange(m) - starts[home[order]]
         copies.append(int(local.max()) + 1)
         copy.append(local[group])
-        slot.append(home * copies[-1] + local)
+        slot.append((home, local))
     stacked = sum(q * c for q, c in zip(dims, copies, strict=True))
     if stacked > MAX_STACKED or max(count, n) * float(stacked) > MAX_STATISTICS:
         raise DataError(
@@ -114,7 +126,11 @@ def stack_outer(
             f"effects that cross it remain, too many for this version (at most {MAX_STACKED}, and rows * effects "
             f"at most {MAX_STATISTICS:.0e}); drop a term or fit a subset"
         )
-    return component, components, tuple(copy), tuple(slot), tuple(copies)
+    # few sizes, so that programs are shared: places that nobody has contribute nothing
+    components, sizes = fine(components), tuple(map(fine, copies))
+    slots = [pad_first(home * c + local, fine(len(home)), components * c)  # behind all places
+             for (home, local), c in zip(slot, sizes, strict=True)]  # fmt: skip
+    return component, components, tuple(copy), tuple(slots), sizes
 
 
 def connected(factors: list[np.ndarray]) -> tuple[np.ndarray, int]:
@@ -138,6 +154,20 @@ class Source(NamedTuple):
     layout: Layout
     units: list[Any]  # orthonormal columns (n,) of the inner design
     left: Any  # (n, Q) what these leave of the stacked outer designs
+
+    def lengthened(self) -> Source:
+        """Rows of zeros behind the last, up to one of few numbers, so that programs are shared (NumPy)."""
+        rows, layout = self.rows, self.layout
+        size = row_bucket(len(rows.U))
+
+        def more(a: Any) -> Any:
+            return pad_first(a, size)
+
+        codes = {"codes": more(layout.codes), "component": more(layout.component)}
+        long = replace(layout, **codes, copy=tuple(map(more, layout.copy)))
+        return Source(
+            Rows(more(rows.U), tuple(map(more, rows.Z))), long, [more(u) for u in self.units], more(self.left)
+        )
 
 
 class Eliminated(NamedTuple):
@@ -181,6 +211,9 @@ class Grouped:
         varying : number of last columns of U that `with_columns` may replace.
         """
         r = rows.U.shape[1]
+        if not (compact or clusters):
+            size = row_bucket(layout.groups)
+            layout = replace(layout, groups=size, parent=pad_first(layout.parent, size))
         concrete = not any(isinstance(leaf, Array) for leaf in jax.tree_util.tree_leaves((rows, layout)))
         xp: Any = np if concrete else jnp
         Z, W = stack_rows(rows, layout, xp)
@@ -200,7 +233,10 @@ class Grouped:
         if concrete and compact:
             factor, weight, parent = compacted(factor, parent, bool(layout.outer), varying)
         n = np.float64(rows.U.shape[0])
-        source = None if compact else Source(rows, layout, units, left[:, : left.shape[1] - r])
+        source: Source | None = None
+        if not compact:
+            source = Source(rows, layout, units, left[:, : left.shape[1] - r])
+            source = source.lengthened() if concrete else source
         shape = (layout.inner, layout.outer, layout.copies, components, r)
         return cls(n, factor, cross, weight, parent, source, shape)
 
@@ -245,6 +281,12 @@ class Grouped:
         """U_c'V_c^-1 U_c of each connected component (prepare with ``clusters=True`` for each group)."""
         return jnp.moveaxis(self._grams(C)[1], -1, 0)
 
+    @property
+    def row_count(self) -> int:
+        """Number of rows, those of zeros behind included."""
+        return int(self._source().rows.U.shape[0])
+
+    @lengthened
     def solve(self, C: Blocks, B: Array) -> Array:
         """V^-1 B by ``R^-1 (B - Z u)`` with the mean u of the effects given B."""
         source = self._source()

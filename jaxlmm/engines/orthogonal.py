@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 RANK_TOLERANCE = 1e-10
@@ -194,6 +195,30 @@ def bucket(size: int) -> int:
     """The next of 1, 2, 3, 4, 6, 8, 12, 16, 24, ...: at most half as much again."""
     power = 1 << max(size - 1, 0).bit_length()
     return power * 3 // 4 if power >= 4 and size <= power * 3 // 4 else power
+
+
+def fine(size: int, coarse: int = 32) -> int:
+    """The next of 1, 2, 3, 4, 6, 8, ..., `coarse`, and above it in steps of a quarter, from 256 on an eighth at most.
+
+    For levels, clusters and rows. Those that there are not contribute exactly nothing, and programs are shared.
+    """
+    if size <= coarse:
+        return bucket(size)
+    step = 1 << (size - 1).bit_length() - (3 if size <= 256 else 4)
+    return -(-size // step) * step
+
+
+def row_bucket(size: int) -> int:
+    """Number of rows, or of groups of rows, to work with by rows: coarse, since there time is not what counts."""
+    return fine(size, 4096)
+
+
+def pad_first(x: Any, size: int, value: Any = 0) -> Any:
+    """Rows of `value` behind the first axis up to `size`; None is itself."""
+    if x is None or len(x) >= size:
+        return x
+    more = np.full((size - len(x), *x.shape[1:]), value, x.dtype)
+    return (np if isinstance(x, np.ndarray) else jnp).concatenate([x, more])
 
 
 def pad_last(x: np.ndarray, size: int) -> np.ndarray:

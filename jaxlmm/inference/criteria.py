@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +17,7 @@ from ..engines import Blocks
 from ..model import Prepared, prepare, weighted
 from ..objective import Spec
 from ..precision import float64
+from ..programs import compiled
 from ..tables import Shown, Table
 from .local import blocks_at, coordinates, inverse, local
 
@@ -102,7 +102,7 @@ class _Pieces(NamedTuple):
     P: Any
 
 
-@partial(jax.jit, static_argnames="spec")
+@compiled("spec")
 def _pieces(spec: Spec, prepared: Prepared, residual: Residual, x: Array, rows: Array) -> _Pieces:
     statistics, basis = prepared.statistics, prepared.basis
 

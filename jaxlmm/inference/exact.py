@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
@@ -35,6 +34,7 @@ from ..model import Model, prepare, weighted
 from ..objective import Spec, criterion_at
 from ..parameters import semidefinite_factor
 from ..precision import float64
+from ..programs import compiled
 from ..simulate import replicate_keys
 from ..sizes import check_draws
 from ..tables import Shown, Table, format_p
@@ -169,7 +169,7 @@ def _without(null: Model, method: str) -> tuple[float, Solve | None]:
     return loglik, lambda B: np.asarray(_solve(statistics, C, B))
 
 
-@jax.jit
+@compiled()
 def _solve(statistics: Any, C: Blocks, B: Array) -> Array:
     return statistics.solve(Blocks(tuple(map(jnp.asarray, C.random)), jnp.asarray(C.residual)), B)
 
@@ -223,14 +223,14 @@ def draw(mu: np.ndarray, of_logdet: np.ndarray, nu: int, rest: int, n: int, seed
     return out
 
 
-@partial(jax.jit, static_argnames="k")
+@compiled("k")
 def _normals(keys: Array, k: int) -> tuple[Array, Array]:
     """Squares of k normals, and a uniform number, for each key."""
     square = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, 0), (k,), jnp.float64) ** 2)(keys)
     return square, jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, 1), (), jnp.float64))(keys)
 
 
-@jax.jit
+@compiled()
 def _supremum(square: Array, c: Array, mu: Array, of_logdet: Array, nu: Array, grid: Array) -> Array:
     """Largest value over lambda of the log ratio for squares (n, k) and c (n,): the best of a grid, then Newton."""
     whole = jnp.sum(square, 1) + c

@@ -17,6 +17,7 @@ from ..errors import DataError
 from ..objective import Spec
 from ..optimize import Status
 from ..precision import float64
+from ..programs import compiled
 from ..tables import Shown, Table, format_column
 from .deletion import deletion
 from .local import coordinates, inverse
@@ -194,11 +195,11 @@ def _reported(spec: Spec, K: tuple[Any, ...], x: Array) -> Array:
     return jnp.stack(values)[1:]
 
 
-@partial(jax.jit, static_argnames="spec")
+@compiled("spec")
 def _with_slopes(spec: Spec, K: tuple[Any, ...], x: Array) -> tuple[Array, Array]:
     return _reported(spec, K, x), jax.jacfwd(partial(_reported, spec, K))(x)
 
 
-@partial(jax.jit, static_argnames="spec")
+@compiled("spec")
 def _each_reported(spec: Spec, K: tuple[Any, ...], x: Array) -> Array:
     return jax.vmap(partial(_reported, spec, K))(x)

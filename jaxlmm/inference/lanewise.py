@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -23,6 +22,7 @@ from ..lanes import sizes
 from ..model import Prepared, orthonormal, prepare, weighted
 from ..objective import Spec
 from ..optimize import Status
+from ..programs import compiled
 from ..responses import Lane, Shared, assemble
 from ..tables import Shown, Table, format_column, format_df
 from . import kenward_roger, sandwich, satterthwaite
@@ -267,10 +267,9 @@ def _mapped(
     return jax.lax.map(one, (lanes, x), batch_size=slots)
 
 
-_over_lanes = jax.jit(_mapped, static_argnames=("rule", "slots", "rank"))
-_over_few_lanes = jax.jit(  # for few data sets compiling takes longer than running
-    _mapped, static_argnames=("rule", "slots", "rank"), compiler_options=QUICKLY
-)
+_over_lanes = compiled("rule", "slots", "rank")(_mapped)
+# for few data sets compiling takes longer than running
+_over_few_lanes = compiled("rule", "slots", "rank", options=QUICKLY)(_mapped)
 
 
 def _test_lane(rule: Rule, rank: int, L: Array, rhs: Array, prepared: Prepared, x: Array) -> list[_Found]:
@@ -327,7 +326,7 @@ def _result(
     return _Found(estimate, jnp.sqrt(jnp.maximum(variance, 0.0)), df, F, den, status)
 
 
-@partial(jax.jit, static_argnames=("spec", "kind", "count", "slots", "rank"))
+@compiled("spec", "kind", "count", "slots", "rank")
 def _sandwiches(
     spec: Spec, kind: str, count: int, slots: int, rank: int, L: Array, rhs: Array, prepared: Prepared, Q: Array,
     codes: Array, x: Array, y: Array,

@@ -25,7 +25,7 @@ from jax import Array
 from ..criterion import Normal, gram_curvature, gram_slopes, solve_normal
 from ..engines import Blocks
 from ..linalg import eigh
-from ..model import Model, Prepared, prepare
+from ..model import Model, Prepared, lean, prepare
 from ..objective import Spec
 from ..parameters import module_of
 
@@ -148,4 +148,4 @@ def coordinates(spec: Spec, prepared: Prepared, theta: Any, chart: str) -> Any:
 
 def prepared_for(model: Model, method: str) -> tuple[Spec, Prepared]:
     """Specification with absolute covariances and statistics of a concrete model."""
-    return Spec.of(model, method).absolute, prepare(model, orthogonal=True)
+    return Spec.of(model, method).absolute, lean(prepare(model, orthogonal=True))

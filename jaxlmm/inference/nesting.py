@@ -7,7 +7,6 @@ cone of the larger model and the expected information give the law (Self & Liang
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -21,6 +20,7 @@ from ..model import Model, Prepared, prepare
 from ..objective import Spec, criterion_at, scale_of
 from ..parameters import PositiveKind
 from ..precision import float64
+from ..programs import compiled
 from .local import coordinates, local
 from .mixtures import Mixture, cone_mixture
 from .tangent import tangent_cone
@@ -83,7 +83,7 @@ class _Side(NamedTuple):
         return np.array(self.spec.map("solver_to_natural", jnp.asarray(s)))
 
 
-@partial(jax.jit, static_argnames=("spec", "chart"))
+@compiled("spec", "chart")
 def _covariance(spec: Spec, few: Prepared, chart: str, x: Array) -> tuple[Array, Array]:
     def V(x: Array) -> Array:
         return few.statistics.covariance(spec.blocks(x, few.coords, chart))
@@ -91,13 +91,13 @@ def _covariance(spec: Spec, few: Prepared, chart: str, x: Array) -> tuple[Array,
     return V(x), jax.jacfwd(V)(x)
 
 
-@partial(jax.jit, static_argnames="spec")
+@compiled("spec")
 def _deviance(spec: Spec, prepared: Prepared, x: Array) -> Array:
     C: Blocks = spec.blocks(x, prepared.coords, "natural")
     return criterion_at(spec, prepared, C)[0]
 
 
-@partial(jax.jit, static_argnames="spec")
+@compiled("spec")
 def _information(spec: Spec, prepared: Prepared, x: Array) -> Array:
     return local(spec, prepared, "natural", x).expected
 

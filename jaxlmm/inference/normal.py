@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import jax
@@ -17,6 +16,7 @@ from ..errors import DataError
 from ..model import Model
 from ..parameters import semidefinite_factor
 from ..precision import float64
+from ..programs import compiled
 from ..simulate import replicate_keys
 from ..sizes import check_count, check_draws
 from .delta import natural
@@ -72,13 +72,13 @@ def normal_draws(fit: Any, n: int = 1000, seed: int = 0, chains: int = 4) -> Dra
     return Draws({"posterior": {k: v.reshape(chains, n, *v.shape[1:]) for k, v in names.items()}}, coords, dims)
 
 
-@partial(jax.jit, static_argnames="size")
+@compiled("size")
 def _normals(keys: Array, size: int) -> Array:
     """Independent standard normals (b, size), a row a key."""
     return jax.vmap(lambda key: jax.random.normal(key, (size,), jnp.float64))(keys)
 
 
-@jax.jit
+@compiled()
 def _blocks_at(model: Model, theta: Array) -> Any:
     found = jax.vmap(model.blocks)(theta)
     return found.random, found.residual

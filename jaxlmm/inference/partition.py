@@ -15,7 +15,7 @@ from ..columns import open_table, read_column
 from ..engines.clustered import by_cluster
 from ..engines.clusters import linked
 from ..engines.grouped import connected
-from ..engines.orthogonal import group_sum
+from ..engines.orthogonal import group_sum, pad_first, row_bucket
 from ..errors import DataError, require_accurate
 from ..fitting import compiled_by_size
 from ..model import Model, Prepared, orthonormal, prepare, weighted
@@ -23,6 +23,7 @@ from ..objective import Spec
 from ..precision import float64
 from .local import blocks_at, coordinates
 
+ROUNDED = ("grouped", "crossed", "marginal")  # engines whose rows may be followed by rows of zeros
 MOST_NUMBERS = 1e8  # rows * rows of the largest cluster, above which the blocks of V^-1 are not formed
 
 
@@ -197,7 +198,7 @@ class Rowwise:
     def solve(self, B: np.ndarray) -> np.ndarray:
         """V^-1 B for B (n, b); NaN, with a warning, in columns that float64 does not determine."""
         with float64():
-            found = np.asarray(self._compiled(_solves)(self.spec, self.prepared, self.x, B))
+            found = np.asarray(self._compiled(_solves)(self.spec, self.prepared, self.x, self._long(B)))[: len(B)]
         require_accurate(found)
         return found
 
@@ -206,12 +207,16 @@ class Rowwise:
         run = self._compiled(_slopes)
         for direction in np.eye(len(self.x)):
             with float64():
-                yield np.asarray(run(self.spec, self.prepared, self.x, direction, B))
+                yield np.asarray(run(self.spec, self.prepared, self.x, direction, self._long(B)))[: len(B)]
 
     def in_residual(self, B: np.ndarray) -> np.ndarray:
         """``V^-1 R V^-1 B``, the derivative of -V^-1 B in the size of the residual covariance R."""
         with float64():
-            return np.asarray(self._compiled(_in_residuals)(self.spec, self.prepared, self.x, B))
+            return np.asarray(self._compiled(_in_residuals)(self.spec, self.prepared, self.x, self._long(B)))[: len(B)]
+
+    def _long(self, B: np.ndarray) -> np.ndarray:
+        """Rows of zeros behind those of B where the engine can have them, so that programs are shared."""
+        return pad_first(B, row_bucket(len(B))) if self.model.engine in ROUNDED else B
 
     def _compiled(self, choose: Any) -> Any:
         return choose(self.prepared.statistics, max(len(self.x), 1))

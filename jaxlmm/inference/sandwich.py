@@ -21,6 +21,7 @@ from ..errors import DataError
 from ..linalg import eigh
 from ..parameters import module_of
 from ..precision import float64
+from ..programs import compiled
 from ..tables import Shown, Table, format_column, format_df, format_p
 from .partition import Partition, Rowwise, robust_clusters
 from .satterthwaite import pooled
@@ -254,7 +255,7 @@ def sandwich(fit: Any, kind: str = "CR2", cluster: Any = None) -> Sandwich:
     return Sandwich(kind, clusters.size, fit.coef, vcov, at, fit.coef_names, fit.frame.kind)
 
 
-_adjusted = jax.jit(adjusted, static_argnames="kind")
+_adjusted = compiled("kind")(adjusted)
 
 
 def _rooted(rows: Rowwise, clusters: Partition, root: np.ndarray) -> Adjusted:

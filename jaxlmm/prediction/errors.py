@@ -18,7 +18,6 @@ equations of the weights ``da_i = P r_i`` with ``r_i = K_i - V_i a``, so the sum
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -33,6 +32,7 @@ from ..inference.local import coordinates
 from ..inference.partition import Partition, Rowwise
 from ..objective import Spec
 from ..precision import float64
+from ..programs import compiled
 from ..rowparts import Part, TermRows, through
 from .newdata import NewRows, joined
 
@@ -234,7 +234,7 @@ def _clusters(parts: Sequence[Part]) -> np.ndarray:
     return connected([np.arange(len(ties[0])), *ties])[0]
 
 
-@partial(jax.jit, static_argnames=("spec", "chart"))
+@compiled("spec", "chart")
 def _blocks(spec: Spec, chart: str, coords: tuple[Any, ...], x: Array) -> Any:
     """Blocks of all parts, and their derivatives (k, ...) in the coordinates."""
 

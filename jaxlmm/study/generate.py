@@ -24,6 +24,7 @@ from ..interface import model_of
 from ..model import Model, block_at
 from ..placing import check_order
 from ..precision import float64
+from ..programs import compiled
 from ..simulate import draw_rows
 from .declare import Study, accepted, resolved
 
@@ -46,7 +47,7 @@ def keys_of(seed: int, cell: int, replicates: np.ndarray) -> Array:
     return _folded(jax.random.key(seed), cell, replicates.astype(np.uint32))
 
 
-@jax.jit
+@compiled()
 def _folded(key: Array, cell: Any, replicates: Array) -> Array:
     return jax.vmap(partial(jax.random.fold_in, jax.random.fold_in(key, cell)))(replicates)
 
