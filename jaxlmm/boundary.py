@@ -168,9 +168,14 @@ class Search:
         return ends, dual
 
     def _snapped(self, lanes: np.ndarray, ends: Ends) -> Ends:
-        """Canonical coordinates, on the boundary where they were next to it and the criterion does not mind."""
+        """Canonical coordinates, on the boundary where they were next to it and the criterion does not mind.
+
+        A run that has not converged keeps its covariances to the last digit: without curvature to say so, a small pivot
+        is not a zero, and its log-likelihood is that of this pivot.
+        """
         point = self.point(ends)
-        s = self.spec.map("canonical", point.x)
+        arrived = (ends.status == Status.CONVERGED)[:, None]
+        s = np.where(arrived, self.spec.map("canonical", point.x), self.spec.map("signed", point.x))
         target = self.spec.map("snapped", s, SINGULAR)
         near = np.flatnonzero(np.any(target != s, -1) & (ends.status == Status.CONVERGED))
         ends = self._at(ends._replace(iterations=np.zeros_like(ends.iterations)), s)

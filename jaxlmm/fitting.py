@@ -16,7 +16,7 @@ from .boundary import SLOPE, Ends, Search, boundaries, has_few_groups
 from .design import Term
 from .engines import Blocks
 from .errors import DataError
-from .model import Basis, Model, Prepared, prepare
+from .model import Basis, Model, Prepared, ml, prepare, reml
 from .objective import Spec, moment_start, objective, packing_of, scale_of
 from .optimize import Evaluate, Point, Status, minimise
 from .stochastic import MonteCarlo, is_stochastic, monte_carlo, path_of
@@ -141,7 +141,19 @@ def estimate(model: Model, method: str = "REML", start: np.ndarray | None = None
         found = in_units(spec, prepared.basis, scale, point, ends, dual)
         local = _local(spec, prepared.basis, scale, point)
         single = _single(spec, found, point, ends, float(dual[0]), local)
-        return _with_errors(single, spec, prepared, scale, packing.unpack(ends.best[0])) if stochastic else single
+        if stochastic:
+            return _with_errors(single, spec, prepared, scale, packing.unpack(ends.best[0]))
+        return _as_left(single, spec, model)
+
+
+def _as_left(found: Estimate, spec: Spec, model: Model) -> Estimate:
+    """The estimate with the log-likelihood of its theta to the last digit, where the solver has not arrived.
+
+    It stops where the likelihood rises towards covariances that are singular; there the rounding of coordinates counts.
+    """
+    if found.status not in (Status.STALLED, Status.MAX_ITERATIONS):
+        return found
+    return replace(found, loglik=float((reml if spec.reml else ml)(found.theta, model)))
 
 
 def _with_errors(found: Estimate, spec: Spec, prepared: Prepared, scale: np.ndarray, point: Point) -> Estimate:

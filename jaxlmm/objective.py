@@ -204,6 +204,25 @@ def criterion_at(spec: Spec, prepared: Prepared, C: Blocks) -> tuple[Array, Norm
     return deviance_of(spec, prepared.basis, *prepared.statistics.gram(C))
 
 
+def coordinates(spec: Spec, prepared: Prepared, theta: Any, chart: str) -> Any:
+    """Coordinates (k,) of a chart at a public theta, terms in the basis of `prepared`."""
+    xp, values = module_of(theta), []
+    for t, (structure, dim, u) in enumerate(spec.split(theta)):
+        s = structure.public_to_solver(u, dim)
+        K = prepared.basis.K
+        if t < len(K) and not spec.placed[t]:
+            s = structure.in_basis(s, dim, xp.linalg.inv(K[t]))
+        values.append(structure.solver_to_natural(jnp.asarray(s), dim) if chart == "natural" else s)
+    return xp.concatenate([xp.zeros(0), *(xp.asarray(v) for v in values)])
+
+
+def loglik_at(spec: Spec, prepared: Prepared, theta: Array) -> Array:
+    """Log-likelihood at a public theta (m,): `jaxlmm.reml` or `jaxlmm.ml` of the model of `prepared`."""
+    absolute = spec.absolute
+    C = absolute.blocks(coordinates(absolute, prepared, theta, "solver"), prepared.coords)
+    return -0.5 * criterion_at(absolute, prepared, C)[0]
+
+
 def packing_of(spec: Spec, p: int, with_slopes: bool = False) -> Packing:
     """Layout of the solver's points for p fixed effects."""
     matrices = [np.empty((q, q)) if q else None for q in spec.sizes]

@@ -239,7 +239,7 @@ class Tests:
         clusters = dependent(model)
         if clusters.size < 2:
             raise DataError("tests: robust= needs at least 2 independent clusters; random effects connect all rows")
-        Q, R, _ = orthonormal(weighted(model, model.X))
+        Q, R, _ = orthonormal(model.X, model.weights)
         offset = 0.0 if model.offset is None else model.offset
         prepared = prepare(model, compact=False, orthogonal=True)
         kind = str(self.robust)

@@ -26,7 +26,7 @@ from ..criterion import Normal, gram_curvature, gram_slopes, solve_normal
 from ..engines import Blocks
 from ..linalg import eigh
 from ..model import Model, Prepared, prepare
-from ..objective import Spec
+from ..objective import Spec, coordinates
 from ..parameters import module_of
 
 INFORMATION = ("observed", "expected", "average")
@@ -139,18 +139,6 @@ def inverse(information: Any, Phi: Any, P: Any) -> Inverse:
     change = xp.max(xp.concatenate([change, xp.zeros((len(d), 1))], 1), -1)
     W = (along * xp.where(flat, 0.0, 1.0 / xp.where(flat, 1.0, w))) @ along.T
     return Inverse(W, xp.all(w > -FLAT), xp.all(~flat | (change < INDEPENDENT)))
-
-
-def coordinates(spec: Spec, prepared: Prepared, theta: Any, chart: str) -> Any:
-    """Coordinates (k,) of a chart at a public theta, terms in the basis of `prepared`."""
-    xp, values = module_of(theta), []
-    for t, (structure, dim, u) in enumerate(spec.split(theta)):
-        s = structure.public_to_solver(u, dim)
-        K = prepared.basis.K
-        if t < len(K) and not spec.placed[t]:
-            s = structure.in_basis(s, dim, xp.linalg.inv(K[t]))
-        values.append(structure.solver_to_natural(jnp.asarray(s), dim) if chart == "natural" else s)
-    return xp.concatenate([xp.zeros(0), *(xp.asarray(v) for v in values)])
 
 
 def prepared_for(model: Model, method: str) -> tuple[Spec, Prepared]:

@@ -175,7 +175,7 @@ class Rowwise:
             self.spec = Spec.of(model, fit.method).absolute
             self.prepared = prepare(model, compact=False, orthogonal=True)
             self.x = np.asarray(coordinates(self.spec, self.prepared, fit.theta, "solver"))
-        self.Q, self.R, _ = orthonormal(weighted(model, model.X))
+        self.Q, self.R, _ = orthonormal(model.X, model.weights)
         mean = model.X @ fit.coef + (0.0 if model.offset is None else model.offset)
         self.e = weighted(model, model.y - mean)
 
