@@ -122,7 +122,7 @@ def uncertain(fit: Any, information: str = "observed") -> Uncertain:
     with jax.enable_x64(True):
         spec, prepared = prepared_for(fit.model, fit.method)
         x = np.asarray(coordinates(spec, prepared, fit.theta, "solver"))
-        kind, Phi, P = fit.estimate.information, fit.vcov, fit.estimate.slopes
+        kind = fit.estimate.information
         if information != "observed":
             run = _program(prepared.statistics, len(x))
             kind = np.asarray(run(spec, prepared, information, x))
@@ -130,7 +130,7 @@ def uncertain(fit: Any, information: str = "observed") -> Uncertain:
     if not fit.converged:
         note = f"not converged: {fit.estimate.status.advice}"
     else:
-        W, definite, _ = inverse(kind, Phi, P)
+        W, definite, _ = inverse(kind, np.eye(len(fit.coef)), fit.estimate.inner[1])
         note = "" if definite else "the information of the covariance parameters is not positive definite"
         found = W if definite else found
     return Uncertain(spec, prepared.basis.K, prepared.coords, x, found, note)

@@ -124,7 +124,7 @@ def influence(
     with jax.enable_x64(True):
         natural, slopes = jax.device_get(_with_slopes(rows.spec, K, rows.x))
     observed = fit.estimate.information if theta else np.zeros((len(rows.x), len(rows.x)))
-    spread = inverse(observed, fit.vcov, fit.estimate.slopes).W if theta else None
+    spread = inverse(observed, np.eye(p), fit.estimate.inner[1]).W if theta else None
     found = deletion(rows, groups, spread)
     beta, after, moved = found.change, found.after, found.moved
     change = -moved @ slopes.T
