@@ -69,7 +69,7 @@ def shifted(X: Any, by: Any) -> Any:
 
 
 def correlation_of(A: np.ndarray) -> np.ndarray:
-    """Matrices (..., q, q), rows and columns divided by the roots of the diagonal; where that is not positive, by one."""
+    """Matrices (..., q, q), rows and columns over the roots of the diagonal, or one where it is not positive."""
     d = np.diagonal(A, axis1=-2, axis2=-1)
     unit = np.sqrt(np.where(d > 0, d, 1.0))
     return A / unit[..., :, None] / unit[..., None, :]

@@ -201,7 +201,7 @@ def _mixed(x: np.ndarray) -> np.ndarray:
 
 
 def _row_space(M: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """Orthonormal V (count, rho) with V V'M = M, every column of M to its own size; `whole` are sizes among all rows."""
+    """Orthonormal V (count, rho) with V V'M = M, every column to its own size; `whole` are sizes over all groups."""
     norms = np.sqrt(np.sum(M**2, 0))
     there = norms > ARITHMETIC * whole
     U, s, _ = np.linalg.svd(M[:, there] / norms[there], full_matrices=False)

@@ -17,9 +17,9 @@ from ..distributions import check_level, t_quantile
 from ..errors import DataError
 from ..fitting import compiled_by_size
 from ..model import block_at
-from ..objective import Spec
+from ..objective import Spec, coordinates
 from ..tables import Shown, Table, format_column
-from .local import coordinates, expanded, inverse, local_of, prepared_for
+from .local import expanded, inverse, local_of, prepared_for
 from .options import check_information
 
 

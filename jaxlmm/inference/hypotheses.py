@@ -57,6 +57,11 @@ class Coding:
     C: np.ndarray
     terms: list[_Term]
 
+    @classmethod
+    def of_columns(cls, p: int) -> Coding:
+        """The columns of X themselves."""
+        return cls(np.eye(p), np.eye(p), [])
+
     def of(self, L: np.ndarray) -> np.ndarray:
         """Rows L (m, p) as hypotheses about these coefficients."""
         return np.linalg.solve(self.C.T, np.asarray(L, float).T).T

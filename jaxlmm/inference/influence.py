@@ -14,11 +14,11 @@ from jax import Array
 from ..batching import refit_batch
 from ..columns import make_frame
 from ..errors import DataError
-from ..objective import Spec
+from ..objective import Spec, coordinates
 from ..optimize import Status
 from ..tables import Shown, Table, format_column
 from .deletion import deletion
-from .local import coordinates, inverse
+from .local import inverse
 from .partition import Partition, Rowwise, labelled, require_converged
 
 EXACT = ("flagged", "all", "none")

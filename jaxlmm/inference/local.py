@@ -26,7 +26,7 @@ from ..criterion import Normal, gram_curvature, gram_slopes, solve_normal
 from ..engines import Blocks
 from ..linalg import eigh
 from ..model import Model, Prepared, prepare
-from ..objective import Spec, coordinates
+from ..objective import Spec
 from ..parameters import module_of
 
 INFORMATION = ("observed", "expected", "average")

@@ -18,8 +18,8 @@ from ..engines.orthogonal import group_sum
 from ..errors import DataError
 from ..fitting import compiled_by_size
 from ..model import Model, Prepared, orthonormal, prepare, weighted
-from ..objective import Spec
-from .local import blocks_at, coordinates
+from ..objective import Spec, coordinates
+from .local import blocks_at
 
 MOST_NUMBERS = 1e8  # rows * rows of the largest cluster, above which the blocks of V^-1 are not formed
 

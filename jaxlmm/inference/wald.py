@@ -16,12 +16,12 @@ from ..distributions import check_level, f_tail, t_quantile, t_tail
 from ..errors import DataError
 from ..fitting import compiled_by_size, root_of
 from ..model import Prepared
-from ..objective import Spec
+from ..objective import Spec, coordinates
 from ..tolerances import REPEATED
 from . import kenward_roger, satterthwaite
-from .hypotheses import coding_of
 from .degrees import between_within, containment_of, residual
-from .local import INFORMATION, coordinates, expanded, inverse, local_of, prepared_for
+from .hypotheses import coding_of
+from .local import INFORMATION, expanded, inverse, local_of, prepared_for
 from .options import chart_of, check_options
 from .sandwich import sandwich
 

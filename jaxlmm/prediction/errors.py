@@ -26,9 +26,8 @@ from jax import Array
 
 from ..engines.grouped import connected
 from ..engines.orthogonal import bucket
-from ..inference.local import coordinates
 from ..inference.partition import Partition, Rowwise
-from ..objective import Spec
+from ..objective import Spec, coordinates
 from ..rowparts import Part, through
 from .newdata import NewRows, joined
 
