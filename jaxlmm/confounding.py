@@ -39,6 +39,12 @@ def check_terms(terms: tuple[Term | Field, ...], X: np.ndarray) -> None:
                 f"random terms: those of {a.name} and {b.name} have the same groups and the same effects, whose "
                 "variances cannot be divided between them; drop one"
             )
+    for t in terms:
+        if isinstance(t, Term) and t.structure.is_matrix and column_rank(t.Z) > column_rank(t.Z, moved=False):
+            raise DataError(
+                f"random terms: a covariate of {t.name} is so far from zero, for its range, that its effects cannot be "
+                "told from the intercepts with 64-bit floats; subtract an origin from it, such as its mean"
+            )
     few = [part for part in _all_free(terms) if part.term.levels <= X.shape[1]]
     Q = np.linalg.qr(unit_columns(shifted(X, origin(X))))[0] if few else X
     for part in few:
