@@ -86,7 +86,8 @@ def coding_of(fit: Any) -> Coding:
     every = R * scale
     every = every + every[:, :1] * moved  # of X
     terms = _terms(fit, basis)
-    Q, columns, coded = np.zeros((p, 0)), [], []
+    Q, coded = np.zeros((p, 0)), []
+    columns: list[np.ndarray] = []
     for term in terms:
         first = len(columns)
         for w in term.W.T:
