@@ -340,7 +340,10 @@ def _prepare(
 
 
 def turned(Z: Any, K: Any) -> Any:
-    """Z K (n, q), for one K (q, q) or one of each row (n, q, q), column by column: equal rows of Z give equal rows to the last digit, which BLAS does not say."""
+    """Z K (n, q), for one K (q, q) or one of each row (n, q, q).
+
+    Column by column: equal rows of Z give equal rows to the last digit, which BLAS does not say.
+    """
     q = Z.shape[-1]
     return sum((Z[..., i, None] * K[..., i, :] for i in range(1, q)), Z[..., 0, None] * K[..., 0, :])
 
