@@ -41,7 +41,7 @@ from .covariance import (
 )
 from .design import Field, Residual, Term
 from .engines import Iterative
-from .errors import DataError, Float64RequiredError, FormulaError, JaxlmmError
+from .errors import DataError, DroppedColumnsWarning, Float64RequiredError, FormulaError, JaxlmmError
 from .inference.comparison import Comparison, compare
 from .inference.delta import Parameters
 from .inference.exact import rlrt
@@ -88,6 +88,7 @@ __all__ = [
     "CovarianceMatrix",
     "DataError",
     "Diagonal",
+    "DroppedColumnsWarning",
     "Estimates",
     "Exponential",
     "FactorAnalytic",

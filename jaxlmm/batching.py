@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
+import jax
 import numpy as np
 
 from .alignment import mask_of
@@ -19,11 +20,12 @@ from .errors import DataError
 from .fitting import Estimates, in_units, says_little
 from .lanes import Runner
 from .model import Model, weighted
-from .objective import Spec, moment_start, packing_of, scale_of
+from .objective import Spec, loglik_at, moment_start, packing_of, scale_of
 from .optimize import Status
 from .plotting import BatchPlots
 from .precision import float64
-from .responses import Design, Lane, Responses, Shared, basis_of
+from .programs import compiled
+from .responses import Design, Lane, Responses, Shared, assemble, basis_of
 from .saving import save_batch
 from .stacking import Stack, floats_of, stacks_of_models, stacks_of_responses, take
 from .tables import Shown, Table, format_column
@@ -186,6 +188,22 @@ def _starts(spec: Spec, shared: Shared, lanes: Lane, b: int) -> np.ndarray:
     return moment_start(spec, lanes.data.statistics, start, scale)
 
 
+def _as_left(found: Estimates, spec: Spec, shared: Shared, lanes: Lane) -> Estimates:
+    """The estimates with the log-likelihood of their theta, where the solver has not arrived; see ``fitting``."""
+    left = np.flatnonzero(np.isin(found.status, (Status.STALLED, Status.MAX_ITERATIONS)))
+    if not len(left):
+        return found
+    place = np.resize(left, 1 << (len(left) - 1).bit_length())  # few shapes to compile
+    loglik = found.loglik.copy()
+    loglik[left] = np.asarray(_logliks(spec, shared, take(lanes, place), found.theta[place]))[: len(left)]
+    return found._replace(loglik=loglik)
+
+
+@compiled("spec")
+def _logliks(spec: Spec, shared: Shared, lanes: Lane, theta: Any) -> Any:
+    return jax.lax.map(lambda own: loglik_at(spec, assemble(shared, own[0])[0], own[1]), (lanes, theta))
+
+
 class Fitted(NamedTuple):
     """What tests of lanes start from: the fits of lanes of one shape."""
 
@@ -234,7 +252,7 @@ class Job:
         ends, dual = search.optimum(np.arange(b), start, few=few)
         basis = basis_of(shared, lanes)
         point = packing.unpack(ends.best)
-        found = in_units(spec, basis, scale, point, ends, dual)
+        found = _as_left(in_units(spec, basis, scale, point, ends, dual), spec, shared, lanes)
         self.out.put(rows, found, ends, self.columns)
         if self.testing is not None:
             x = spec.in_absolute(point.x * scale, found.sigma)

@@ -19,6 +19,7 @@ from .optimize import Packing, Point, Status
 from .parameters import IntervalKind, PositiveKind, semidefinite_factor
 
 SINGULAR = 1e-4  # lme4's tolerance of isSingular, on relative standard deviations
+FAINT = 1e-6  # the same where levels have variances of their own, which may be in other units than most rows
 RISE = 1e-9  # relative rise of the criterion that is allowed when a parameter is put on the boundary
 SLOPE = -1e-6  # slope into the cone, absolute and relative to the largest, below which a point is not optimal
 RESTARTS = 3
@@ -168,9 +169,14 @@ class Search:
         return ends, dual
 
     def _snapped(self, lanes: np.ndarray, ends: Ends) -> Ends:
-        """Canonical coordinates, on the boundary where they were next to it and the criterion does not mind."""
+        """Canonical coordinates, on the boundary where they were next to it and the criterion does not mind.
+
+        A run that has not converged keeps its covariances to the last digit: without curvature to say so, a small pivot
+        is not a zero, and its log-likelihood is that of this pivot.
+        """
         point = self.point(ends)
-        s = self.spec.map("canonical", point.x)
+        arrived = (ends.status == Status.CONVERGED)[:, None]
+        s = np.where(arrived, self.spec.map("canonical", point.x), self.spec.map("signed", point.x))
         target = self.spec.map("snapped", s, SINGULAR)
         near = np.flatnonzero(np.any(target != s, -1) & (ends.status == Status.CONVERGED))
         ends = self._at(ends._replace(iterations=np.zeros_like(ends.iterations)), s)
@@ -244,6 +250,10 @@ def _cone_slopes(v: np.ndarray, S: np.ndarray, dim: int, size: np.ndarray) -> tu
 
 
 def boundaries(spec: Spec, s: np.ndarray) -> np.ndarray:
-    """For each part whether it is on the boundary of its space: (b, parts) bool."""
-    found: list[Any] = [structure.at_boundary(v, dim, SINGULAR) for structure, dim, v in spec.split(s)]
+    """For each part whether it is on the boundary of its space: (b, parts) bool.
+
+    Coordinates are relative to the residual where it has one variance, otherwise to that of all rows together.
+    """
+    tolerance = SINGULAR if spec.independent else FAINT
+    found: list[Any] = [structure.at_boundary(v, dim, tolerance) for structure, dim, v in spec.split(s)]
     return np.stack(found, -1) if found else np.zeros((len(s), 0), bool)

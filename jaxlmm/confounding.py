@@ -11,8 +11,7 @@ from .covariance import Diagonal
 from .design import Field, Term
 from .engines import is_function
 from .errors import DataError
-
-RANK = 1e-10  # relative singular value of scaled columns that is zero
+from .tolerances import ALIASED, column_rank, origin, shifted, unit_columns
 
 
 class Free(NamedTuple):
@@ -40,8 +39,14 @@ def check_terms(terms: tuple[Term | Field, ...], X: np.ndarray) -> None:
                 f"random terms: those of {a.name} and {b.name} have the same groups and the same effects, whose "
                 "variances cannot be divided between them; drop one"
             )
+    for t in terms:
+        if isinstance(t, Term) and t.structure.is_matrix and column_rank(t.Z) > column_rank(t.Z, moved=False):
+            raise DataError(
+                f"random terms: a covariate of {t.name} is so far from zero, for its range, that its effects cannot be "
+                "told from the intercepts with 64-bit floats; subtract an origin from it, such as its mean"
+            )
     few = [part for part in _all_free(terms) if part.term.levels <= X.shape[1]]
-    Q = np.linalg.qr(X)[0] if few else X
+    Q = np.linalg.qr(unit_columns(shifted(X, origin(X))))[0] if few else X
     for part in few:
         if _is_spanned(part, Q):
             raise DataError(
@@ -59,8 +64,8 @@ def shared_effects(terms: tuple[Term | Field, ...]) -> list[tuple[Term, Term, bo
     for a, b in combinations(_all_free(terms), 2):
         if a.term is b.term or not _same_groups(a.term, b.term):
             continue
-        ranks = _rank(a.Z), _rank(b.Z)
-        together = _rank(np.column_stack([a.Z, b.Z]))
+        ranks = column_rank(a.Z), column_rank(b.Z)
+        together = column_rank(np.column_stack([a.Z, b.Z]))
         if together < sum(ranks):
             found.append((a.term, b.term, ranks == (together, together)))
     return found
@@ -83,18 +88,12 @@ def _same_groups(a: Term, b: Term) -> bool:
     return same and is_function(a.group, b.group, b.levels)
 
 
-def _rank(Z: np.ndarray) -> int:
-    norms = np.sqrt(np.sum(Z**2, 0))
-    R = np.linalg.qr(Z / np.where(norms > 0, norms, 1.0), mode="r")
-    return int(np.sum(np.linalg.svd(R, compute_uv=False) > RANK))
-
-
 def _is_spanned(part: Free, Q: np.ndarray) -> bool:
     """Whether every column of the term's design, one a level and effect, is a combination of those of Q (n, p)."""
     group, levels = part.term.group, part.term.levels
     for z in part.Z.T:
         size = np.bincount(group, z**2, levels)
         along = np.stack([np.bincount(group, z * q, levels) for q in Q.T])
-        if np.any(size - np.sum(along**2, 0) > RANK * size.max(initial=0.0)):
+        if np.any(size - np.sum(along**2, 0) > ALIASED * size):
             return False
     return True

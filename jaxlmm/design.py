@@ -16,6 +16,7 @@ import numpy as np
 from .alignment import refuse_masked, same_index
 from .covariance import ByGroup, Covariance, Identity, Scaled, Unstructured
 from .errors import DataError
+from .tolerances import SYMMETRY, column_rank, correlation_of, origin, shifted, unit_columns
 
 T = TypeVar("T")
 MOST_PLACES = 1_000_000  # numbers of levels of a field
@@ -328,11 +329,11 @@ def set_all(obj: Any, **values: Any) -> None:
 def check_relationship(name: str, A: Any, levels: int) -> Any:
     """A symmetric positive semidefinite matrix between the levels of a grouping factor."""
     A = as_array(f"relationship of {name}", A, (levels, levels))
-    size = float(np.abs(A).max(initial=0.0))
-    if np.abs(A - A.T).max(initial=0.0) > 1e-8 * size:
+    C = correlation_of(A)
+    if np.abs(C - C.T).max(initial=0.0) > SYMMETRY:
         raise DataError(f"relationship of {name}: expected a symmetric matrix")
-    smallest = float(np.linalg.eigvalsh(A)[0])
-    if smallest < -1e-8 * size or size == 0:
+    smallest = float(np.linalg.eigvalsh(C)[0])
+    if smallest < -SYMMETRY or not np.any(A):
         raise DataError(
             f"relationship of {name}: expected a positive semidefinite matrix, found the eigenvalue {smallest:.3g}"
         )
@@ -357,13 +358,12 @@ def check_design(y: Any, X: Any) -> None:
         raise DataError(f"X: {p} columns need more than {p} rows, found {n}")
     if is_traced(y, X):
         return
-    norms = np.sqrt(np.sum(X**2, 0))
-    Q, R = np.linalg.qr(X / np.where(norms > 0, norms, 1.0))
-    rank = int(np.sum(np.linalg.svd(R, compute_uv=False) > 1e-10)) if p else 0
+    rank = column_rank(X)
     if rank < p:
         raise DataError(f"X: {p} columns but rank {rank}; drop the redundant columns (lmm() does this by itself)")
     if np.ptp(y) == 0:
         raise DataError(f"y: constant response, all {n} values equal {float(y[0]):g}; there is nothing to model")
+    Q, _ = np.linalg.qr(unit_columns(shifted(X, origin(X))))
     left = y - Q @ (Q.T @ y)
     if np.sum((left - Q @ (Q.T @ left)) ** 2) <= (1e-13 * np.sqrt(np.sum(y**2))) ** 2:
         raise DataError("y: the columns of X fit it exactly; no variation is left to estimate a variance from")

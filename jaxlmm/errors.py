@@ -16,6 +16,10 @@ class DataError(JaxlmmError):
     """The data (frame, arrays, weights, new data) cannot be used as given."""
 
 
+class DroppedColumnsWarning(UserWarning):
+    """Columns of the fixed effects are combinations of others and have no coefficient."""
+
+
 class Float64RequiredError(JaxlmmError):
     """The pure layer was called without 64-bit floats; estimates are never computed in float32."""
 

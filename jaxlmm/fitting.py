@@ -16,12 +16,13 @@ from .boundary import SLOPE, Ends, Search, boundaries, has_few_groups
 from .design import Term
 from .engines import Blocks
 from .errors import DataError
-from .model import Basis, Model, Prepared, conditioned, lean, prepare, weighted
+from .model import Basis, Model, Prepared, conditioned, lean, ml, prepare, reml, weighted
 from .objective import Spec, moment_start, objective, packing_of, scale_of
 from .optimize import Evaluate, Point, Status, minimise
 from .precision import float64
 from .programs import compiled
 from .stochastic import MonteCarlo, is_stochastic, monte_carlo, path_of
+from .tolerances import correlation_of
 
 MAX_ITERATIONS = 200
 QUICKLY = {"xla_backend_optimization_level": 0}  # compiler options that leave out the expensive passes
@@ -92,8 +93,10 @@ class Estimate:
     boundary : for each part whether it is on the boundary of its space
     information : observed information (k, k) of the covariance parameters in the solver's chart, of absolute
         covariances in the basis of ``prepare(model, orthogonal=True)``
-    slopes : (k, p, p) derivatives of X'V^-1 X in the same coordinates, in the user's units
+    slopes : (k, p, p) derivatives of X'V^-1 X in the same coordinates, of coefficients in the basis `root`
     monte_carlo : what is random of these numbers, None where nothing is
+    root : (p, p) with ``vcov = root root'``: a hypothesis l has the standard error ``|l'root|``, to all digits where
+        l'vcov l would have lost them (covariates far from zero)
     """
 
     theta: np.ndarray
@@ -109,6 +112,24 @@ class Estimate:
     information: np.ndarray
     slopes: np.ndarray
     monte_carlo: MonteCarlo | None = None
+    root: np.ndarray | None = None  # not in files of earlier versions, whose slopes are in the user's units
+
+    @property
+    def inner(self) -> tuple[np.ndarray, np.ndarray]:
+        """`root`, and the slopes in its basis."""
+        if self.root is not None:
+            return self.root, self.slopes
+        root = root_of(self.vcov)
+        return root, root.T @ self.slopes @ root
+
+
+def root_of(V: np.ndarray) -> np.ndarray:
+    """A root of a positive semidefinite matrix (p, p), each row to its own size; NaN where V has no numbers."""
+    if not np.all(np.isfinite(V)):
+        return np.full_like(V, np.nan)
+    unit = np.sqrt(np.maximum(np.diagonal(V), 0.0))
+    w, Q = np.linalg.eigh(correlation_of(V))
+    return unit[:, None] * Q * np.sqrt(np.maximum(w, 0.0))
 
 
 def estimate(model: Model, method: str = "REML", start: np.ndarray | None = None) -> Estimate:
@@ -143,7 +164,19 @@ def estimate(model: Model, method: str = "REML", start: np.ndarray | None = None
         found = in_units(spec, prepared.basis, scale, point, ends, dual)
         local = _local(spec, prepared.basis, scale, point)
         single = _single(spec, found, point, ends, float(dual[0]), local)
-        return _with_errors(single, spec, prepared, scale, packing.unpack(ends.best[0])) if stochastic else single
+        if stochastic:
+            return _with_errors(single, spec, prepared, scale, packing.unpack(ends.best[0]))
+        return _as_left(single, spec, model)
+
+
+def _as_left(found: Estimate, spec: Spec, model: Model) -> Estimate:
+    """The estimate with the log-likelihood of its theta to the last digit, where the solver has not arrived.
+
+    It stops where the likelihood rises towards covariances that are singular; there the rounding of coordinates counts.
+    """
+    if found.status not in (Status.STALLED, Status.MAX_ITERATIONS):
+        return found
+    return replace(found, loglik=float((reml if spec.reml else ml)(found.theta, model)))
 
 
 def _with_errors(found: Estimate, spec: Spec, prepared: Prepared, scale: np.ndarray, point: Point) -> Estimate:
@@ -161,19 +194,20 @@ def says_little(model: Model) -> bool:
     return any(has_few_groups(t.dim, t.levels, len(model.y)) for t in free)
 
 
-def _local(spec: Spec, basis: Basis, scale: np.ndarray, point: Point) -> tuple[np.ndarray, np.ndarray]:
-    """Observed information and slopes of X'V^-1 X of the first point, see `Estimate`.
+def _local(spec: Spec, basis: Basis, scale: np.ndarray, point: Point) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Observed information, slopes of X'V^-1 X and root of the first point, see `Estimate`.
 
     Where sigma is profiled out, the second derivatives are first those of coordinates relative to it and its
     logarithm, in which they are known: the Hessian of the profiled criterion is a Schur complement of theirs.
     """
     if not np.any(point.aux.normal.rss):  # nothing was evaluated
         k = len(scale) + spec.profiled
-        return np.full((k, k), np.nan), np.full((k, *point.aux.normal.Phi.shape[1:]), np.nan)
+        nothing = np.full(point.aux.normal.Phi.shape[1:], np.nan)
+        return np.full((k, k), np.nan), np.full((k, *nothing.shape), np.nan), nothing
     normal, x = point.aux.normal, point.x[0] * scale
     H, P = 0.5 * point.hessian[0], point.aux.gram_slopes[0]
     p = P.shape[-1] - 1
-    beta, rss = normal.beta[0], normal.rss[0]
+    beta, rss, Phi = normal.beta[0], normal.rss[0], normal.Phi[0]
     J = np.diag(scale)  # of absolute coordinates in those that H and P belong to
     if spec.profiled:
         nu = basis.n - basis.rank if spec.reml else basis.n
@@ -182,11 +216,14 @@ def _local(spec: Spec, basis: Basis, scale: np.ndarray, point: Point) -> tuple[n
         H = np.block([[H + 0.5 * relative @ relative.T / nu, -relative], [-relative.T, np.full((1, 1), 2.0 * nu)]])
         gram = np.linalg.inv(normal.Phi[0])
         P = np.concatenate([P[:, :p, :p], -2.0 * gram[None]]) / sigma**2
+        Phi = sigma**2 * Phi
         degrees = np.concatenate([np.zeros(0), *(c.degrees(dim) for c, dim in spec.parts)])
         J = np.diag(np.append(scale * sigma**degrees, sigma))
         J[:-1, -1] = x * sigma**degrees * degrees  # in log sigma
     back = np.linalg.inv(J)
-    return back.T @ H @ back, np.einsum("ki,kab->iab", back, basis.R.T @ P[:, :p, :p] @ basis.R)
+    root = root_of(Phi)
+    slopes = np.einsum("ki,kab->iab", back, root.T @ P[:, :p, :p] @ root)
+    return back.T @ H @ back, slopes, np.linalg.solve(basis.R, root) if p else root
 
 
 def _from_theta(spec: Spec, model: Model, theta: np.ndarray, basis: Basis) -> np.ndarray:
@@ -294,7 +331,7 @@ def _blocks_of(model: Model, theta: Array) -> Blocks:
 
 
 def _single(
-    spec: Spec, found: Estimates, point: Point, ends: Ends, dual: float, local: tuple[np.ndarray, np.ndarray]
+    spec: Spec, found: Estimates, point: Point, ends: Ends, dual: float, local: tuple[np.ndarray, ...]
 ) -> Estimate:  # fmt: skip
     """The first row, with its certificate."""
     return Estimate(
@@ -316,6 +353,7 @@ def _single(
         ),
         information=local[0],
         slopes=local[1],
+        root=local[2],
     )
 
 

@@ -19,11 +19,11 @@ from .sides import Encoder, encode, expression_columns, finite, side_columns, va
 from .specs import FieldSpec, ResidualSpec, field_of
 from .structured import take_arm
 from .terms import Bar, Formula
+from .tolerances import ARITHMETIC, COMBINATION, origin, shifted
 from .trees import Structures
 
 __all__ = ["FrameTerm", "ModelFrame", "NewDesign", "build_frame", "make_frame"]
 
-_RANK_TOLERANCE = 1e-7  # that of R's lm
 Place = tuple[np.ndarray | None, tuple[np.ndarray, ...]]  # group and place of rows
 
 
@@ -416,18 +416,22 @@ def _offset(
 def _full_rank(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Leave out columns that are combinations of earlier ones, with the rule of R's lm.
 
-    A column goes where what earlier ones leave of it is less than 1e-7 of its length. Once X = Q R is known,
-    the small R stands for X.
+    A column goes where what earlier ones leave of it is less than 1e-7 of its spread about zero or about its mean, or
+    no more than rounding of its length; lm knows its length alone, and drops seconds since 1970. Once X = Q R is
+    known, the small R stands for X.
     """
     kept = np.arange(X.shape[1])
-    if not kept.size:
+    if not kept.size or not len(X):
         return X, kept
     lengths = np.sqrt(np.einsum("ij,ij->j", X, X))
-    R = np.asarray(np.linalg.qr(X, mode="r"))
+    moved = shifted(X, origin(X))
+    spread = np.minimum(np.sqrt(len(X)) * np.std(moved, 0), lengths)
+    least = np.maximum(COMBINATION * np.where(spread > 0, spread, lengths), ARITHMETIC * lengths)
+    R = np.asarray(np.linalg.qr(moved, mode="r"))
     while True:
         diagonal = np.zeros(len(kept))
         diagonal[: min(R.shape)] = np.abs(np.diagonal(R))
-        redundant = np.flatnonzero((diagonal < _RANK_TOLERANCE * lengths[kept]) | (lengths[kept] == 0))
+        redundant = np.flatnonzero(diagonal <= least[kept])
         if not redundant.size:
             return (X if len(kept) == X.shape[1] else np.ascontiguousarray(X[:, kept])), kept
         kept = np.delete(kept, redundant[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from .columns import open_table
 from .covariance import NAMES, Covariance, Over
 from .design import Field, Residual, Term
 from .engines import Iterative
-from .errors import DataError, FormulaError
+from .errors import DataError, DroppedColumnsWarning, FormulaError
 from .fields import FrameField
 from .files import read_file
 from .formula import parse
@@ -89,6 +90,13 @@ def lmm(
         With a caret under the place that is not understood.
     DataError
         When the data cannot be used as given.
+
+    Warns
+    -----
+    DroppedColumnsWarning
+        When columns of the fixed effects are combinations of those before them.
+    ConvergenceWarning
+        When the fit has not converged.
     """
     if method not in ("REML", "ML"):
         raise DataError(f"method: found {method!r}, expected 'REML' or 'ML'")
@@ -99,6 +107,10 @@ def lmm(
     frame, model = model_of(data=data, **call.arguments())
     if not model.size:
         raise DataError("all covariance parameters are fixed: there is nothing to estimate")
+    if frame.aliased:
+        names = ", ".join(frame.aliased)
+        text = f"{frame.formula.text}: dropped, as combinations of columns before them: {names}"
+        warnings.warn(text, DroppedColumnsWarning, stacklevel=2)
     return fit_frame(data, frame, model, method, call, start)
 
 

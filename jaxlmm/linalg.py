@@ -17,6 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from .tolerances import PIVOT
+
 UNROLL = 6
 JACOBI = 4
 SWEEPS = (0, 0, 1, 5, 6)  # of Jacobi rotations by size, for all digits
@@ -50,6 +52,7 @@ def _inverse_of_factor(S: Array) -> tuple[list[list[Array]], Array]:
     logdet = jnp.zeros(S.shape[2:], S.dtype)
     for j in range(q):
         pivot = S[j, j] - sum((L[j][k] ** 2 for k in range(j)), jnp.zeros((), S.dtype))
+        pivot = jnp.where(pivot > PIVOT * S[j, j], pivot, jnp.nan)
         logdet = logdet + jnp.log(pivot)
         T[j][j] = jax.lax.rsqrt(pivot)
         for i in range(j + 1, q):
@@ -75,6 +78,9 @@ def _inv_logdet_unrolled(S: Array) -> tuple[Array, Array]:
 def _inv_logdet_lapack(S: Array) -> tuple[Array, Array]:
     S = jnp.moveaxis(S, (0, 1), (-2, -1))
     L = jax.lax.linalg.cholesky(S, symmetrize_input=False)
+    pivots = jnp.diagonal(L, axis1=-2, axis2=-1) ** 2
+    lost = jnp.any(~(pivots > PIVOT * jnp.diagonal(S, axis1=-2, axis2=-1)), -1)
+    L = jnp.where(lost[..., None, None], jnp.nan, L)
     eye = jnp.broadcast_to(identity(S.shape[-1]), S.shape)
     T = jax.lax.linalg.triangular_solve(L, eye, left_side=True, lower=True)
     logdet = 2.0 * jnp.sum(jnp.log(jnp.diagonal(L, axis1=-2, axis2=-1)), -1)
@@ -93,7 +99,8 @@ def inv_logdet(S: Array) -> tuple[Array, Array]:
     -------
     inverse : (q, q, ...)
     logdet : (...)
-        Both NaN where S is not positive definite, in that matrix of the stack alone.
+        Both NaN where S is not positive definite, or so nearly singular that no digit of a pivot is left (`PIVOT`),
+        in that matrix of the stack alone.
     """
     if S.shape[0] == 0:
         return S, jnp.zeros(S.shape[2:], S.dtype)

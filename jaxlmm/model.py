@@ -35,10 +35,11 @@ from .engines import (
     incidence,
     plan,
 )
-from .engines.orthogonal import RANK_TOLERANCE, orthogonalise
+from .engines.orthogonal import orthogonalise
 from .errors import DataError
 from .precision import pure
 from .programs import compiled
+from .tolerances import ALIASED, origin, shifted
 
 Structures = tuple[tuple[Covariance, Any], ...]
 
@@ -302,7 +303,7 @@ def _prepare(
 ) -> Prepared:  # fmt: skip
     n, _ = model.X.shape
     y = weighted(model, model.y if model.offset is None else model.y - model.offset, xp)
-    Q, R, alias = orthonormal(weighted(model, model.X, xp), xp)
+    Q, R, alias = orthonormal(model.X, model.weights, xp)
     c = Q.T @ y
     left = y - Q @ c
     again = Q.T @ left
@@ -315,7 +316,7 @@ def _prepare(
         if isinstance(part, Term):
             z = weighted(model, part.Z, xp)
             k, unit = conditioned(z, orthogonal and part.structure.is_matrix, xp)
-            z = z @ k if orthogonal else z
+            z = turned(z, k) if orthogonal else z
         else:
             z = None if model.weights is None else weighted(model, xp.ones((n, 1)), xp)
             size = part.dim if part.coords is None else 1
@@ -347,21 +348,36 @@ def _prepare(
     return Prepared(statistics, basis, model.coords)
 
 
-def orthonormal(X: Any, xp: Any = np) -> tuple[Any, Any, Any]:
-    """Q (n, p), R (p, p) and alias (p,) with ``X = Q R``; an aliased column has a zero in Q and a one in R."""
+def turned(Z: Any, K: Any) -> Any:
+    """Z K (n, q), for one K (q, q) or one of each row (n, q, q).
+
+    Column by column: equal rows of Z give equal rows to the last digit, which BLAS does not say.
+    """
+    q = Z.shape[-1]
+    return sum((Z[..., i, None] * K[..., i, :] for i in range(1, q)), Z[..., 0, None] * K[..., 0, :])
+
+
+def orthonormal(X: Any, weights: Any = None, xp: Any = np) -> tuple[Any, Any, Any]:
+    """Q (n, p), R (p, p) and alias (p,) with ``W^1/2 X = Q R``; an aliased column has a zero in Q and a one in R.
+
+    The origins of the columns are moved first, see `origin`: then Q has all digits of a column far from zero too.
+    """
     p = X.shape[1]
     alias = np.zeros(p)
     if not p:
         return X, xp.zeros((0, 0)), alias
+    moved = origin(X, xp) if xp is np else jax.lax.stop_gradient(origin(X, xp))
+    X = shifted(X, moved)
+    X = X if weights is None else X * xp.sqrt(weights)[:, None]
     Q, R = xp.linalg.qr(X)
     signs = xp.where(xp.diagonal(R) < 0, -1.0, 1.0)  # as Gram-Schmidt has them
     Q, R = Q * signs, R * signs[:, None]
-    if xp is np and (len(X) < p or np.any(np.diagonal(R) <= RANK_TOLERANCE * np.sqrt(np.sum(X**2, 0)))):
-        F, units = orthogonalise(X, np.zeros(len(X), np.int32), 1, np)
+    if xp is np and (len(X) < p or np.any(np.diagonal(R) <= ALIASED * np.sqrt(np.sum(X**2, 0)))):
+        F, units = orthogonalise(X, np.zeros(len(X), np.int32), 1, np, ALIASED)
         Q, R = np.stack(units, 1), F[:, :, 0].T
         alias = 1.0 * (np.diagonal(R) == 0)
         R = R + np.diag(alias)
-    return Q, R, alias
+    return Q, R + R[:, :1] * moved, alias
 
 
 def conditioned(Z: Any, free: bool, xp: Any = np) -> tuple[Any, Any]:
@@ -387,7 +403,7 @@ def inverse_chart(R: Any, units: Any, xp: Any = np) -> tuple[Any, Any]:
     """K (..., q, q) and units (..., q) from R (..., q, q) of the columns of Z in reverse order times `units`."""
     diagonal = xp.diagonal(R, axis1=-2, axis2=-1)
     size = abs(diagonal)
-    whole = (xp.all(size > RANK_TOLERANCE, -1) & xp.any(size < COLLINEAR, -1))[..., None, None]
+    whole = (xp.all(size > ALIASED, -1) & xp.any(size < COLLINEAR, -1))[..., None, None]
     eye = xp.eye(R.shape[-1])
     R = xp.where(whole, R * xp.where(diagonal < 0, -1.0, 1.0)[..., None], eye)
     K = xp.linalg.inv(R)[..., ::-1, ::-1] * units[..., :, None]

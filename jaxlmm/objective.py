@@ -214,6 +214,18 @@ def criterion_at(spec: Spec, prepared: Prepared, C: Blocks) -> tuple[Array, Norm
     return deviance_of(spec, prepared.basis, *prepared.statistics.gram(C))
 
 
+def coordinates(spec: Spec, prepared: Prepared, theta: Any, chart: str) -> Any:
+    """Coordinates (k,) of a chart at a public theta, terms in the basis of `prepared`."""
+    return spec.coordinates(theta, prepared.basis.K, chart)
+
+
+def loglik_at(spec: Spec, prepared: Prepared, theta: Array) -> Array:
+    """Log-likelihood at a public theta (m,): `jaxlmm.reml` or `jaxlmm.ml` of the model of `prepared`."""
+    absolute = spec.absolute
+    C = absolute.blocks(coordinates(absolute, prepared, theta, "solver"), prepared.coords)
+    return -0.5 * criterion_at(absolute, prepared, C)[0]
+
+
 def packing_of(spec: Spec, p: int, with_slopes: bool = False) -> Packing:
     """Layout of the solver's points for p fixed effects."""
     matrices = [np.empty((q, q)) if q else None for q in spec.sizes]

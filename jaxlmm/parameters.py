@@ -19,9 +19,11 @@ from jax import Array
 
 from .errors import JaxlmmError
 from .linalg import lower_from_vector, tril_indices
+from .tolerances import SYMMETRY, correlation_of
 
 MOST_LEVELS = 5000  # above which a covariance matrix between levels is too large, as one of dependent rows
 MOST_PARAMETERS = 10_000  # above which their Hessian is
+NULL = 1e-8  # pivot of a factor, in standard deviations of the residual and not above its entries, that is zero
 NEARLY_ZERO = 1e-20  # its fourth power is a variance that is zero for all purposes, with derivatives of its root
 
 Bound = float | Callable[[int], float]
@@ -105,6 +107,8 @@ class VarianceKind:
         """The representative among equivalent solver coordinates."""
         return abs(s)
 
+    signed = canonical
+
     def solver_to_public(self, s: Any, dim: int) -> Any:
         """Public coordinates of canonical solver coordinates, without a detour that costs digits."""
         return _log_size(s) / self.degree
@@ -146,6 +150,8 @@ class _OpenKind:
     def canonical(self, s: Any, dim: int) -> Any:
         """The representative among equivalent solver coordinates."""
         return s
+
+    signed = canonical
 
     def solver_to_public(self, s: Any, dim: int) -> Any:
         """Public coordinates of canonical solver coordinates (host side)."""
@@ -293,6 +299,8 @@ class IntervalKind:
         xp = module_of(s)
         return xp.arcsin(xp.sin(s))
 
+    signed = canonical
+
     def solver_to_public(self, s: Any, dim: int) -> Any:
         """Public coordinates of canonical solver coordinates."""
         xp = module_of(s)
@@ -400,9 +408,13 @@ class CovarianceMatrixKind:
 
     def canonical(self, s: Any, dim: int) -> Any:
         """Factor with non-negative diagonal; without `rank`, a zero pivot has a zero column (the latter in NumPy)."""
-        rows, columns = self.entries(dim)
         if self.rank is None and not isinstance(s, Array):
             s = self._with_zero_columns(s, dim)
+        return self.signed(s, dim)
+
+    def signed(self, s: Any, dim: int) -> Any:
+        """Factor with non-negative diagonal, which is that of the same matrix to the last digit."""
+        rows, columns = self.entries(dim)
         return s * module_of(s).where(s[..., rows == columns] < 0, -1.0, 1.0)[..., columns]
 
     def _with_zero_columns(self, s: np.ndarray, dim: int) -> np.ndarray:
@@ -410,7 +422,8 @@ class CovarianceMatrixKind:
         L, s = self._factor(s, dim), s.copy()
         pivots = np.abs(np.diagonal(L, axis1=-2, axis2=-1))
         below = np.abs(np.tril(L, -1)).max(-2, initial=0.0)
-        odd = np.any((pivots < 1e-8 * np.abs(s).max(-1, initial=0.0)[..., None]) & (below > 0), -1)
+        least = NULL * np.minimum(np.abs(s).max(-1, initial=0.0), 1.0)
+        odd = np.any((pivots < least[..., None]) & (below > 0), -1)
         for lane in map(tuple, np.argwhere(odd)):
             s[lane] = semidefinite_factor(L[lane] @ L[lane].T)[self.entries(dim)]
         return s
@@ -446,16 +459,14 @@ class CovarianceMatrixKind:
 
 def not_semidefinite(K: np.ndarray) -> str:
     """Why a square matrix is not symmetric and positive semidefinite; empty when it is."""
-    largest = np.max(np.abs(K), initial=0.0)
     if not np.all(np.isfinite(K)):
         return "it has entries that are not finite"
-    asymmetry = np.max(np.abs(K - K.T), initial=0.0)
-    if asymmetry > 1e-9 * largest:
-        return f"it is not symmetric (by {asymmetry:.3g})"
-    smallest = np.min(np.linalg.eigvalsh(K), initial=0.0)
-    return (
-        f"it is not positive semidefinite (it has the eigenvalue {smallest:.3g})" if smallest < -1e-9 * largest else ""
-    )
+    C = correlation_of(K)
+    if np.max(np.abs(C - C.T), initial=0.0) > SYMMETRY:
+        return f"it is not symmetric (by {np.max(np.abs(K - K.T)):.3g})"
+    if np.min(np.linalg.eigvalsh(C), initial=0.0) >= -SYMMETRY:
+        return ""
+    return f"it is not positive semidefinite (it has the eigenvalue {np.min(np.linalg.eigvalsh(K)):.3g})"
 
 
 def semidefinite_factor(G: np.ndarray) -> np.ndarray:

@@ -12,8 +12,7 @@ import numpy as np
 from .alignment import refuse_masked
 from .columns import Levels, library_of, read_column
 from .errors import DataError
-
-SYMMETRIC = 1e-8  # asymmetry relative to the largest entry that is taken for rounding
+from .tolerances import SYMMETRY, correlation_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,18 +199,18 @@ def places_of(wanted: Levels, among: Levels) -> list[int | None]:
 def _check(matrix: np.ndarray, what: str, is_precision: bool) -> None:
     if not np.isfinite(matrix).all():
         raise DataError(f"{what}: the matrix has values that are NaN or infinite")
-    size = float(abs(matrix).max(initial=0.0))
-    gap = abs(matrix - matrix.T)
-    if gap.max(initial=0.0) > SYMMETRIC * size:
+    scaled = correlation_of(matrix)
+    gap = abs(scaled - scaled.T)
+    if gap.max(initial=0.0) > SYMMETRY:
         i, j = np.unravel_index(int(np.argmax(gap)), gap.shape)
         raise DataError(
             f"{what}: the matrix is not symmetric, entry ({i}, {j}) is {matrix[i, j]:.6g}, entry ({j}, {i}) is "
             f"{matrix[j, i]:.6g}"
         )
-    if _is_definite(matrix):
+    if _is_definite(scaled):
         return
-    smallest = float(np.linalg.eigvalsh(matrix)[0]) if size else 0.0
-    if smallest < -SYMMETRIC * size or size == 0 or (is_precision and smallest <= SYMMETRIC * 1e-4 * size):
+    smallest = float(np.linalg.eigvalsh(scaled)[0]) if len(matrix) else 0.0
+    if smallest < -SYMMETRY or not np.any(matrix) or (is_precision and smallest <= SYMMETRY * 1e-4):
         kind = "definite" if is_precision else "semidefinite"
         raise DataError(f"{what}: the matrix is not positive {kind}, its smallest eigenvalue is {smallest:.3g}")
 

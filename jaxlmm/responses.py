@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .engines import Varying, VaryingClusters, VaryingCrossed, VaryingRotated
-from .engines.orthogonal import RANK_TOLERANCE
-from .model import Basis, Model, Prepared, orthonormal, prepare, weighted
+from .model import Basis, Model, Prepared, orthonormal, prepare, turned, weighted
+from .tolerances import ALIASED
 
 
 class Responses(NamedTuple):
@@ -85,9 +85,8 @@ class Design:
         self.model, self.column = model, column
         count = 2 if column else 1
         self.template = prepare(model, varying=count, orthogonal=True)
-        X = weighted(model, model.X)
-        fixed = X.shape[1] - column
-        self._Q, R, _ = orthonormal(X[:, :fixed])
+        fixed = model.X.shape[1] - column
+        self._Q, R, _ = orthonormal(model.X[:, :fixed], model.weights)
         self._R = np.pad(R, (0, int(column)))
         statistics = self.template.statistics
         self.varying: Any = VaryingRows()
@@ -97,7 +96,7 @@ class Design:
             self.varying = VaryingRotated(self._Q, statistics)
         elif model.engine in ("grouped", "crossed"):
             pairs = zip(model.terms, self.template.basis.K, strict=True)
-            Z = tuple(weighted(model, t.Z) @ K for t, K in pairs)
+            Z = tuple(turned(weighted(model, t.Z), K) for t, K in pairs)
             if model.engine == "crossed":
                 self.varying = VaryingCrossed(self._Q, Z, model.layout)
             else:
@@ -119,7 +118,7 @@ class Design:
         column = weighted(self.model, x.T)
         a, unit = self._residual(column)
         norm = np.sqrt(np.sum(unit**2, 0))
-        aliased = norm <= RANK_TOLERANCE * np.sqrt(np.sum(column**2, 0))
+        aliased = norm <= ALIASED * np.sqrt(np.sum(column**2, 0))
         norm = np.where(aliased, 1.0, norm)
         unit = np.where(aliased, 0.0, unit / norm)
         along = np.zeros(len(Y))

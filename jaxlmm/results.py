@@ -29,6 +29,7 @@ from .inference.criteria import ConditionalAIC, aicc, conditional_aic
 from .inference.delta import Delta, Parameters, delta, natural
 from .inference.emmeans import emmeans, emtrends
 from .inference.estimates import EMMeans
+from .inference.hypotheses import coding_of
 from .inference.influence import Influence, influence
 from .inference.intervals import confint
 from .inference.lanewise import Tests
@@ -534,7 +535,8 @@ class Fit:
             return refit_batch(
                 self.model, y, self.method, missing=missing, weights=weights, values=values, pairs=pairs,
                 column=None if column is None else self.coef_names.index(column), progress=progress,
-                names=self.coef_names, kind=self.frame.kind, tests=tests,
+                names=self.coef_names, kind=self.frame.kind,
+                tests=None if tests is None else tests.coded(coding_of(self)),
             )  # fmt: skip
         y = as_array("y", y, (self.nobs,))
         if np.ptp(y) == 0:

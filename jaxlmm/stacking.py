@@ -16,7 +16,8 @@ from .engines.clusters import MOST_LEVELS
 from .engines.elimination import Factor
 from .engines.orthogonal import bucket, group_sum, orthogonalise, products, project
 from .fitting import says_little
-from .model import Basis, Model, Prepared, inverse_chart, prepare, weighted
+from .model import Basis, Model, Prepared, inverse_chart, prepare, turned, weighted
+from .tolerances import ALIASED, origin, shifted
 
 PATTERNS = 32  # of visits that a data set is expected to have at most
 
@@ -126,7 +127,7 @@ class Table:
             self._chart(self._rooted(z), t.structure.is_matrix) for z, t in zip(self.Z, model.random, strict=True)
         ]
         basis, columns, spread = self._basis(counts, charts)
-        Z = [np.einsum("ni,nij->nj", self._rooted(z), K[self.lane]) for z, (K, _) in zip(self.Z, charts, strict=True)]
+        Z = [turned(self._rooted(z), K[self.lane]) for z, (K, _) in zip(self.Z, charts, strict=True)]
 
         groups = int(self.group.max(initial=-1)) + 1
         inner = np.concatenate([np.zeros((len(self.y), 0)), *(Z[t] for t in model.layout.inner)], 1)
@@ -163,12 +164,15 @@ class Table:
     ) -> tuple[Basis, np.ndarray, np.ndarray]:
         """Basis of every data set; the columns [Q, residual of y] (n, p + 1); and spread, see `Stack`."""
         p, y = self.X.shape[1], self._rooted(self.y[:, None])
-        R, columns = orthogonalise(self._rooted(self.X), self.lane, self.lanes, np)
+        moved = origin(self.X)
+        X = self._rooted(shifted(self.X, moved)) if p else self.X
+        R, columns = orthogonalise(X, self.lane, self.lanes, np, ALIASED)
+        back = R[0].T[:, :, None] * moved if p else 0.0  # to the origins of the user
         c, left = project(columns, y, self.lane, self.lanes, np)
         alias = 1.0 * (np.diagonal(R, axis1=0, axis2=1) == 0)  # (lanes, p)
         square, total = self._sum(left[:, 0] ** 2), self._sum(y[:, 0] ** 2)
         basis = Basis(
-            R=np.transpose(R, (2, 1, 0)) + alias[:, :, None] * np.eye(p),
+            R=np.transpose(R, (2, 1, 0)) + alias[:, :, None] * np.eye(p) + back,
             c=c[:, 0].T if p else np.zeros((self.lanes, 0)),
             log_weights=np.zeros(self.lanes) if self.weights is None else self._sum(np.log(self.weights)),
             n=counts.astype(float),

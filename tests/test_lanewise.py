@@ -59,7 +59,7 @@ def check(found, i, by, rows=L, rhs=RHS, rtol=1e-5):
     for name in ("estimate", "se", "df", "p"):
         np.testing.assert_allclose(getattr(found, name)[i], getattr(single, name), rtol=rtol, atol=1e-9, err_msg=name)
     np.testing.assert_allclose(found.statistic[i], single.statistic, rtol=rtol, atol=1e-6)
-    joint = by.joint(rows, rhs)
+    joint = by.joint_of(rows, rhs)
     assert found.num_df == joint.num_df
     assert found.joint[i] == pytest.approx(joint.statistic, rel=rtol, abs=1e-9)
     assert found.den_df[i] == pytest.approx(joint.den_df, rel=rtol)

@@ -164,6 +164,10 @@ class Composite(Covariance):
         """The representative among equivalent solver coordinates."""
         return self._by_part("canonical", s, dim)
 
+    def signed(self, s: Any, dim: Any) -> Any:
+        """Coordinates of the same value to the last digit, with the signs that public ones are made from."""
+        return self._by_part("signed", s, dim)
+
     def snapped(self, s: Any, dim: Any, tolerance: float) -> Any:
         """Canonical coordinates with everything within `tolerance` of the boundary put on it."""
         return self._by_part("snapped", s, dim, tolerance)

@@ -234,6 +234,10 @@ class Parametric:
         """The representative among equivalent solver coordinates (signs, zero columns)."""
         return self._by_field("canonical", s, dim)
 
+    def signed(self, s: Any, dim: Any) -> Any:
+        """Coordinates of the same value to the last digit, with the signs that public ones are made from."""
+        return self._by_field("signed", s, dim)
+
     def snapped(self, s: Any, dim: Any, tolerance: float) -> Any:
         """Canonical coordinates with everything within `tolerance` of the boundary put on it."""
         return self._by_field("snapped", s, dim, tolerance)

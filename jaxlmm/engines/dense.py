@@ -11,6 +11,7 @@ from jax import Array
 
 from ..design import Field, frozen_pytree, replace
 from ..linalg import identity
+from ..tolerances import PIVOT
 from .base import Blocks, Expansion, Rows, Weigh, expand
 from .solving import refined
 
@@ -61,7 +62,9 @@ class Dense:
 
     def gram(self, C: Blocks) -> tuple[Array, Array]:
         """log|V| and U'V^-1 U."""
-        L = jnp.linalg.cholesky(self.covariance(C))
+        V = self.covariance(C)
+        L = jnp.linalg.cholesky(V)
+        L = jnp.where(jnp.all(jnp.diagonal(L) ** 2 > PIVOT * jnp.diagonal(V)), L, jnp.nan)
         W = jax.lax.linalg.triangular_solve(L, jnp.asarray(self.U), left_side=True, lower=True)
         return 2.0 * jnp.sum(jnp.log(jnp.diagonal(L))), W.T @ W
 

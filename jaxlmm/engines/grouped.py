@@ -231,7 +231,7 @@ class Grouped:
         factor, weight = Factor(F, B, products(left, component, components, xp)), xp.ones(layout.groups)
         cross = None if concrete else _cross(Z, W, codes, layout.groups, component, components)
         if concrete and compact:
-            factor, weight, parent = compacted(factor, parent, bool(layout.outer), varying)
+            factor, weight, parent = compacted(factor, parent, None if layout.outer else (Z, codes), varying)
         n = np.float64(rows.U.shape[0])
         source: Source | None = None
         if not compact:
@@ -415,14 +415,17 @@ def stacked_blocks(blocks: list[Array], copies: tuple[int, ...]) -> Array:
 
 
 def compacted(
-    factor: Factor, parent: np.ndarray, outer: bool, varying: int = 1
+    factor: Factor, parent: np.ndarray, rows: tuple[np.ndarray, np.ndarray] | None, varying: int = 1
 ) -> tuple[Factor, np.ndarray, np.ndarray]:  # fmt: skip
-    """Compressed patterns and empty groups up to a bucket of sizes, so that compiled code is shared (NumPy)."""
+    """Compressed patterns and empty groups up to a bucket of sizes, so that compiled code is shared (NumPy).
+
+    Patterns are those of `rows`, Z (n, q) and group (n,); None for groups that others cross.
+    """
     F, B, E = factor
     weight = np.ones(F.shape[-1])
-    if not outer:
+    if rows is not None:
         fixed, last = B[:, :-varying], B[:, None, -varying:]
-        patterns = Patterns.find(F, fixed, varying)
+        patterns = Patterns.find(*rows, fixed, varying)
         B = np.concatenate([patterns.fixed(fixed, varying), patterns.varying(last)[:, 0]], 1)
         F, weight, parent = F[..., patterns.source], patterns.weight, np.zeros(B.shape[-1], np.int32)
     size = bucket(len(weight))

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-RANK_TOLERANCE = 1e-10
+from ..tolerances import ABSENT, ARITHMETIC, EPS, SAME_BITS, SPANNED
 
 
 def group_sum(x: Any, codes: Any, groups: int, xp: Any) -> Any:
@@ -23,14 +23,14 @@ def group_sum(x: Any, codes: Any, groups: int, xp: Any) -> Any:
     return out.reshape(groups, *x.shape[1:])
 
 
-def orthogonalise(Z: Any, codes: Any, groups: int, xp: Any) -> tuple[Any, list[Any]]:
+def orthogonalise(Z: Any, codes: Any, groups: int, xp: Any, tolerance: float = ABSENT) -> tuple[Any, list[Any]]:
     """Gram-Schmidt, twice, on the columns of Z (n, q) in all groups at once.
 
     Returns
     -------
     F (q, q, groups) lower triangular with Z_g'Z_g = F_g F_g', and q columns (n,), orthonormal within every group,
     with Z_g = Q_g F_g'. A column of Z without a part of its own in a group (single rows, repeated values) has a
-    zero row and column of F there.
+    zero row and column of F there; `tolerance` is the part of its length that is none.
     """
     q = Z.shape[1]
     F = [[xp.zeros(groups)] * q for _ in range(q)]
@@ -44,7 +44,7 @@ def orthogonalise(Z: Any, codes: Any, groups: int, xp: Any) -> tuple[Any, list[A
                 F[j][i] = F[j][i] + part
                 z = z - unit * part[codes]
         left = group_sum(z * z, codes, groups, xp)
-        present = left > RANK_TOLERANCE**2 * size
+        present = left > tolerance**2 * size
         norm = xp.sqrt(xp.where(present, left, 1.0))
         F[j][j] = xp.where(present, norm, 0.0)
         units.append(z * xp.where(present, 1.0 / norm, 0.0)[codes])
@@ -120,18 +120,18 @@ class Patterns:
     weight: np.ndarray
 
     @classmethod
-    def find(cls, F: np.ndarray, fixed: np.ndarray, count: int = 1) -> Patterns:
-        """Patterns of groups from F (q, q, groups) and B (q, f, groups) of the columns that do not vary.
+    def find(cls, Z: np.ndarray, codes: np.ndarray, fixed: np.ndarray, count: int = 1) -> Patterns:
+        """Patterns of groups from rows Z (n, q) and B (q, f, groups) of the columns that do not vary.
 
         `count` columns vary (the response, perhaps a column of X) and will be given to `varying`.
         """
-        q, groups = F.shape[1:]
-        scale = np.abs(F).max(initial=0.0) or 1.0
-        keys = np.round(F.reshape(-1, groups).T / scale, 11) + 0.0
+        q, groups = len(fixed), fixed.shape[-1]
         rows = fixed.reshape(-1, groups).T
+        whole = np.sqrt(np.sum(rows**2, 0))
         most = q * count
         if groups <= most + 1 or q == 0:
             return cls(np.arange(groups), (), np.arange(groups), np.ones(groups))
+        keys = same_rows(Z, codes, groups)
         _, first, pattern, counts = np.unique(keys, axis=0, return_index=True, return_inverse=True, return_counts=True)
         pattern = pattern.reshape(-1)
         order = np.argsort(pattern, kind="stable")
@@ -139,7 +139,7 @@ class Patterns:
         kept, rotations, source, weight = [], [], [], []
         for k, members_count in enumerate(counts):
             members = order[bounds[k] : bounds[k + 1]]
-            V = _row_space(rows[members]) if members_count > most + 1 else None
+            V = _row_space(rows[members], whole) if members_count > most + 1 else None
             if V is None or V.shape[1] + most >= members_count:
                 kept.append(members)
                 continue
@@ -173,10 +173,40 @@ class Patterns:
         return np.concatenate(parts, -1)
 
 
-def _row_space(M: np.ndarray) -> np.ndarray:
-    """Orthonormal V (count, rho) with V V'M = M."""
-    U, s, _ = np.linalg.svd(M, full_matrices=False)
-    return U[:, s > 1e-12 * s.max(initial=0.0)]
+def same_rows(Z: np.ndarray, codes: np.ndarray, groups: int) -> np.ndarray:
+    """Keys (groups, 2) that are equal where groups have the same rows of Z (n, q), in any order.
+
+    Numbers are the same that agree to `SAME_BITS`, or are rounding beside others of their column in their group:
+    nothing is compared with another column or group, so that units and weights do not matter. Each row is hashed to
+    two integers of 64 bits (the finaliser of splitmix64), which are summed by group.
+    """
+    numbers = []
+    for z in Z.T:
+        largest = np.zeros(groups)
+        np.maximum.at(largest, codes, np.abs(z))
+        fraction, exponent = np.frexp(np.where(np.abs(z) <= 8.0 * EPS * largest[codes], 0.0, z))
+        numbers.append(np.ldexp(np.round(np.ldexp(fraction, SAME_BITS)), exponent - SAME_BITS) + 0.0)  # no -0.0
+    keys = np.zeros((groups, 2), np.uint64)
+    for k, seed in enumerate((0x9E3779B97F4A7C15, 0xD1B54A32D192ED03)):
+        row = np.full(len(Z), seed, np.uint64)
+        for column in numbers:
+            row = _mixed(row ^ column.view(np.uint64)) + np.uint64(seed)
+        np.add.at(keys[:, k], codes, _mixed(row))
+    return keys
+
+
+def _mixed(x: np.ndarray) -> np.ndarray:
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        x = (x ^ (x >> np.uint64(shift))) * np.uint64(factor)
+    return x ^ (x >> np.uint64(31))
+
+
+def _row_space(M: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """Orthonormal V (count, rho) with V V'M = M, every column to its own size; `whole` are sizes over all groups."""
+    norms = np.sqrt(np.sum(M**2, 0))
+    there = norms > ARITHMETIC * whole
+    U, s, _ = np.linalg.svd(M[:, there] / norms[there], full_matrices=False)
+    return U[:, s > SPANNED * s.max(initial=0.0)]
 
 
 def _lower_root(A: np.ndarray) -> np.ndarray:

@@ -26,7 +26,7 @@ class Varying:
         B, self.left = project(units, W, layout.codes, layout.groups, np)
         self.projection, self.layout, self.size = Projection(units, layout.codes, layout.groups), layout, size
         self.F, self.B = F, B
-        self.patterns = None if layout.outer else Patterns.find(F, B, count)
+        self.patterns = None if layout.outer else Patterns.find(inner, layout.codes, B, count)
         self._order = np.argsort(layout.component, kind="stable")
         self._bounds = np.searchsorted(layout.component[self._order], np.arange(layout.components + 1))
 

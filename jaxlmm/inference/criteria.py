@@ -15,11 +15,11 @@ from ..criterion import solve_normal
 from ..design import Residual
 from ..engines import Blocks
 from ..model import Prepared, prepare, weighted
-from ..objective import Spec
+from ..objective import Spec, coordinates
 from ..precision import float64
 from ..programs import compiled
 from ..tables import Shown, Table
-from .local import blocks_at, coordinates, inverse, local
+from .local import blocks_at, inverse, local
 
 NUMBERS = ("value", "loglik", "edf", "of_theta", "residual")
 

@@ -17,10 +17,10 @@ from ..distributions import check_level, t_quantile
 from ..errors import DataError
 from ..fitting import compiled_by_size
 from ..model import block_at
-from ..objective import Spec
+from ..objective import Spec, coordinates
 from ..precision import float64
 from ..tables import Shown, Table, format_column
-from .local import coordinates, expanded, inverse, local_of, prepared_for
+from .local import expanded, inverse, local_of, prepared_for
 from .options import check_information
 
 
@@ -123,7 +123,7 @@ def uncertain(fit: Any, information: str = "observed") -> Uncertain:
     with float64():
         spec, prepared = prepared_for(fit.model, fit.method)
         x = np.asarray(coordinates(spec, prepared, fit.theta, "solver"))
-        kind, Phi, P = fit.estimate.information, fit.vcov, fit.estimate.slopes
+        kind = fit.estimate.information
         if information != "observed":
             run = _program(prepared.statistics, len(x))
             kind = np.asarray(run(spec, prepared, information, x))
@@ -131,7 +131,7 @@ def uncertain(fit: Any, information: str = "observed") -> Uncertain:
     if not fit.converged:
         note = f"not converged: {fit.estimate.status.advice}"
     else:
-        W, definite, _ = inverse(kind, Phi, P)
+        W, definite, _ = inverse(kind, np.eye(len(fit.coef)), fit.estimate.inner[1])
         note = "" if definite else "the information of the covariance parameters is not positive definite"
         found = W if definite else found
     return Uncertain(spec, prepared.basis.K, prepared.coords, x, found, note)

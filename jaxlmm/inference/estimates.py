@@ -177,7 +177,7 @@ class EMMeans(Shown):
         for rows in self._families():
             usable = rows[np.isfinite(self.L[rows]).all(axis=1)]
             nothing = FTest(np.nan, 0.0, np.nan, np.nan)
-            found = self.wald.joint(self.L[usable], rhs=-self.shift[usable]) if usable.size else nothing
+            found = self.wald.joint_of(self.L[usable], rhs=-self.shift[usable]) if usable.size else nothing
             values = (found.num_df, found.den_df, found.statistic, found.p)
             for name, value in zip(columns, [*(self.labels[n][rows[0]] for n in self.by), *values], strict=True):
                 columns[name].append(value)

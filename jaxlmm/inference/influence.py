@@ -14,13 +14,13 @@ from jax import Array
 from ..batching import refit_batch
 from ..columns import make_frame
 from ..errors import DataError
-from ..objective import Spec
+from ..objective import Spec, coordinates
 from ..optimize import Status
 from ..precision import float64
 from ..programs import compiled
 from ..tables import Shown, Table, format_column
 from .deletion import deletion
-from .local import coordinates, inverse
+from .local import inverse
 from .partition import Partition, Rowwise, labelled, require_converged
 
 EXACT = ("flagged", "all", "none")
@@ -126,7 +126,7 @@ def influence(
     with float64():
         natural, slopes = jax.device_get(_with_slopes(rows.spec, K, rows.x))
     observed = fit.estimate.information if theta else np.zeros((len(rows.x), len(rows.x)))
-    spread = inverse(observed, fit.vcov, fit.estimate.slopes).W if theta else None
+    spread = inverse(observed, np.eye(p), fit.estimate.inner[1]).W if theta else None
     found = deletion(rows, groups, spread)
     beta, after, moved = found.change, found.after, found.moved
     change = -moved @ slopes.T

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, NamedTuple
@@ -25,14 +26,15 @@ from ..optimize import Status
 from ..programs import compiled
 from ..responses import Lane, Shared, assemble
 from ..tables import Shown, Table, format_column, format_df
+from ..tolerances import REPEATED
 from . import kenward_roger, sandwich, satterthwaite
+from .hypotheses import Coding
 from .local import blocks_at, expanded, inverse, local_of
 from .options import chart_of, check_options
 from .partition import dependent
 
 METHODS = ("satterthwaite", "kenward-roger", "kenward-roger-full", "residual", "asymptotic")
 SMALL_SAMPLE = METHODS[:3]
-DEPENDENT = 1e-8  # singular values of rows of L that repeat others
 FEW = 5000  # data sets in a chunk
 
 
@@ -121,7 +123,8 @@ class Tests:
 
     Parameters
     ----------
-    L : (m, p) array, in the columns of X; rows that are combinations of others do not count in the joint test
+    L : (m, p) array, in the columns of X; rows that are combinations of others do not count in the joint test,
+        whose degrees of freedom do not depend on which rows say the same (in ``Fit.refit``, nor on the coding of X)
     rhs : number or (m,)
     df : one or several of "satterthwaite", "kenward-roger", "kenward-roger-full", "residual", "asymptotic"
     information, boundary_df : as in ``Fit.test``; on the boundary of each data set for itself
@@ -159,8 +162,28 @@ class Tests:
         if robust is not None and robust not in kinds:
             raise DataError(f"robust: found {robust!r}, expected one of {', '.join(kinds)} (CR2 is for single fits)")
         self.information, self.boundary_df, self.robust = information, boundary_df, robust
-        size = np.linalg.norm(self.L, axis=1, keepdims=True)
-        self.rank = int(np.linalg.matrix_rank(self.L / np.where(size > 0, size, 1.0), tol=DEPENDENT))
+        self.turn = np.eye(len(self.L))
+        self._choose_basis(Coding.of_columns(self.L.shape[1]))
+
+    @property
+    def rank(self) -> int:
+        """Number of hypotheses that do not repeat others."""
+        return len(self.turn)
+
+    def coded(self, coding: Coding) -> Tests:
+        """The same tests for a fit of a formula, whose factors have this coding; see `hypotheses`."""
+        out = copy(self)
+        if self.L.shape[1] == len(coding.C):
+            out._choose_basis(coding)
+        return out
+
+    def _choose_basis(self, coding: Coding) -> None:
+        """`turn` (r, m), the combinations of rows whose degrees of freedom are those of the joint test."""
+        L = coding.of(self.L)
+        size = np.linalg.norm(L, axis=1, keepdims=True)
+        unit = L / np.where(size > 0, size, 1.0)
+        turn = np.linalg.lstsq(unit.T, coding.of(coding.canonical(self.L)).T, rcond=REPEATED)[0].T
+        self.turn = turn / np.where(size > 0, size, 1.0)[:, 0]
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -227,7 +250,7 @@ class Tests:
         lanes = jax.tree_util.tree_map(lambda a: np.asarray(a)[place], fitted.lanes)
         few = jax.default_backend() == "cpu" and len(index) <= FEW
         every = (_over_few_lanes if few else _over_lanes)(
-            rule, slots, self.rank, L, self.rhs, fitted.shared, lanes, fitted.x[place]
+            rule, slots, self.turn, L, self.rhs, fitted.shared, lanes, fitted.x[place]
         )
         return [_Found(*(np.asarray(a)[: len(index)] for a in found)) for found in every]
 
@@ -242,7 +265,7 @@ class Tests:
         clusters = dependent(model)
         if clusters.size < 2:
             raise DataError("tests: robust= needs at least 2 independent clusters; random effects connect all rows")
-        Q, R, _ = orthonormal(weighted(model, model.X))
+        Q, R, _ = orthonormal(model.X, model.weights)
         offset = 0.0 if model.offset is None else model.offset
         prepared = prepare(model, compact=False, orthogonal=True)
         kind = str(self.robust)
@@ -251,28 +274,28 @@ class Tests:
         place = np.resize(index, -(-len(index) // capacity) * capacity)
         responses = weighted(model, (y[place] - offset).T).T
         found = _sandwiches(
-            fitted.spec.absolute, kind, clusters.size, slots, self.rank, L, self.rhs, prepared, Q, clusters.codes,
+            fitted.spec.absolute, kind, clusters.size, slots, self.turn, L, self.rhs, prepared, Q, clusters.codes,
             fitted.x[place], responses,
         )  # fmt: skip
         return _Found(*(np.asarray(a)[: len(index)] for a in found))
 
 
 def _mapped(
-    rule: Rule, slots: int, rank: int, L: Array, rhs: Array, shared: Shared, lanes: Lane, x: Array
+    rule: Rule, slots: int, turn: Array, L: Array, rhs: Array, shared: Shared, lanes: Lane, x: Array
 ) -> list[_Found]:  # fmt: skip
     def one(inputs: tuple[Lane, Array]) -> list[_Found]:
         prepared, _ = assemble(shared, inputs[0])
-        return _test_lane(rule, rank, L, rhs, prepared, inputs[1])
+        return _test_lane(rule, turn, L, rhs, prepared, inputs[1])
 
     return jax.lax.map(one, (lanes, x), batch_size=slots)
 
 
-_over_lanes = compiled("rule", "slots", "rank")(_mapped)
+_over_lanes = compiled("rule", "slots")(_mapped)
 # for few data sets compiling takes longer than running
-_over_few_lanes = compiled("rule", "slots", "rank", options=QUICKLY)(_mapped)
+_over_few_lanes = compiled("rule", "slots", options=QUICKLY)(_mapped)
 
 
-def _test_lane(rule: Rule, rank: int, L: Array, rhs: Array, prepared: Prepared, x: Array) -> list[_Found]:
+def _test_lane(rule: Rule, turn: Array, L: Array, rhs: Array, prepared: Prepared, x: Array) -> list[_Found]:
     """Tests in one data set by every method of a rule, x being the solver's coordinates; a pure function."""
     spec, methods, chart, information = rule
     if chart == "natural":
@@ -297,7 +320,6 @@ def _test_lane(rule: Rule, rank: int, L: Array, rhs: Array, prepared: Prepared, 
         if method.startswith("kenward"):
             total = kenward_roger.adjustment(spec, prepared, chart, x, at, inv.W, method.endswith("full"))
             vcov = kenward_roger.adjusted(local.Phi, total)
-        turn = _spanning(inner @ vcov @ inner.T, rank)
         rows = turn @ inner
         if method == "satterthwaite":
             den = satterthwaite.joint_df(rows, local.Phi, local.P, inv.W)
@@ -308,27 +330,23 @@ def _test_lane(rule: Rule, rank: int, L: Array, rhs: Array, prepared: Prepared, 
     return out
 
 
-def _spanning(V: Array, r: int) -> Array:
-    """Combinations (r, m) of m hypotheses with covariance V that say all: themselves, or the leading eigenvectors."""
-    return jnp.eye(r) if r == len(V) else jnp.linalg.eigh(V)[1][:, -r:].T
-
-
 def _result(
     L: Array, turn: Array, vcov: Array, estimate: Array, rhs: Array, df: Array, scale: Array, den: Array, status: Array
 ) -> _Found:  # fmt: skip
     """Standard errors and F; without a positive variance there is no test."""
-    V = L @ vcov @ L.T
-    gap = turn @ (estimate - rhs)
-    F = scale * gap @ jnp.linalg.solve(turn @ V @ turn.T, gap) / len(turn)
-    variance = jnp.diagonal(V)
+    rows, variance = turn @ L, jnp.einsum("mi,ij,mj->m", L, vcov, L)
+    V = rows @ vcov @ rows.T
+    unit = jax.lax.rsqrt(jnp.diagonal(V))  # each in its own standard error
+    gap = unit * (turn @ (estimate - rhs))
+    F = scale * gap @ jnp.linalg.solve(unit[:, None] * V * unit, gap) / len(turn)
     proper = jnp.all(variance > 0) & jnp.all(df > 0) & (den > 0) & jnp.isfinite(F)
     status = jnp.where((status == TestStatus.OK) & ~proper, TestStatus.NOT_DEFINITE, status)
     return _Found(estimate, jnp.sqrt(jnp.maximum(variance, 0.0)), df, F, den, status)
 
 
-@compiled("spec", "kind", "count", "slots", "rank")
+@compiled("spec", "kind", "count", "slots")
 def _sandwiches(
-    spec: Spec, kind: str, count: int, slots: int, rank: int, L: Array, rhs: Array, prepared: Prepared, Q: Array,
+    spec: Spec, kind: str, count: int, slots: int, turn: Array, L: Array, rhs: Array, prepared: Prepared, Q: Array,
     codes: Array, x: Array, y: Array,
 ) -> _Found:  # fmt: skip
     n, p = Q.shape
@@ -343,8 +361,9 @@ def _sandwiches(
         vcov = sandwich.covariance(at, sandwich.factor_of(kind, count, n, p))
         estimate = L @ (at.root @ (at.root.T @ jnp.sum(grams, 0)[:p, p]))
         df = sandwich.row_df(at, L)
-        turn = jnp.linalg.eigh(L @ vcov @ L.T)[1][:, -rank:].T
-        den = satterthwaite.pooled(sandwich.row_df(at, turn @ L), rank)
+        rows = turn @ L
+        along = jnp.linalg.eigh(rows @ vcov @ rows.T)[1].T
+        den = satterthwaite.pooled(sandwich.row_df(at, along @ rows), len(turn))
         return _result(L, turn, vcov, estimate, rhs, df, jnp.ones(()), den, jnp.full((), TestStatus.OK))
 
     return jax.lax.map(one, (x, y), batch_size=slots)

@@ -76,7 +76,7 @@ def linear_test(wald: Wald, L: Any, rhs: Any, level: float, kind: str) -> Linear
     names = tuple(f"{name} = {v:g}" if v else name for name, v in zip(names, values, strict=True))
     limits = wald.interval(rows, level)
     return LinearTest(
-        names, L, values, rows, wald.joint(L, values), limits, level, wald.label, wald.note, kind
+        names, L, values, rows, wald.joint_of(L, values), limits, level, wald.label, wald.note, kind
     )  # fmt: skip
 
 

@@ -141,11 +141,6 @@ def inverse(information: Any, Phi: Any, P: Any) -> Inverse:
     return Inverse(W, xp.all(w > -FLAT), xp.all(~flat | (change < INDEPENDENT)))
 
 
-def coordinates(spec: Spec, prepared: Prepared, theta: Any, chart: str) -> Any:
-    """Coordinates (k,) of a chart at a public theta, terms in the basis of `prepared`."""
-    return spec.coordinates(theta, prepared.basis.K, chart)
-
-
 def prepared_for(model: Model, method: str) -> tuple[Spec, Prepared]:
     """Specification with absolute covariances and statistics of a concrete model."""
     return Spec.of(model, method).absolute, lean(prepare(model, orthogonal=True))

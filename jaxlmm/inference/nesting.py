@@ -17,11 +17,11 @@ from jax import Array
 from ..boundary import SINGULAR
 from ..engines import Blocks
 from ..model import Model, Prepared, prepare
-from ..objective import Spec, criterion_at, scale_of
+from ..objective import Spec, coordinates, criterion_at, scale_of
 from ..parameters import PositiveKind
 from ..precision import float64
 from ..programs import compiled
-from .local import coordinates, local
+from .local import local
 from .mixtures import Mixture, cone_mixture
 from .tangent import tangent_cone
 

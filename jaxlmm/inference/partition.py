@@ -19,9 +19,9 @@ from ..engines.orthogonal import group_sum, pad_first, row_bucket
 from ..errors import DataError, require_accurate
 from ..fitting import compiled_by_size
 from ..model import Model, Prepared, orthonormal, prepare, weighted
-from ..objective import Spec
+from ..objective import Spec, coordinates
 from ..precision import float64
-from .local import blocks_at, coordinates
+from .local import blocks_at
 
 ROUNDED = ("grouped", "crossed", "marginal")  # engines whose rows may be followed by rows of zeros
 MOST_NUMBERS = 1e8  # rows * rows of the largest cluster, above which the blocks of V^-1 are not formed
@@ -186,7 +186,7 @@ class Rowwise:
             self.spec = Spec.of(model, fit.method).absolute
             self.prepared = prepare(model, compact=False, orthogonal=True)
             self.x = np.asarray(coordinates(self.spec, self.prepared, fit.theta, "solver"))
-        self.Q, self.R, _ = orthonormal(weighted(model, model.X))
+        self.Q, self.R, _ = orthonormal(model.X, model.weights)
         mean = model.X @ fit.coef + (0.0 if model.offset is None else model.offset)
         self.e = weighted(model, model.y - mean)
 

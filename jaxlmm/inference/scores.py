@@ -11,9 +11,9 @@ import numpy as np
 
 from ..columns import make_frame
 from ..errors import DataError
+from ..objective import coordinates
 from ..precision import float64
 from ..tables import Shown, Table, format_column
-from .local import coordinates
 from .partition import Rowwise, dependent, require_converged, robust_clusters
 from .sandwich import factor_of
 

@@ -14,20 +14,23 @@ from jax import Array
 
 from ..distributions import check_level, f_tail, t_quantile, t_tail
 from ..errors import DataError
-from ..fitting import compiled_by_size
+from ..fitting import compiled_by_size, root_of
 from ..model import Prepared
-from ..objective import Spec
+from ..objective import Spec, coordinates
 from ..precision import float64
+from ..tolerances import REPEATED
 from . import kenward_roger, satterthwaite
 from .degrees import between_within, containment_of, residual
-from .local import INFORMATION, coordinates, expanded, inverse, local_of, prepared_for
+from .hypotheses import coding_of
+from .local import INFORMATION, expanded, inverse, local_of, prepared_for
 from .options import chart_of, check_options
 from .sandwich import sandwich
 
 DF = (
     "satterthwaite", "kenward-roger", "kenward-roger-full", "containment", "between-within", "residual", "asymptotic",
 )  # fmt: skip
-RANK = 1e-8  # singular values of rows of L in units of standard errors that repeat others
+SINGULAR = 1e-8  # singular value of hypotheses in their standard errors: no variance is left for a combination
+CONTRADICTED = 1e-6  # relative difference of right-hand sides that should be equal
 WORDS = {"satterthwaite": "Satterthwaite", "kenward-roger": "Kenward-Roger", "kenward-roger-full": "Kenward-Roger full"}
 NOT_DEFINITE = "the information of the covariance parameters is not positive definite: no degrees of freedom"
 NOT_POSITIVE = "the adjusted covariance of the coefficients is not positive definite; use df='satterthwaite'"
@@ -60,6 +63,7 @@ class Wald:
     Attributes
     ----------
     names, coef (p,), vcov (p, p) : the covariance is that of the method: adjusted for Kenward-Roger, robust, ...
+    root : (p, p) with ``vcov = root root'``, from which standard errors are made
     label : the method in words, for the output;  note : what to know about it, or empty
     method, information : as asked for, or as chosen (``information`` is None where none is used)
     parameters : chart of the covariance parameters and their covariance (k, k), where the method uses them
@@ -68,6 +72,7 @@ class Wald:
     names: tuple[str, ...]
     coef: np.ndarray
     vcov: np.ndarray
+    root: np.ndarray
     method: str
     information: str | None
     label: str
@@ -75,11 +80,12 @@ class Wald:
     _row_df: Callable[[np.ndarray], np.ndarray] = field(repr=False)
     _joint: Callable[[np.ndarray], tuple[float, float]] = field(repr=False)  # scale of F, denominator df
     parameters: tuple[str, np.ndarray] | None = field(default=None, repr=False)
+    _coding: Callable[[], Any] | None = field(default=None, repr=False)
 
     def rows(self, L: Any, rhs: Any = 0.0) -> Rows:
         """Test ``L beta = rhs`` row by row, L (m, p)."""
         L = self.checked(L)
-        estimate, se = L @ self.coef - rhs, np.sqrt(np.maximum(np.einsum("mi,ij,mj->m", L, self.vcov, L), 0.0))
+        estimate, se = L @ self.coef - rhs, np.linalg.norm(L @ self.root, axis=1)
         df = np.asarray(self._row_df(L), float) if len(L) else np.zeros(0)
         with np.errstate(divide="ignore", invalid="ignore"):
             t = estimate / se
@@ -91,24 +97,51 @@ class Wald:
         return np.stack([rows.estimate - half, rows.estimate + half], -1)
 
     def joint(self, L: Any, rhs: Any = 0.0) -> FTest:
-        """F test of all rows of ``L beta = rhs`` together; rows that repeat others do not count."""
+        """F test of all rows of ``L beta = rhs`` together; rows that repeat others do not count.
+
+        Satterthwaite's degrees of freedom are those of the rows as they are given, see `canonical`.
+        """
         L = self.checked(L)
         gap = np.broadcast_to(L @ self.coef - rhs, (len(L),))
         scaled = L * np.sqrt(np.maximum(np.diagonal(self.vcov), 0.0))
         size = np.linalg.norm(scaled, axis=1)
         if not np.all(np.isfinite(size)) or not np.any(size > 0):
             return FTest(np.nan, 0.0, np.nan, np.nan)
-        r = np.linalg.matrix_rank(scaled / np.where(size > 0, size, 1.0)[:, None], tol=RANK)
-        w, Q = np.linalg.eigh(L @ self.vcov @ L.T)
-        w, rest, Q = w[-r:], Q[:, :-r], Q[:, -r:]
-        if np.any(np.abs(rest.T @ gap) > 1e-6 * np.linalg.norm(np.abs(L) @ np.abs(self.coef) + np.abs(rhs))):
+        r = np.linalg.matrix_rank(scaled / np.where(size > 0, size, 1.0)[:, None], tol=REPEATED)
+        inner = L @ self.root
+        se = np.linalg.norm(inner, axis=1)
+        se = np.where(se > 0, se, 1.0)
+        U, w, _ = np.linalg.svd(inner / se[:, None])  # each hypothesis in its own standard error
+        gap, sizes = gap / se, (np.abs(L) @ np.abs(self.coef) + np.abs(rhs)) / se
+        if np.any(np.abs(U[:, r:].T @ gap) > CONTRADICTED * np.linalg.norm(sizes)):
             raise DataError("rhs: rows of L are combinations of each other, and their right-hand sides contradict that")
-        if w[0] <= 0:
+        if not (len(w) >= r and w[r - 1] > SINGULAR):
             return FTest(np.nan, float(r), np.nan, np.nan)
-        full = L if r == len(L) else Q.T @ L
+        full = L if r == len(L) else U[:, :r].T @ (L / se[:, None])
         scale, df = self._joint(full)
-        F = float(scale * np.sum((Q.T @ gap) ** 2 / w) / r)
+        F = float(scale * np.sum((U[:, :r].T @ gap / w[:r]) ** 2) / r)
         return FTest(F, float(r), float(df), float(f_tail(F, r, df)))
+
+    def joint_of(self, L: Any, rhs: Any = 0.0) -> FTest:
+        """F test of all rows of ``L beta = rhs`` together, the same for all rows that say the same."""
+        found = self.joint(L, rhs)
+        if found.num_df < 2 or not np.isfinite(found.statistic):
+            return found
+        return self.joint(*self.canonical(L, rhs))._replace(statistic=found.statistic)
+
+    def canonical(self, L: Any, rhs: Any = 0.0) -> tuple[np.ndarray, np.ndarray]:
+        """The same hypotheses in the basis that does not depend on how they, or X, are written (see `hypotheses`).
+
+        Rows (r, p) of full rank, and right-hand sides (r,). As they are given where they are not finite.
+        """
+        L = self.checked(L)
+        rhs = np.broadcast_to(np.asarray(rhs, float), (len(L),))
+        if self._coding is None or len(L) < 2 or not np.all(np.isfinite(L)) or not L.any():
+            return L, rhs
+        coding = self._coding()
+        rows = coding.canonical(L)
+        turn = np.linalg.lstsq(coding.of(L).T, coding.of(rows).T, rcond=REPEATED)[0]
+        return rows, turn.T @ rhs
 
     def checked(self, L: Any) -> np.ndarray:
         """L as a float array (m, p); a vector is one row."""
@@ -131,11 +164,11 @@ def wald(
     if robust is not None:
         return _robust(fit, df, robust, cluster)
     if not df.startswith(("satterthwaite", "kenward")):
-        return _plain(fit, df, fit.vcov, "")
+        return _plain(fit, df, fit.vcov, fit.estimate.inner[0], "")
     return _small_sample(fit, df, information, boundary_df)
 
 
-def _plain(fit: Any, df: str, vcov: np.ndarray, prefix: str) -> Wald:
+def _plain(fit: Any, df: str, vcov: np.ndarray, root: np.ndarray, prefix: str) -> Wald:
     """Degrees of freedom from the design alone."""
     rule: Callable[[np.ndarray], np.ndarray]
     if df == "containment":
@@ -147,8 +180,8 @@ def _plain(fit: Any, df: str, vcov: np.ndarray, prefix: str) -> Wald:
         rule = lambda L: np.full(len(L), number)  # noqa: E731
     note = "" if fit.converged else f"not converged: {fit.estimate.status.advice}"
     return Wald(
-        fit.coef_names, fit.coef, vcov, df, None, f"{prefix}{df.capitalize()}", note,
-        rule, lambda L: (1.0, float(np.min(rule(L)))),
+        fit.coef_names, fit.coef, vcov, root, df, None, f"{prefix}{df.capitalize()}", note,
+        rule, lambda L: (1.0, float(np.min(rule(L)))), None, partial(coding_of, fit),
     )  # fmt: skip
 
 
@@ -158,7 +191,7 @@ def _robust(fit: Any, df: str, kind: str, cluster: Any) -> Wald:
         raise DataError(f"df: {df!r} has a covariance of its own; with robust= use 'satterthwaite' or a simple one")
     found = sandwich(fit, kind, cluster)
     if df != "satterthwaite":
-        return _plain(fit, df, found.vcov, f"{found.label}, ")
+        return _plain(fit, df, found.vcov, root_of(found.vcov), f"{found.label}, ")
     note = "" if fit.converged else f"not converged: {fit.estimate.status.advice}"
 
     def joint(L: np.ndarray) -> tuple[float, float]:
@@ -171,7 +204,8 @@ def _robust(fit: Any, df: str, kind: str, cluster: Any) -> Wald:
         )
         note = note or few
     label = f"{found.label}, Satterthwaite"
-    return Wald(fit.coef_names, fit.coef, found.vcov, df, None, label, note, found.df, joint)
+    root, coding = root_of(found.vcov), partial(coding_of, fit)
+    return Wald(fit.coef_names, fit.coef, found.vcov, root, df, None, label, note, found.df, joint, None, coding)
 
 
 def _small_sample(fit: Any, df: str, information: str | None, boundary_df: str | None) -> Wald:
@@ -181,46 +215,51 @@ def _small_sample(fit: Any, df: str, information: str | None, boundary_df: str |
         raise DataError(f"df: {df!r} is for REML fits, found method 'ML'; fit with method='REML'")
     chart, information = chart_of(df, information, boundary_df, fit.singular)
     if chart == "solver" and information == "observed" and not is_kr:
-        Phi, P, kind, vcov = fit.vcov, fit.estimate.slopes, fit.estimate.information, fit.vcov
+        (root, P), kind, change = fit.estimate.inner, fit.estimate.information, None
     else:
-        Phi, P, kind, vcov = _compiled(fit, chart, information, df)
+        root, P, kind, change = _compiled(fit, chart, information, df)
+    Phi, own = np.eye(len(root)), root  # all in the basis of `root`, in which the coefficients are uncorrelated
     W, definite, identified = inverse(kind, Phi, P) if np.all(np.isfinite(kind)) else (kind, False, True)
     note = "" if definite and identified else NOT_DEFINITE if not definite else NOT_IDENTIFIED
-    if is_kr and not note and len(vcov) and not np.min(np.linalg.eigvalsh(vcov)) > 0:
-        note = NOT_POSITIVE
+    if is_kr and change is not None and not note and len(change):
+        note = "" if np.min(np.linalg.eigvalsh(change)) > 0 else NOT_POSITIVE
+        own = root if note else root @ np.linalg.cholesky(change)
+    vcov = own @ own.T
     note = note if fit.converged else f"not converged: {fit.estimate.status.advice}"
     label = f"{WORDS[df]}, {information} information"
     if fit.singular:
         label += f", singular fit: variances of zero {'kept' if chart == 'natural' else 'dropped'}"
     if note:
-        W, vcov = np.full_like(W, np.nan), np.where(is_kr, np.nan, vcov)
+        W, vcov, own = np.full_like(W, np.nan), np.where(is_kr, np.nan, vcov), np.where(is_kr, np.nan, own)
 
     def joint(L: np.ndarray) -> tuple[float, float]:
         if note:
             return 1.0, np.nan
         if not is_kr:
-            return 1.0, float(satterthwaite.joint_df(L, Phi, P, W))
-        scale, den = kenward_roger.joint(L, Phi, P, W)
+            return 1.0, float(satterthwaite.joint_df(L @ root, Phi, P, W))
+        scale, den = kenward_roger.joint(L @ root, Phi, P, W)
         return float(scale), float(den)
 
     def row_df(L: np.ndarray) -> np.ndarray:
-        return np.full(len(L), np.nan) if note else satterthwaite.row_df(L, Phi, P, W)
+        return np.full(len(L), np.nan) if note else satterthwaite.row_df(L @ root, Phi, P, W)
 
-    return Wald(fit.coef_names, fit.coef, vcov, df, information, label, note, row_df, joint, (chart, W))
+    return Wald(
+        fit.coef_names, fit.coef, vcov, own, df, information, label, note, row_df, joint, (chart, W),
+        partial(coding_of, fit),
+    )  # fmt: skip
 
 
 def _compiled(fit: Any, chart: str, information: str, df: str) -> tuple[np.ndarray, ...]:
-    """Phi, P, the information and the adjusted covariance, in the user's units."""
+    """A root of Phi; P, the information and, for Kenward-Roger, the adjusted covariance, in its basis."""
     chosen = np.array([kind == information for kind in INFORMATION], float)
     with float64():
         spec, prepared = prepared_for(fit.model, fit.method)
         x = coordinates(spec, prepared, fit.theta, chart)
         run = _program(prepared.statistics, len(x))
         Phi, P, kind, total = jax.device_get(run(spec, prepared, chart, df == "kenward-roger-full", chosen, x))
-    R = prepared.basis.R
-    root = np.linalg.inv(R) if len(R) else R
-    vcov = kenward_roger.adjusted(Phi, total) if df.startswith("kenward") else Phi
-    return root @ Phi @ root.T, R.T @ P @ R, kind, root @ vcov @ root.T
+    R, inner = prepared.basis.R, root_of(Phi)
+    change = np.eye(len(R)) + 2.0 * inner.T @ total @ inner
+    return np.linalg.solve(R, inner) if len(R) else inner, inner.T @ P @ inner, kind, 0.5 * (change + change.T)
 
 
 def _quantities(

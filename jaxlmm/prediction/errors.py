@@ -28,9 +28,9 @@ from jax import Array
 from ..effects import effects_by_term, random_effects
 from ..engines.grouped import connected
 from ..engines.orthogonal import bucket
-from ..inference.local import coordinates
+from ..fitting import root_of
 from ..inference.partition import Partition, Rowwise
-from ..objective import Spec
+from ..objective import Spec, coordinates
 from ..precision import float64
 from ..programs import compiled
 from ..rowparts import Part, TermRows, through
@@ -86,7 +86,8 @@ class Predictor:
         p = self.rows.Q.shape[1]
         solved = self.rows.solve(np.column_stack([self.rows.Q, self.rows.e]))
         self.VQ, self.Ve = solved[:, :p], solved[:, p]
-        self.Phi = self.rows.R @ np.nan_to_num(fit.vcov) @ self.rows.R.T
+        root = self.rows.R @ np.nan_to_num(root_of(fit.estimate))
+        self.Phi = root @ root.T
         self.effects = effects_by_term(fit.model, random_effects(fit.model, fit.estimate))
 
     def __call__(

@@ -26,9 +26,9 @@ from ..placing import check_order
 from ..precision import float64
 from ..programs import compiled
 from ..simulate import draw_rows
+from ..tolerances import SYMMETRY, correlation_of
 from .declare import Study, accepted, resolved
 
-PSD = 1e-8  # negative eigenvalues, relative to the largest, that are rounding
 LOST = 1_000_000  # what the key of lost rows is folded with, beyond any term's
 
 
@@ -313,7 +313,6 @@ def _expected(structure: Covariance) -> str:
 
 def _checked(block: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
     """A block that is a covariance matrix."""
-    w = np.linalg.eigvalsh(block)
-    if not np.all(np.isfinite(w)) or np.any(w < -PSD * np.maximum(np.abs(w).max(-1, keepdims=True), 1e-300)):
+    if not np.all(np.isfinite(block)) or np.any(np.linalg.eigvalsh(correlation_of(block)) < -SYMMETRY):
         raise DataError(f"covariance[{names[0]!r}]: these values do not make a positive semidefinite matrix")
     return block
