@@ -28,7 +28,6 @@ from jax import Array
 from ..effects import effects_by_term, random_effects
 from ..engines.grouped import connected
 from ..engines.orthogonal import bucket
-from ..fitting import root_of
 from ..inference.partition import Partition, Rowwise
 from ..objective import Spec, coordinates
 from ..precision import float64
@@ -86,7 +85,7 @@ class Predictor:
         p = self.rows.Q.shape[1]
         solved = self.rows.solve(np.column_stack([self.rows.Q, self.rows.e]))
         self.VQ, self.Ve = solved[:, :p], solved[:, p]
-        root = self.rows.R @ np.nan_to_num(root_of(fit.estimate))
+        root = self.rows.R @ np.nan_to_num(fit.estimate.inner[0])
         self.Phi = root @ root.T
         self.effects = effects_by_term(fit.model, random_effects(fit.model, fit.estimate))
 
