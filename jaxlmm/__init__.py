@@ -41,7 +41,14 @@ from .covariance import (
 )
 from .design import Field, Residual, Term
 from .engines import Iterative
-from .errors import DataError, DroppedColumnsWarning, Float64RequiredError, FormulaError, JaxlmmError
+from .errors import (
+    DataError,
+    DroppedColumnsWarning,
+    Float64RequiredError,
+    FormulaError,
+    JaxlmmError,
+    PrecisionWarning,
+)
 from .inference.comparison import Comparison, compare
 from .inference.delta import Parameters
 from .inference.exact import rlrt
@@ -114,6 +121,7 @@ __all__ = [
     "Parameters",
     "Positive",
     "Precision",
+    "PrecisionWarning",
     "Real",
     "ReducedRank",
     "Replicate",

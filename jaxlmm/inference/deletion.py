@@ -84,7 +84,7 @@ def deletion(rows: Rowwise, groups: Partition, spread: np.ndarray | None) -> Del
         change = change - np.einsum("mk,kmp->mp", moved, np.stack(turns))
     nan = np.where(lost, np.nan, 1.0)[:, None]
     leverage = groups.sum(np.sum((Q @ phi) * WQ, 1))
-    conditional = groups.sum(1.0 - _residual_share(rows, own, blocks, WQ, phi))
+    conditional = groups.sum(1.0 - _residual_share(rows, own, WQ, phi))
     return Deletion(nan * change, information, nan[:, :, None] * after, nan * moved, leverage, conditional)
 
 
@@ -105,12 +105,11 @@ class _Within:
         return np.where(self.here, blocks[self.row, self.slot], 0.0)
 
 
-def _residual_share(rows: Rowwise, own: Partition, blocks: np.ndarray, WQ: np.ndarray, phi: np.ndarray) -> np.ndarray:
+def _residual_share(rows: Rowwise, own: Partition, WQ: np.ndarray, phi: np.ndarray) -> np.ndarray:
     """Diagonal (n,) of R P, from ``V^-1 R V^-1`` by clusters."""
     WRW = rows.in_residual(np.column_stack([rows.Q, own.slots()]))
-    p, T = phi.shape[0], blocks.shape[1]
-    V = np.linalg.inv(own.split(blocks) + ~own.present[:, :, None] * np.eye(T))
-    RW = V @ own.split(WRW)  # of [Q, places]
+    p = phi.shape[0]
+    RW = rows.covariances(own) @ own.split(WRW)  # of [Q, places]
     RWQ, RW = (x[own.codes, own.slot] for x in (RW[:, :, :p], RW[:, :, p:]))
     return RW[np.arange(len(RW)), own.slot] - np.sum((RWQ @ phi) * WQ, 1)
 

@@ -21,6 +21,7 @@ from ..fitting import compiled_by_size
 from ..model import Model, Prepared, orthonormal, prepare, weighted
 from ..objective import Spec, coordinates
 from ..precision import float64
+from ..rowparts import covariance, parts_of
 from .local import blocks_at
 
 ROUNDED = ("grouped", "crossed", "marginal")  # engines whose rows may be followed by rows of zeros
@@ -181,7 +182,7 @@ class Rowwise:
 
     def __init__(self, fit: Any):
         model = fit.model
-        self.model = model
+        self.model, self.estimate = model, fit.estimate
         with float64():
             self.spec = Spec.of(model, fit.method).absolute
             self.prepared = prepare(model, compact=False, orthogonal=True)
@@ -201,6 +202,15 @@ class Rowwise:
             found = np.asarray(self._compiled(_solves)(self.spec, self.prepared, self.x, self._long(B)))[: len(B)]
         require_accurate(found)
         return found
+
+    def covariances(self, clusters: Partition) -> np.ndarray:
+        """V between the rows of each cluster (m, T, T), the identity where there is none."""
+        parts, blocks = parts_of(self.model, self.estimate)
+        rows, present = np.minimum(clusters.rows, len(self.e) - 1), clusters.present
+        root = weighted(self.model, np.ones(len(self.e)))[rows]
+        V = covariance(parts, blocks, rows[:, :, None], rows[:, None, :]) * root[:, :, None] * root[:, None, :]
+        both = present[:, :, None] & present[:, None, :]
+        return np.where(both, V, np.eye(rows.shape[1]) * ~present[:, :, None])
 
     def slopes(self, B: np.ndarray) -> Iterator[np.ndarray]:
         """Derivatives of V^-1 B, one coordinate after the other."""

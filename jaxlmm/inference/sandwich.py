@@ -17,7 +17,7 @@ from jax import Array
 
 from ..columns import make_frame
 from ..distributions import t_tail
-from ..errors import DataError
+from ..errors import DataError, require_accurate
 from ..linalg import eigh
 from ..parameters import module_of
 from ..precision import float64
@@ -271,6 +271,7 @@ def _rooted(rows: Rowwise, clusters: Partition, root: np.ndarray) -> Adjusted:
     X, e = clusters.split(rows.Q / w[:, None]), clusters.split((rows.e / w)[:, None])[..., 0]
     try:
         return adjusted_by_root(W, X, e, clusters.present, root)
-    except np.linalg.LinAlgError:  # V is singular or not finite: a perfect fit
+    except np.linalg.LinAlgError:  # V is singular to rounding
         nan = np.full((clusters.size, *root.shape), np.nan)
+        require_accurate(nan)
         return Adjusted(root, nan.sum(1), nan, nan)
