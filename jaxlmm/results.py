@@ -213,6 +213,11 @@ class Fit:
         ----------
         all_levels : with the levels of relationship matrices that have no data, behind the others: what their relatives
             tell of them, with its prediction error variance (Henderson 1977)
+
+        Warns
+        -----
+        PrecisionWarning
+            As in `predict`.
         """
         return random_effects(self.frame, self.model, self.estimate, all_levels)
 
@@ -469,6 +474,11 @@ class Fit:
         ------
         DataError
             For missing columns, unknown levels that are not allowed, and options that exclude each other.
+
+        Warns
+        -----
+        PrecisionWarning
+            Where variances differ so much in size that 64-bit floats do not determine a result, which is then NaN.
         """
         return predict(self, newdata, random, se, interval, level, df, allow_new_levels, residual, **method)
 
