@@ -16,6 +16,7 @@ Digits: with orthonormal columns of the first design in every level the matrix i
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -166,8 +167,10 @@ class Crossed:
             KX = at.K @ self._beside(at, columns)
             return (X - fitted(source.Z, codes, self._means(inner, columns.B, KX, C))) / s2
 
-        Z = source.Z
-        return refined(direct, through_terms(Z, codes, C), through_terms(Z, codes, C, absolute=True), jnp.asarray(B))
+        outer = dict(zip(self.outer, self.levels, strict=True))
+        levels = [outer.get(t, source.layout.groups) for t in range(len(codes))]
+        times = partial(through_terms, source.Z, codes, levels, C)
+        return refined(direct, times(), times(absolute=True), jnp.asarray(B))
 
     def posterior(self, C: Blocks) -> Posterior:
         """Effects of every term given the data, by level."""

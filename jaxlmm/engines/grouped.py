@@ -13,6 +13,7 @@ compressed to at most q (p+1) pseudo-groups a pattern.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -300,7 +301,11 @@ class Grouped:
             beside = jnp.moveaxis(group_sum(pairs, layout.component, layout.components, jnp), 0, -1)
             return (X - fitted(Z, codes, self._by_term(*self._means(at, along, beside), C))) / s2
 
-        return refined(direct, through_terms(Z, codes, C), through_terms(Z, codes, C, absolute=True), jnp.asarray(B))
+        levels = [
+            layout.groups if t in layout.inner else len(layout.slot[layout.outer.index(t)]) for t in range(len(Z))
+        ]
+        times = partial(through_terms, Z, codes, levels, C)
+        return refined(direct, times(), times(absolute=True), jnp.asarray(B))
 
     def posterior(self, C: Blocks) -> Posterior:
         """Effects of every term given the data, by level."""

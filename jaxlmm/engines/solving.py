@@ -47,21 +47,20 @@ def refined(direct: Apply, times: Apply, sizes: Apply, B: Array) -> Array:
     return jnp.where(good & jnp.all(close, 0), S, jnp.nan)
 
 
-def through_terms(Z: Any, codes: Any, C: Blocks, absolute: bool = False) -> Apply:
+def through_terms(Z: Any, codes: Any, levels: Any, C: Blocks, absolute: bool = False) -> Apply:
     """Product with V, or with absolute values, of terms with independent levels and independent residuals.
 
     Parameters
     ----------
-    Z, codes : designs (n, q) and levels of the rows (n,), an entry a term
+    Z, codes, levels : designs (n, q), levels of the rows (n,) and their number, an entry a term
     """
     Z = [jnp.abs(z) if absolute else jnp.asarray(z) for z in Z]
     random = [jnp.abs(G) if absolute else G for G in C.random]
 
     def times(X: Array) -> Array:
-        n = X.shape[0]  # at most one level a row
         effects = []
-        for z, code, G in zip(Z, codes, random, strict=True):
-            sums = group_sum(z[:, :, None] * X[:, None, :], code, n, jnp)
+        for z, code, m, G in zip(Z, codes, levels, random, strict=True):
+            sums = group_sum(z[:, :, None] * X[:, None, :], code, m, jnp)
             effects.append(jnp.einsum("ij,mjb->mib", G, sums))
         return C.residual[0, 0] * X + fitted(Z, codes, effects)
 
