@@ -556,14 +556,8 @@ class Fit:
         y = own_array("y", y, (self.nobs,))
         if np.ptp(y) == 0:
             raise DataError(f"y: constant response, all {self.nobs} values equal {float(y[0]):g}")
-        return fit_frame(
-            self.data,
-            dataclasses.replace(self.frame, y=y),
-            self.model.replace(y=y),
-            self.method,
-            self.call,
-            given=self.given,
-        )
+        frame, model = dataclasses.replace(self.frame, y=y), self.model.replace(y=y)
+        return fit_frame(self.data, frame, model, self.method, self.call, given=self.given)
 
     def bootstrap(
         self, n: int = 1000, seed: int = 0, statistic: Statistic | None = None, progress: Progress = "auto"
