@@ -74,6 +74,21 @@ def as_array(name: str, value: Any, shape: tuple[int | None, ...]) -> Any:
     return value
 
 
+def own_array(name: str, value: Any, shape: tuple[int | None, ...]) -> Any:
+    """As `as_array`, read-only, and copied where others may write to it."""
+    return unwritten(as_array(name, value, shape))
+
+
+def unwritten(value: Any) -> Any:
+    """An array that nobody writes to: itself if it is read-only with memory of its own, else a copy; other values."""
+    if not isinstance(value, np.ndarray):
+        return value
+    if value.flags.writeable or value.base is not None:
+        value = value.copy(order="K")
+        value.setflags(write=False)
+    return value
+
+
 def as_codes(name: str, group: Any, n: int) -> tuple[np.ndarray, int]:
     """Level codes 0, 1, ... (n,) int32 and the number of levels, from any array of labels."""
     if is_traced(group):
@@ -121,7 +136,7 @@ class Term:
         codes, levels = as_codes(f"group of {name}", group, Z.shape[0])
         structure = Unstructured() if structure is None else structure
         set_all(
-            self, Z=as_array(f"Z of {name}", Z, (None, None)), group=codes, levels=levels, name=name,
+            self, Z=own_array(f"Z of {name}", Z, (None, None)), group=codes, levels=levels, name=name,
             structure=Covariance.checked(structure, f"structure of {name}", Z.shape[-1]),
             relationship=None if relationship is None else check_relationship(name, relationship, levels),
         )  # fmt: skip
@@ -342,7 +357,7 @@ def check_relationship(name: str, A: Any, levels: int) -> Any:
 
 def check_weights(weights: Any, n: int) -> Any:
     """Positive case weights (n,): ``Var(e_i) = sigma^2 / w_i``."""
-    weights = as_array("weights", weights, (n,))
+    weights = own_array("weights", weights, (n,))
     if not is_traced(weights) and np.any(weights <= 0):
         raise DataError(
             f"weights: {int(np.sum(weights <= 0))} of {n} are zero or negative, expected positive numbers "

@@ -13,7 +13,7 @@ import numpy as np
 from .alignment import aligned
 from .columns import open_table
 from .covariance import NAMES, Covariance, Over
-from .design import Field, Residual, Term
+from .design import Field, Residual, Term, unwritten
 from .engines import Iterative
 from .errors import DataError, DroppedColumnsWarning, FormulaError
 from .fields import FrameField
@@ -21,6 +21,7 @@ from .files import read_file
 from .formula import parse
 from .frame import FrameTerm, ModelFrame, build_frame
 from .model import Model
+from .owned import copied, own_columns
 from .placing import ORDERED, SPATIAL, check_count, check_order
 from .relationship import between_levels
 from .results import Fit, fit_frame
@@ -55,7 +56,8 @@ def lmm(
         numbers fix parameters: ``ar1(week | g, correlation=0.5)``.
     data : pandas.DataFrame, polars.DataFrame, pyarrow.Table or dict of arrays; or path of a Parquet or CSV file
         Rows with missing values (NaN, None, NA, masked entries) in used columns are dropped and counted. The name of a
-        column that the data have is the column in formulas, ``pi`` and ``scale`` too.
+        column that the data have is the column in formulas, ``pi`` and ``scale`` too. The fit has a copy of the used
+        columns; what is done to the data later does not change it.
     method : "REML" or "ML"
     weights : column name or array (n,), optional
         ``Var(e_i) = sigma^2 / w_i``. A pandas Series is put into the order of the data by its index.
@@ -100,9 +102,15 @@ def lmm(
     """
     if method not in ("REML", "ML"):
         raise DataError(f"method: found {method!r}, expected 'REML' or 'ML'")
-    if isinstance(data, str | Path):
+    is_file = isinstance(data, str | Path)
+    if is_file:
         data = read_file(data)
     weights, offset = aligned("weights", weights, data), aligned("offset", offset, data)
+    weights, offset = copied(weights), copied(offset)
+    relationship = (
+        None if relationship is None else {group: copied(given) for group, given in dict(relationship).items()}
+    )
+    structures = None if structures is None else dict(structures)
     call = Call(formula, weights, offset, residual, variance, relationship, structures, engine)
     frame, model = model_of(data=data, **call.arguments())
     if not model.size:
@@ -111,7 +119,8 @@ def lmm(
         names = ", ".join(frame.aliased)
         text = f"{frame.formula.text}: dropped, as combinations of columns before them: {names}"
         warnings.warn(text, DroppedColumnsWarning, stacklevel=2)
-    return fit_frame(data, frame, model, method, call, start)
+    own = data if is_file else own_columns(data, frame.used)  # nobody else has what is read from a file
+    return fit_frame(own, frame, model, method, call, start, data)
 
 
 def model_of(
@@ -136,6 +145,9 @@ def model_of(
         )
     frame = build_frame(parsed, data, weights, offset, repeated, known, related)
     _check_used(related, frame)
+    own = {name: _sealed(getattr(frame, name)) for name in ("y", "X", "weights", "offset")}
+    parts = [replace(p, Z=_sealed(p.Z)) if isinstance(p, FrameTerm) else p for p in frame.parts]
+    frame = replace(frame, **own, parts=tuple(parts))
     matrices = {term.group: between_levels(related, term.group, term.levels) for term in frame.terms}
     random = [
         Field(**part.arguments(), name=part.text)
@@ -147,6 +159,13 @@ def model_of(
     frame = replace(frame, parts=tuple(parts))
     errors = None if frame.residual is None else Residual(**frame.residual.arguments())
     return frame, Model(frame.y, frame.X, random, errors, weights=frame.weights, offset=frame.offset, engine=engine)
+
+
+def _sealed(array: Any) -> Any:
+    """An array of a frame as a `Model` takes it without copying it."""
+    if array is not None:
+        array.setflags(write=False)
+    return unwritten(array)
 
 
 def _term(

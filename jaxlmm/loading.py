@@ -93,7 +93,7 @@ def _made(archive: Archive, unpacker: Unpacker, path: Any) -> Fit | BatchFit:
         )
     if not np.array_equal(frame.y, rest["y"]):  # of fit.refit(y)
         frame, model = dataclasses.replace(frame, y=rest["y"]), model.replace(y=rest["y"])
-    return Fit(data, frame, model, rest["estimate"], rest["method"], call)
+    return Fit(data, frame, model, rest["estimate"], rest["method"], call, data)
 
 
 def _parts(archive: Archive, unpacker: Unpacker) -> tuple[Call, Any, dict[str, Any]]:

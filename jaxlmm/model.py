@@ -16,7 +16,18 @@ from .alignment import same_index
 from .confounding import check_terms
 from .covariance import Covariance
 from .criterion import deviance, solve_normal
-from .design import Field, Residual, Term, as_array, check_design, check_weights, frozen_pytree, is_traced, set_all
+from .design import (
+    Field,
+    Residual,
+    Term,
+    check_design,
+    check_weights,
+    frozen_pytree,
+    is_traced,
+    own_array,
+    set_all,
+    unwritten,
+)
 from .engines import (
     Blocks,
     Crossed,
@@ -93,9 +104,9 @@ class Model:
         weights: Any = None, offset: Any = None, engine: str | Iterative = "auto", checks: bool = True,
     ):  # fmt: skip
         same_index("Model", y=y, X=X, weights=weights, offset=offset)
-        y = as_array("y", y, (None,))
+        y = own_array("y", y, (None,))
         n = y.shape[0]
-        X = as_array("X", X, (n, None))
+        X = own_array("X", X, (n, None))
         random = (random,) if isinstance(random, Term | Field) else tuple(random)
         for part in random:
             rows = part.Z.shape[0] if isinstance(part, Term) else len(part.group)
@@ -105,7 +116,7 @@ class Model:
         if residual.group is not None and len(residual.group) != n:
             raise DataError(f"residual: expected {n} rows as in y, found {len(residual.group)}")
         weights = None if weights is None else check_weights(weights, n)
-        offset = None if offset is None else as_array("offset", offset, (n,))
+        offset = None if offset is None else own_array("offset", offset, (n,))
         if checks:
             check_design(y, X)
             if not is_traced(random, X):
@@ -143,7 +154,7 @@ class Model:
         """Copy with other arrays of the same shapes (y, X, weights, offset, random); no checks, may be traced."""
         if self.engine == "spectral" and {"weights", "random"} & set(leaves):
             raise DataError("replace: engine 'spectral' has decomposed the random part; make a new Model")
-        return design.replace(self, **leaves)
+        return design.replace(self, **{name: unwritten(leaf) for name, leaf in leaves.items()})
 
     @property
     def size(self) -> int:

@@ -164,7 +164,7 @@ def _place_leaf(leaf: Leaf, data: Mapping[str, Column], before: Mapping[str, Col
         structure.size(len(factor.levels))  # refuses too many
         try_matrix(structure, factor.values, len(factor.levels), what)
         return Placed(structure, (factor.values,), len(factor.levels), names, (factor.levels,))
-    values = tuple(np.asarray(column.values, np.float64) for column in columns)
+    values = tuple(np.array(column.values, np.float64) for column in columns)  # not the caller's memory
     check_count(structure, leaf.text, len(np.unique(np.column_stack(values), axis=0)), what)
     try_matrix(structure, values[0] if len(values) == 1 else np.column_stack(values), 1, what)
     return Placed(structure, values, 1, names, (Levels((), ()),) * len(names))
@@ -256,7 +256,7 @@ def scaled(placed: Placed, function: VarianceFunction, covariate: Column) -> Pla
         factor = covariate.as_factor()
         values, labels = factor.values, factor.levels
     else:
-        values = np.asarray(covariate.values, np.float64)
+        values = np.array(covariate.values, np.float64)
     return Placed(
         Scaled(placed.structure, function), (*placed.columns, values), (placed.dim, max(len(labels), 1)),
         (*placed.names, covariate.name), (*placed.labels, labels),

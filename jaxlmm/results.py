@@ -19,7 +19,7 @@ from .chunks import Progress
 from .columns import extend_rows, make_frame
 from .components import VarCorr, flat_parts, natural_parameters, parameter_frame, varcorr
 from .confounding import shared_effects
-from .design import as_array
+from .design import own_array
 from .draws import Draws
 from .errors import DataError
 from .fitting import Certificate, Estimate, estimate
@@ -44,6 +44,7 @@ from .inference.targets import Which
 from .inference.wald import Wald, wald
 from .model import Model
 from .optimize import Status
+from .owned import check_index, frame_at
 from .plotting import FitPlots
 from .precision import float64
 from .prediction.forecast import predict
@@ -70,7 +71,8 @@ class Fit:
     model : the arrays, a `jaxlmm.Model`; ``jaxlmm.reml(fit.theta, fit.model) == fit.loglik`` (`ml` for ML fits)
     frame : names and layout of the data
     estimate : all numbers of the fit
-    data : what `lmm` was given;  call : its other arguments
+    data : the columns that the model is made of, a copy of them as they were;  call : the other arguments of `lmm`
+    given : the data that `lmm` was given, read for other columns (clusters, `by=`) while those of the model are as then
     """
 
     data: Any
@@ -79,6 +81,7 @@ class Fit:
     estimate: Estimate
     method: str
     call: Call
+    given: Any
 
     # -- numbers ---------------------------------------------------------------------------------------------
 
@@ -535,6 +538,8 @@ class Fit:
             For a wrong shape; a single response that is not finite or does not vary. Among many responses, such a
             one is a status in its row.
         """
+        for name, given in (("y", y), ("weights", weights), ("values", values)):
+            check_index(self, name, given)
         y, weights, values = (
             aligned(name, given, self.data, self.frame.rows)
             for name, given in (("y", y), ("weights", weights), ("values", values))
@@ -548,12 +553,11 @@ class Fit:
                 names=self.coef_names, kind=self.frame.kind,
                 tests=None if tests is None else tests.coded(coding_of(self)),
             )  # fmt: skip
-        y = as_array("y", y, (self.nobs,))
+        y = own_array("y", y, (self.nobs,))
         if np.ptp(y) == 0:
             raise DataError(f"y: constant response, all {self.nobs} values equal {float(y[0]):g}")
-        return fit_frame(
-            self.data, dataclasses.replace(self.frame, y=y), self.model.replace(y=y), self.method, self.call
-        )
+        frame, model = dataclasses.replace(self.frame, y=y), self.model.replace(y=y)
+        return fit_frame(self.data, frame, model, self.method, self.call, given=self.given)
 
     def bootstrap(
         self, n: int = 1000, seed: int = 0, statistic: Statistic | None = None, progress: Progress = "auto"
@@ -692,7 +696,7 @@ class Fit:
         """The rows used, with the columns of the data and fitted, resid and fixed (population mean)."""
         fitted = self.fitted
         added = {"fitted": fitted, "resid": self.model.y - fitted, "fixed": self.predict(random=False)}
-        return extend_rows(self.data, self.frame.rows, added)
+        return extend_rows(frame_at(self), self.frame.rows, added)
 
     def summary(self, df: str = "satterthwaite", **method: Any) -> Summary:
         """The account that lme4's users expect, as text or HTML; options are those of `test`."""
@@ -761,11 +765,12 @@ class Fit:
 
 
 def fit_frame(
-    data: Any, frame: ModelFrame, model: Model, method: str, call: Call, start: np.ndarray | None = None
+    data: Any, frame: ModelFrame, model: Model, method: str, call: Call, start: np.ndarray | None = None,
+    given: Any = None,
 ) -> Fit:  # fmt: skip
     """Estimate a model whose rows are described by `frame`."""
     with float64():
         found = estimate(model, method, start)
     if found.status != Status.CONVERGED:
         warnings.warn(f"{frame.formula.text}: {found.status.advice}", ConvergenceWarning, stacklevel=3)
-    return Fit(data, frame, model, found, method, call)
+    return Fit(data, frame, model, found, method, call, data if given is None else given)

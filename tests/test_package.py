@@ -23,7 +23,7 @@ errors distributions tolerances
 precision sizes
 cache programs
 levels factors readers
-columns alignment relationship files draws tables
+columns alignment owned relationship files draws tables
 linalg
 parameters
 covariance

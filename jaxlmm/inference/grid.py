@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from .. import expressions
-from ..columns import Column, open_table, read_column
+from ..columns import Column, read_column
 from ..errors import DataError
+from ..owned import column_at
 from ..sides import expression_columns, side_columns
 from ..terms import Formula
 
@@ -24,8 +25,7 @@ _LARGEST = 1_000_000
 
 def columns_used(fit: Any, names: Iterable[str]) -> dict[str, Column]:
     """Columns of the data at the rows of the fit."""
-    table = open_table(fit.data)
-    return {name: table.column(name).take(fit.frame.rows) for name in names}
+    return {name: column_at(fit, name).take(fit.frame.rows) for name in names}
 
 
 @dataclass(frozen=True, eq=False)

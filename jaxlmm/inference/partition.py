@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 
 from ..alignment import aligned
-from ..columns import open_table, read_column
+from ..columns import read_column
 from ..engines.clustered import by_cluster
 from ..engines.clusters import linked
 from ..engines.grouped import connected
@@ -20,6 +20,7 @@ from ..errors import DataError, require_accurate
 from ..fitting import compiled_by_size
 from ..model import Model, Prepared, orthonormal, prepare, weighted
 from ..objective import Spec, coordinates
+from ..owned import check_index, column_at
 from ..precision import float64
 from ..rowparts import covariance, parts_of
 from .local import blocks_at
@@ -101,9 +102,10 @@ def labelled(fit: Any, name: str, by: Any) -> Partition:
     """
     rows, n = fit.frame.rows, len(fit.model.y)
     if isinstance(by, str):
-        column = open_table(fit.data).column(by)
+        column = column_at(fit, by)
         codes, names = column.as_factor().values[rows], np.array(column.as_factor().levels, dtype=object)
     else:
+        check_index(fit, name, by)
         by = aligned(name, by, fit.data, rows)
         shape = (len(by),) if isinstance(by, list | tuple) else np.shape(by)
         if shape not in ((n,), (fit.frame.n_input,)):

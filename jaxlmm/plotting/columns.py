@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from ..columns import Column, open_table
+from ..columns import Column
 from ..errors import DataError
+from ..owned import column_at
 
 
 def column_of(fit: Any, argument: str, name: str) -> Column:
@@ -20,7 +21,7 @@ def column_of(fit: Any, argument: str, name: str) -> Column:
         For a name that is not there, and missing values.
     """
     try:
-        column = open_table(fit.data).column(name)
+        column = column_at(fit, name)
     except DataError as error:
         raise DataError(f"{argument}: {error}") from None
     absent = column.missing is not None and int(column.missing[fit.frame.rows].sum())

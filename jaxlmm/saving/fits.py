@@ -11,6 +11,7 @@ import numpy as np
 from ..columns import open_table
 from ..covariance import Covariance
 from ..errors import DataError
+from ..owned import frame_at
 from ..relationship import plain_relationship
 from .archive import Archive, write
 from .columns import pack_column, pack_data
@@ -38,19 +39,19 @@ class Call:
 def save_fit(fit: Any, path: Any, columns: str | Sequence[str] = "used") -> None:
     """Write a fit, see ``Fit.save``."""
     packer = Packer()
-    given = open_table(fit.data)
     names = list(fit.frame.used)
     if columns == "all":
-        names = list(given.names)
+        names = list(open_table(frame_at(fit)).names)
     elif columns != "used":
         names += [name for name in ([columns] if isinstance(columns, str) else columns) if name not in names]
+    given = open_table(frame_at(fit, names))
     for name in names:
         if name not in given.names:
             raise DataError(f"columns: found {name!r}, expected 'used', 'all' or columns of the data")
         if given.names.count(name) > 1:
             raise DataError(f"save: the data have more than one column named {name!r}; give them different names")
     content = {
-        "data": pack_data(fit.data, names, packer),
+        "data": pack_data(given.data, names, packer),
         "call": _pack_call(fit.call, packer),
         "method": fit.method,
         "estimate": packer.pack(fit.estimate, "the estimate"),
