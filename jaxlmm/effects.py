@@ -143,7 +143,7 @@ def _by_clusters(
         if isinstance(part, Field):
             found, variances = np.zeros_like(solved), np.zeros(len(rest))
             for row, own, others, Z, K in _clusters(layout, parts, outer, t):
-                found[row] = (own / root[row, None]).T @ solved[row]
+                found[row] = (own / root[row]).T @ solved[row]
                 variances[row] = np.diagonal(_spread(own, others, Z, K, np.eye(len(row)), own)) / root[row] ** 2
             out.append((found[:, :1], variances[:, None, None], found[:, None, 1:]))
             continue

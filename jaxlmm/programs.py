@@ -53,6 +53,11 @@ class Programs:
         with self._lock:
             return self._kept.setdefault(key, make())
 
+    def clear(self) -> None:
+        """Drop all programs."""
+        with self._lock:
+            self._kept.clear()
+
     def _make_room(self) -> None:
         limit = allowed_maps() if self.maps is None else self.maps
         while len(self._kept) >= self.most or (len(self._kept) > self.few and (memory_maps() or 0) > limit):

@@ -288,8 +288,9 @@ def test_columns_of_many_data_sets_are_those_of_one():
     Z = tuple(t.Z if m.weights is None else t.Z * np.sqrt(m.weights)[:, None] for t in m.terms)
     statistics = prepare(m, compact=False).statistics
     U = np.random.default_rng(0).normal(size=(len(m.y), 3))
-    fixed = crossed.columns_of(U[:, :2], statistics.source, np)
-    whole = crossed.columns_of(U, statistics.source, np)
+    long = np.pad(U, ((0, statistics.row_count - len(U)), (0, 0)))  # rows of zeros are behind those of the data
+    fixed = crossed.columns_of(long[:, :2], statistics.source, np)
+    whole = crossed.columns_of(long, statistics.source, np)
     lanes = VaryingCrossed(U[:, :2], Z, m.layout)([U[:, 2:]])
     padded = crossed.Columns(*(np.zeros(np.shape(a)) for a in whole))
     padded.B[:, :2], padded.EZ[:, :2], padded.EU[:2, :2] = fixed.B, fixed.EZ, fixed.EU

@@ -439,7 +439,7 @@ BAD = {
     "text in arithmetic": ("y ~ log(a) + (1 | g)", None, "cannot be computed|not numeric"),
     "text in offset": ("y ~ x + offset(a) + (1 | g)", None, "'a' is not numeric"),
     "dates": ("y ~ d + (1 | g)", changed(d=np.datetime64("2020-01-01") + np.arange(N)), "dates or times"),
-    "bad degree": ("y ~ poly(x, 'u') + (1 | g)", None, "cannot be computed"),
+    "bad knots": ("y ~ bs(x, knots='u') + (1 | g)", None, "cannot be computed"),
     "one level": ("y ~ x + (1 | g)", changed(g=["u"] * N), "only one level"),
     "levels = rows": ("y ~ x + (1 | g)", changed(g=np.arange(N)), f"as many levels as .* observations .{N}."),
     "effects = rows": ("y ~ x + (x | g)", changed(g=np.arange(N) // 2), "36 random effects"),

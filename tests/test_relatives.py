@@ -91,7 +91,7 @@ def henderson(fit, A, kind="text"):
     codes = np.array([number[a] for a in d["animal"].tolist()])
     blocks = jaxlmm.fitting.blocks_at(model, fit.estimate)
     V = jaxlmm.rowparts.covariance(
-        jaxlmm.rowparts.parts_of(model), (*blocks.random, blocks.residual), np.arange(70)[:, None], np.arange(70)
+        *jaxlmm.rowparts.parts_of(model, fit.estimate), np.arange(70)[:, None], np.arange(70)
     )
     own = [t for t, part in enumerate(fit.frame.parts) if part.group_label == "animal"]
     Z = np.concatenate([model.random[t].Z for t in own], 1)

@@ -230,7 +230,7 @@ def test_responses_clusters_and_groups_by_index(frame):
     np.testing.assert_allclose(a.cooks, b.cooks, rtol=1e-10)
     with pytest.raises(DataError, match="by: the index of the Series"):
         fit.influence(cluster.reset_index(drop=True))
-    with pytest.raises(DataError, match="by: 1 of the rows used have no label"):
+    with pytest.raises(DataError, match="by: 1 of the rows used have no value"):
         fit.influence(np.where(np.arange(N) == 7, np.nan, frame.g))
 
 

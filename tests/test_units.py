@@ -11,6 +11,7 @@ import pytest
 import jaxlmm
 from jaxlmm import fitting, lanes
 from jaxlmm.engines.orthogonal import Patterns, orthogonalise, project, same_rows
+from jaxlmm.programs import PROGRAMS
 from jaxlmm.tolerances import column_rank, correlation_of
 
 G, M = 40, 5
@@ -165,7 +166,7 @@ def test_a_fit_that_was_stopped_has_the_loglik_of_its_theta(method, monkeypatch)
         for limit in (1, 3):
             monkeypatch.setattr(fitting, "MAX_ITERATIONS", limit)
             monkeypatch.setattr(lanes, "MAX_ITERATIONS", limit)
-            lanes._program.cache_clear()
+            PROGRAMS.clear()
             stopped = fitting.estimate(model, method)
             assert stopped.status == jaxlmm.Status.MAX_ITERATIONS
             assert stopped.loglik == pytest.approx(float(loglik(stopped.theta, model)), rel=1e-12)
@@ -177,7 +178,7 @@ def test_a_fit_that_was_stopped_has_the_loglik_of_its_theta(method, monkeypatch)
                 assert lane == pytest.approx(float(loglik(batch.theta[i], own)), rel=1e-9)
                 assert int(one.status) == jaxlmm.Status.MAX_ITERATIONS
                 assert float(one.loglik) == pytest.approx(float(loglik(one.theta, own)), rel=1e-9)
-    lanes._program.cache_clear()
+    PROGRAMS.clear()
 
 
 def test_a_likelihood_without_a_maximum_has_the_value_of_its_theta():

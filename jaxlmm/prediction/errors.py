@@ -156,18 +156,18 @@ class Predictor:
     def _effects(self, joint: Joint, C: tuple[Any, ...], sums: _Sums, E: np.ndarray) -> np.ndarray:
         """Predicted random effects and functions at the new rows, summed (m,)."""
         n, total = len(self.model.y), np.zeros(len(joint.turn))
-        functions: list[tuple[Part, np.ndarray]] = []
+        others: list[tuple[Part, np.ndarray]] = []  # functions, and levels that may be predicted through relatives
         for t, (part, block) in enumerate(zip(joint.parts, C, strict=True)):
-            if isinstance(part, TermRows):
+            if isinstance(part, TermRows) and part.kin is None:
                 u = self.effects[t] @ np.linalg.inv(self.rows.prepared.basis.K[t]).T
                 codes = part.codes[n:]
                 own = u[np.minimum(codes, len(u) - 1)]
                 total += np.where(codes < len(u), np.sum(part.Z[n:] * own, 1), 0.0)
             else:
-                functions.append((part, block))
-        if not functions:
+                others.append((part, block))
+        if not others:
             return total
-        parts, blocks = zip(*functions, strict=True)
+        parts, blocks = zip(*others, strict=True)
         return total + sums(through(parts, blocks, E)[:n] * self.Ve[:, None])
 
     def _solve(self, B: np.ndarray) -> np.ndarray:
