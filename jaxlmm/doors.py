@@ -1,0 +1,80 @@
+"""What a public function may be called with: its options by their names, yes or no, and seeds."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import inspect
+import secrets
+from collections.abc import Callable, Collection, Iterable
+from typing import Any, TypeVar
+
+import numpy as np
+
+from .errors import DataError
+
+C = TypeVar("C", bound=Callable[..., Any])
+
+TESTS = ("df", "information", "boundary_df", "robust", "cluster")  # options of tests that functions hand on
+
+
+def refuse_unknown(function: str, given: Iterable[str], known: Collection[str]) -> None:
+    """Refuse options that a function does not have.
+
+    Raises
+    ------
+    TypeError
+        That names the function and the nearest option, as Python's own would without it.
+    """
+    for name in given:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}"
+            raise TypeError(f"{function}: no option {name!r}; {hint}")
+
+
+def check_flag(name: str, value: Any) -> None:
+    """Refuse for an option that is yes or no what is neither True nor False."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise DataError(f"{name}: found {value!r}, expected True or False")
+
+
+def door(function: C) -> C:
+    """Decorator of a public function that holds its caller to its signature.
+
+    Options that it does not have are a TypeError with its name, where it hands options on to tests too; parameters
+    annotated as bool take True or False and nothing else; ``seed=None`` is a seed drawn from the system.
+    """
+    signature = inspect.signature(function)
+    parameters = signature.parameters.values()
+    names = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name != "self"]
+    known = (*names, *(TESTS if any(p.kind == p.VAR_KEYWORD for p in parameters) else ()))
+    flags = [p.name for p in parameters if p.annotation in ("bool", bool)]
+
+    @functools.wraps(function)
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        refuse_unknown(function.__qualname__, kwargs, known)
+        given = signature.bind_partial(*args, **kwargs).arguments
+        for name in flags:
+            if name in given:
+                check_flag(f"{function.__qualname__}: {name}", given[name])
+        if "seed" in names and "seed" in given and given["seed"] is None:
+            bound = signature.bind(*args, **kwargs)
+            bound.arguments["seed"] = secrets.randbits(31)
+            args, kwargs = bound.args, bound.kwargs
+        return function(*args, **kwargs)
+
+    return checked  # type: ignore[return-value]
+
+
+def doors(cls: type) -> Any:
+    """Class decorator: `door` for the public methods of a class that take options to hand on, bools or a seed."""
+    for name, method in list(vars(cls).items()):
+        if not name.startswith("_") and inspect.isfunction(method) and _is_guarded(method):
+            setattr(cls, name, door(method))
+    return cls
+
+
+def _is_guarded(method: Callable[..., Any]) -> bool:
+    parameters = inspect.signature(method).parameters.values()
+    return any(p.kind == p.VAR_KEYWORD or p.annotation in ("bool", bool) or p.name == "seed" for p in parameters)
