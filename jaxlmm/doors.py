@@ -15,6 +15,8 @@ from .errors import DataError
 
 C = TypeVar("C", bound=Callable[..., Any])
 
+Seed = int | Any  # a whole number, or None for a fresh one, which `door` draws
+
 TESTS = ("df", "information", "boundary_df", "robust", "cluster")  # options of tests that functions hand on
 
 
@@ -39,6 +41,11 @@ def check_flag(name: str, value: Any) -> None:
         raise DataError(f"{name}: found {value!r}, expected True or False")
 
 
+def fresh_seed() -> int:
+    """A seed that nobody has chosen."""
+    return secrets.randbits(31)
+
+
 def door(function: C) -> C:
     """Decorator of a public function that holds its caller to its signature.
 
@@ -60,7 +67,7 @@ def door(function: C) -> C:
                 check_flag(f"{function.__qualname__}: {name}", given[name])
         if "seed" in names and "seed" in given and given["seed"] is None:
             bound = signature.bind(*args, **kwargs)
-            bound.arguments["seed"] = secrets.randbits(31)
+            bound.arguments["seed"] = fresh_seed()
             args, kwargs = bound.args, bound.kwargs
         return function(*args, **kwargs)
 
@@ -68,13 +75,8 @@ def door(function: C) -> C:
 
 
 def doors(cls: type) -> Any:
-    """Class decorator: `door` for the public methods of a class that take options to hand on, bools or a seed."""
+    """Class decorator: `door` for the public methods of a class that have options."""
     for name, method in list(vars(cls).items()):
-        if not name.startswith("_") and inspect.isfunction(method) and _is_guarded(method):
+        if not name.startswith("_") and inspect.isfunction(method) and len(inspect.signature(method).parameters) > 1:
             setattr(cls, name, door(method))
     return cls
-
-
-def _is_guarded(method: Callable[..., Any]) -> bool:
-    parameters = inspect.signature(method).parameters.values()
-    return any(p.kind == p.VAR_KEYWORD or p.annotation in ("bool", bool) or p.name == "seed" for p in parameters)

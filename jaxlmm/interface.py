@@ -14,6 +14,7 @@ from .alignment import aligned
 from .columns import open_table
 from .covariance import NAMES, Covariance, Over
 from .design import Field, Residual, Term
+from .doors import door
 from .engines import Iterative
 from .errors import DataError, DroppedColumnsWarning, FormulaError
 from .fields import FrameField
@@ -30,6 +31,7 @@ from .trees import make_structure
 from .trial import try_matrix
 
 
+@door
 def lmm(
     formula: str,
     data: Any,
@@ -110,7 +112,7 @@ def lmm(
     if frame.aliased:
         names = ", ".join(frame.aliased)
         text = f"{frame.formula.text}: dropped, as combinations of columns before them: {names}"
-        warnings.warn(text, DroppedColumnsWarning, stacklevel=2)
+        warnings.warn(text, DroppedColumnsWarning, stacklevel=3)
     return fit_frame(data, frame, model, method, call, start)
 
 

@@ -63,3 +63,176 @@ def test_replace_refuses_other_names(fit, given, near):
         jaxlmm.design.replace(fit.model.random[0], z=1.0)
     with pytest.raises(jaxlmm.DataError, match=r"replace: y: expected an array of shape \(180,\), found shape \(90,\)"):
         fit.model.replace(y=fit.model.y[:90])
+
+
+@pytest.fixture(scope="module")
+def crossed():
+    rng = np.random.default_rng(3)
+    s, i = np.repeat(np.arange(8), 6), np.tile(np.arange(6), 8)
+    y = rng.normal(size=8)[s] + 2.0 * rng.normal(size=6)[i] + 0.3 * i + rng.normal(size=48)
+    data = {"y": y, "x": 0.1 * np.arange(48) % 1, "subj": s.astype(str), "item": i.astype(str)}
+    return data, jaxlmm.lmm("y ~ x + (1 | subj) + (1 | item)", data)
+
+
+def henderson(data, fit):
+    """Coefficients with predicted effects of subjects and items, and the covariance of their errors."""
+    Z = [np.asarray(data[g])[:, None] == np.unique(data[g]) for g in ("subj", "item")]
+    W = np.column_stack([np.ones(48), data["x"], *Z]).astype(float)
+    variances = [C[0, 0] for C in fit.estimate.covariances]
+    prior = np.diag(np.concatenate([[0, 0], np.repeat(1 / variances[0], 8), np.repeat(1 / variances[1], 6)]))
+    C = np.linalg.inv(W.T @ W / fit.sigma**2 + prior)
+    return W, C @ W.T @ data["y"] / fit.sigma**2, C
+
+
+@pytest.mark.parametrize("random", ["item", "(1|item)", ["(1 | item)"], "~ (1 | item)", ("item", "item")])
+def test_predict_with_some_of_the_terms(crossed, random):
+    data, fit = crossed
+    W, solution, C = henderson(data, fit)
+    W = W.copy()
+    W[:, 2:10] = 0.0  # without subjects
+    np.testing.assert_allclose(fit.predict(random=random), W @ solution, rtol=1e-8)
+    np.testing.assert_allclose(fit.predict(data, random=random), W @ solution, rtol=1e-8)
+    found = fit.predict(random=random, se=True)
+    np.testing.assert_allclose(found["estimate"], W @ solution, rtol=1e-8)
+    np.testing.assert_allclose(found["std_error"], np.sqrt(np.einsum("ij,jk,ik->i", W, C, W)), rtol=1e-8)
+
+
+def test_predict_of_observations_draws_other_terms_anew(crossed):
+    data, fit = crossed
+    W, solution, C = henderson(data, fit)
+    W = W.copy()
+    W[:, 2:10] = 0.0
+    fresh = fit.estimate.covariances[0][0, 0] + fit.sigma**2
+    new = {**data, "subj": np.full(48, "new")}  # not shared, so it need not be known
+    found = fit.predict(new, random="item", interval="prediction")
+    np.testing.assert_allclose(found["std_error"] ** 2, np.einsum("ij,jk,ik->i", W, C, W) + fresh, rtol=1e-8)
+    np.testing.assert_allclose(fit.predict(new, random="item"), W @ solution, rtol=1e-8)
+    everything = fit.predict(random=["subj", "(1 | item)"], se=True)
+    np.testing.assert_array_equal(everything["std_error"], fit.predict(se=True)["std_error"])
+    np.testing.assert_array_equal(fit.predict(random=[]), fit.predict(random=False))
+
+
+def test_predict_with_some_effects_of_a_factor(sleep):
+    fit = jaxlmm.lmm("Reaction ~ Days + (Days || Subject)", sleep)
+    fixed, slopes = fit.predict(random=False), fit.predict(random="(0 + Days | Subject)")
+    np.testing.assert_allclose(slopes + fit.predict(random="(1 | Subject)") - fixed, fit.fitted, rtol=1e-12)
+    np.testing.assert_array_equal(fit.predict(random="Subject"), fit.fitted)
+    np.testing.assert_array_equal(fit.predict(random="(Days || Subject)"), fit.fitted)
+    assert np.abs(slopes - fixed).max() > 1
+
+
+@pytest.mark.parametrize("random", ["nonsense", "no", 1, 0, None, "(1 | subject)", ["item", 2], "~0", "", {"item"}])
+def test_predict_refuses_other_random_parts(crossed, random):
+    with pytest.raises(jaxlmm.DataError, match="random: found"):
+        crossed[1].predict(random=random)
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "said"),
+    [
+        ({"re_form": None}, TypeError, r"Fit\.predict: no option 're_form'"),
+        ({"randm": False}, TypeError, "did you mean 'random'"),
+        ({"allow_new_level": True}, TypeError, "did you mean 'allow_new_levels'"),
+        ({"df": "banana"}, jaxlmm.DataError, "df: found 'banana'"),
+        ({"information": "banana"}, jaxlmm.DataError, "information: found 'banana'"),
+        ({"robust": "CR9"}, jaxlmm.DataError, "robust: found 'CR9'"),
+        ({"level": 95}, jaxlmm.DataError, "level: expected"),
+        ({"se": "no"}, jaxlmm.DataError, r"Fit\.predict: se: found 'no', expected True or False"),
+        ({"residual": 1}, jaxlmm.DataError, "residual: found 1"),
+        ({"allow_new_levels": "yes"}, jaxlmm.DataError, "allow_new_levels: found 'yes'"),
+    ],
+)
+def test_predict_refuses_what_it_does_not_know(crossed, given, error, said):
+    with pytest.raises(error, match=said):
+        crossed[1].predict(**given)
+
+
+def test_predict_with_some_random_functions():
+    rng = np.random.default_rng(5)
+    g, t = np.repeat(np.arange(8), 6), np.tile(np.arange(6.0), 8)
+    y = rng.normal(size=8)[g] + np.cumsum(rng.normal(size=(8, 6)), 1).ravel() + 0.5 * rng.normal(size=48)
+    data = {"y": y, "t": t, "g": g.astype(str), "h": np.tile(list("abc"), 16)}
+    fit = jaxlmm.lmm("y ~ 1 + ou(t | g) + (1 | h)", data)
+    fixed = fit.predict(random=False)
+    for rows in (None, data):  # without and with covariances between old and new rows
+        function, effect = fit.predict(rows, random="ou(t|g)"), fit.predict(rows, random="h")
+        np.testing.assert_allclose(function + effect - fixed, fit.fitted, rtol=1e-9)
+        np.testing.assert_array_equal(function, fit.predict(rows, random="g"))
+        assert np.abs(function - fixed).max() > 0.5
+    np.testing.assert_allclose(fit.predict(random="g", se=True)["estimate"], fit.predict(random="g"), rtol=1e-9)
+    np.testing.assert_allclose(fit.predict(random="h", se=True)["estimate"], fit.predict(random="h"), rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda f: f.test("x", information=None, robus="CR2"), "Fit.test: no option 'robus'; did you mean 'robust'"),
+        (lambda f: f.anova(dff="kenward-roger"), r"Fit\.anova: no option 'dff'; did you mean 'df'"),
+        (lambda f: f.emmeans("x", type="response"), r"Fit\.emmeans: no option 'type'"),
+        (lambda f: f.emmeans("x", weight="cells"), "Fit.emmeans: no option 'weight'; did you mean 'weights'"),
+        (lambda f: f.emtrends("x", levels=0.9), "Fit.emtrends: no option 'levels'; did you mean 'level'"),
+        (lambda f: f.predictions(infomation="expected"), "Fit.predictions: .*did you mean 'information'"),
+        (lambda f: f.comparisons("x", chnge=2), "Fit.comparisons: .*did you mean 'change'"),
+        (lambda f: f.slopes("x", cluters="subj"), "Fit.slopes: .*did you mean 'cluster'"),
+        (lambda f: f.tidy(conf_int=True), "Fit.tidy: no option 'conf_int'"),
+        (lambda f: f.summary(boundary="drop"), "Fit.summary: .*did you mean 'boundary_df'"),
+        (lambda f: f.simulate(use_u=True), "Fit.simulate: no option 'use_u'"),
+        (lambda f: f.simulate(sed=1), "Fit.simulate: .*did you mean 'seed'"),
+        (lambda f: f.confint(methd="profile"), "Fit.confint: .*did you mean 'method'"),
+        (lambda f: f.emmeans("x").test(null=2.0), "EMMeans.test: no option 'null'"),
+        (lambda f: f.emmeans("x").contrast(methd="eff"), "EMMeans.contrast: .*did you mean 'method'"),
+        (lambda f: f.emmeans("x").pairs(adjst="holm"), "EMMeans.pairs: .*did you mean 'adjust'"),
+        (lambda f: jaxlmm.lmm("y ~ x", {}, residul="iid()"), "lmm: .*did you mean 'residual'"),
+        (lambda f: f.bootstrap(nsim=9), "Fit.bootstrap: no option 'nsim'"),
+        (lambda f: f.wald(roboust="CR2"), "Fit.wald: .*did you mean 'robust'"),
+        (lambda f: f.plot.coef(whch="x"), "FitPlots.coef: .*did you mean 'which'"),
+        (lambda f: jaxlmm.compare(f, f, refitt=True), "compare: .*did you mean 'refit'"),
+    ],
+)
+def test_unknown_options_name_the_function_that_was_called(crossed, call, said):
+    with pytest.raises(TypeError, match=said):
+        call(crossed[1])
+
+
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (lambda f: f.emmeans("x").test(2.0), "EMMeans.test: joint"),
+        (lambda f: f.residuals(random="no"), "Fit.residuals: random"),
+        (lambda f: f.ranef("subj"), "Fit.ranef: all_levels"),
+        (lambda f: f.influence(theta="no"), "Fit.influence: theta"),
+        (lambda f: f.plot.covariance(correlation=1), "FitPlots.covariance: correlation"),
+        (lambda f: jaxlmm.compare(f, f, refit="no"), "compare: refit"),
+        (lambda f: jaxlmm.Model(f.model.y, f.model.X, checks="no"), "checks"),
+        (lambda f: jaxlmm.study.designs.crossed(2, 2, within="no"), "crossed: within"),
+    ],
+)
+def test_yes_or_no_is_true_or_false(crossed, call, name):
+    with pytest.raises(jaxlmm.DataError, match=rf"{name}: found .*, expected True or False"):
+        call(crossed[1])
+
+
+def test_numpys_true_and_false_are_bools(crossed):
+    fit = crossed[1]
+    np.testing.assert_array_equal(fit.predict(random=np.False_), fit.predict(random=False))
+    np.testing.assert_array_equal(fit.residuals(random=np.bool_(False)), fit.residuals(random=False))
+
+
+def test_without_a_seed_draws_are_fresh(crossed):
+    fit = crossed[1]
+    assert np.any(fit.simulate(1, seed=None) != fit.simulate(1, seed=None))
+    np.testing.assert_array_equal(fit.simulate(1, 7), fit.simulate(1, seed=7))
+    assert np.any(fit.simulate(1, None) != fit.simulate(1))
+    assert jaxlmm.Iterative(seed=None) != jaxlmm.Iterative(seed=None)
+    with pytest.raises(jaxlmm.DataError, match="seed: expected a non-negative integer, found 'a'"):
+        fit.simulate(1, seed="a")
+
+
+@pytest.mark.parametrize("level", ["Days", 95, True, None, [0.9]])
+def test_levels_are_numbers_between_0_and_1(crossed, level):
+    with pytest.raises(jaxlmm.DataError, match="level: .*expected a number between 0 and 1"):
+        crossed[1].confint(level)
+    with pytest.raises(jaxlmm.DataError, match="which="):
+        crossed[1].confint("Days")
+    with pytest.raises(jaxlmm.DataError, match="df: found 'banana'"):
+        crossed[1].confint(df="banana", method="bootstrap")

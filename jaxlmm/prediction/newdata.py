@@ -7,7 +7,7 @@ mean has none, an observation in a new group has new ones.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -164,10 +164,10 @@ def _placed(part: Field, place: Any, new: NewDesign) -> tuple[np.ndarray | None,
     return group, coords[:, 0] if part.coords.ndim == 2 else coords
 
 
-def check_known(frame: ModelFrame, new: NewRows) -> None:
-    """Refuse rows with a level of a grouping factor that the fit has not seen."""
-    for part, unknown in zip(frame.parts, new.unknown, strict=True):
-        if unknown.any():
+def check_known(frame: ModelFrame, new: NewRows, parts: Sequence[bool]) -> None:
+    """Refuse rows with a level of a grouping factor, of some of the parts, that the fit has not seen."""
+    for part, unknown, wanted in zip(frame.parts, new.unknown, parts, strict=True):
+        if wanted and unknown.any():
             raise DataError(
                 f"newdata: {int(unknown.sum())} rows have a level of {part.group_label!r} that was not in the fit; use "
                 "allow_new_levels=True to give these an effect of zero, or random=False"
@@ -175,7 +175,7 @@ def check_known(frame: ModelFrame, new: NewRows) -> None:
 
 
 def joined(
-    model: Model, new: NewRows, K: tuple[Any, ...], state: Callable[[bool], str]
+    model: Model, new: NewRows, K: tuple[Any, ...], state: Callable[[int], str]
 ) -> tuple[tuple[Part, ...], tuple[Any, ...]]:  # fmt: skip
     """Parts at the rows of the data, then the new ones; and their coordinates, as ``Prepared.coords``.
 
@@ -184,17 +184,17 @@ def joined(
     Parameters
     ----------
     K : basis of the columns of Z that covariance blocks belong to, see ``Basis``
-    state : of a part, told whether it is the residual: SHARED, FRESH or, for the residual, ABSENT in the new rows
+    state : of the part of a number, the residual being the last: SHARED, FRESH or ABSENT in the new rows
     """
     n, m = len(model.y), len(new)
     root = np.ones(n) if model.weights is None else np.sqrt(model.weights)
     joint: list[Part] = []
     for t, part in enumerate((*model.random, model.residual)):
         is_residual = t == len(model.random)
-        how = state(is_residual)
+        how = state(t)
         group, place = new.parts[t] if how != ABSENT else (None, np.zeros(m, int))
         if isinstance(part, Term):
-            joint.append(_term_rows(part, new.parts[t], new.kin[t], K[t], root, how == FRESH))
+            joint.append(_term_rows(part, new.parts[t], new.kin[t], K[t], root, how))
             continue
         old = np.ones(n) if is_residual else root
         own = np.ones(m) / (np.sqrt(new.weights) if is_residual and new.weights is not None else 1.0)
@@ -203,18 +203,18 @@ def joined(
 
 
 def _term_rows(
-    part: Term, new: tuple[Any, np.ndarray], related: Unobserved | None, K: np.ndarray, root: np.ndarray, fresh: bool
+    part: Term, new: tuple[Any, np.ndarray], related: Unobserved | None, K: np.ndarray, root: np.ndarray, how: str
 ) -> TermRows:
     (group, Z), kin = new, part.relationship
     if related is not None:
         kin = related.beside(kin)
-    if fresh:
+    if how != SHARED:
         levels = part.levels if kin is None else len(kin)
         if kin is not None:  # the variance is that of the level
             level = np.minimum(group, levels - 1)
             Z = Z * np.where(group < levels, np.sqrt(np.diagonal(kin)[level]), 1.0)[:, None]
         group = levels + np.arange(len(Z))
-    Z = np.concatenate([part.Z * root[:, None], Z]) @ K
+    Z = np.concatenate([part.Z * root[:, None], Z * (how != ABSENT)]) @ K
     return TermRows(Z, np.concatenate([part.group, group]).astype(int), kin)
 
 
