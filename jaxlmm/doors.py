@@ -28,11 +28,24 @@ def refuse_unknown(function: str, given: Iterable[str], known: Collection[str]) 
     TypeError
         That names the function and the nearest option, as Python's own would without it.
     """
+    if said := unknown_option(function, given, known):
+        raise TypeError(said)
+
+
+def unknown_option(function: str, given: Iterable[str], known: Collection[str]) -> str:
+    """What to say of the first option that there is not; empty where all are known."""
     for name in given:
         if name not in known:
             close = difflib.get_close_matches(name, known, 1)
-            hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}"
-            raise TypeError(f"{function}: no option {name!r}; {hint}")
+            hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known) or 'none'}"
+            return f"{function}: no option {name!r}; {hint}"
+    return ""
+
+
+def options_of(function: Callable[..., Any], given: Collection[str]) -> Collection[str]:
+    """Names of the parameters of a function; those given where it takes any."""
+    parameters = inspect.signature(function).parameters
+    return given if any(p.kind == p.VAR_KEYWORD for p in parameters.values()) else tuple(parameters)
 
 
 def check_flag(name: str, value: Any) -> None:

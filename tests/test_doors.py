@@ -236,3 +236,49 @@ def test_levels_are_numbers_between_0_and_1(crossed, level):
         crossed[1].confint("Days")
     with pytest.raises(jaxlmm.DataError, match="df: found 'banana'"):
         crossed[1].confint(df="banana", method="bootstrap")
+
+
+@pytest.fixture(scope="module")
+def groups():
+    rng = np.random.default_rng(1)
+    g, s = np.repeat(["A", "B"], 100), np.tile(np.arange(20), 10)
+    y = rng.normal(size=20)[s] + rng.normal(size=200) * np.where(g == "A", 1, 3)
+    return {"y": y, "g": g, "s": s.astype(str), "t": np.repeat(np.arange(10.0), 20), "h": np.where(s % 2, "C", "D")}
+
+
+def test_errors_by_group_are_honoured(groups):
+    fit = jaxlmm.lmm("y ~ g + (1 | s)", groups, residual="iid(by=g)")
+    assert fit.loglik == pytest.approx(-398.33, abs=0.005)  # -451.84 with one variance
+    same = jaxlmm.lmm("y ~ g + (1 | s)", groups, variance="ident(g)")
+    np.testing.assert_allclose(fit.theta, same.theta)
+    assert "ident(g)" in str(fit.summary())
+    in_sum = jaxlmm.lmm("y ~ g", groups, residual="ou(t | s) + iid(by=g)")
+    other = jaxlmm.lmm("y ~ g", groups, residual="ou(t | s) + iid()", variance="ident(g)")
+    assert in_sum.loglik == pytest.approx(other.loglik, abs=1e-8)
+    assert len(in_sum.theta) == 4
+
+
+@pytest.mark.parametrize(
+    ("formula", "given", "said"),
+    [
+        ("y ~ g + (1 | s)", {"residual": "iid(by=g, variance=1)"}, r"variance='ident\(g\)'"),
+        ("y ~ g + (1 | s)", {"residual": "iid(by=g)", "variance": "exp(t)"}, r"variance='ident\(g\)'"),
+        ("y ~ g", {"residual": "ou(t | s, shared='range')"}, "shared= is for parameters by group"),
+        ("y ~ g + (us(g) @ ou(t, shared='range') | s)", {}, "shared= is for parameters by group"),
+        ("y ~ g + ou(t | s, shared='range')", {}, "shared= is for parameters by group"),
+        ("y ~ g", {"residual": "ou(t | g / s, by=h)"}, "write one"),
+        ("y ~ g", {"residual": "(ou(t, range=2) | s, range=3)"}, "option range stands twice"),
+        ("y ~ g", {"residual": "ou(t | s, rang=2)"}, "ou: no option 'rang'; did you mean 'range'"),
+        ("y ~ g + (1 | s)", {"variance": "power(t, 1, power=2)"}, "power twice"),
+        ("y ~ g + (1 | s)", {"variance": "ident(g, ratio=2)"}, "ident: no option 'ratio'; did you mean 'ratios'"),
+    ],
+)
+def test_structures_refuse_what_they_would_drop(groups, formula, given, said):
+    with pytest.raises(jaxlmm.FormulaError, match=said):
+        jaxlmm.lmm(formula, groups, **given)
+
+
+def test_options_inside_and_behind_the_bar_both_count(groups):
+    d = {k: v[:100] for k, v in groups.items()}
+    fit = jaxlmm.lmm("y ~ 1 + (1 | t)", d, residual="(ou(t, range=2.0) | s, variance=0.5)")
+    assert len(fit.theta) == 1  # of the term: both of the residual are fixed
