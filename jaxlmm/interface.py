@@ -80,7 +80,7 @@ def lmm(
         Further names for structures.
     engine : "auto", or the name of one; see `jaxlmm.Model`; or `jaxlmm.Iterative` with options
     start : (k,) array, optional
-        Start value of theta.
+        Start value of theta, such as ``fit.theta`` of another fit, a singular one too.
 
     Returns
     -------

@@ -282,3 +282,25 @@ def test_options_inside_and_behind_the_bar_both_count(groups):
     d = {k: v[:100] for k, v in groups.items()}
     fit = jaxlmm.lmm("y ~ 1 + (1 | t)", d, residual="(ou(t, range=2.0) | s, variance=0.5)")
     assert len(fit.theta) == 1  # of the term: both of the residual are fixed
+
+
+@pytest.mark.parametrize("term", ["(Days | Subject)", "(Days || Subject)", "ar1(Days | Subject)"])
+def test_a_singular_fit_is_a_start(sleep, term):
+    rng = np.random.default_rng(0)
+    noise = 20 * rng.normal(size=(2, 180))[int("ar1" in term)] + (
+        np.repeat(30 * rng.normal(size=18), 10) if "ar1" in term else 0
+    )
+    data = {"y": 300 + 10 * sleep["Days"].to_numpy() + noise, "Days": sleep["Days"], "Subject": sleep["Subject"]}
+    fit = jaxlmm.lmm(f"y ~ Days + {term}", data)
+    assert fit.singular and not np.all(np.isfinite(fit.theta))
+    again = jaxlmm.lmm(f"y ~ Days + {term}", data, start=fit.theta)
+    assert again.converged and again.singular
+    assert again.loglik == pytest.approx(fit.loglik, abs=1e-8)
+    for wrong in (np.full(len(fit.theta), np.nan), np.full(len(fit.theta), np.inf), fit.theta[:1]):
+        with pytest.raises(jaxlmm.DataError, match="start: expected"):
+            jaxlmm.lmm(f"y ~ Days + {term}", data, start=wrong)
+
+
+def test_a_singular_start_leaves_the_boundary(sleep, fit):
+    again = jaxlmm.lmm("Reaction ~ Days + (Days | Subject)", sleep, start=[-np.inf, 0.0, -np.inf, 3.0])
+    assert again.loglik == pytest.approx(fit.loglik, abs=1e-8)
