@@ -153,7 +153,10 @@ def estimate(model: Model, method: str = "REML", start: np.ndarray | None = None
 
     s = moment_start(spec, prepared.statistics, spec.start(prepared.coords), scale)
     if start is not None:
-        theta = np.asarray(start, float)
+        try:
+            theta = np.asarray(start, float)
+        except (TypeError, ValueError):
+            raise DataError(f"start: expected {model.size} numbers as in fit.theta, found {start!r}") from None
         given = _from_theta(spec, model, theta, prepared.basis) / scale
         # on the boundary all slopes away from it are zero, so a singular start is moved off it
         s = given if np.all(np.isfinite(theta)) else (1.0 - INSIDE) * given + INSIDE * np.asarray(s)

@@ -110,6 +110,10 @@ def test_predict_of_observations_draws_other_terms_anew(crossed):
     everything = fit.predict(random=["subj", "(1 | item)"], se=True)
     np.testing.assert_array_equal(everything["std_error"], fit.predict(se=True)["std_error"])
     np.testing.assert_array_equal(fit.predict(random=[]), fit.predict(random=False))
+    without = {name: data[name] for name in ("x", "item")}  # columns of other terms need not be there
+    np.testing.assert_allclose(fit.predict(without, random="item"), W @ solution, rtol=1e-8)
+    errors = fit.predict(without, random="item", se=True)["std_error"]
+    np.testing.assert_allclose(errors**2, np.einsum("ij,jk,ik->i", W, C, W), rtol=1e-8)
 
 
 def test_predict_with_some_effects_of_a_factor(sleep):
@@ -159,6 +163,9 @@ def test_predict_with_some_random_functions():
         np.testing.assert_allclose(function + effect - fixed, fit.fitted, rtol=1e-9)
         np.testing.assert_array_equal(function, fit.predict(rows, random="g"))
         assert np.abs(function - fixed).max() > 0.5
+    for name, left in (("g", "tg"), ("h", "h")):
+        rows = {column: data[column] for column in left}
+        np.testing.assert_allclose(fit.predict(rows, random=name), fit.predict(random=name), rtol=1e-9)
     np.testing.assert_allclose(fit.predict(random="g", se=True)["estimate"], fit.predict(random="g"), rtol=1e-9)
     np.testing.assert_allclose(fit.predict(random="h", se=True)["estimate"], fit.predict(random="h"), rtol=1e-9)
 
@@ -296,7 +303,7 @@ def test_a_singular_fit_is_a_start(sleep, term):
     again = jaxlmm.lmm(f"y ~ Days + {term}", data, start=fit.theta)
     assert again.converged and again.singular
     assert again.loglik == pytest.approx(fit.loglik, abs=1e-8)
-    for wrong in (np.full(len(fit.theta), np.nan), np.full(len(fit.theta), np.inf), fit.theta[:1]):
+    for wrong in (np.full(len(fit.theta), np.nan), np.full(len(fit.theta), np.inf), fit.theta[:1], "zero"):
         with pytest.raises(jaxlmm.DataError, match="start: expected"):
             jaxlmm.lmm(f"y ~ Days + {term}", data, start=wrong)
 

@@ -37,7 +37,7 @@ def predict(
     if newdata is None:
         new = rows_of_fit(fit.model)
     else:
-        new = rows_of_data(fit.frame, fit.model, newdata, some or observed, observed)
+        new = rows_of_data(fit.frame, fit.model, newdata, observed or parts, observed)
         if some and not allow_new_levels:
             check_known(fit.frame, new, parts)
     if not some and not observed:

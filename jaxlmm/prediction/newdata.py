@@ -78,12 +78,15 @@ def _places(field: Field, n: int) -> np.ndarray:
     return np.asarray(field.position if field.coords is None else field.row_coords)
 
 
-def rows_of_data(frame: ModelFrame, model: Model, newdata: Any, random: bool, residual: bool) -> NewRows:
+def rows_of_data(
+    frame: ModelFrame, model: Model, newdata: Any, random: bool | Sequence[bool], residual: bool
+) -> NewRows:  # fmt: skip
     """Rows of new data.
 
     Parameters
     ----------
-    random, residual : whether random parts and the residual are needed; their columns need not be there otherwise
+    random, residual : whether random parts (all, or each) and the residual are needed; their columns need not be there
+        otherwise
 
     Raises
     ------
@@ -95,15 +98,17 @@ def rows_of_data(frame: ModelFrame, model: Model, newdata: Any, random: bool, re
     unknown: list[np.ndarray] = []
     kin: list[Unobserved | None] = []
     terms, fields = iter(zip(new.terms, frame.designs, strict=False)), iter(new.fields)
-    for own, part in zip(frame.parts if random else (), model.random, strict=False):
+    wanted = [random] * len(model.random) if isinstance(random, bool) else list(random)
+    for own, part, is_wanted in zip(frame.parts if any(wanted) else (), model.random, wanted, strict=False):
         if isinstance(part, Term):
             assert isinstance(own, FrameTerm)
             (Z, codes), design = next(terms)
-            codes, related = _with_relatives(own, design, codes, newdata)
+            codes, related = _with_relatives(own, design, codes, newdata) if is_wanted else (codes, None)
             parts.append((codes, Z))
             kin.append(related)
         else:
-            parts.append(_placed(part, next(fields), new))
+            given = next(fields)
+            parts.append(_placed(part, given, new) if is_wanted else (np.zeros(new.n, int), _first_place(part, new.n)))
             kin.append(None)
         group = parts[-1][0]
         groups = len(own.levels) if isinstance(own, FrameTerm) or own.levels else 1
@@ -113,6 +118,11 @@ def rows_of_data(frame: ModelFrame, model: Model, newdata: Any, random: bool, re
         own_residual = (None, np.zeros(new.n, int))
         parts.append(own_residual if new.residual is None else _placed(model.residual, new.residual, new))
     return NewRows(new.X, new.offset, new.weights, tuple(parts), tuple(unknown), tuple(kin))
+
+
+def _first_place(part: Field, m: int) -> np.ndarray:
+    """A place that there is, for rows in which the part is not."""
+    return np.repeat(_places(part, 0)[:1], m, axis=0)
 
 
 def _with_relatives(
