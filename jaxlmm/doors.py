@@ -14,6 +14,7 @@ import numpy as np
 from .errors import DataError
 
 C = TypeVar("C", bound=Callable[..., Any])
+T = TypeVar("T", bound=type)
 
 Seed = int | Any  # a whole number, or None for a fresh one, which `door` draws
 
@@ -36,8 +37,9 @@ def unknown_option(function: str, given: Iterable[str], known: Collection[str]) 
     """What to say of the first option that there is not; empty where all are known."""
     for name in given:
         if name not in known:
-            close = difflib.get_close_matches(name, known, 1)
-            hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known) or 'none'}"
+            lower = {one.lower(): one for one in known}
+            close = difflib.get_close_matches(str(name).lower(), lower, 1)
+            hint = f"did you mean {lower[close[0]]!r}?" if close else f"there are {', '.join(known) or 'none'}"
             return f"{function}: no option {name!r}; {hint}"
     return ""
 
@@ -68,7 +70,7 @@ def door(function: C) -> C:
     signature = inspect.signature(function)
     parameters = signature.parameters.values()
     names = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name != "self"]
-    known = (*names, *(TESTS if any(p.kind == p.VAR_KEYWORD for p in parameters) else ()))
+    known = tuple(dict.fromkeys((*names, *(TESTS if any(p.kind == p.VAR_KEYWORD for p in parameters) else ()))))
     flags = [p.name for p in parameters if p.annotation in ("bool", bool)]
 
     @functools.wraps(function)
@@ -87,7 +89,7 @@ def door(function: C) -> C:
     return checked  # type: ignore[return-value]
 
 
-def doors(cls: type) -> Any:
+def doors(cls: T) -> T:
     """Class decorator: `door` for the public methods of a class that have options."""
     for name, method in list(vars(cls).items()):
         if not name.startswith("_") and inspect.isfunction(method) and len(inspect.signature(method).parameters) > 1:

@@ -65,9 +65,9 @@ def lmm(
     residual : str or structure over columns, optional
         Covariance of the residuals. ``"us(visit | id)"``: a structure, the column that says which of its levels or
         times a row has, the subjects; ``"us(visit | arm / id)"``: parameters of their own in each arm;
-        ``"sp_gau(lat + lon) + iid()"``: over all rows, with a nugget; ``"(us(trait) @ ar1(time) | id)"``: a Kronecker
-        product; ``Unstructured().over("visit | id")``: a structure of one's own. With weights w, Cov(e_i, e_j) is
-        divided by sqrt(w_i w_j), as in mmrm. Default: independent.
+        ``"iid(by=g)"``: a variance for each level of g; ``"sp_gau(lat + lon) + iid()"``: over all rows, with a nugget;
+        ``"(us(trait) @ ar1(time) | id)"``: a Kronecker product; ``Unstructured().over("visit | id")``: a structure of
+        one's own. With weights w, Cov(e_i, e_j) is divided by sqrt(w_i w_j), as in mmrm. Default: independent.
     variance : str, optional
         Function of a column that multiplies the standard deviations of the residuals: ``"power(x)"``, ``|x|**power``;
         ``"exp(x)"``; ``"const_power(x)"``; ``"ident(f)"``, one for each level of f. Numbers fix its parameters:

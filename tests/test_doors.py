@@ -54,7 +54,13 @@ def test_replace_takes_an_array_for_each_term():
 
 @pytest.mark.parametrize(
     ("given", "near"),
-    [("Y", "y"), ("weight", "weights"), ("x", "X"), ("engine", "there are y, X, Z"), ("offsets", "offset")],
+    [
+        ("Y", "did you mean 'y'"),
+        ("weight", "did you mean 'weights'"),
+        ("x", "did you mean 'X'"),
+        ("engine", "there are y, X, Z"),
+        ("offsets", "offset"),
+    ],
 )
 def test_replace_refuses_other_names(fit, given, near):
     with pytest.raises(TypeError, match=rf"Model\.replace: no option '{given}'; .*{near}"):
