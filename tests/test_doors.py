@@ -198,6 +198,7 @@ def test_predict_with_some_random_functions():
         (lambda f: jaxlmm.lmm("y ~ x", {}, residul="iid()"), "lmm: .*did you mean 'residual'"),
         (lambda f: f.bootstrap(nsim=9), "Fit.bootstrap: no option 'nsim'"),
         (lambda f: f.wald(roboust="CR2"), "Fit.wald: .*did you mean 'robust'"),
+        (lambda f: jaxlmm.study.sample_size(None, "n", 0.8, 2, 9, "", worker=2), "sample_size: .*mean 'workers'"),
         (lambda f: f.plot.coef(whch="x"), "FitPlots.coef: .*did you mean 'which'"),
         (lambda f: jaxlmm.compare(f, f, refitt=True), "compare: .*did you mean 'refit'"),
     ],
