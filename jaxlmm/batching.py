@@ -15,6 +15,7 @@ from .alignment import mask_of
 from .boundary import Ends, Search
 from .chunks import Progress, chunks, run
 from .columns import make_frame
+from .doors import door
 from .engines import Marginal
 from .errors import DataError
 from .fitting import Estimates, in_units, says_little
@@ -411,6 +412,7 @@ def _refuse_iterative(models: Sequence[Model]) -> None:
         )
 
 
+@door
 def fit_batch(
     models: Sequence[Model] | Model, Y: Any = None, method: str = "REML", *, missing: str = "status",
     weights: Any = None, column: int | None = None, values: Any = None, pairs: str = "rows",

@@ -88,7 +88,7 @@ def _reporter(progress: Progress, total: int) -> Any:
     if callable(progress):
         yield progress
         return
-    if progress not in (True, False, "auto"):
+    if progress != "auto" and not isinstance(progress, bool):
         raise DataError(f"progress: found {progress!r}, expected 'auto', True, False or a function")
     bar = _bar(total, progress is True) if progress else None
     if bar is None:

@@ -15,6 +15,7 @@ import numpy as np
 
 from .alignment import refuse_masked, same_index
 from .covariance import ByGroup, Covariance, Identity, Scaled, Unstructured
+from .doors import refuse_unknown
 from .errors import DataError
 from .tolerances import SYMMETRY, column_rank, correlation_of, origin, shifted, unit_columns
 
@@ -48,10 +49,12 @@ def is_traced(*values: Any) -> bool:
 
 
 def replace(obj: T, **changes: Any) -> T:
-    """Copy of a frozen dataclass with some fields changed and no checks run."""
+    """Copy of a frozen dataclass with some fields changed and no values checked; a TypeError for other names."""
+    names = [field.name for field in dataclasses.fields(obj)]  # type: ignore[arg-type]
+    refuse_unknown(f"replace of {type(obj).__name__}", changes, names)
     new = object.__new__(type(obj))
-    for field in dataclasses.fields(obj):  # type: ignore[arg-type]
-        object.__setattr__(new, field.name, changes.get(field.name, getattr(obj, field.name)))
+    for name in names:
+        object.__setattr__(new, name, changes.get(name, getattr(obj, name)))
     return new
 
 

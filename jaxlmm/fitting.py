@@ -25,6 +25,7 @@ from .stochastic import MonteCarlo, is_stochastic, monte_carlo, path_of
 from .tolerances import correlation_of
 
 MAX_ITERATIONS = 200
+INSIDE = 0.05  # how far a start on the boundary is moved towards the usual one
 QUICKLY = {"xla_backend_optimization_level": 0}  # compiler options that leave out the expensive passes
 SHORT = 200_000  # numbers * parameters below which compiling costs more than running
 PERFECT = 1e-8  # residual SD relative to that of least squares, below which the fit is perfect
@@ -133,7 +134,7 @@ def root_of(V: np.ndarray) -> np.ndarray:
 
 
 def estimate(model: Model, method: str = "REML", start: np.ndarray | None = None) -> Estimate:
-    """Fit one concrete model; 64-bit floats must be on. `start` (k,) is a public theta without entries of -inf."""
+    """Fit one concrete model; 64-bit floats must be on. `start` (k,) is a public theta, of a singular fit too."""
     spec = Spec.of(model, method)
     prepared = prepare(model, orthogonal=True)
     scale = scale_of(spec, prepared.basis)
@@ -150,10 +151,15 @@ def estimate(model: Model, method: str = "REML", start: np.ndarray | None = None
         columns = [(state.best, state.status, state.decrement, state.iteration) for state in states]
         return Ends(*(np.stack(column) for column in zip(*columns, strict=True)))
 
-    if start is None:
-        s = moment_start(spec, prepared.statistics, spec.start(prepared.coords), scale)
-    else:
-        s = _from_theta(spec, model, np.asarray(start, float), prepared.basis) / scale
+    s = moment_start(spec, prepared.statistics, spec.start(prepared.coords), scale)
+    if start is not None:
+        try:
+            theta = np.asarray(start, float)
+        except (TypeError, ValueError):
+            raise DataError(f"start: expected {model.size} numbers as in fit.theta, found {start!r}") from None
+        given = _from_theta(spec, model, theta, prepared.basis) / scale
+        # on the boundary all slopes away from it are zero, so a singular start is moved off it
+        s = given if np.all(np.isfinite(theta)) else (1.0 - INSIDE) * given + INSIDE * np.asarray(s)
     search = Search(spec, packing, scale, run)
     ends, dual = search.optimum(np.zeros(1, int), s[None], start is None, says_little(model))
     if not any(np.array_equal(best, ends.best[0]) for best in reached):  # other signs: derivatives at these
@@ -228,15 +234,19 @@ def _local(spec: Spec, basis: Basis, scale: np.ndarray, point: Point) -> tuple[n
 
 def _from_theta(spec: Spec, model: Model, theta: np.ndarray, basis: Basis) -> np.ndarray:
     """Solver coordinates of a public theta."""
-    if theta.shape != (model.size,) or not np.all(np.isfinite(theta)):
-        raise DataError(f"start: expected {model.size} finite covariance parameters as in fit.theta, found {theta}")
+    wrong = f"start: expected {model.size} covariance parameters as in fit.theta, found {theta}"
+    if theta.shape != (model.size,) or np.any(np.isnan(theta)) or (spec.profiled and np.isinf(theta[-1])):
+        raise DataError(wrong)
     sigma = np.exp(theta[-1]) if spec.profiled else 1.0
     values = []
     for t, (structure, dim, v) in enumerate(spec.split(theta)):
         s = structure.public_to_solver(v, dim) / sigma ** structure.degrees(dim)
         turned = t < len(basis.K) and not spec.placed[t]
         values.append(structure.in_basis(s, dim, np.linalg.inv(basis.K[t])) if turned else s)
-    return np.concatenate([np.zeros(0), *values])
+    s = np.concatenate([np.zeros(0), *values])
+    if not np.all(np.isfinite(s)):
+        raise DataError(wrong)
+    return s
 
 
 class Estimates(NamedTuple):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -124,8 +124,13 @@ class ModelFrame:
         return tuple(part for part in self.parts if isinstance(part, FrameField))
 
     def design(
-        self, newdata: Any, response: bool = False, random: bool = True, residual: bool = False, extend: bool = False
-    ) -> NewDesign:
+        self,
+        newdata: Any,
+        response: bool = False,
+        random: bool | Sequence[bool] = True,
+        residual: bool = False,
+        extend: bool = False,
+    ) -> NewDesign:  # fmt: skip
         """Compute the design of new data.
 
         Parameters
@@ -134,8 +139,9 @@ class ModelFrame:
             With the columns of the formula (the response only where asked for).
         response : bool
             Whether to evaluate the response too.
-        random : bool
-            Whether to evaluate the random parts; without them their columns need not be there.
+        random : bool, or one for each part
+            Whether to evaluate the random parts; without them their columns need not be there. Where only some are
+            wanted, the others have no effect (Z = 0) and no place.
         residual : bool
             Whether to evaluate the places of a residual structure and the weights too.
         extend : bool
@@ -154,9 +160,11 @@ class ModelFrame:
         if residual and self.weights_source == "":
             raise DataError("the weights were given as an array, so they are not known for newdata; give a column")
         texts = formula.offsets + ((formula.response,) if response else ())
-        plain = _bar_columns(formula.bars, formula) if random else ()
-        if random:
-            plain += tuple(name for field in self.fields for name in field.column_names)
+        wanted = [random] * len(self.parts) if isinstance(random, bool) else list(random)
+        own = [part for part, is_wanted in zip(self.parts, wanted, strict=True) if is_wanted]
+        places_of_terms = {part.position for part in own if isinstance(part, FrameTerm)}
+        plain = _bar_columns([bar for bar in formula.bars if bar.position in places_of_terms], formula)
+        plain += tuple(name for part in own if isinstance(part, FrameField) for name in part.column_names)
         if residual:
             plain += (self.residual.column_names if self.residual else ()) + _names(self.weights_source)
         plain += _names(self.offset_source)
@@ -165,8 +173,15 @@ class ModelFrame:
         _check_finite(data)
         coded = {name: self._recoded(column) for name, column in data.items()}
         X = finite(self.encoder.columns(coded, table.n)[:, self.kept], self.coef_names)
-        terms = [design.rows(coded, data, table.n, extend) for design in (self.designs if random else ())]
-        fields = [field.rows(data, table.n) for field in (self.fields if random else ())]
+        terms, fields = [], []
+        designs = iter(self.designs)
+        for part, is_wanted in zip(self.parts if any(wanted) else (), wanted, strict=False):
+            if isinstance(part, FrameField):
+                fields.append(part.rows(data, table.n) if is_wanted else (None, ()))
+                continue
+            design, q = next(designs), part.Z.shape[1]
+            nothing = np.zeros((table.n, q)), np.zeros(table.n, np.int32)
+            terms.append(design.rows(coded, data, table.n, extend) if is_wanted else nothing)
         places = self.residual.rows(data, table.n) if residual and self.residual else None
         weights = None
         if residual and self.weights_source:
@@ -297,7 +312,7 @@ def _side_columns(formula: Formula) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for side in sides for name in side_columns(side, formula)))
 
 
-def _bar_columns(bars: tuple[Bar, ...], formula: Formula) -> tuple[str, ...]:
+def _bar_columns(bars: Sequence[Bar], formula: Formula) -> tuple[str, ...]:
     """Return the columns of random-effect terms."""
     names = [n for bar in bars for n in (*side_columns(bar.side, formula), *bar.group, *take_arm(bar.options)[1])]
     return tuple(dict.fromkeys(names))

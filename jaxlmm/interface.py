@@ -14,6 +14,7 @@ from .alignment import aligned
 from .columns import open_table
 from .covariance import NAMES, Covariance, Over
 from .design import Field, Residual, Term, unwritten
+from .doors import door
 from .engines import Iterative
 from .errors import DataError, DroppedColumnsWarning, FormulaError
 from .fields import FrameField
@@ -31,6 +32,7 @@ from .trees import make_structure
 from .trial import try_matrix
 
 
+@door
 def lmm(
     formula: str,
     data: Any,
@@ -65,9 +67,9 @@ def lmm(
     residual : str or structure over columns, optional
         Covariance of the residuals. ``"us(visit | id)"``: a structure, the column that says which of its levels or
         times a row has, the subjects; ``"us(visit | arm / id)"``: parameters of their own in each arm;
-        ``"sp_gau(lat + lon) + iid()"``: over all rows, with a nugget; ``"(us(trait) @ ar1(time) | id)"``: a Kronecker
-        product; ``Unstructured().over("visit | id")``: a structure of one's own. With weights w, Cov(e_i, e_j) is
-        divided by sqrt(w_i w_j), as in mmrm. Default: independent.
+        ``"iid(by=g)"``: a variance for each level of g; ``"sp_gau(lat + lon) + iid()"``: over all rows, with a nugget;
+        ``"(us(trait) @ ar1(time) | id)"``: a Kronecker product; ``Unstructured().over("visit | id")``: a structure of
+        one's own. With weights w, Cov(e_i, e_j) is divided by sqrt(w_i w_j), as in mmrm. Default: independent.
     variance : str, optional
         Function of a column that multiplies the standard deviations of the residuals: ``"power(x)"``, ``|x|**power``;
         ``"exp(x)"``; ``"const_power(x)"``; ``"ident(f)"``, one for each level of f. Numbers fix its parameters:
@@ -80,7 +82,7 @@ def lmm(
         Further names for structures.
     engine : "auto", or the name of one; see `jaxlmm.Model`; or `jaxlmm.Iterative` with options
     start : (k,) array, optional
-        Start value of theta.
+        Start value of theta, such as ``fit.theta`` of another fit, a singular one too.
 
     Returns
     -------
@@ -118,7 +120,7 @@ def lmm(
     if frame.aliased:
         names = ", ".join(frame.aliased)
         text = f"{frame.formula.text}: dropped, as combinations of columns before them: {names}"
-        warnings.warn(text, DroppedColumnsWarning, stacklevel=2)
+        warnings.warn(text, DroppedColumnsWarning, stacklevel=3)
     own = data if is_file else own_columns(data, frame.used)  # nobody else has what is read from a file
     return fit_frame(own, frame, model, method, call, start, data)
 

@@ -28,6 +28,7 @@ from .design import (
     set_all,
     unwritten,
 )
+from .doors import check_flag, refuse_unknown
 from .engines import (
     Blocks,
     Crossed,
@@ -57,6 +58,7 @@ Structures = tuple[tuple[Covariance, Any], ...]
 ENGINES = ("auto", "dense", "grouped", "marginal", "spectral", "crossed", "iterative")
 MAX_DENSE_ROWS = 5000
 COLLINEAR = 0.1  # part of a column of Z that the others do not explain, below which the columns are orthogonalised
+REPLACED = ("y", "X", "Z", "weights", "offset", "random", "residual")  # what `Model.replace` takes
 
 
 @frozen_pytree(data=("y", "X", "random", "residual", "weights", "offset", "layout"), meta=("engine",))
@@ -103,6 +105,7 @@ class Model:
         self, y: Any, X: Any, random: Sequence[Term | Field] = (), residual: Residual | None = None,
         weights: Any = None, offset: Any = None, engine: str | Iterative = "auto", checks: bool = True,
     ):  # fmt: skip
+        check_flag("checks", checks)
         same_index("Model", y=y, X=X, weights=weights, offset=offset)
         y = own_array("y", y, (None,))
         n = y.shape[0]
@@ -151,10 +154,46 @@ class Model:
         )
 
     def replace(self, **leaves: Any) -> Model:
-        """Copy with other arrays of the same shapes (y, X, weights, offset, random); no checks, may be traced."""
-        if self.engine == "spectral" and {"weights", "random"} & set(leaves):
+        """Copy with other arrays of the same shapes, which may be traced; their values are not checked.
+
+        Parameters
+        ----------
+        y, X, weights, offset : as in `Model`;  Z : an array for each random term, in a list; or one, of the only term
+        random, residual : parts of the same layout (groups and places)
+
+        Raises
+        ------
+        TypeError
+            For other names.
+        DataError
+            For another number of rows or arrays; what the engine has decomposed.
+        """
+        refuse_unknown("Model.replace", leaves, REPLACED)
+        if self.engine == "spectral" and {"weights", "random", "Z"} & set(leaves):
             raise DataError("replace: engine 'spectral' has decomposed the random part; make a new Model")
+        if "Z" in leaves:
+            leaves["random"] = self._with_designs(leaves.pop("Z"), leaves.get("random", self.random))
+        n = len(self.y)
+        for name, dims in (("y", 1), ("X", 2), ("weights", 1), ("offset", 1)):
+            if leaves.get(name) is not None:
+                leaves[name] = _of_rows(f"replace: {name}", leaves[name], n, dims)
         return design.replace(self, **{name: unwritten(leaf) for name, leaf in leaves.items()})
+
+    def _with_designs(self, Z: Any, random: tuple[Term | Field, ...]) -> tuple[Term | Field, ...]:
+        """The random parts, their terms with other columns: an array for each, or the only one."""
+        terms = [part for part in random if isinstance(part, Term)]
+        each = list(Z) if isinstance(Z, list | tuple) and len(Z) == len(terms) else [Z] if len(terms) == 1 else None
+        if each is None:
+            raise DataError(f"replace: Z: expected a list of {len(terms)} arrays, one for each random term")
+        new = []
+        for own, term in zip(each, terms, strict=True):
+            name = f"replace: Z of {term.name}"
+            own = _of_rows(name, own, len(self.y), 1 if np.ndim(own) == 1 else 2)
+            new.append(own[:, None] if own.ndim == 1 else own)
+            if new[-1].shape[1] != term.dim:
+                raise DataError(f"{name}: expected {term.dim} column(s), found {new[-1].shape[1]}")
+        columns = iter(new)
+        return tuple(design.replace(p, Z=next(columns)) if isinstance(p, Term) else p for p in random)
 
     @property
     def size(self) -> int:
@@ -478,3 +517,12 @@ def _gram(structures: Structures, theta: Array, prepared: Prepared) -> tuple[Arr
 def _inner_gram(structures: Structures, theta: Array, prepared: Prepared) -> tuple[Array, Array]:
     logdet, inner = prepared.statistics.gram(_blocks(structures, prepared.coords, theta))
     return logdet - prepared.basis.log_weights, inner
+
+
+def _of_rows(name: str, value: Any, n: int, dims: int) -> Any:
+    """An array with a row for each of the data, its values not looked at; lists and frames become arrays."""
+    value = value if isinstance(value, jax.Array) else np.asarray(value, np.float64)
+    if len(value.shape) != dims or value.shape[0] != n:
+        expected = f"({n},)" if dims == 1 else f"({n}, columns)"
+        raise DataError(f"{name}: expected an array of shape {expected}, found shape {tuple(value.shape)}")
+    return value

@@ -20,6 +20,7 @@ from .columns import extend_rows, make_frame
 from .components import VarCorr, flat_parts, natural_parameters, parameter_frame, varcorr
 from .confounding import shared_effects
 from .design import own_array
+from .doors import Seed, doors
 from .draws import Draws
 from .errors import DataError
 from .fitting import Certificate, Estimate, estimate
@@ -47,6 +48,7 @@ from .optimize import Status
 from .owned import check_index, frame_at
 from .plotting import FitPlots
 from .precision import float64
+from .prediction.choice import Random
 from .prediction.forecast import predict
 from .prediction.simulated import responses
 from .prediction.whitening import residuals
@@ -61,6 +63,7 @@ class ConvergenceWarning(UserWarning):
     """A fit ended without reaching an optimum; its numbers must not be used."""
 
 
+@doors
 @dataclass(frozen=True, eq=False, repr=False)
 class Fit:
     """A fitted linear mixed model, as `jaxlmm.lmm` returns it.
@@ -449,7 +452,7 @@ class Fit:
         return self.predict()
 
     def predict(
-        self, newdata: Any = None, random: bool = True, se: bool = False, interval: str | None = None,
+        self, newdata: Any = None, random: Random = True, se: bool = False, interval: str | None = None,
         level: float = 0.95, df: str = "satterthwaite", allow_new_levels: bool = False, residual: bool = False,
         **method: Any,
     ) -> Any:  # fmt: skip
@@ -459,10 +462,11 @@ class Fit:
         ----------
         newdata : frame with the columns of the formula; default the rows of the fit
         random : add the predicted random effects, and random functions at new times and places (kriging); False gives
-            the population mean
+            the population mean; some of the terms by their text or grouping factor, ``"(1 | item)"`` or ``["item"]``,
+            give the mean with the effects of these, the others being zero (lme4's ``re.form``)
         se : a frame (estimate, std_error, df, lower, upper) in place of an array, as with ``interval="confidence"``
         interval : "confidence", for the mean of the row; "prediction", for an observation there, with a residual of
-            its own and, where `random` is False or the level new, random effects of its own
+            its own and, where `random` leaves them out or the level is new, random effects of its own
         level : of the interval
         df, method : degrees of freedom and further options as in `test`. Errors of "satterthwaite" and of methods from
             the design take the covariance parameters as known (SAS, lme4's ``condVar``); "kenward-roger" adds what
@@ -502,11 +506,12 @@ class Fit:
         """
         return residuals(self, kind, random)
 
-    def simulate(self, n: int = 1, seed: int = 0, newdata: Any = None, effects: str = "new") -> np.ndarray:
+    def simulate(self, n: int = 1, seed: Seed = 0, newdata: Any = None, effects: str = "new") -> np.ndarray:
         """Draw n new responses (n, rows) from the fitted model; replicate r depends only on seed and r.
 
         Parameters
         ----------
+        n : replicates;  seed : a whole number, or None for a fresh one, here and wherever there is a seed
         newdata : rows to draw at, groups that the fit has not seen among them; default those of the fit
         effects : "new" draws random effects anew for every group, "predicted" keeps the predicted ones (lme4's
             ``use.u=TRUE``; through relatives for further levels of a relationship matrix) and draws those of groups
@@ -560,13 +565,13 @@ class Fit:
         return fit_frame(self.data, frame, model, self.method, self.call, given=self.given)
 
     def bootstrap(
-        self, n: int = 1000, seed: int = 0, statistic: Statistic | None = None, progress: Progress = "auto"
+        self, n: int = 1000, seed: Seed = 0, statistic: Statistic | None = None, progress: Progress = "auto"
     ) -> Bootstrap:
         """Parametric bootstrap: simulate from the fitted model, fit again, n times.
 
         Parameters
         ----------
-        n : replicates;  seed : replicate r depends on the seed and r alone
+        n : replicates;  seed : replicate r depends on the seed and r alone; None for a fresh one
         statistic : function of a fit (see `jaxlmm.Replicate`: coef, vcov, theta, varcorr, sigma, loglik) that returns
             a number or a vector; default coefficients, standard deviations and correlations of the random effects
             and sigma
@@ -583,7 +588,7 @@ class Fit:
             progress,
         )  # fmt: skip
 
-    def draws(self, n: int = 1000, seed: int = 0, chains: int = 4) -> Draws:
+    def draws(self, n: int = 1000, seed: Seed = 0, chains: int = 4) -> Draws:
         """Draws from the normal approximation around the estimates, in ArviZ's form: ``fit.draws().to_arviz()``.
 
         Coefficients (covariance `vcov`) and theta (`vcov_theta`) are independent of each other; covariance matrices and
@@ -592,7 +597,7 @@ class Fit:
 
         Parameters
         ----------
-        n : draws a chain;  seed : draw r depends on the seed and r alone
+        n : draws a chain;  seed : draw r depends on the seed and r alone; None for a fresh one
         chains : into how many chains the (independent) draws are put, for those who look at several
 
         Returns
@@ -606,7 +611,7 @@ class Fit:
 
     def confint(
         self, level: float = 0.95, method: str = "wald", which: Which = None, df: str = "satterthwaite",
-        n: int = 1000, seed: int = 0,
+        n: int = 1000, seed: Seed = 0,
     ) -> Any:  # fmt: skip
         """Confidence intervals as a frame: term, estimate, lower, upper.
 
@@ -618,7 +623,7 @@ class Fit:
             scale of logarithms or of Fisher's z; they are NaN on the boundary
         which : as in `profile`
         df : for "wald", see `test`
-        n, seed : replicates of the bootstrap and their seed
+        n, seed : replicates of the bootstrap and their seed, None for a fresh one
 
         Raises
         ------
@@ -772,5 +777,5 @@ def fit_frame(
     with float64():
         found = estimate(model, method, start)
     if found.status != Status.CONVERGED:
-        warnings.warn(f"{frame.formula.text}: {found.status.advice}", ConvergenceWarning, stacklevel=3)
+        warnings.warn(f"{frame.formula.text}: {found.status.advice}", ConvergenceWarning, stacklevel=4)
     return Fit(data, frame, model, found, method, call, data if given is None else given)

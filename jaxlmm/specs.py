@@ -61,6 +61,8 @@ def field_of(bar: Bar, known: Structures, text: str) -> FieldSpec | None:
     shape = replace(bar.shape, options=options) if isinstance(bar.shape, Part) else bar.shape
     if isinstance(shape, Part) and issubclass(known[shape.name], _OF_EFFECTS):
         return None
+    if shared and not arm:
+        raise FormulaError("shared= is for parameters by group: write by=column beside it", text, bar.position)
     item = Item(shape, bar.group, arm, shared, bar.position)
     return FieldSpec(item, tree_of(shape, known, text), item.text)
 
@@ -80,10 +82,25 @@ def residual_of(residual: Any, variance: Any, known: Structures) -> ResidualSpec
     own = plain[0] if plain else specs[-1] if specs else None
     text = residual if isinstance(residual, str) else specs[0].text if specs else ""
     fields = tuple(spec for spec in specs if spec is not own)
+    if own is not None and own.is_iid and own.item.arm:
+        variance = _by_group(own, residual, variance)
     if variance is None:
         return ResidualSpec(own, fields, text=text)
     name, covariate, numbers, options = parse_variance(variance, FUNCTIONS)
     return ResidualSpec(own, fields, make_function(name, numbers, options, variance), covariate, text, variance)
+
+
+def _by_group(own: FieldSpec, residual: str, variance: Any) -> str:
+    """``iid(by=g)`` as the variance function ``ident(g)``, which it is."""
+    name, *others = own.item.arm
+    assert isinstance(own.tree, Leaf)
+    if variance is not None or others or own.item.shared or not own.tree.structure.is_free:
+        raise FormulaError(
+            f"residual={residual!r}: iid(by={name}) is a variance for each level of {name}, of which none is fixed or "
+            f"shared, and has no variance= beside it; write iid() and variance='ident({name})', with their options",
+            residual, own.item.position,
+        )  # fmt: skip
+    return f"ident({name})"
 
 
 def _residual_specs(residual: Any, known: Structures) -> tuple[FieldSpec, ...]:

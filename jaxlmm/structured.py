@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Collection
+from dataclasses import replace
 
 from .errors import FormulaError
 from .reading import Options, Reader, Token
@@ -116,7 +117,12 @@ class StructureReader(Reader):
         options = self.options()
         self.expect(")", f"to close {token.text}(...)")
         own, arm, shared = take_arm(options)
+        self._check_shared(arm, shared, token)
         return [Item(Part(token.text, columns, own, token.position), (), arm, shared, token.position)]
+
+    def _check_shared(self, arm: tuple[str, ...], shared: tuple[str, ...], start: Token) -> None:
+        if shared and not arm:
+            self.fail("shared= is for parameters by group: write by=column beside it, or arm / id", start.position)
 
     def sum_of_items(self) -> list[Item]:
         """Parse a sum of items."""
@@ -142,10 +148,15 @@ class StructureReader(Reader):
         arm, group = self.arm_and_group()
         options, by, shared = take_arm(self.options())
         self.expect(")", "after the grouping factor")
+        self._check_shared(arm or by, shared, start)
+        if arm and by:
+            self.fail(f"{arm[0]} / and by={by[0]} both say whose parameters are their own: write one", start.position)
         if options and not (len(shapes) == 1 and isinstance(shapes[0], Part)):
             self.fail(f"give the option {options[0][0]} to the structure that it is for", start.position)
         if options and isinstance(shapes[0], Part):
-            shapes = [Part(shapes[0].name, shapes[0].columns, options, shapes[0].position)]
+            if twice := set(dict(options)) & set(dict(shapes[0].options)):
+                self.fail(f"the option {min(twice)} stands twice", start.position)
+            shapes = [replace(shapes[0], options=shapes[0].options + options)]
         return [Item(shape, group, arm or by, shared, start.position) for shape in shapes]
 
     def arm_and_group(self) -> tuple[tuple[str, ...], tuple[str, ...]]:

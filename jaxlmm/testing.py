@@ -17,6 +17,7 @@ import numpy as np
 from jax import Array
 
 from .covariance import Covariance
+from .doors import Seed, door
 from .errors import JaxlmmError
 from .parameters import IntervalKind
 from .precision import float64
@@ -29,7 +30,8 @@ ROUNDING = 1e-9  # relative to the largest entry of a matrix
 FAR = 5.0  # how much further out a coordinate without bounds is tried
 
 
-def check_covariance(structure: Covariance, dim: Any = 4, coords: Any = None, seed: int = 0) -> None:
+@door
+def check_covariance(structure: Covariance, dim: Any = 4, coords: Any = None, seed: Seed = 0) -> None:
     """Check everything that jaxlmm assumes of a covariance structure; silent when all is well.
 
     The optimiser and all inference differentiate `matrix` twice, start it where correlations are zero and may push

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .covariance import ByGroup, Covariance, Identity, Kronecker, Product, Scaled, Sum
+from .doors import options_of, unknown_option
 from .errors import FormulaError, JaxlmmError
 from .terms import Composite, Part
 
@@ -35,8 +36,11 @@ def make_structure(
     known: Structures, name: str, options: tuple[tuple[str, object], ...], text: str, position: int | None
 ) -> Covariance:  # fmt: skip
     """The structure of a name with its options; what is wrong with these is said with a caret."""
+    given = dict(options)
+    if said := unknown_option(name, given, options_of(known[name], given)):
+        raise FormulaError(said, text, position)
     try:
-        return known[name](**dict(options))
+        return known[name](**given)
     except (TypeError, JaxlmmError) as error:
         raise FormulaError(f"structure {name!r}: {error}", text, position) from None
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from .columns import Column
 from .covariance import FUNCTIONS, ConstPower, Ident, Power, VarianceFunction
+from .doors import unknown_option
 from .errors import DataError, FormulaError, JaxlmmError
 
 
@@ -21,6 +22,10 @@ def make_function(
         numbers = (numbers,)  # a ratio for each level but the first
     if len(numbers) > len(names):
         raise FormulaError(f"variance={text!r}: {name} has {len(names)} parameter(s), found {len(numbers)} numbers")
+    if said := unknown_option(name, dict(options), names):
+        raise FormulaError(f"variance={text!r}: {said}")
+    if twice := set(names[: len(numbers)]) & set(dict(options)):
+        raise FormulaError(f"variance={text!r}: {name} has its {', '.join(twice)} twice")
     try:
         return kind(**dict(zip(names, numbers, strict=False)), **dict(options))
     except (TypeError, JaxlmmError) as error:

@@ -305,7 +305,7 @@ def test_traced_data_are_taken_by_the_grouped_engine():
     theta = np.zeros(m.size)
     close(jax.jit(lambda y: jaxlmm.reml(theta, m.replace(y=y)))(m.y), jaxlmm.reml(theta, model(3, "dense")), 1e-9)
     assert isinstance(prepare(m.replace(y=jnp.asarray(m.y))).statistics, Grouped)
-    large = m.replace(layout=jaxlmm.design.replace(m.layout, grouped=None))
+    large = jaxlmm.design.replace(m, layout=jaxlmm.design.replace(m.layout, grouped=None))
     with pytest.raises(DataError, match="too many levels.*traced"):
         jaxlmm.reml(theta, large.replace(y=jnp.asarray(m.y)))
 

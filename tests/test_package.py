@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 # Imports point up this list only: a module uses those above it. Names on one line are listed in the
 # order in which they may use each other. Folders count as one module.
 LAYERS = """
-errors distributions tolerances
+errors doors distributions tolerances
 precision sizes
 cache programs
 levels factors readers

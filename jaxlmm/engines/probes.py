@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from ..design import frozen_pytree
+from ..doors import Seed, fresh_seed
 from ..errors import DataError
 from .crossing import factors
 
@@ -28,7 +29,7 @@ class Iterative:
         number sets the Monte Carlo error of the estimates, ``fit.monte_carlo.theta_se``
     final_probes : further ones, independent of the first, by which the log-likelihood and the certificate are
         computed at the estimate
-    seed : of all of them; the same seed gives the same fit
+    seed : of all of them; the same seed gives the same fit; None for a fresh one, which is kept
     steps : of the Lanczos process for the log-determinant
     tolerance : relative residual at which conjugate gradients stop for random vectors; its square is that for the
         coefficients. What enters gradients has errors of the order of its square throughout
@@ -42,12 +43,14 @@ class Iterative:
 
     probes: int = 32
     final_probes: int = 64
-    seed: int = 0
+    seed: Seed = 0
     steps: int = 30
     tolerance: float = 1e-5
     max_iterations: int = 2000
 
     def __post_init__(self) -> None:
+        if self.seed is None:
+            object.__setattr__(self, "seed", fresh_seed())
         for name, least, most in (
             ("probes", 2, 10_000), ("final_probes", 2, 10_000), ("seed", 0, 2**63 - 1), ("steps", 1, 10_000),
             ("max_iterations", 1, 2**31 - 1),

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..chunks import Progress
 from ..columns import make_frame
+from ..doors import Seed, door
 from ..errors import DataError
 from ..fitting import estimate
 from ..precision import float64
@@ -84,8 +85,9 @@ class Comparison:
         return self.summary()._repr_html_()
 
 
+@door
 def compare(
-    small: Any, large: Any, *more: Any, method: str = "lrt", n: int = 999, seed: int = 0, refit: bool = False,
+    small: Any, large: Any, *more: Any, method: str = "lrt", n: int = 999, seed: Seed = 0, refit: bool = False,
     progress: Progress = "auto",
 ) -> Comparison:  # fmt: skip
     """Compare fits to the same data: each with the one before it, ordered by their number of parameters.

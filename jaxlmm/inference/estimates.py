@@ -12,6 +12,7 @@ import numpy as np
 
 from ..columns import make_frame, number_label
 from ..distributions import check_level
+from ..doors import doors
 from ..errors import DataError
 from ..tables import Shown, Table, format_column, format_df, format_p
 from .contrasts import ADJUSTMENT, Custom, coefficients
@@ -24,6 +25,7 @@ _WORDS = {
 }  # fmt: skip
 
 
+@doors
 @dataclass(frozen=True, eq=False, repr=False)
 class EMMeans(Shown):
     """Estimated marginal means, slopes, or contrasts of them: linear functions of the coefficients, one a row.

@@ -26,6 +26,7 @@ from jax import Array
 
 from ..columns import make_frame
 from ..design import Term
+from ..doors import Seed, door
 from ..engines import Blocks
 from ..engines.orthogonal import group_sum
 from ..errors import DataError
@@ -91,7 +92,8 @@ class ExactTest(Shown):
         return Table("Test of a variance of zero:", ("", name, "p value"), (row,), note=note)
 
 
-def rlrt(fit: Any, term: str | int | None = None, n: int = 10_000, seed: int = 0) -> ExactTest:
+@door
+def rlrt(fit: Any, term: str | int | None = None, n: int = 10_000, seed: Seed = 0) -> ExactTest:
     """Test that the variance of one random term is zero, with the finite-sample law of the likelihood ratio.
 
     Restricted for REML fits, the ordinary one for ML fits. Exact for a single variance besides that of the residuals,

@@ -15,6 +15,7 @@ from .delta import Natural, delta, natural
 from .joint import Joint
 from .profile import end_points
 from .targets import Target, Which, request, select
+from .wald import check_tests
 
 METHODS = ("wald", "profile", "bootstrap")
 
@@ -33,9 +34,12 @@ class Intervals(NamedTuple):
 
 def confint(fit: Any, level: float, method: str, which: Which, df: str, n: int, seed: int) -> Any:
     """A frame (term, estimate, lower, upper), see ``Fit.confint``."""
+    if isinstance(level, str):
+        raise DataError(f"level: found {level!r}, expected a number between 0 and 1; quantities are chosen by which=")
     check_level(level)
     if method not in METHODS:
         raise DataError(f"method: found {method!r}, expected one of {', '.join(METHODS)}")
+    check_tests(df)
     if method == "wald":
         found = wald_intervals(fit, level, which, df)
     elif method == "profile":

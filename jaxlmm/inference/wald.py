@@ -24,7 +24,7 @@ from .degrees import between_within, containment_of, residual
 from .hypotheses import coding_of
 from .local import INFORMATION, expanded, inverse, local_of, prepared_for
 from .options import chart_of, check_options
-from .sandwich import sandwich
+from .sandwich import KINDS, sandwich
 
 DF = (
     "satterthwaite", "kenward-roger", "kenward-roger-full", "containment", "between-within", "residual", "asymptotic",
@@ -151,16 +151,26 @@ class Wald:
         return L
 
 
+def check_tests(
+    df: str, information: str | None = None, boundary_df: str | None = None, robust: str | None = None,
+    cluster: Any = None,
+) -> None:  # fmt: skip
+    """Refuse unknown options of tests, see ``Fit.test``."""
+    if df not in DF:
+        raise DataError(f"df: found {df!r}, expected one of {', '.join(DF)}")
+    check_options(information, boundary_df)
+    if robust is not None and robust not in KINDS:
+        raise DataError(f"robust: found {robust!r}, expected one of {', '.join(KINDS)}")
+    if cluster is not None and robust is None:
+        raise DataError("cluster: only with robust=, such as robust='CR2'")
+
+
 def wald(
     fit: Any, df: str = "satterthwaite", information: str | None = None, boundary_df: str | None = None,
     robust: str | None = None, cluster: Any = None,
 ) -> Wald:  # fmt: skip
     """Choose the covariance of the coefficients and the degrees of freedom; see ``Fit.test`` for the arguments."""
-    if df not in DF:
-        raise DataError(f"df: found {df!r}, expected one of {', '.join(DF)}")
-    check_options(information, boundary_df)
-    if cluster is not None and robust is None:
-        raise DataError("cluster: only with robust=, such as robust='CR2'")
+    check_tests(df, information, boundary_df, robust, cluster)
     if robust is not None:
         return _robust(fit, df, robust, cluster)
     if not df.startswith(("satterthwaite", "kenward")):

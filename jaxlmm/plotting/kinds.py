@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..doors import Seed, doors
 from .batches import plot_convergence, plot_estimates
 from .caterpillar import plot_caterpillar
 from .covariances import plot_covariances
@@ -22,6 +23,7 @@ from .zeta import plot_zeta
 LEVELS = (0.5, 0.8, 0.95)  # of the contours of pairs
 
 
+@doors
 @dataclass(frozen=True)
 class FitPlots:
     """Pictures of a fit: ``fit.plot.ranef()``, ``fit.plot.qq()``, ...; needs matplotlib.
@@ -65,7 +67,7 @@ class FitPlots:
     # -- residuals -------------------------------------------------------------------------------------------
 
     def residuals(
-        self, kind: str = "response", against: str = "fitted", random: bool = True, n: int = 99, seed: int = 0,
+        self, kind: str = "response", against: str = "fitted", random: bool = True, n: int = 99, seed: Seed = 0,
         level: float = 0.95, simultaneous: bool = False, ax: Any = None,
     ) -> Any:  # fmt: skip
         """Residuals against fitted values or a column, with a local-linear smooth (means, for a factor).
@@ -84,7 +86,7 @@ class FitPlots:
 
     def qq(
         self, of: str = "residuals", column: str | None = None, kind: str = "response", random: bool = True,
-        n: int = 99, seed: int = 0, level: float = 0.95, simultaneous: bool = False, ax: Any = None,
+        n: int = 99, seed: Seed = 0, level: float = 0.95, simultaneous: bool = False, ax: Any = None,
     ) -> Any:  # fmt: skip
         """Normal quantile plot with the envelope of data simulated from the fit and fitted again.
 
@@ -100,7 +102,7 @@ class FitPlots:
         return plot_quantiles(self.fit, of, column, kind, random, n, seed, level, simultaneous, ax)
 
     def diagnostics(
-        self, kind: str = "response", n: int = 99, seed: int = 0, level: float = 0.95, ax: Any = None
+        self, kind: str = "response", n: int = 99, seed: Seed = 0, level: float = 0.95, ax: Any = None
     ) -> Any:  # fmt: skip
         """Four panels: residuals against fitted values, their quantiles, their size, quantiles of random effects.
 
@@ -222,6 +224,7 @@ class FitPlots:
         return plot_influence(self.fit, by, measure, theta, exact, threshold, ax)
 
 
+@doors
 @dataclass(frozen=True)
 class BatchPlots:
     """Pictures of a batch of fits, see `FitPlots`: ``batch.plot.convergence()``, ``batch.plot.estimates()``."""

@@ -90,7 +90,7 @@ class Predictor:
         self.effects = effects_by_term(fit.model, random_effects(fit.model, fit.estimate))
 
     def __call__(
-        self, new: NewRows, state: Callable[[bool], str], errors: bool = True, W: np.ndarray | None = None
+        self, new: NewRows, state: Callable[[int], str], errors: bool = True, W: np.ndarray | None = None
     ) -> Predicted:
         """Predict.
 
@@ -114,7 +114,7 @@ class Predictor:
                 whole[here] = part
         return out
 
-    def _joined(self, new: NewRows, state: Callable[[bool], str]) -> Joint:
+    def _joined(self, new: NewRows, state: Callable[[int], str]) -> Joint:
         parts, coords = joined(self.model, new, self.rows.prepared.basis.K, state)
         clusters = _clusters(parts)
         own = np.unique(clusters[len(self.model.y) :], return_inverse=True)[1]

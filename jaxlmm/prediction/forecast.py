@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,8 @@ from ..design import Term
 from ..distributions import check_level, t_quantile
 from ..effects import effects_by_term, linear_predictor, random_effects
 from ..errors import DataError
-from ..inference.wald import Wald
+from ..inference.wald import Wald, check_tests
+from .choice import Random, parts_of
 from .errors import Predictor
 from .newdata import ABSENT, FRESH, SHARED, NewRows, check_known, rows_of_data, rows_of_fit
 
@@ -20,43 +22,46 @@ MANY = 1e12  # degrees of freedom that are infinite but for rounding
 
 
 def predict(
-    fit: Any, newdata: Any = None, random: bool = True, se: bool = False, interval: str | None = None,
+    fit: Any, newdata: Any = None, random: Random = True, se: bool = False, interval: str | None = None,
     level: float = 0.95, df: str = "satterthwaite", allow_new_levels: bool = False, residual: bool = False,
     **method: Any,
 ) -> Any:  # fmt: skip
     """Means (m,), or a frame with their errors; see ``Fit.predict``."""
     _check(fit, random, se, interval, residual)
+    check_tests(df, **method)
+    check_level(level)
+    parts = parts_of(fit, random)
+    some = random is True or any(parts)
     around = se or interval is not None
     observed = interval == "prediction" or residual  # the residual is part of what is predicted
     if newdata is None:
         new = rows_of_fit(fit.model)
     else:
-        new = rows_of_data(fit.frame, fit.model, newdata, random or observed, observed)
-        if random and not allow_new_levels:
-            check_known(fit.frame, new)
-    if not random and not observed:
+        new = rows_of_data(fit.frame, fit.model, newdata, observed or parts, observed)
+        if some and not allow_new_levels:
+            check_known(fit.frame, new, parts)
+    if not some and not observed:
         mean = linear_predictor(new.X, fit.coef, new.offset)
         if not around:
             return mean
         rows = fit.wald(df, **method).rows(new.X)
         return _frame(fit, mean, rows.se, rows.df, level)
 
-    def state(is_residual: bool) -> str:
-        if is_residual:
-            return SHARED if residual else FRESH if observed else ABSENT
-        return SHARED if random else FRESH
+    def state(part: int) -> str:
+        is_shared = residual if part == len(parts) else parts[part]
+        return SHARED if is_shared else FRESH if observed else ABSENT
 
     if around:
         return _with_errors(fit, new, state, level, df, method)
     if newdata is not None and (fit.frame.fields or any(kin is not None for kin in new.kin)) or residual:
         return Predictor(fit)(new, state, errors=False).mean
-    return _conditional_mean(fit, new)
+    return _conditional_mean(fit, new, parts)
 
 
-def _check(fit: Any, random: bool, se: bool, interval: str | None, residual: bool) -> None:
+def _check(fit: Any, random: Random, se: bool, interval: str | None, residual: bool) -> None:
     if interval not in INTERVALS:
         raise DataError(f"interval: found {interval!r}, expected None, 'confidence' or 'prediction'")
-    if residual and not random:
+    if residual and not (isinstance(random, (bool, np.bool_)) and random):
         raise DataError("residual: a residual that is correlated with those of the data needs random=True")
     if residual and interval == "confidence":
         raise DataError("residual: with the residual it is an observation; use interval='prediction'")
@@ -64,15 +69,15 @@ def _check(fit: Any, random: bool, se: bool, interval: str | None, residual: boo
         raise DataError(f"se: the fit has no optimum, so its errors are not known: {fit.estimate.status.advice}")
 
 
-def _conditional_mean(fit: Any, new: NewRows) -> np.ndarray:
+def _conditional_mean(fit: Any, new: NewRows, parts: Sequence[bool]) -> np.ndarray:
     """Means with predicted random effects, those of new levels zero, and random functions at the rows of the fit."""
     terms = []
-    for part, unknown, (group, place) in zip(fit.model.random, new.unknown, new.parts, strict=False):
+    for part, unknown, (group, place), there in zip(fit.model.random, new.unknown, new.parts, parts, strict=False):
         if isinstance(part, Term):
             assert group is not None
-            terms.append((place, np.where(unknown, -1, group)))
+            terms.append((place, np.where(unknown | ~np.bool_(there), -1, group)))
         else:
-            terms.append((np.ones((len(new), 1)), np.arange(len(new))))
+            terms.append((np.ones((len(new), 1)), np.arange(len(new)) if there else np.full(len(new), -1)))
     values = effects_by_term(fit.model, random_effects(fit.model, fit.estimate))
     return linear_predictor(new.X, fit.coef, new.offset, tuple(terms), values)
 

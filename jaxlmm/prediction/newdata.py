@@ -7,7 +7,7 @@ mean has none, an observation in a new group has new ones.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,12 +78,15 @@ def _places(field: Field, n: int) -> np.ndarray:
     return np.asarray(field.position if field.coords is None else field.row_coords)
 
 
-def rows_of_data(frame: ModelFrame, model: Model, newdata: Any, random: bool, residual: bool) -> NewRows:
+def rows_of_data(
+    frame: ModelFrame, model: Model, newdata: Any, random: bool | Sequence[bool], residual: bool
+) -> NewRows:  # fmt: skip
     """Rows of new data.
 
     Parameters
     ----------
-    random, residual : whether random parts and the residual are needed; their columns need not be there otherwise
+    random, residual : whether random parts (all, or each) and the residual are needed; their columns need not be there
+        otherwise
 
     Raises
     ------
@@ -95,15 +98,17 @@ def rows_of_data(frame: ModelFrame, model: Model, newdata: Any, random: bool, re
     unknown: list[np.ndarray] = []
     kin: list[Unobserved | None] = []
     terms, fields = iter(zip(new.terms, frame.designs, strict=False)), iter(new.fields)
-    for own, part in zip(frame.parts if random else (), model.random, strict=False):
+    wanted = [random] * len(model.random) if isinstance(random, bool) else list(random)
+    for own, part, is_wanted in zip(frame.parts if any(wanted) else (), model.random, wanted, strict=False):
         if isinstance(part, Term):
             assert isinstance(own, FrameTerm)
             (Z, codes), design = next(terms)
-            codes, related = _with_relatives(own, design, codes, newdata)
+            codes, related = _with_relatives(own, design, codes, newdata) if is_wanted else (codes, None)
             parts.append((codes, Z))
             kin.append(related)
         else:
-            parts.append(_placed(part, next(fields), new))
+            given = next(fields)
+            parts.append(_placed(part, given, new) if is_wanted else (np.zeros(new.n, int), _first_place(part, new.n)))
             kin.append(None)
         group = parts[-1][0]
         groups = len(own.levels) if isinstance(own, FrameTerm) or own.levels else 1
@@ -113,6 +118,11 @@ def rows_of_data(frame: ModelFrame, model: Model, newdata: Any, random: bool, re
         own_residual = (None, np.zeros(new.n, int))
         parts.append(own_residual if new.residual is None else _placed(model.residual, new.residual, new))
     return NewRows(new.X, new.offset, new.weights, tuple(parts), tuple(unknown), tuple(kin))
+
+
+def _first_place(part: Field, m: int) -> np.ndarray:
+    """A place that there is, for rows in which the part is not."""
+    return np.repeat(_places(part, 0)[:1], m, axis=0)
 
 
 def _with_relatives(
@@ -164,10 +174,10 @@ def _placed(part: Field, place: Any, new: NewDesign) -> tuple[np.ndarray | None,
     return group, coords[:, 0] if part.coords.ndim == 2 else coords
 
 
-def check_known(frame: ModelFrame, new: NewRows) -> None:
-    """Refuse rows with a level of a grouping factor that the fit has not seen."""
-    for part, unknown in zip(frame.parts, new.unknown, strict=True):
-        if unknown.any():
+def check_known(frame: ModelFrame, new: NewRows, parts: Sequence[bool]) -> None:
+    """Refuse rows with a level of a grouping factor, of some of the parts, that the fit has not seen."""
+    for part, unknown, wanted in zip(frame.parts, new.unknown, parts, strict=True):
+        if wanted and unknown.any():
             raise DataError(
                 f"newdata: {int(unknown.sum())} rows have a level of {part.group_label!r} that was not in the fit; use "
                 "allow_new_levels=True to give these an effect of zero, or random=False"
@@ -175,7 +185,7 @@ def check_known(frame: ModelFrame, new: NewRows) -> None:
 
 
 def joined(
-    model: Model, new: NewRows, K: tuple[Any, ...], state: Callable[[bool], str]
+    model: Model, new: NewRows, K: tuple[Any, ...], state: Callable[[int], str]
 ) -> tuple[tuple[Part, ...], tuple[Any, ...]]:  # fmt: skip
     """Parts at the rows of the data, then the new ones; and their coordinates, as ``Prepared.coords``.
 
@@ -184,17 +194,17 @@ def joined(
     Parameters
     ----------
     K : basis of the columns of Z that covariance blocks belong to, see ``Basis``
-    state : of a part, told whether it is the residual: SHARED, FRESH or, for the residual, ABSENT in the new rows
+    state : of the part of a number, the residual being the last: SHARED, FRESH or ABSENT in the new rows
     """
     n, m = len(model.y), len(new)
     root = np.ones(n) if model.weights is None else np.sqrt(model.weights)
     joint: list[Part] = []
     for t, part in enumerate((*model.random, model.residual)):
         is_residual = t == len(model.random)
-        how = state(is_residual)
+        how = state(t)
         group, place = new.parts[t] if how != ABSENT else (None, np.zeros(m, int))
         if isinstance(part, Term):
-            joint.append(_term_rows(part, new.parts[t], new.kin[t], K[t], root, how == FRESH))
+            joint.append(_term_rows(part, new.parts[t], new.kin[t], K[t], root, how))
             continue
         old = np.ones(n) if is_residual else root
         own = np.ones(m) / (np.sqrt(new.weights) if is_residual and new.weights is not None else 1.0)
@@ -203,18 +213,18 @@ def joined(
 
 
 def _term_rows(
-    part: Term, new: tuple[Any, np.ndarray], related: Unobserved | None, K: np.ndarray, root: np.ndarray, fresh: bool
+    part: Term, new: tuple[Any, np.ndarray], related: Unobserved | None, K: np.ndarray, root: np.ndarray, how: str
 ) -> TermRows:
     (group, Z), kin = new, part.relationship
     if related is not None:
         kin = related.beside(kin)
-    if fresh:
+    if how != SHARED:
         levels = part.levels if kin is None else len(kin)
         if kin is not None:  # the variance is that of the level
             level = np.minimum(group, levels - 1)
             Z = Z * np.where(group < levels, np.sqrt(np.diagonal(kin)[level]), 1.0)[:, None]
         group = levels + np.arange(len(Z))
-    Z = np.concatenate([part.Z * root[:, None], Z]) @ K
+    Z = np.concatenate([part.Z * root[:, None], Z * (how != ABSENT)]) @ K
     return TermRows(Z, np.concatenate([part.group, group]).astype(int), kin)
 
 

@@ -168,7 +168,7 @@ class Study:
     targets : names (coefficients) with true values, or with a `Target`; a sequence of names where the truth is the
         generating model's
     replicates : data sets in each cell
-    seed : of the whole study
+    seed : of the whole study; a number, as a study that was interrupted goes on with it
     grid : the cells: factors and their levels, all combinations of which are taken, the last factor fastest; or the
         cells one by one, a sequence of mappings
     response : its column

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ..doors import door
 from ..errors import DataError
 from ..sizes import check_memory
 
@@ -42,6 +43,7 @@ def visits(subjects: int, visits: int) -> Columns:
     return {"subject": subject, "arm": (subject % 2).astype(float), "time": time.astype(float), "visit": labels[time]}
 
 
+@door
 def crossed(subjects: int, items: int, within: bool = False) -> Columns:
     """Every subject with every item: ``subject``, ``item``, ``condition`` (-0.5 and 0.5) between or within items."""
     _check(subjects=subjects, items=items)

@@ -10,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from typing import Any
 
+from ..doors import door
 from ..errors import DataError
 from .chunk import rehearse
 from .declare import Study
@@ -20,6 +21,7 @@ from .store import OpenStore, locked, speed
 EVERY = 1.0  # seconds between lines of progress
 
 
+@door
 def run(
     study: Study, out: Any, executor: Executor | str = "processes", workers: int | None = None,
     progress: Callable[[int, int], Any] | bool | str = "auto", mixed: bool = False,
@@ -108,7 +110,7 @@ def _reporter(
     """A function (done, total) that shows progress."""
     if callable(progress):
         return progress
-    if progress not in (True, False, "auto"):
+    if progress != "auto" and not isinstance(progress, bool):
         raise DataError(f"progress: found {progress!r}, expected 'auto', True, False or a function")
     if not progress or (progress == "auto" and not sys.stderr.isatty()):
         return lambda done, total: None

@@ -17,11 +17,13 @@ from typing import Any
 import numpy as np
 
 from ..columns import make_frame
+from ..doors import refuse_unknown
 from ..errors import DataError
 from .declare import Study
 from .results import _library
 from .running import run
 
+RUNNING = ("executor", "workers", "progress", "mixed")  # options of `run`
 SEED_STEP = 1_000_003  # stages have seeds of their own
 NEAR = 1.0  # probits from the power asked for, within which a size counts in the fit
 STEPS = 30  # of Newton's method
@@ -100,6 +102,7 @@ def sample_size(
     DataError
         When the power is not reached between low and high, or does not grow.
     """
+    refuse_unknown("sample_size", options, RUNNING)
     if len(study.cells) != 1:
         raise DataError(f"study: expected one cell, found {len(study.cells)}; sizes are tried in place of {factor!r}")
     if factor not in study.cells[0]:
