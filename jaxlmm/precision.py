@@ -27,7 +27,7 @@ def float64() -> Iterator[None]:
     Raises
     ------
     JaxlmmError
-        In a process that was forked after JAX had started.
+        In a process that was forked after the package had run JAX.
     """
     refuse_after_fork()
     with jax.enable_x64(True), _own():
@@ -75,11 +75,11 @@ def refuse_after_fork() -> None:
     Raises
     ------
     JaxlmmError
-        In a process that was forked after JAX had started.
+        In a process that was forked after the package had run JAX.
     """
     if _FORKED:
         raise JaxlmmError(
-            "this process was forked from one in which JAX had started, and JAX cannot run in it: it would wait for "
+            "this process was forked from one in which jaxlmm had run JAX, and JAX cannot run in it: it would wait for "
             "ever. Start processes with multiprocessing.get_context('spawn') or 'forkserver', or with joblib's default "
             "backend; fork before the first fit; or use jaxlmm.study for simulations"
         )
