@@ -1,12 +1,11 @@
-"""Configuration of the documentation site: the notebooks, executed, and the reference, from the docstrings.
+"""Configuration of the documentation site: the notebooks as they are stored, and the reference, from the docstrings.
 
-`python -m sphinx -T -W -j 2 notebooks notebooks/build/site` builds it, warnings being errors, two notebooks at a time;
-`-D nb_execution_mode=off` leaves the notebooks as they are stored.
+`python -m sphinx -T -W -j 2 notebooks notebooks/build/site` builds it, warnings being errors. Whether what is stored is
+what comes out is checked by `python notebooks/refresh.py --check`.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,7 @@ from typing import Any
 import jaxlmm
 
 sys.path.insert(0, str(Path(__file__).parent))
-from pages import spread
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # what XLA says of the machine is no part of a page
-# Pages share compiled code, in a first build what they have in common, in later ones all of it.
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent / "build" / "compiled"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+from pages import beside, spread
 
 project = "jaxlmm"
 author = "the jaxlmm developers"
@@ -35,12 +28,7 @@ html_show_copyright = False
 html_static_path = ["static"]
 html_css_files = ["site.css"]
 
-# Notebooks: executed afresh, and one that fails, or takes too long, ends the build.
-nb_execution_mode = "force"
-nb_execution_raise_on_error = True
-nb_execution_show_tb = True
-nb_execution_timeout = 300
-nb_merge_streams = True
+nb_execution_mode = "off"
 myst_enable_extensions = ["dollarmath", "amsmath"]
 myst_heading_anchors = 3
 myst_heading_slug_func = "pages.anchor"
@@ -60,6 +48,12 @@ def _process(app: Any, what: str, name: str, obj: Any, options: Any, lines: list
     lines[:] = spread(lines)
 
 
+def _read(app: Any, name: str, source: list[str]) -> None:
+    if Path(app.env.doc2path(name)).suffix == ".md":
+        source[0] = beside(source[0])
+
+
 def setup(app: Any) -> None:
-    """Put `spread` before numpydoc."""
+    """Put `spread` before numpydoc and `beside` before MyST."""
     app.connect("autodoc-process-docstring", _process, priority=100)
+    app.connect("source-read", _read)

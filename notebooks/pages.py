@@ -1,4 +1,4 @@
-"""How pages are made of notebooks and docstrings: anchors as in Jupyter, docstrings as numpydoc reads them."""
+"""How pages are made of files: anchors as in Jupyter, links out of the folder, docstrings as numpydoc reads them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,11 @@ WIDTH = 108  # columns of a docstring's line; one that is not full was not wrapp
 def anchor(title: str) -> str:
     """Where a link within a page leads, as in Jupyter."""
     return title.replace(" ", "-")
+
+
+def beside(text: str) -> str:
+    """Links to Markdown files that are no pages of the site, which are in folders beside it, as links to the files."""
+    return re.sub(r"\[([^\]]+)\]\((\.\./[^)#\s]+\.md)\)", r"{download}`\1 <\2>`", text)
 
 
 def spread(lines: list[str]) -> list[str]:
