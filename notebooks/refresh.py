@@ -128,6 +128,19 @@ def outdated(now: Any, before: Any) -> list[str]:
     return found
 
 
+async def renewed(path: Path, check: bool, free: asyncio.Semaphore) -> bool:
+    """Say whether a notebook runs and, where it is only checked, is what is stored; otherwise store it."""
+    notebook = await executed(path, free)
+    if notebook is None:
+        return False
+    if not check:
+        nbformat.write(notebook, path)
+        return True
+    lines = outdated(notebook, nbformat.read(path, as_version=4))
+    print(*(f"{path.name}, {line}\n" for line in lines), sep="", end="", flush=True)
+    return not lines
+
+
 async def main() -> int:
     """Refresh or check the notebooks that the command line names."""
     parser = argparse.ArgumentParser(description="Run the notebooks and store, or check, what comes out.")
@@ -138,18 +151,10 @@ async def main() -> int:
         os.environ.setdefault(name, value)
     paths = [FOLDER / f"{name}.ipynb" for name in arguments.names] or sorted(FOLDER.glob("*.ipynb"))
     free = asyncio.Semaphore(SIDE_BY_SIDE)
-    found = await asyncio.gather(*(executed(path, free) for path in paths))
-    outdated_pages = 0
-    for path, notebook in zip(paths, found, strict=True):
-        if notebook is not None and arguments.check:
-            lines = outdated(notebook, nbformat.read(path, as_version=4))
-            print(*(f"{path.name}, {line}" for line in lines), sep="\n", end="\n" if lines else "")
-            outdated_pages += bool(lines)
-        elif notebook is not None:
-            nbformat.write(notebook, path)
-    if outdated_pages:
+    done = await asyncio.gather(*(renewed(path, arguments.check, free) for path in paths))
+    if arguments.check and not all(done):
         print("Stored outputs are out of date: run `python notebooks/refresh.py` and commit what it changes.")
-    return int(outdated_pages > 0 or None in found)
+    return int(not all(done))
 
 
 if __name__ == "__main__":
