@@ -6,10 +6,10 @@ import functools
 
 import numpy as np
 import pandas as pd
+from jaxlmm.fitting.estimate import blocks_at
 
 import jaxlmm
-from jaxlmm.engines import Dense, Rows
-from jaxlmm.fitting import blocks_at
+from jaxlmm.likelihood.engines import Dense, Rows
 
 
 @functools.cache
