@@ -6,9 +6,9 @@ import functools
 
 import numpy as np
 import pandas as pd
-from jaxlmm.fitting.estimate import blocks_at
 
 import jaxlmm
+from jaxlmm.fitting.estimate import blocks_at
 from jaxlmm.likelihood.engines import Dense, Rows
 
 

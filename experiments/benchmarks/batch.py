@@ -284,10 +284,10 @@ def work_profile(name: str, lanes: int) -> dict[str, Any]:
 def work_floor(name: str, _: int) -> dict[str, float]:
     """One evaluation by itself: compiled code on lanes that stay where they are, no driver; and the hardware."""
     import jax
-    from jaxlmm.fitting.newton import initial_state
-    from jaxlmm.fitting.objective import Spec, packing_of
 
     import jaxlmm
+    from jaxlmm.fitting.newton import initial_state
+    from jaxlmm.fitting.objective import Spec, packing_of
 
     on_cpu = jax.default_backend() == "cpu"
     group, X = design = WORKLOADS[name].design()
@@ -320,6 +320,7 @@ def evaluation_seconds(spec: Any, packing: Any, lanes: Any, axes: list[int | Non
     """Seconds a lane of one evaluation, without and with the solver's step; operations (XLA's count) and bytes."""
     import jax
     import jax.numpy as jnp
+
     from jaxlmm.fitting.newton import advance, initial_state
     from jaxlmm.fitting.objective import objective
 

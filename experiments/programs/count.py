@@ -8,8 +8,8 @@ import sys
 
 import jax
 import numpy as np
-from jaxlmm.fitting.objective import Spec
 
+from jaxlmm.fitting.objective import Spec
 from jaxlmm.interface import model_of
 from jaxlmm.likelihood.prepared import prepare
 

@@ -15,13 +15,13 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jaxlmm.formula.parser import parse
-from jaxlmm.design.frame import build_frame, make_frame
 
 from cases import case_names, load_case, load_data
-from jaxlmm.errors import DataError, FormulaError, JaxlmmError
-from jaxlmm.frames.columns import open_table
 from jaxlmm.design import encoding as sides
+from jaxlmm.design.frame import build_frame, make_frame
+from jaxlmm.errors import DataError, FormulaError, JaxlmmError
+from jaxlmm.formula.parser import parse
+from jaxlmm.frames.columns import open_table
 
 N = 36
 

@@ -8,17 +8,17 @@ import warnings
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jaxlmm.formula.parser import parse
-from jaxlmm.formula.specs import residual_of
-from jaxlmm.formula.structures import parse_place, parse_residual, parse_variance
-from jaxlmm.formula.syntax import Composite, Item, Part
-from jaxlmm.design.frame import build_frame
 
 import jaxlmm
 import oracle
 from cases import some
 from jaxlmm import Autoregressive, DataError, FormulaError, JaxlmmError, Unstructured
 from jaxlmm.covariance import NAMES
+from jaxlmm.design.frame import build_frame
+from jaxlmm.formula.parser import parse
+from jaxlmm.formula.specs import residual_of
+from jaxlmm.formula.structures import parse_place, parse_residual, parse_variance
+from jaxlmm.formula.syntax import Composite, Item, Part
 from jaxlmm.frames.levels import Levels
 from jaxlmm.frames.relationship import Precision, between_levels
 

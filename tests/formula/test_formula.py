@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jaxlmm.formula.parser import parse
 
 from jaxlmm.errors import FormulaError
 from jaxlmm.formula import expressions
+from jaxlmm.formula.parser import parse
 
 
 def bars(text):

@@ -12,12 +12,12 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
-from jaxlmm.formula.parser import parse
-from jaxlmm.design.frame import build_frame
-from jaxlmm.design.grouping import group_codes
 
 import jaxlmm
+from jaxlmm.design.frame import build_frame
+from jaxlmm.design.grouping import group_codes
 from jaxlmm.errors import DataError
+from jaxlmm.formula.parser import parse
 from jaxlmm.frames.columns import read_column
 from jaxlmm.frames.levels import Levels, key_of
 
@@ -364,9 +364,8 @@ def test_order_of_text_is_asked_for():
 
 
 def build_frame_with(data):
-    from jaxlmm.formula.specs import residual_of
-
     from jaxlmm.covariance import NAMES
+    from jaxlmm.formula.specs import residual_of
 
     return build_frame(parse("y ~ x"), data, residual=residual_of("ar1(visit | id)", None, NAMES))
 

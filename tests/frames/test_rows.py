@@ -6,10 +6,10 @@ from functools import cache
 
 import numpy as np
 import pytest
-from jaxlmm.formula.parser import parse
 
 import jaxlmm
 from jaxlmm.errors import DataError
+from jaxlmm.formula.parser import parse
 from jaxlmm.frames.columns import read_column
 
 N = 60

@@ -7,11 +7,11 @@ import types
 import numpy as np
 import pandas as pd
 import pytest
-from jaxlmm.inference.hypotheses.coding import term_hypotheses
 
 import jaxlmm
 from cases import case_names, load_case, some
 from jaxlmm.errors import DataError
+from jaxlmm.inference.hypotheses.coding import term_hypotheses
 from jaxlmm.inference.small_sample.degrees import between_within, containment, residual
 from linear import fev, fev_data, fitted
 
@@ -279,11 +279,10 @@ DATA["label"] = DATA["b"]
 
 def small(fixed, data=DATA, random=" + (1 | g)", residual=None):
     """What hypotheses need of a fit: its data and frame."""
+    from jaxlmm.covariance import NAMES
+    from jaxlmm.design.frame import build_frame
     from jaxlmm.formula.parser import parse
     from jaxlmm.formula.specs import residual_of
-    from jaxlmm.design.frame import build_frame
-
-    from jaxlmm.covariance import NAMES
 
     formula = parse(f"y ~ {fixed}{random}")
     frame = build_frame(formula, data, residual=residual_of(residual, None, NAMES) if residual else None)

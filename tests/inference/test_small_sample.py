@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
-from covariance.test_definitions import ALIKE, CASES, extended, fitted
 
 import jaxlmm
 import linear
 from cases import REFERENCES, case_names, load_case, load_data, some
+from covariance.test_definitions import ALIKE, CASES, extended, fitted
 
 SAS = REFERENCES / "sas"
 REML = [name for name in case_names() if load_case(name)["method"] == "REML"]

@@ -7,6 +7,9 @@ import functools
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
+import jaxlmm
+from cases import some
 from covariance.test_definitions import (
     CASES,
     PAIR,
@@ -27,9 +30,6 @@ from covariance.test_definitions import (
     us,
     visits,
 )
-
-import jaxlmm
-from cases import some
 from dense_inference import Dense, jacobian
 from jaxlmm import Covariance, Positive, Variance
 from jaxlmm.covariance import distances

@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jaxlmm.fitting.objective import Spec, objective, packing_of, scale_of
 
 import jaxlmm
 from cases import some
 from jaxlmm import Autoregressive, Exponential, Field, Model, OrnsteinUhlenbeck, Residual, Term, Unstructured
 from jaxlmm.estimates.effects import random_effects
+from jaxlmm.fitting.objective import Spec, objective, packing_of, scale_of
 from jaxlmm.likelihood.engines import Blocks
 from jaxlmm.likelihood.engines.marginal import layout as clusters
 from jaxlmm.likelihood.prepared import prepare

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from likelihood.test_crossed import blocks, design, directions
 
 import jaxlmm
 from cases import some
@@ -17,6 +16,7 @@ from jaxlmm.likelihood.engines.iterative.krylov import conjugate_gradients, quad
 from jaxlmm.likelihood.engines.iterative.meeting import meetings
 from jaxlmm.likelihood.prepared import prepare
 from jaxlmm.pytrees import replace
+from likelihood.test_crossed import blocks, design, directions
 
 QUICKLY = {"xla_backend_optimization_level": 0}
 CASES = some(["vectors", "nested", *range(40)], "vectors")

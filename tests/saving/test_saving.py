@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
-from jaxlmm.fitting.monte_carlo import MonteCarlo
 
 import jaxlmm
+from jaxlmm.fitting.monte_carlo import MonteCarlo
 from jaxlmm.interface import model_of
 from jaxlmm.loading import RECORDS
 from jaxlmm.saving import Unpacker, data_of
