@@ -39,8 +39,8 @@ class MonteCarlo:
     loglik_se : standard error of the log-likelihood
     theta_se : (k,) Monte Carlo standard errors of theta, which more probes would take away; NaN where theta is infinite
     relative_se : (k,) the same relative to the statistical standard errors of theta
-    gradient_norm, decrement : as in `jaxlmm.fitting.units.Certificate`, of the gradient by the final probes. Half of the decrement
-        is what the log-likelihood lacks of its maximum because of the Monte Carlo error
+    gradient_norm, decrement : as in `jaxlmm.fitting.units.Certificate`, of the gradient by the final probes. Half of
+        the decrement is what the log-likelihood lacks of its maximum because of the Monte Carlo error
     expected_decrement : what that error lets expect of the decrement; far more would mean that the fit is not optimal
     """
 
