@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from . import datasets
-from .batching import BatchFit, Replicate, fit_batch
-from .bootstrap import Bootstrap
-from .cache import enable_compilation_cache
+from .batch.fits import BatchFit, Replicate
+from .batch.refitting import fit_batch
 from .covariance import (
     AnteDependence,
     Autoregressive,
@@ -39,28 +38,24 @@ from .covariance import (
     distances,
     powers,
 )
-from .design import Field, Residual, Term
-from .engines import Iterative
-from .errors import (
-    DataError,
-    DroppedColumnsWarning,
-    Float64RequiredError,
-    FormulaError,
-    JaxlmmError,
-    PrecisionWarning,
-)
-from .inference.comparison import Comparison, compare
+from .covariance.parameter import Correlation, CovarianceMatrix, Positive, Real, Variance, each_level, interval
+from .errors import DataError, DroppedColumnsWarning, Float64RequiredError, FormulaError, JaxlmmError, PrecisionWarning
+from .fitting.newton import Status
+from .fitting.traceable import Estimates, fit
+from .frames.relationship import Precision
 from .inference.delta import Parameters
-from .inference.exact import rlrt
-from .inference.lanewise import LaneTests, Tests, TestStatus
+from .inference.fixed_effects.in_batches import LaneTests, Tests, TestStatus
+from .inference.ratios.comparison import Comparison, compare
+from .inference.ratios.exact import rlrt
 from .interface import lmm
+from .likelihood.engines import Iterative
+from .likelihood.loglik import gram, ml, reml
+from .likelihood.model import Model
+from .likelihood.parts import Field, Residual, Term
 from .loading import load
-from .model import Model, gram, ml, reml
-from .optimize import Status
-from .parameters import Correlation, CovarianceMatrix, Positive, Real, Variance, each_level, interval
-from .relationship import Precision
 from .results import ConvergenceWarning, Fit
-from .traceable import Estimates, fit
+from .runtime.cache import enable_compilation_cache
+from .simulation.bootstrap import Bootstrap
 
 __version__ = "0.1.0"
 

@@ -17,7 +17,7 @@ import jaxlmm
 
 from . import datasets
 from .errors import DataError, JaxlmmError
-from .files import read_file
+from .frames.files import read_file
 
 USER_ERROR = 2  # the exit status, as argparse's own
 

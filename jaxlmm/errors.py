@@ -52,7 +52,7 @@ class PrecisionWarning(UserWarning):
 
 
 def require_accurate(*results: Any) -> None:
-    """Say that some of the results are NaN for want of digits, see `jaxlmm.engines.solving`."""
+    """Say that some of the results are NaN for want of digits, see `jaxlmm.likelihood.engines.solving`."""
     lost = sum(int(np.sum(~np.isfinite(x))) for x in results)
     if lost:
         warnings.warn(

@@ -10,26 +10,25 @@ from typing import Any
 
 import numpy as np
 
-from .alignment import aligned
-from .columns import open_table
+from .arguments import door
 from .covariance import NAMES, Covariance, Over
-from .design import Field, Residual, Term, unwritten
-from .doors import door
-from .engines import Iterative
+from .design.fields import FrameField
+from .design.frame import FrameTerm, ModelFrame, build_frame
+from .design.placing import ORDERED, SPATIAL, check_count, check_order
+from .design.trial import try_matrix
 from .errors import DataError, DroppedColumnsWarning, FormulaError
-from .fields import FrameField
-from .files import read_file
-from .formula import parse
-from .frame import FrameTerm, ModelFrame, build_frame
-from .model import Model
-from .owned import copied, own_columns
-from .placing import ORDERED, SPATIAL, check_count, check_order
-from .relationship import between_levels
+from .formula.parser import parse
+from .formula.specs import make_structure, residual_of
+from .frames.alignment import aligned
+from .frames.columns import open_table
+from .frames.files import read_file
+from .frames.owned import copied, own_columns
+from .frames.relationship import between_levels
+from .likelihood.engines import Iterative
+from .likelihood.model import Model
+from .likelihood.parts import Field, Residual, Term, unwritten
 from .results import Fit, fit_frame
 from .saving import Call
-from .specs import residual_of
-from .trees import make_structure
-from .trial import try_matrix
 
 
 @door

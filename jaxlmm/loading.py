@@ -8,22 +8,22 @@ from typing import Any
 
 import numpy as np
 
-from .batching import BatchFit
+from .batch.fits import BatchFit
 from .covariance import Covariance, Over
-from .engines import Iterative
 from .errors import DataError, JaxlmmError
-from .fitting import Certificate, Estimate
-from .inference.lanewise import LaneTests
+from .fitting.monte_carlo import MonteCarlo
+from .fitting.newton import Status
+from .fitting.units import Certificate, Estimate
+from .frames.relationship import Precision
+from .inference.fixed_effects.in_batches import LaneTests
 from .interface import model_of
-from .optimize import Status
-from .precision import refuse_after_fork
-from .relationship import Precision
+from .likelihood.engines import Iterative
 from .results import Fit
+from .runtime.precision import refuse_after_fork
 from .saving import Call, Unpacker, data_of, read
 from .saving.archive import Archive, digest_of, sentence
 from .saving.columns import column_of
 from .saving.fits import layout
-from .stochastic import MonteCarlo
 
 RECORDS = {
     cls.__name__: cls

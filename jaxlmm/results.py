@@ -11,50 +11,52 @@ from typing import Any
 
 import numpy as np
 
-from .alignment import aligned
-from .batching import BatchFit, refit_batch
-from .blups import RandomEffects, SingularDirection, random_effects, singular_directions
-from .bootstrap import Bootstrap, Statistic, bootstrap
-from .chunks import Progress
-from .columns import extend_rows, make_frame
-from .components import VarCorr, flat_parts, natural_parameters, parameter_frame, varcorr
-from .confounding import shared_effects
-from .design import own_array
-from .doors import Seed, doors
-from .draws import Draws
+from .arguments import Seed, doors
+from .batch.chunks import Progress
+from .batch.fits import BatchFit
+from .batch.refitting import refit_batch
+from .design.frame import ModelFrame
 from .errors import DataError
-from .fitting import Certificate, Estimate, estimate
-from .frame import ModelFrame
-from .inference.anova import Anova, anova
-from .inference.criteria import ConditionalAIC, aicc, conditional_aic
+from .estimates.ranef import RandomEffects, SingularDirection, random_effects, singular_directions
+from .estimates.varcorr import VarCorr, flat_parts, natural_parameters, parameter_frame, varcorr
+from .fitting.estimate import estimate
+from .fitting.monte_carlo import MonteCarlo
+from .fitting.newton import Status
+from .fitting.units import Certificate, Estimate
+from .frames.alignment import aligned
+from .frames.columns import extend_rows, make_frame
+from .frames.owned import check_index, frame_at
+from .frames.tables import Summary, Table, format_column, format_df, format_p
 from .inference.delta import Delta, Parameters, delta, natural
-from .inference.emmeans import emmeans, emtrends
-from .inference.estimates import EMMeans
-from .inference.hypotheses import coding_of
-from .inference.influence import Influence, influence
-from .inference.intervals import confint
-from .inference.lanewise import Tests
-from .inference.linear import LinearTest, linear_test
-from .inference.margins import comparisons, predictions, slopes
+from .inference.fixed_effects.anova import Anova, anova
+from .inference.fixed_effects.in_batches import Tests
+from .inference.fixed_effects.linear import LinearTest, linear_test
+from .inference.fixed_effects.wald import Wald, wald
+from .inference.hypotheses.coding import coding_of
+from .inference.means.emmeans import emmeans, emtrends
+from .inference.means.margins import comparisons, predictions, slopes
+from .inference.means.table import EMMeans
 from .inference.normal import normal_draws
-from .inference.profile import Profile, profile
-from .inference.sandwich import Sandwich, sandwich
-from .inference.scores import Scores, scores, vcov_full
+from .inference.profiles.intervals import confint
+from .inference.profiles.profile import Profile, profile
+from .inference.profiles.targets import Which
+from .inference.ratios.criteria import ConditionalAIC, aicc, conditional_aic
+from .inference.robust.influence import Influence, influence
+from .inference.robust.sandwich import Sandwich, sandwich
+from .inference.robust.scores import Scores, scores, vcov_full
 from .inference.shares import icc, r2
-from .inference.targets import Which
-from .inference.wald import Wald, wald
-from .model import Model
-from .optimize import Status
-from .owned import check_index, frame_at
-from .plotting import FitPlots
-from .precision import float64
+from .likelihood.confounding import shared_effects
+from .likelihood.model import Model
+from .likelihood.parts import own_array
+from .plotting import BatchPlots, FitPlots, plot_zeta
 from .prediction.choice import Random
 from .prediction.forecast import predict
 from .prediction.simulated import responses
 from .prediction.whitening import residuals
-from .saving import Call, save_fit
-from .stochastic import MonteCarlo
-from .tables import Summary, Table, format_column, format_df, format_p
+from .runtime.precision import float64
+from .saving import Call, save_batch, save_fit
+from .simulation.bootstrap import Bootstrap, Statistic, bootstrap
+from .simulation.draws import Draws
 
 FLAT = 1e-6  # smallest eigenvalue of the scaled information below which a direction has no curvature
 
@@ -779,3 +781,19 @@ def fit_frame(
     if found.status != Status.CONVERGED:
         warnings.warn(f"{frame.formula.text}: {found.status.advice}", ConvergenceWarning, stacklevel=4)
     return Fit(data, frame, model, found, method, call, data if given is None else given)
+
+
+def _pictures_of_batch(self: BatchFit) -> BatchPlots:
+    """Pictures: ``batch.plot.convergence()``, ``batch.plot.estimates()``; needs matplotlib."""
+    return BatchPlots(self)
+
+
+def _picture_of_profile(self: Profile, level: float = 0.95) -> Any:
+    """Zeta against each quantity, straight where a Wald interval is as good: Axes of matplotlib, one a panel."""
+    return plot_zeta(self.curves, level)
+
+
+# Pictures and files of what is made below hang on from here: what computes the numbers knows neither.
+BatchFit.plot = property(_pictures_of_batch)  # type: ignore[assignment, method-assign]
+BatchFit.save = save_batch  # type: ignore[assignment, method-assign]
+Profile.plot = _picture_of_profile  # type: ignore[method-assign]

@@ -16,11 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from .arguments import Seed, door
 from .covariance import Covariance
-from .doors import Seed, door
+from .covariance.kinds import IntervalKind
 from .errors import JaxlmmError
-from .parameters import IntervalKind
-from .precision import float64
+from .runtime.precision import float64
 
 __all__ = ["check_covariance"]
 

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 import jaxlmm
-from jaxlmm.engines import Dense, Rows
-from jaxlmm.fitting import blocks_at
+from jaxlmm.fitting.estimate import blocks_at
+from jaxlmm.likelihood.engines import Dense, Rows
 
 
 @functools.cache

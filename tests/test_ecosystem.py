@@ -17,8 +17,9 @@ import pyarrow.parquet as pq
 import pytest
 
 import jaxlmm
-from jaxlmm import draws, files
 from jaxlmm.__main__ import main
+from jaxlmm.frames import files
+from jaxlmm.simulation import draws
 
 ROOT = Path(__file__).parents[1]
 SLEEP = "Reaction ~ Days + (Days | Subject)"
@@ -134,7 +135,7 @@ def test_a_pyarrow_table_is_read_as_pandas_is():
             "d": pd.to_datetime(["2020-01-01", None, *["2021-03-04"] * 4]),
         }
     )
-    from jaxlmm.columns import open_table
+    from jaxlmm.frames.columns import open_table
 
     arrow, plain = open_table(pa.Table.from_pandas(frame)), open_table(frame)
     for name in frame:

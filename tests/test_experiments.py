@@ -192,7 +192,7 @@ def test_reference_scripts_are_there_for_tests_and_read_nothing_of_one_machine()
     folder = EXPERIMENTS / "references"
     for path in (folder / "numbers").glob("*.R"):
         if path.stem != "common":
-            assert (Path(__file__).parent / f"test_{path.stem}.py").exists(), path
+            assert list(Path(__file__).parent.rglob(f"test_{path.stem}.py")), path
             assert path.name in (folder / "README.md").read_text(encoding="utf-8")
     for path in folder.rglob("*.R"):
         text = path.read_text(encoding="utf-8")

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,41 +19,32 @@ import jaxlmm
 PACKAGE = Path(jaxlmm.__file__).parent
 ROOT = Path(__file__).parents[1]
 
-# Imports point up this list only: a module uses those above it. Names on one line are listed in the
-# order in which they may use each other. Folders count as one module.
-LAYERS = """
-errors doors distributions tolerances
-precision sizes
-cache programs
-levels factors readers
-columns alignment owned relationship files draws tables
-linalg
-parameters
+# Rooms: the folders and modules at the top of the package. Imports point up this list only, and rooms of one line do
+# not know each other.
+ROOMS = [line.split() for line in """
+errors tolerances
+arguments distributions
+runtime pytrees linalg
+frames
 covariance
-saving
+likelihood
+fitting
+formula
 design
-engines
-confounding
-criterion
-optimize
-model
-objective boundary
-stochastic
-fitting rowparts traceable responses stacking lanes chunks plotting batching
-effects
-simulate
-bootstrap
-expressions terms reading structured formula sides grouping
-trial trees placing variances specs fields frame
-components blups inference prediction results
+estimates
+batch
+simulation
+inference
+prediction
+plotting saving
+results
 interface
 loading
-study
-datasets
-testing
+study datasets testing
 __init__
 __main__
-""".split()
+""".split("\n") if line]  # fmt: skip
+FLOOR = {room: floor for floor, rooms in enumerate(ROOMS) for room in rooms}
 
 HEAVY = (
     "pandas",
@@ -92,42 +86,61 @@ def test_import_is_light(module):
     assert loaded == "[]"
 
 
-def layer(path: Path) -> str:
-    """The entry of LAYERS that a file of the package belongs to."""
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def room(path: Path) -> str:
+    """The entry of ROOMS that a file of the package belongs to."""
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-def imported_layers(path: Path) -> set[str]:
-    """Entries of LAYERS that a file imports, wherever in the file the import stands."""
-    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
-    package = parts[:-1]  # of "a/b/c.py" and of "a/b/__init__.py" alike: a.b
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+def file_of(names: tuple[str, ...]) -> Path | None:
+    """The file of a dotted name, if it is one of the package."""
+    path = PACKAGE.parent.joinpath(*names)
+    return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file in FILES), None)
+
+
+def statements(tree: ast.AST) -> Iterator[ast.AST]:
+    """All nodes but those that only a type checker reads."""
+    yield tree
+    for node in ast.iter_child_nodes(tree):
+        if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
+            yield from statements(node)
+
+
+@functools.cache
+def imported(path: Path) -> set[Path]:
+    """Files of the package that a file imports, wherever in it the import stands."""
+    package = path.relative_to(PACKAGE.parent).parts[:-1]
+    found: set[Path | None] = set()
+    for node in statements(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            targets = [tuple(alias.name.split(".")) for alias in node.names]
+            found |= {file_of(tuple(alias.name.split("."))) for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else ()
             base += tuple(node.module.split(".")) if node.module else ()
-            targets = [(*base, alias.name) for alias in node.names]
-        else:
-            continue
-        for target in targets:
-            if target[0] == "jaxlmm":
-                name = target[1] if len(target) > 1 else "__init__"
-                inside = (PACKAGE / name).is_dir() or (PACKAGE / f"{name}.py").is_file()
-                found.add(name if inside else "__init__")
-    return found
-
-
-FILES = sorted(PACKAGE.rglob("*.py"))
+            found |= {file_of((*base, alias.name)) or file_of(base) for alias in node.names}
+    return {file for file in found if file} - {path}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_point_up_the_list(path):
-    own = layer(path)
-    assert own in LAYERS, f"{own} is new: give it its place in the list of layers"
-    below = {name for name in imported_layers(path) - {own} if LAYERS.index(name) > LAYERS.index(own)}
+    own = room(path)
+    assert own in FLOOR, f"{own} is new: give it its place in the list of rooms"
+    below = {name for name in map(room, imported(path)) if name != own and FLOOR[name] >= FLOOR[own]}
     assert not below, f"{own} may not know {sorted(below)}"
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    TopologicalSorter({path: imported(path) for path in FILES}).prepare()  # a CycleError names the circle
+
+
+def test_the_top_of_the_package_can_be_taken_in_at_a_glance():
+    rooms = [path for path in PACKAGE.iterdir() if list(path.glob("*.py"))]
+    assert len(rooms) <= 16 and len(list(PACKAGE.glob("*.py"))) <= 12
+    for path in FILES:
+        first = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").split("\n\n")[0]
+        assert first, f"{path.relative_to(PACKAGE)} does not say what it is for"
 
 
 def test_no_module_bears_the_name_of_a_public_function():

@@ -8,21 +8,21 @@ import jax
 import numpy as np
 
 import jaxlmm
-from jaxlmm.blups import RandomEffects
-from jaxlmm.components import VarCorr
-from jaxlmm.draws import Draws
-from jaxlmm.inference.anova import Anova
-from jaxlmm.inference.criteria import ConditionalAIC
+from jaxlmm.estimates.ranef import RandomEffects
+from jaxlmm.estimates.varcorr import VarCorr
+from jaxlmm.frames.tables import Summary
 from jaxlmm.inference.delta import Delta
-from jaxlmm.inference.estimates import EMMeans
-from jaxlmm.inference.exact import ExactTest
-from jaxlmm.inference.influence import Influence
-from jaxlmm.inference.linear import LinearTest
-from jaxlmm.inference.profile import Profile
-from jaxlmm.inference.sandwich import Sandwich
-from jaxlmm.inference.scores import Scores
+from jaxlmm.inference.fixed_effects.anova import Anova
+from jaxlmm.inference.fixed_effects.linear import LinearTest
+from jaxlmm.inference.means.table import EMMeans
+from jaxlmm.inference.profiles.profile import Profile
+from jaxlmm.inference.ratios.criteria import ConditionalAIC
+from jaxlmm.inference.ratios.exact import ExactTest
+from jaxlmm.inference.robust.influence import Influence
+from jaxlmm.inference.robust.sandwich import Sandwich
+from jaxlmm.inference.robust.scores import Scores
+from jaxlmm.simulation.draws import Draws
 from jaxlmm.study.results import Results
-from jaxlmm.tables import Summary
 
 fit = jaxlmm.lmm("y ~ x + (1 | g)", {"y": [1.0], "x": [2.0], "g": ["a"]})
 assert_type(fit, jaxlmm.Fit)

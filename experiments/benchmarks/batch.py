@@ -286,8 +286,8 @@ def work_floor(name: str, _: int) -> dict[str, float]:
     import jax
 
     import jaxlmm
-    from jaxlmm.objective import Spec, packing_of
-    from jaxlmm.optimize import initial_state
+    from jaxlmm.fitting.newton import initial_state
+    from jaxlmm.fitting.objective import Spec, packing_of
 
     on_cpu = jax.default_backend() == "cpu"
     group, X = design = WORKLOADS[name].design()
@@ -305,7 +305,7 @@ def stacked(models: Sequence[Any], b: int) -> tuple[Any, Any]:
     """Statistics of b lanes as a pytree, and its axes: 0 where they differ between lanes, else None."""
     import jax
 
-    from jaxlmm.model import prepare
+    from jaxlmm.likelihood.prepared import prepare
 
     trees = [jax.tree_util.tree_flatten(prepare(model)) for model in models]
     leaves = [np.stack([np.asarray(leaf) for leaf in column]) for column in zip(*(t[0] for t in trees), strict=True)]
@@ -321,8 +321,8 @@ def evaluation_seconds(spec: Any, packing: Any, lanes: Any, axes: list[int | Non
     import jax
     import jax.numpy as jnp
 
-    from jaxlmm.objective import objective
-    from jaxlmm.optimize import advance, initial_state
+    from jaxlmm.fitting.newton import advance, initial_state
+    from jaxlmm.fitting.objective import objective
 
     def alone(lane: Any, s: Any) -> Any:  # every number is used, so that all are computed
         evaluate = objective(spec, lane, scale)

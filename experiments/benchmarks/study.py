@@ -71,8 +71,8 @@ def study(kind: str, replicates: int) -> Any:
 def overhead(kind: str, chunks: int) -> dict[str, float]:
     import jax
 
-    from jaxlmm.batching import refit_batch
-    from jaxlmm.simulate import draw_rows
+    from jaxlmm.batch.refitting import refit_batch
+    from jaxlmm.simulation.simulate import draw_rows
     from jaxlmm.study import run
     from jaxlmm.study.estimate import Fitter
     from jaxlmm.study.generate import columns_of, keys_of

@@ -9,13 +9,13 @@ import sys
 import jax
 import numpy as np
 
+from jaxlmm.fitting.objective import Spec
 from jaxlmm.interface import model_of
-from jaxlmm.model import prepare
-from jaxlmm.objective import Spec
+from jaxlmm.likelihood.prepared import prepare
 
 try:
-    from jaxlmm.engines.orthogonal import row_bucket
-    from jaxlmm.model import lean
+    from jaxlmm.likelihood.engines.orthogonal import row_bucket
+    from jaxlmm.likelihood.prepared import lean
 except ImportError:  # an older version
 
     def lean(prepared):

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 import jaxlmm
-from jaxlmm.programs import PROGRAMS, memory_maps
+from jaxlmm.runtime.programs import PROGRAMS, memory_maps
 
 MAPS, MEGABYTES = 10_000, 2000
 MODELS = (

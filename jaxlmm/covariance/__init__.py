@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from .base import Covariance
+from .base import Composite, Covariance, Kronecker, Over, Product, Sum
 from .basic import CompoundSymmetry, Diagonal, Identity, Unstructured
-from .composition import ByGroup, Composite, Kronecker, Product, Scaled, Sum
+from .composition import ByGroup, Scaled
 from .functions import FUNCTIONS, ConstPower, Exp, Ident, Power, VarianceFunction
 from .helpers import distances, powers
-from .heterogeneous import (
-    BandedUnstructured,
-    FactorAnalytic,
-    HeterogeneousCompoundSymmetry,
-    HuynhFeldt,
-    ReducedRank,
-)
+from .heterogeneous import BandedUnstructured, FactorAnalytic, HeterogeneousCompoundSymmetry, HuynhFeldt, ReducedRank
 from .known import KnownMatrix
-from .over import Over
 from .serial import (
     AnteDependence,
     Autoregressive,

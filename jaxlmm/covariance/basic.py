@@ -7,9 +7,10 @@ from typing import Annotated, Any
 import jax.numpy as jnp
 from jax import Array
 
-from ..parameters import CovarianceMatrix, IntervalKind, Variance, each_level
 from .base import Covariance
 from .helpers import of_levels, same, submatrix
+from .kinds import IntervalKind
+from .parameter import CovarianceMatrix, Variance, each_level
 
 
 class Unstructured(Covariance):

@@ -10,8 +10,9 @@ from typing import Annotated, Any
 import jax.numpy as jnp
 from jax import Array
 
-from ..parameters import Positive, PositiveKind, Real, RealKind, each_level
 from .helpers import codes
+from .kinds import PositiveKind, RealKind
+from .parameter import Positive, Real, each_level
 from .parametric import Parametric
 
 

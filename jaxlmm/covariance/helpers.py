@@ -11,8 +11,8 @@ import numpy as np
 from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
-from ..parameters import module_of
-from ..precision import refuse_after_fork
+from ..runtime.precision import refuse_after_fork
+from .kinds import module_of
 
 TINY = 1e-100  # variances below are zero: the second derivative of their root would overflow
 

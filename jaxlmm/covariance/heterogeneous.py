@@ -8,10 +8,11 @@ import jax.numpy as jnp
 from jax import Array
 
 from ..errors import JaxlmmError
-from ..parameters import ByOption, CovarianceMatrixKind, IntervalKind, Real, SmoothVariance, Variance, each_level
 from .base import Covariance
 from .basic import lowest_correlation
 from .helpers import covariances, of_levels, same, submatrix
+from .kinds import CovarianceMatrixKind, IntervalKind
+from .parameter import ByOption, Real, SmoothVariance, Variance, each_level
 
 
 class HeterogeneousCompoundSymmetry(Covariance):

@@ -16,8 +16,9 @@ import numpy as np
 from jax import Array
 
 from ..errors import JaxlmmError
-from ..parameters import ByOption, Kind, Parameter, PerLevel, concatenated, labelled
-from ..precision import float64
+from ..runtime.precision import float64
+from .kinds import Kind, concatenated
+from .parameter import ByOption, Parameter, PerLevel, labelled
 
 Self = TypeVar("Self", bound="Parametric")
 

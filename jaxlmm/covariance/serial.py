@@ -13,9 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ..parameters import Correlation, IntervalKind, SmoothVariance, Variance, each_level, module_of
 from .base import Covariance
 from .helpers import codes, covariances, distances, powers, submatrix
+from .kinds import IntervalKind, module_of
+from .parameter import Correlation, SmoothVariance, Variance, each_level
 
 SHORT = 4  # recursions up to this length are written out; the time to compile longer ones does not grow
 

@@ -14,9 +14,10 @@ import numpy as np
 from jax import Array
 
 from ..errors import JaxlmmError
-from ..parameters import IntervalKind, Positive, PositiveKind, Variance
 from .base import Covariance
 from .helpers import distances, powers
+from .kinds import IntervalKind, PositiveKind
+from .parameter import Positive, Variance
 
 HALVES = 10  # smoothness up to 9.5, of which the Gaussian is hardly to be told apart
 FAR = 1e3  # distances beyond so many ranges count as this one: the covariance is zero, and powers do not overflow

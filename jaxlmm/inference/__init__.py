@@ -1,14 +1,15 @@
-"""Inference from a fit.
+"""Inference from a fit: tests, intervals, means, likelihood ratios, influence.
 
 In reading order:
 
 - `options`: what a test may be asked for, checked in one place;
 - `local`: information matrices and derivatives of X'V^-1 X, from which the following are made;
-- `satterthwaite`, `kenward_roger`, `degrees`, `partition`, `sandwich`: covariances of the coefficients and degrees of
-  freedom; `wald` puts a method together, `linear` tests hypotheses by it, `lanewise` in every data set of a batch;
-- `delta`, `shares`: standard errors of anything else;
-- `hypotheses`, `anova`, `grid`, `contrasts`, `multiplicity`, `estimates`, `emmeans`: terms, means and contrasts;
-- `mixtures`, `tangent`, `nesting`, `resampling`, `comparison`, `exact`, `criteria`: likelihood ratios and criteria;
-- `joint`, `levels`, `targets`, `profile`, `intervals`: profile likelihood;
-- `scores`, `deletion`, `influence`: contributions of clusters and rows.
+- `delta`, `shares`, `normal`: standard errors and draws of anything that is a function of the parameters;
+- `small_sample`: the methods of Satterthwaite, Kenward and Roger, and degrees of freedom by rules;
+- `robust`: contributions of clusters and rows: sandwich covariances, scores, influence;
+- `hypotheses`: what a test of a term means, and the grid that means are taken over;
+- `fixed_effects`: Wald tests of coefficients, terms (anova) and hypotheses, in one fit or every replicate of a batch;
+- `means`: marginal means, contrasts, multiplicity;
+- `ratios`: likelihood ratios, their laws on the boundary, exact tests, criteria;
+- `profiles`: profile likelihood and its intervals.
 """

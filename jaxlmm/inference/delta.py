@@ -11,15 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ..columns import make_frame
 from ..covariance import Covariance
 from ..distributions import check_level, t_quantile
 from ..errors import DataError
-from ..fitting import compiled_by_size
-from ..model import block_at
-from ..objective import Spec, coordinates
-from ..precision import float64
-from ..tables import Shown, Table, format_column
+from ..fitting.objective import Spec, coordinates
+from ..frames.columns import make_frame
+from ..frames.tables import Shown, Table, format_column
+from ..likelihood.model import block_at
+from ..runtime.precision import float64
+from ..runtime.programs import compiled_by_size
 from .local import expanded, inverse, local_of, prepared_for
 from .options import check_information
 

@@ -22,12 +22,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ..criterion import Normal, gram_curvature, gram_slopes, solve_normal
-from ..engines import Blocks
+from ..covariance.kinds import module_of
+from ..fitting.objective import Spec
+from ..likelihood.criterion import Normal, gram_curvature, gram_slopes, solve_normal
+from ..likelihood.engines import Blocks
+from ..likelihood.model import Model
+from ..likelihood.prepared import Prepared, lean, prepare
 from ..linalg import eigh
-from ..model import Model, Prepared, lean, prepare
-from ..objective import Spec
-from ..parameters import module_of
 
 INFORMATION = ("observed", "expected", "average")
 FLAT = 1e-8  # eigenvalue of the scaled information that counts as zero

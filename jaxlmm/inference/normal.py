@@ -9,18 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ..design import Term
-from ..draws import Draws
-from ..engines.orthogonal import bucket
+from ..covariance.kinds import semidefinite_factor
 from ..errors import DataError
-from ..model import Model
-from ..parameters import semidefinite_factor
-from ..precision import float64
-from ..programs import compiled
-from ..simulate import replicate_keys
-from ..sizes import check_count, check_draws
+from ..likelihood.engines.orthogonal import bucket
+from ..likelihood.model import Model
+from ..likelihood.parts import Term
+from ..runtime.precision import float64
+from ..runtime.programs import compiled
+from ..runtime.sizes import check_count, check_draws
+from ..simulation.draws import Draws
+from ..simulation.simulate import replicate_keys
 from .delta import natural
-from .partition import require_converged
+from .robust.partition import require_converged
 
 
 def normal_draws(fit: Any, n: int = 1000, seed: int = 0, chains: int = 4) -> Draws:

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ..design import Field, Residual, Term
 from ..errors import DataError
+from ..likelihood.parts import Field, Residual, Term
 from .delta import Delta, Parameters, delta
 
 

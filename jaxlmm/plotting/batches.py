@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
-from ..optimize import Status
+from ..fitting.newton import Status
 from . import canvas
 
 SMALLEST = 1e-18  # decrements below are drawn there

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from . import canvas
-from .columns import chosen
+from .canvas import chosen
 
 MEASURES = ("cooks", "cooks_theta", "mdffits", "covratio", "leverage", "dfbetas")
 NAMES = {

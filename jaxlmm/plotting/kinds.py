@@ -6,19 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..doors import Seed, doors
+from ..arguments import Seed, doors
 from .batches import plot_convergence, plot_estimates
-from .caterpillar import plot_caterpillar
-from .covariances import plot_covariances
+from .covariances import plot_covariances, plot_semivariogram
 from .deletions import plot_influence
-from .diagnostics import plot_diagnostics
 from .means import plot_coefficients, plot_means
-from .pairs import plot_pairs
-from .quantiles import plot_quantiles
-from .residuals import plot_residuals
-from .semivariogram import plot_semivariogram
-from .shrinkage import plot_shrinkage
-from .zeta import plot_zeta
+from .profiles import plot_pairs, plot_zeta
+from .ranef import plot_caterpillar, plot_shrinkage
+from .residuals import plot_diagnostics, plot_quantiles, plot_residuals
 
 LEVELS = (0.5, 0.8, 0.95)  # of the contours of pairs
 

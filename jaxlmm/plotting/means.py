@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..columns import number_label, read_column
 from ..errors import DataError
+from ..frames.columns import number_label, read_column
 from . import canvas
-from .columns import column_of
+from .canvas import column_of
 
 PLACES = 61  # of a curve
 QUARTILES = (0.25, 0.5, 0.75)  # where a numeric `by` is held

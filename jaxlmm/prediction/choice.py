@@ -10,7 +10,7 @@ import numpy as np
 
 from ..covariance import NAMES
 from ..errors import DataError, FormulaError
-from ..formula import parse
+from ..formula.parser import parse
 
 Random = bool | str | Sequence[str]
 

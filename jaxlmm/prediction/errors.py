@@ -25,14 +25,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ..effects import effects_by_term, random_effects
-from ..engines.grouped import connected
-from ..engines.orthogonal import bucket
-from ..inference.partition import Partition, Rowwise
-from ..objective import Spec, coordinates
-from ..precision import float64
-from ..programs import compiled
-from ..rowparts import Part, TermRows, through
+from ..estimates.effects import effects_by_term, random_effects
+from ..estimates.rows import Part, TermRows, through
+from ..fitting.objective import Spec, coordinates
+from ..inference.robust.partition import Partition, Rowwise
+from ..likelihood.engines.layout import connected
+from ..likelihood.engines.orthogonal import bucket
+from ..runtime.precision import float64
+from ..runtime.programs import compiled
 from .newdata import NewRows, joined
 
 MOST = 256  # rows predicted side by side

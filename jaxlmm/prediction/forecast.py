@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from ..columns import make_frame
-from ..design import Term
 from ..distributions import check_level, t_quantile
-from ..effects import effects_by_term, linear_predictor, random_effects
 from ..errors import DataError
-from ..inference.wald import Wald, check_tests
+from ..estimates.effects import effects_by_term, linear_predictor, random_effects
+from ..frames.columns import make_frame
+from ..inference.fixed_effects.wald import Wald, check_tests
+from ..likelihood.parts import Term
 from .choice import Random, parts_of
 from .errors import Predictor
 from .newdata import ABSENT, FRESH, SHARED, NewRows, check_known, rows_of_data, rows_of_fit

@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from ..columns import open_table
-from ..design import Field, Residual, Term
+from ..design.frame import ModelFrame, NewDesign
+from ..design.grouping import FrameTerm, TermDesign, group_codes
 from ..errors import DataError
-from ..frame import ModelFrame, NewDesign
-from ..grouping import FrameTerm, TermDesign, group_codes
-from ..model import Model
-from ..relationship import Unobserved, places_of
-from ..rowparts import FieldRows, Part, TermRows
+from ..estimates.rows import FieldRows, Part, TermRows
+from ..frames.columns import open_table
+from ..frames.relationship import Unobserved, places_of
+from ..likelihood.model import Model
+from ..likelihood.parts import Field, Residual, Term
 
 SHARED, FRESH, ABSENT = "shared", "fresh", "absent"  # of the data, an independent draw, not there
 

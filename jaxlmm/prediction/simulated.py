@@ -6,16 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from .. import design
-from ..design import Field, Residual, Term
-from ..effects import linear_predictor
-from ..engines import Blocks
+from .. import pytrees
 from ..errors import DataError
-from ..fitting import blocks_at
-from ..model import Model
-from ..precision import float64
-from ..simulate import draw_rows, replicate_keys, simulate
-from ..sizes import check_count, check_draws
+from ..estimates.effects import linear_predictor
+from ..fitting.estimate import blocks_at
+from ..likelihood.engines import Blocks
+from ..likelihood.model import Model
+from ..likelihood.parts import Field, Residual, Term
+from ..runtime.precision import float64
+from ..runtime.sizes import check_count, check_draws
+from ..simulation.simulate import draw_rows, replicate_keys, simulate
 from .newdata import NewRows, rows_of_data, rows_of_fit
 
 EFFECTS = ("new", "predicted")
@@ -58,9 +58,9 @@ def _model_at(model: Model, new: NewRows) -> Model:
         if kin is not None:
             known, kin = kin, np.eye(levels)
             kin[: len(known), : len(known)] = known
-        random.append(design.replace(part, Z=place, group=group, levels=levels, relationship=kin))
+        random.append(pytrees.replace(part, Z=place, group=group, levels=levels, relationship=kin))
     residual = model.residual if model.residual.group is None else _field_at(model.residual, *new.parts[-1])
-    return design.replace(
+    return pytrees.replace(
         model, y=np.zeros(m), X=new.X, random=tuple(random), residual=residual, weights=new.weights, offset=new.offset,
         layout=None,
     )  # fmt: skip
@@ -79,10 +79,10 @@ def _without_known(model: Model, blocks: Blocks, new: NewRows) -> tuple[Model, B
     random, kept = [], []
     for part, G, unknown in zip(model.random, blocks.random, new.unknown, strict=True):
         if isinstance(part, Term):
-            random.append(design.replace(part, Z=part.Z * unknown[:, None]))
+            random.append(pytrees.replace(part, Z=part.Z * unknown[:, None]))
             kept.append(G)
         elif unknown.any():
             raise DataError(
                 f"effects: {part.name} has no prediction for groups that were not in the fit; use effects='new'"
             )
-    return design.replace(model, random=tuple(random)), Blocks(tuple(kept), blocks.residual)
+    return pytrees.replace(model, random=tuple(random)), Blocks(tuple(kept), blocks.residual)

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
-from ..inference.partition import Partition, dependent
-from ..model import MAX_DENSE_ROWS
-from ..rowparts import Part, covariance, parts_of
+from ..estimates.rows import Part, covariance, parts_of
+from ..inference.robust.partition import Partition, dependent
+from ..likelihood.model import MAX_DENSE_ROWS
 
 KINDS = ("response", "pearson", "normalized")
 

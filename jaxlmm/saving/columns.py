@@ -15,9 +15,9 @@ from uuid import UUID
 
 import numpy as np
 
-from ..columns import library_of, open_table
 from ..errors import DataError
-from ..readers import as_array
+from ..frames.columns import library_of, open_table
+from ..frames.readers import as_array
 from .records import NUMBERS, Packer, Unpacker
 
 Names = Sequence[str]

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from ..columns import open_table
 from ..covariance import Covariance
 from ..errors import DataError
-from ..owned import frame_at
-from ..relationship import plain_relationship
+from ..frames.columns import open_table
+from ..frames.owned import frame_at
+from ..frames.relationship import plain_relationship
 from .archive import Archive, write
 from .columns import pack_column, pack_data
 from .records import Packer
@@ -86,7 +86,7 @@ def _pack_call(call: Call, packer: Packer) -> Any:
 
 
 def save_batch(batch: Any, path: Any) -> None:
-    """Write the fits of many data sets, see ``BatchFit.save``."""
+    """Write everything to a file, which `jaxlmm.load` reads; of data only, complete or not at all."""
     packer = Packer()
     content = packer.pack(batch, "the batch")
     write(path, Archive("batch", content, packer.arrays))

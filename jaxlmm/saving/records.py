@@ -19,7 +19,8 @@ from ..covariance.parametric import Parametric
 from ..errors import DataError
 from .archive import NUMBERS
 
-SHIPPED = {f"{c.__module__}.{c.__qualname__}": c for c in vars(covariance).values() if isinstance(c, type)}
+# by class alone: files of earlier versions know other modules
+SHIPPED = {c.__qualname__: c for c in vars(covariance).values() if isinstance(c, type)}
 
 
 def name_of(cls: type) -> str:
@@ -140,7 +141,8 @@ class Unpacker:
         """The class of a covariance structure: a shipped one, or one that was given."""
         short = qualified.rpartition(".")[2]
         given = [c for n, c in self.structures.items() if n == name or c.__qualname__ == short]
-        found: Any = SHIPPED.get(qualified) or (given[0] if given else None)
+        shipped = SHIPPED.get(short) if qualified.startswith("jaxlmm.covariance.") else None
+        found: Any = shipped or (given[0] if given else None)
         if found is None:
             raise DataError(
                 f"{self.path}: the fit has the covariance structure {qualified}, which is not one of jaxlmm's; give "

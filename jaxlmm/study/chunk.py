@@ -14,8 +14,8 @@ import jax
 import numpy as np
 
 from ..errors import JaxlmmError
-from ..precision import float64
-from ..sizes import check_memory
+from ..runtime.precision import float64
+from ..runtime.sizes import check_memory
 from .declare import Row, Study, Task
 from .estimate import STATUSES, Fitter, Numbers
 from .generate import Drawer, columns_of, drawer

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..errors import DataError
-from ..expressions import ExpressionError, evaluate, normalise
-from ..inference.lanewise import METHODS, Tests
-from ..sizes import MOST_DRAWS, check_count
+from ..formula.expressions import ExpressionError, evaluate, normalise
+from ..inference.fixed_effects.in_batches import METHODS, Tests
+from ..runtime.sizes import MOST_DRAWS, check_count
 from .describe import described, digest
 from .manifest import MOST_TASKS, count_tasks
 

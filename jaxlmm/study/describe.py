@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..columns import library_of
+from ..frames.columns import library_of
 
 LISTED = 32  # numbers of an array that are written out; larger ones have a digest
 

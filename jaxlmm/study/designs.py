@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from ..doors import door
+from ..arguments import door
 from ..errors import DataError
-from ..sizes import check_memory
+from ..runtime.sizes import check_memory
 
 Columns = dict[str, np.ndarray]
 

@@ -9,14 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from ..batching import BatchFit, fit_batch, refit_batch
-from ..bootstrap import standard, standard_names
+from ..batch.fits import BatchFit
+from ..batch.refitting import fit_batch, refit_batch
+from ..design.frame import ModelFrame
 from ..errors import DataError, JaxlmmError
-from ..frame import ModelFrame
-from ..inference.lanewise import Tests, TestStatus
+from ..fitting.newton import Status
+from ..inference.fixed_effects.in_batches import Tests, TestStatus
 from ..interface import model_of
-from ..model import Model
-from ..optimize import Status
+from ..likelihood.model import Model
+from ..simulation.bootstrap import standard, standard_names
 from .declare import ESTIMATE, LRT, Estimator, Row, Target
 from .generate import Drawn, stand_in
 
@@ -135,7 +136,7 @@ class Fitter:
                                 f"{self.estimator.name!r}; there are {', '.join(names)}")  # fmt: skip
 
     def _variance_names(self, built: Built) -> tuple[str, ...]:
-        """Names of the columns of `jaxlmm.bootstrap.standard`."""
+        """Names of the columns of `jaxlmm.simulation.bootstrap.standard`."""
         labels = [(getattr(p, "group_label", getattr(p, "group", "")), p.columns) for p in built.frame.parts]
         sizes = [len(c) for _, c in labels]
         if any(not size for size in sizes):  # over coordinates, which have no matrix

@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from ..chunks import cores
+from ..batch.chunks import cores
 from .chunk import Bench, environment, is_one_thread, message_of, one_thread
 from .declare import Study, Task
 from .store import StudyError

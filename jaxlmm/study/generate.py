@@ -13,19 +13,19 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ..alignment import mask_of, refuse_masked
-from ..columns import open_table, read_column
 from ..covariance import Covariance
-from ..effects import linear_predictor
-from ..engines import Blocks
+from ..design.frame import ModelFrame
+from ..design.placing import check_order
 from ..errors import DataError
-from ..frame import ModelFrame
+from ..estimates.effects import linear_predictor
+from ..frames.alignment import mask_of, refuse_masked
+from ..frames.columns import open_table, read_column
 from ..interface import model_of
-from ..model import Model, block_at
-from ..placing import check_order
-from ..precision import float64
-from ..programs import compiled
-from ..simulate import draw_rows
+from ..likelihood.engines import Blocks
+from ..likelihood.model import Model, block_at
+from ..runtime.precision import float64
+from ..runtime.programs import compiled
+from ..simulation.simulate import draw_rows
 from ..tolerances import SYMMETRY, correlation_of
 from .declare import Study, accepted, resolved
 

@@ -14,12 +14,11 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
+from ..frames.tables import Table
 from ..saving.archive import write_atomically
-from ..tables import Table
 from . import plots
-from .results import Results, Summary, read
+from .results import Results, Summary, performance_table, read
 from .store import status
-from .tabulate import performance_table
 
 PAGE = "report.html"
 DOTS = 110  # a inch

@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from typing import Any
 
-from ..doors import door
+from ..arguments import door
 from ..errors import DataError
 from .chunk import rehearse
 from .declare import Study

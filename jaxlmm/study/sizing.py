@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from ..columns import make_frame
-from ..doors import refuse_unknown
+from ..arguments import refuse_unknown
 from ..errors import DataError
+from ..frames.columns import make_frame
 from .declare import Study
 from .results import _library
 from .running import run

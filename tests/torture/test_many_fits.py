@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxlmm.programs import memory_maps
+from jaxlmm.runtime.programs import memory_maps
 
 SCRIPT = Path(__file__).resolve().parents[2] / "experiments" / "programs" / "many_fits.py"
 FITS = 300  # before programs were dropped 150 to 300 such fits ended the process

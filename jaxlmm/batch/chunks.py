@@ -1,0 +1,106 @@
+"""Chunks of a long batch: their size, the threads they run in, progress and interruption."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from threading import Event
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from ..errors import DataError
+from ..runtime.precision import float64
+from .queue import chosen_device, devices, sizes
+
+Progress = Callable[[int, int], Any] | Literal["auto"] | bool
+
+CHUNK_FLOATS = 4e6  # numbers of data read at a time
+LONG = 2.0  # seconds after which a bar is shown
+
+
+def workers() -> int:
+    """Threads that run compiled programs side by side: one a core of a CPU, where JAX sees it as one device.
+
+    One thread in a scope ``jax.default_device(device)``: whoever chooses a device runs batches side by side themselves.
+    """
+    if chosen_device() is not None or jax.default_backend() != "cpu" or jax.local_device_count() > 1:
+        return 1
+    return cores()
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def chunks(b: int, n: int) -> list[np.ndarray]:
+    """Rows 0..b-1 of n numbers each in chunks that fit a queue and the memory, as many for every worker."""
+    size = max(1, min(sizes(b)[0] * len(devices()), int(CHUNK_FLOATS // max(n, 1))))
+    count = -(-b // size)
+    count += -count % workers() if count > 1 else 0
+    return [rows for rows in np.array_split(np.arange(b), count) if len(rows)] if b else []
+
+
+def run(tasks: Sequence[Callable[[], None]], counts: Sequence[int], progress: Progress) -> None:
+    """Run tasks on all cores until they are done or the user interrupts, which is not an error.
+
+    Parameters
+    ----------
+    counts : number of rows of each task;  progress : see `jaxlmm.fit_batch`
+    """
+    stop = Event()
+
+    def one(i: int) -> int:
+        if not stop.is_set():
+            with float64(), np.errstate(all="ignore"):
+                tasks[i]()
+        return counts[i]
+
+    total = sum(counts)
+    with _reporter(progress, total) as report, ThreadPoolExecutor(workers()) as pool:
+        try:
+            done = 0
+            for count in _in_turn(pool, one, len(tasks)):
+                done += count
+                report(done, total)
+        except KeyboardInterrupt:
+            pass
+        finally:
+            stop.set()
+
+
+def _in_turn(pool: ThreadPoolExecutor, task: Callable[[int], int], count: int) -> Iterator[int]:
+    """Results of task(0), task(1), ... as they come; without threads where one worker would do."""
+    if workers() == 1 or count == 1:
+        yield from (task(i) for i in range(count))
+        return
+    for future in as_completed([pool.submit(task, i) for i in range(count)]):
+        yield future.result()
+
+
+@contextmanager
+def _reporter(progress: Progress, total: int) -> Any:
+    """A function (done, total) that shows progress."""
+    if callable(progress):
+        yield progress
+        return
+    if progress != "auto" and not isinstance(progress, bool):
+        raise DataError(f"progress: found {progress!r}, expected 'auto', True, False or a function")
+    bar = _bar(total, progress is True) if progress else None
+    if bar is None:
+        yield lambda done, total: None
+        return
+    with bar:
+        yield lambda done, total: bar.update(done - bar.n)
+
+
+def _bar(total: int, always: bool) -> Any:
+    try:
+        from tqdm.auto import tqdm
+    except ImportError:
+        return None
+    return tqdm(total=total, unit="fit", delay=0.0 if always else LONG, disable=False if always else None)

@@ -1,0 +1,185 @@
+"""The fits of many data sets, a row each, and how each of them ended."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import numpy as np
+
+from ..fitting.boundary import Ends
+from ..fitting.newton import Status
+from ..fitting.objective import Spec
+from ..fitting.units import Estimates
+from ..frames.columns import make_frame
+from ..frames.tables import Shown, Table, format_column
+from ..likelihood.model import Model
+from .responses import Lane, Shared
+
+if TYPE_CHECKING:
+    from ..plotting import BatchPlots
+
+
+@dataclass(frozen=True, eq=False)
+class Replicate:
+    """The numbers of one row of a `BatchFit`, by the same names."""
+
+    loglik: float
+    coef: np.ndarray
+    vcov: np.ndarray
+    theta: np.ndarray
+    varcorr: tuple[np.ndarray, ...]
+    residual: np.ndarray
+    sigma: float
+    status: Status
+
+    @property
+    def se(self) -> np.ndarray:
+        """Standard errors of the fixed effects (p,)."""
+        return np.sqrt(np.diagonal(self.vcov))
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class BatchFit(Shown):
+    """Fits of many data sets, one row each; nothing is dropped, `status` says how each ended.
+
+    Attributes
+    ----------
+    loglik (b,), coef (b, p), vcov (b, p, p), theta (b, k), sigma (b,) : as in `jaxlmm.Fit`, NaN where not fitted
+    varcorr : covariance matrices (b, q, q), one array a term
+    residual : (b, d, d) covariance of the residuals of a subject, sigma squared where they are independent; like
+        `varcorr` empty, d = 0, for structures over coordinates
+    status : (b,) `jaxlmm.Status`;  converged, singular : (b,) bool
+    decrement, min_eigenvalue : (b,) certificate;  iterations : (b,) evaluations
+    tests : the tests that were asked for, by method: `jaxlmm.LaneTests`
+    """
+
+    loglik: np.ndarray
+    coef: np.ndarray
+    vcov: np.ndarray
+    theta: np.ndarray
+    varcorr: tuple[np.ndarray, ...]
+    residual: np.ndarray
+    sigma: np.ndarray
+    status: np.ndarray
+    singular: np.ndarray
+    decrement: np.ndarray
+    min_eigenvalue: np.ndarray
+    iterations: np.ndarray
+    coef_names: tuple[str, ...] = ()
+    kind: str = "dict"
+    tests: dict[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.loglik)
+
+    def __getitem__(self, row: int) -> Replicate:
+        """One fit."""
+        return Replicate(
+            float(self.loglik[row]), self.coef[row], self.vcov[row], self.theta[row],
+            tuple(G[row] for G in self.varcorr), self.residual[row], float(self.sigma[row]),
+            Status(int(self.status[row])),
+        )  # fmt: skip
+
+    @property
+    def converged(self) -> np.ndarray:
+        """Whether each fit reached a certified optimum (b,), those with aliased columns of X included."""
+        return np.isin(self.status, [s for s in Status if s.is_fitted])
+
+    @property
+    def se(self) -> np.ndarray:
+        """Standard errors of the fixed effects (b, p)."""
+        return np.sqrt(np.diagonal(self.vcov, axis1=-2, axis2=-1))
+
+    if TYPE_CHECKING:  # hung on by `jaxlmm.results`: what computes the numbers knows neither pictures nor files
+
+        @property
+        def plot(self) -> BatchPlots:  # noqa: D102
+            ...
+
+        def save(self, path: Any) -> None:  # noqa: D102
+            ...
+
+    def table(self) -> Table:
+        """How the fits ended, and what the coefficients of those that have converged are on average."""
+        good, names = self.converged, self.coef_names or tuple(f"b{j + 1}" for j in range(self.coef.shape[1]))
+        with warnings.catch_warnings(), np.errstate(invalid="ignore"):
+            warnings.simplefilter("ignore", RuntimeWarning)  # means of nothing are NaN
+            numbers = (np.mean(self.coef[good], 0), np.std(self.coef[good], 0, ddof=1), np.mean(self.se[good], 0))
+        cells = (format_column(numbers[0], 6), format_column(numbers[1]), format_column(numbers[2]))
+        title = f"Fits of {len(self)} data sets, {int(good.sum())} converged, {int(self.singular.sum())} singular:"
+        others = [s for s in Status if not s.is_fitted and np.any(self.status == s)]
+        notes = [f"{s.name.lower()}: {int(np.sum(self.status == s))}" for s in others]
+        notes += [f"tests: {', '.join(self.tests)}"] if self.tests else []
+        header = ("", "Mean estimate", "SD", "Mean SE")
+        return Table(title, header, tuple(zip(names, *cells, strict=True)), note="; ".join(notes))
+
+    def to_frame(self) -> Any:
+        """One row a data set: status, log-likelihood, sigma, coefficients with standard errors, theta."""
+        columns: dict[str, Any] = {
+            "status": [Status(s).name.lower() for s in self.status],
+            "converged": self.converged,
+            "singular": self.singular,
+            "loglik": self.loglik,
+            "sigma": self.sigma,
+        }
+        for j, name in enumerate(self.coef_names):
+            columns[name] = self.coef[:, j]
+            columns[f"se({name})"] = self.se[:, j]
+        columns |= {f"theta{j + 1}": self.theta[:, j] for j in range(self.theta.shape[1])}
+        columns |= {name: getattr(self, name) for name in ("decrement", "min_eigenvalue", "iterations")}
+        return make_frame(self.kind, columns)
+
+    @classmethod
+    def empty(
+        cls, b: int, p: int, spec: Spec, status: Status, names: tuple[str, ...], kind: str,
+        testing: Testing | None = None,
+    ) -> BatchFit:  # fmt: skip
+        """Rows of NaN with one status."""
+        k = sum(c.size(dim) for c, dim in spec.parts) + spec.profiled
+
+        def nan(*shape: int) -> np.ndarray:
+            return np.full((b, *shape), np.nan)
+
+        covariances = tuple(nan(dim, dim) for dim in spec.sizes)
+        return cls(
+            nan(), nan(p), nan(p, p), nan(k), covariances[:-1], covariances[-1], nan(),
+            np.full(b, status, int), np.zeros(b, bool), nan(), nan(), np.zeros(b, int), names, kind,
+            {} if testing is None else testing.empty(b, kind),
+        )  # fmt: skip
+
+    def put(self, rows: np.ndarray, found: Estimates, ends: Ends, columns: np.ndarray) -> None:
+        """Fill rows with what was found; `columns` are the positions of the coefficients."""
+        for name in ("loglik", "theta", "residual", "sigma", "status", "min_eigenvalue"):
+            getattr(self, name)[rows] = getattr(found, name)
+        self.coef[np.ix_(rows, columns)] = found.coef
+        self.vcov[np.ix_(rows, columns, columns)] = found.vcov
+        for mine, theirs in zip(self.varcorr, found.covariances, strict=True):
+            mine[rows] = theirs
+        self.singular[rows] = np.any(found.boundary, -1)
+        self.decrement[rows], self.iterations[rows] = ends.decrement, ends.iterations
+
+
+class Fitted(NamedTuple):
+    """What tests of lanes start from: the fits of lanes of one shape."""
+
+    spec: Spec
+    shared: Shared
+    lanes: Lane
+    x: np.ndarray  # (b, k) coordinates of ``spec.absolute``
+    found: Estimates
+    columns: np.ndarray  # positions of the coefficients in those of the user
+    rows: tuple[Model, np.ndarray] | None  # the design and the responses (b, n), where lanes share a design
+
+
+class Testing(Protocol):
+    """Tests of given hypotheses in every lane, see `jaxlmm.Tests`."""
+
+    def empty(self, b: int, kind: str = "dict") -> dict[str, Any]:
+        """Results without numbers for b data sets, with frames of a library."""
+        ...
+
+    def put(self, tests: dict[str, Any], rows: np.ndarray, fitted: Fitted) -> None:
+        """Test what was fitted and fill `rows` of the results."""
+        ...

@@ -1,0 +1,187 @@
+"""The solver for many data sets of one shape: a compiled queue of lanes.
+
+A fixed number of slots is stepped together. A slot whose lane has ended hands in the result and takes the next lane,
+all inside one compiled loop, so that no lane waits for a slow neighbour, the working set stays in the cache, and one
+shape is compiled once. What a lane does depends on its own data only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from threading import Lock
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+from ..fitting.boundary import Ends
+from ..fitting.estimate import MAX_ITERATIONS
+from ..fitting.newton import State, Status, advance, initial_state
+from ..fitting.objective import Spec, objective, packing_of
+from ..runtime.programs import compiled
+from .responses import Lane, Shared, assemble
+
+# Capacity of a queue and the most slots: few sizes, so that few programs are compiled.
+SIZES = {"cpu": ((16, 16), (256, 64), (2048, 128), (16384, 128))}
+SIZES_OTHERWISE = ((1024, 1024), (65536, 16384))
+# Numbers that the slots may work with together: what a core's cache holds; on a GPU, what its memory holds.
+WORK = {"cpu": 2**15}
+WORK_OTHERWISE = 2**25
+
+_COMPILED: set[Any] = set()  # what has been compiled in this process
+_COMPILING = Lock()
+
+
+class Queue(NamedTuple):
+    """State of `_drain`: what each slot works on, and the results so far."""
+
+    next: Any  # the next lane that has not been started
+    owner: Any  # (slots,) lane of each slot; the number of lanes where it is idle
+    state: State  # (slots, ...)
+    best: Any  # (lanes, size) results
+    status: Any
+    decrement: Any
+    iterations: Any
+
+
+def _drain(spec: Spec, slots: int, shared: Shared, lanes: Lane, order: Any, starts: Any, total: Any) -> Ends:
+    """Run the solver for the first `total` lanes of `order` (capacity,) from `starts` (capacity, k).
+
+    A fixed number of slots is stepped together; a slot whose lane has ended takes the next one from the queue.
+    """
+    capacity, total = starts.shape[0], total[0]
+    prepared, _ = assemble(shared, jax.tree_util.tree_map(lambda a: a[0], lanes))
+    packing = packing_of(spec, prepared.basis.R.shape[-1])
+
+    def step(index: Any, old: State) -> State:
+        prepared, scale = assemble(shared, jax.tree_util.tree_map(lambda a: a[order[index]], lanes))
+        return advance(packing, old, objective(spec, prepared, scale)(old.trial), jnp)
+
+    def fresh(index: Any) -> State:
+        return initial_state(packing, starts[index], jnp)
+
+    def refill(queue: Queue, ended: Any, state: State) -> Queue:
+        free = ended | (queue.owner == capacity)
+        lane = queue.next + jnp.cumsum(free, dtype=jnp.int32) - 1
+        taken = free & (lane < total)
+        owner = jnp.where(taken, lane, jnp.where(free, capacity, queue.owner))
+        start = jax.vmap(fresh)(jnp.minimum(lane, capacity - 1))
+        choose = jax.vmap(lambda taken, new, old: jax.tree_util.tree_map(partial(jnp.where, taken), new, old))
+        count = queue.next + jnp.sum(taken, dtype=jnp.int32)
+        return queue._replace(next=count, owner=owner, state=choose(taken, start, state))
+
+    def body(queue: Queue) -> Queue:
+        state = jax.vmap(step)(jnp.minimum(queue.owner, capacity - 1), queue.state)
+        exhausted = state.iteration >= MAX_ITERATIONS
+        ended = ((state.status != Status.RUNNING) | exhausted) & (queue.owner < capacity)
+        status = jnp.where(state.status == Status.RUNNING, Status.MAX_ITERATIONS, state.status).astype(jnp.int32)
+        row = jnp.where(ended, queue.owner, capacity)  # nothing is written for the others
+        queue = queue._replace(
+            best=queue.best.at[row].set(state.best, mode="drop"),
+            status=queue.status.at[row].set(status, mode="drop"),
+            decrement=queue.decrement.at[row].set(state.decrement, mode="drop"),
+            iterations=queue.iterations.at[row].set(state.iteration, mode="drop"),
+        )
+        return refill(queue, ended, state)
+
+    zero, none = jnp.zeros(capacity), jnp.zeros(capacity, jnp.int32)
+    idle = jnp.full(slots, capacity, jnp.int32)
+    empty = jax.vmap(fresh)(jnp.zeros(slots, jnp.int32))
+    first = jnp.zeros((), jnp.int32)
+    queue = Queue(first, idle, empty, jnp.zeros((capacity, packing.size)), none, zero, none)
+    queue = refill(queue, jnp.zeros(slots, bool), empty)
+    queue = jax.lax.while_loop(lambda queue: jnp.any(queue.owner < capacity), body, queue)
+    return Ends(queue.best, queue.status, queue.decrement, queue.iterations)
+
+
+@compiled("spec", "slots", "devices")
+def _drained(spec: Spec, slots: int, devices: tuple[Any, ...], *args: Any) -> Ends:
+    """`_drain`; on several devices each drains a queue of its own, without communication."""
+    drain = partial(_drain, spec, slots)
+    if len(devices) > 1:
+        mesh, own = Mesh(np.array(devices), ("lanes",)), P("lanes")
+        drain = jax.shard_map(drain, mesh=mesh, in_specs=(P(), *(own,) * 4), out_specs=own, check_vma=False)
+    return drain(*args)
+
+
+def devices() -> tuple[Any, ...]:
+    """The devices that share a batch: those of this process, or the one of a scope ``jax.default_device(device)``."""
+    one = chosen_device()
+    return tuple(jax.local_devices()) if one is None else (one,)
+
+
+def chosen_device() -> Any:
+    """The device of a scope ``jax.default_device(device)``, or None."""
+    one = jax.config.values["jax_default_device"]
+    return one if isinstance(one, jax.Device) else None
+
+
+class Runner:
+    """Runs the solver for lanes of one shape, as many as the queues of all devices hold.
+
+    Parameters
+    ----------
+    shared, lanes : what the lanes have in common and of their own, see `assemble`; one row a lane
+    count : number of lanes
+    """
+
+    def __init__(self, spec: Spec, shared: Shared, lanes: Lane, count: int):
+        self.devices = devices()
+        statistics = (lanes.data if shared.prepared is None else shared.prepared).statistics
+        self.capacity, slots = sizes(-(-count // len(self.devices)), statistics.work)
+        self.program = (spec, slots, self.devices)
+        dealt = self._dealt(np.arange(count))[0]
+        self.shared, self.lanes = jax.device_put((shared, jax.tree_util.tree_map(lambda a: a[dealt], lanes)))
+
+    def _dealt(self, lanes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Deal lanes to the queues.
+
+        Returns
+        -------
+        position in `lanes` for each place of the queues (devices * capacity,), which places are taken, and how many
+        of each queue (devices,). Lane i belongs to device ``i % devices``, whatever else is run.
+        """
+        d = len(self.devices)
+        place, taken = np.zeros((d, self.capacity), int), np.zeros((d, self.capacity), bool)
+        totals = np.zeros(d, np.int32)
+        for i in range(d):
+            mine = np.flatnonzero(lanes % d == i)
+            place[i, : len(mine)], taken[i, : len(mine)], totals[i] = mine, True, len(mine)
+        return place.ravel(), taken.ravel(), totals
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Let one thread compile a program that the others are about to need as well."""
+        shapes = tuple(np.shape(leaf) for leaf in jax.tree_util.tree_leaves((self.shared, self.lanes)))
+        key = (*self.program, self.capacity, shapes)
+        if key in _COMPILED:
+            yield
+            return
+        with _COMPILING:
+            yield
+            _COMPILED.add(key)
+
+    def __call__(self, lanes: np.ndarray, s: np.ndarray) -> Ends:
+        """Run `lanes` (b,) from scaled coordinates s (b, k)."""
+        place, taken, totals = self._dealt(lanes)
+        order = (lanes[place] // len(self.devices)).astype(np.int32)
+        with self._alone():
+            out = jax.block_until_ready(_drained(*self.program, self.shared, self.lanes, order, s[place], totals))
+        ends = Ends(*(np.empty((len(lanes), *a.shape[1:]), a.dtype) for a in out))
+        for mine, found in zip(ends, out, strict=True):
+            mine[place[taken]] = np.asarray(found)[taken]
+        return ends
+
+
+def sizes(count: int, work: int = 1) -> tuple[int, int]:
+    """Capacity of the queue of a device for `count` lanes, and its slots, where a lane works with `work` numbers."""
+    backend = jax.default_backend()
+    known = SIZES.get(backend, SIZES_OTHERWISE)
+    capacity, slots = next(((capacity, slots) for capacity, slots in known if count <= capacity), known[-1])
+    fit = max(WORK.get(backend, WORK_OTHERWISE) // work, 4)
+    return capacity, min(slots, 1 << (fit.bit_length() - 1))

@@ -1,0 +1,141 @@
+"""Many data sets on one design: what is shared, and the statistics of what varies, for all of them at once (NumPy)."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..likelihood.engines import Varying, VaryingClusters, VaryingCrossed, VaryingRotated
+from ..likelihood.model import Model
+from ..likelihood.prepared import Basis, Prepared, orthonormal, prepare, turned, weighted
+from ..tolerances import ALIASED
+
+
+class Responses(NamedTuple):
+    """What differs between data sets on one design, a row each.
+
+    Attributes
+    ----------
+    c : (b, p) coordinates in the orthonormal basis of X
+    residual_sd : (b,) of least squares
+    R, alias : (b, p, p) and (b, p) as in `Basis`, None unless a column of X varies
+    data : engine's part, see ``with_columns``
+    """
+
+    c: Any
+    residual_sd: Any
+    R: Any
+    alias: Any
+    data: Any
+
+    def put_into(self, shared: Basis) -> Basis:
+        """The shared basis with what differs."""
+        own = {name: value for name, value in zip(self._fields[:-1], self[:-1], strict=True) if value is not None}
+        return shared._replace(**own)
+
+
+class Shared(NamedTuple):
+    """What lanes have in common, None where each has its own: statistics, and scale of the solver coordinates (k,)."""
+
+    prepared: Prepared | None
+    scale: Any
+
+
+class Lane(NamedTuple):
+    """What a lane has of its own (the complement of `Shared`); arrays with one row a lane when there are many."""
+
+    data: Any  # `Responses`, or `Prepared` where nothing is shared
+    scale: Any
+
+
+def basis_of(shared: Shared, lane: Lane) -> Basis:
+    """The basis of one data set, or of many."""
+    return lane.data.basis if shared.prepared is None else lane.data.put_into(shared.prepared.basis)
+
+
+def assemble(shared: Shared, lane: Lane) -> tuple[Prepared, Any]:
+    """Statistics and scale of one data set."""
+    scale = lane.scale if shared.scale is None else shared.scale
+    if shared.prepared is None:
+        return lane.data, scale
+    statistics = shared.prepared.statistics.with_columns(lane.data.data)
+    return Prepared(statistics, basis_of(shared, lane), shared.prepared.coords), scale
+
+
+class VaryingRows:
+    """The design side of the dense engine: its statistics are the rows."""
+
+    floats = 0
+
+    def __call__(self, columns: list[np.ndarray]) -> np.ndarray:
+        """Rows (b, n, count) of columns, each (n, b)."""
+        return np.stack([column.T for column in columns], -1)
+
+
+class Design:
+    """A model without its response and, if asked, without the last column of its X.
+
+    Attributes
+    ----------
+    template : statistics that all data sets share (what varies is overwritten)
+    varying : the engine's design side, which turns columns (n, b) into its statistics, a row each
+    """
+
+    def __init__(self, model: Model, column: bool = False):
+        self.model, self.column = model, column
+        count = 2 if column else 1
+        self.template = prepare(model, varying=count, orthogonal=True)
+        fixed = model.X.shape[1] - column
+        self._Q, R, _ = orthonormal(model.X[:, :fixed], model.weights)
+        self._R = np.pad(R, (0, int(column)))
+        statistics = self.template.statistics
+        self.varying: Any = VaryingRows()
+        if model.engine == "marginal":
+            self.varying = VaryingClusters(self._Q, statistics.buckets)
+        elif model.engine == "spectral":
+            self.varying = VaryingRotated(self._Q, statistics)
+        elif model.engine in ("grouped", "crossed"):
+            pairs = zip(model.terms, self.template.basis.K, strict=True)
+            Z = tuple(turned(weighted(model, t.Z), K) for t, K in pairs)
+            if model.engine == "crossed":
+                self.varying = VaryingCrossed(self._Q, Z, model.layout)
+            else:
+                self.varying = Varying(self._Q, Z, model.layout, count, len(statistics.weight))
+
+    @property
+    def floats(self) -> int:
+        """Numbers a data set has of its own: its rows and its statistics."""
+        return (1 + self.column) * (len(self.model.y) + self.varying.floats)
+
+    def responses(self, Y: np.ndarray, x: np.ndarray | None = None) -> Responses:
+        """Statistics of responses Y (b, n), with the last column x (b, n) of X where it varies; all finite."""
+        y = weighted(self.model, (Y if self.model.offset is None else Y - self.model.offset).T)
+        c, left = self._residual(y)
+        n, p = self.model.X.shape
+        if x is None:
+            sd = np.sqrt(np.sum(left**2, 0) / (n - p))
+            return Responses(c.T, sd, None, None, self.varying([left]))
+        column = weighted(self.model, x.T)
+        a, unit = self._residual(column)
+        norm = np.sqrt(np.sum(unit**2, 0))
+        aliased = norm <= ALIASED * np.sqrt(np.sum(column**2, 0))
+        norm = np.where(aliased, 1.0, norm)
+        unit = np.where(aliased, 0.0, unit / norm)
+        along = np.zeros(len(Y))
+        for _ in range(2):
+            part = np.sum(unit * left, 0)
+            along, left = along + part, left - unit * part
+        alias = np.zeros((len(Y), p))
+        alias[:, -1] = aliased
+        R = np.tile(self._R, (len(Y), 1, 1))
+        R[:, :-1, -1], R[:, -1, -1] = a.T, norm
+        sd = np.sqrt(np.sum(left**2, 0) / (n - p + aliased))
+        return Responses(np.column_stack([c.T, along]), sd, R, alias, self.varying([unit, left]))
+
+    def _residual(self, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Coordinates (f, b) of y (n, b) along the fixed columns, and what is left."""
+        c = self._Q.T @ y
+        left = y - self._Q @ c
+        again = self._Q.T @ left
+        return c + again, left - self._Q @ again

@@ -1,0 +1,263 @@
+"""Structures over columns of the data: which levels or coordinates each row has, and how large that makes them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..covariance import (
+    NAMES,
+    OVER_COORDINATES,
+    OVER_ORDER,
+    ByGroup,
+    Covariance,
+    Kronecker,
+    Product,
+    Scaled,
+    Sum,
+    VarianceFunction,
+)
+from ..errors import DataError, JaxlmmError
+from ..formula.specs import Leaf, Node
+from ..frames.columns import Column, Levels
+from ..frames.levels import is_plainly_sorted
+from ..runtime.sizes import check_memory
+from .trial import try_matrix
+
+SPATIAL = tuple(NAMES[name] for name in sorted(OVER_COORDINATES))
+ORDERED = tuple(NAMES[name] for name in sorted(OVER_ORDER))
+_STEPS = (NAMES["ar1"], NAMES["arma11"])  # their lags are whole numbers
+_SHIPPED = frozenset(NAMES.values())
+_FINE_WITH_ONE = (NAMES["us"], NAMES["diag"], NAMES["iid"])  # structures that one level is enough for
+
+
+@dataclass(frozen=True, eq=False)
+class Placed:
+    """A structure and the place of each row.
+
+    Attributes
+    ----------
+    structure : Covariance
+    columns : tuple of (n,) arrays
+        Codes of levels (integers) or coordinates (floats).
+    dim : what sizes of the structure depend on, see `jaxlmm.Field`
+    names : tuple of str
+        The column of the data that each comes from.
+    labels : tuple of Levels
+        The levels of each column; none for coordinates.
+    """
+
+    structure: Covariance
+    columns: tuple[np.ndarray, ...]
+    dim: Any
+    names: tuple[str, ...]
+    labels: tuple[Levels, ...]
+
+    @property
+    def is_everywhere(self) -> bool:
+        """Whether it is over no column, ``iid()``."""
+        return self.names == ("",)
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """Labels of the arms that have parameters of their own."""
+        inner = self.structure.parts[0] if isinstance(self.structure, Scaled) else self.structure
+        return tuple(f"{self.names[0]}={level}" for level in self.labels[0]) if isinstance(inner, ByGroup) else ()
+
+    @property
+    def inner_levels(self) -> tuple[str, ...]:
+        """Labels of the levels that numbered parameters belong to, where there is one column of them."""
+        columns = self.labels[1:] if self.arms else self.labels
+        columns = columns[:-1] if isinstance(self.structure, Scaled) else columns
+        return columns[0] if len(columns) == 1 else ()
+
+    @property
+    def factors(self) -> tuple[Covariance, ...]:
+        """The factors of a Kronecker product; any other structure is one itself."""
+        return self.structure.parts if isinstance(self.structure, Kronecker) else (self.structure,)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """How many columns each factor takes."""
+        return self.structure.widths if isinstance(self.structure, Kronecker) else (len(self.columns),)
+
+    @property
+    def is_over_levels(self) -> bool:
+        """Whether the places are the levels of one column."""
+        return len(self.columns) == 1 and bool(self.labels[0])
+
+    def arrays(self) -> dict[str, Any]:
+        """The place of each row as `jaxlmm.Field` takes it."""
+        if self.is_over_levels:
+            return {"position": self.columns[0].astype(np.int32), "dim": self.dim}
+        coords = np.column_stack(self.columns).astype(np.float64)
+        return {"coords": coords[:, 0] if coords.shape[1] == 1 else coords, "dim": self.dim}
+
+    def label(self, row: int) -> str:
+        """The place of one row in words, ``'time' '3'``."""
+        parts = []
+        for name, values, labels in zip(self.names, self.columns, self.labels, strict=True):
+            parts.append(f"{name!r} {labels[values[row]]!r}" if labels else f"{name!r} {values[row]:.6g}")
+        return " and ".join(parts)
+
+    def short_label(self, row: int) -> str:
+        """The place of one row, ``3, 4.5``."""
+        pairs = zip(self.columns, self.labels, strict=True)
+        return ", ".join(labels[values[row]] if labels else f"{values[row]:.6g}" for values, labels in pairs)
+
+
+def place(tree: Leaf | Node, data: Mapping[str, Column], before: Mapping[str, Column], what: str) -> Placed:
+    """Find the place of each row.
+
+    Parameters
+    ----------
+    tree : Leaf or Node
+    data : the columns at the rows used;  before : at all rows, for the levels that are never seen
+    what : the term or argument, for messages
+
+    Raises
+    ------
+    DataError
+        For columns that a structure cannot be over, too few levels, levels that no row has.
+    """
+    if isinstance(tree, Leaf):
+        return _place_leaf(tree, data, before, what)
+    parts = [place(part, data, before, what) for part in tree.parts]
+    alike = all(_is_same(parts[0], part) for part in parts[1:])
+    if tree.operator != "@" and alike:
+        kind = Sum if tree.operator == "+" else Product
+        first = parts[0]
+        return Placed(kind(*(p.structure for p in parts)), first.columns, first.dim, first.names, first.labels)
+    if tree.operator == "+":
+        raise DataError(f"{what}: structures in a sum within a product must be over the same column, in the same way")
+    # entry by entry, a product over different columns is the Kronecker product at the combinations that occur
+    return Placed(
+        Kronecker(*(s for p in parts for s in p.factors), widths=tuple(w for p in parts for w in p.widths)),
+        tuple(c for p in parts for c in p.columns),
+        tuple(d for p in parts for d in (p.dim if isinstance(p.structure, Kronecker) else (p.dim,))),
+        tuple(n for p in parts for n in p.names),
+        tuple(k for p in parts for k in p.labels),
+    )
+
+
+def _is_same(a: Placed, b: Placed) -> bool:
+    return a.names == b.names and a.labels == b.labels and a.dim == b.dim
+
+
+def _place_leaf(leaf: Leaf, data: Mapping[str, Column], before: Mapping[str, Column], what: str) -> Placed:
+    structure, names = leaf.structure, leaf.columns
+    n = len(next(iter(data.values())).values)
+    if not names:
+        return Placed(structure, (np.zeros(n, np.int32),), 1, ("",), (Levels.of_text([""]),))
+    columns = [data[name] for name in names]
+    _check_columns(leaf, columns, what)
+    if not columns[0].kind == "number" or structure.by_level:
+        factor = columns[0].as_factor()
+        _check_seen(factor, before[names[0]], what)
+        if isinstance(structure, ORDERED):
+            check_order(factor, f"{what}: {leaf.text}")
+        check_count(structure, leaf.text, len(factor.levels), what)
+        check_memory(f"{what}: {leaf.text}", n, len(factor.levels), advice="it has too many levels")
+        structure.size(len(factor.levels))  # refuses too many
+        try_matrix(structure, factor.values, len(factor.levels), what)
+        return Placed(structure, (factor.values,), len(factor.levels), names, (factor.levels,))
+    values = tuple(np.array(column.values, np.float64) for column in columns)  # not the caller's memory
+    check_count(structure, leaf.text, len(np.unique(np.column_stack(values), axis=0)), what)
+    try_matrix(structure, values[0] if len(values) == 1 else np.column_stack(values), 1, what)
+    return Placed(structure, values, 1, names, (Levels((), ()),) * len(names))
+
+
+def _check_columns(leaf: Leaf, columns: list[Column], what: str) -> None:
+    """Refuse columns that the structure cannot be over."""
+    structure = leaf.structure
+    for column in columns:
+        if column.kind != "number" and (isinstance(structure, SPATIAL) or len(columns) > 1):
+            raise DataError(
+                f"{what}: {leaf.text} is over times or places, but column {column.name!r} holds "
+                f"{_kind(column)}; give it as numbers"
+            )
+        if column.kind == "time" and not structure.by_level:
+            raise DataError(f"{what}: column {column.name!r} holds dates or times; turn it into a number first")
+    if len(columns) > 1 and (structure.by_level or isinstance(structure, ORDERED)):
+        raise DataError(
+            f"{what}: {leaf.text} takes one column, found {len(columns)}; combine them in the data, or use a structure "
+            "over places such as sp_exp"
+        )
+    if isinstance(structure, _STEPS) and columns[0].kind == "number":
+        values = columns[0].values
+        if np.any(values != np.rint(values)):
+            example = values[np.argmax(values != np.rint(values))]
+            raise DataError(
+                f"{what}: {leaf.text} needs whole numbers, column {columns[0].name!r} has {example:g}; for times that "
+                "are not equally spaced use ou or car1"
+            )
+
+
+def _kind(column: Column) -> str:
+    return {"logical": "true/false values", "time": "dates or times"}.get(column.kind, "text or categories")
+
+
+def _check_seen(factor: Column, before: Column, what: str) -> None:
+    """Refuse levels that no row used has: their parameters, or the distances across them, would be anyone's guess."""
+    if before.is_number:
+        return
+    used = set(factor.levels.keys)
+    absent = [level for level, key in zip(before.levels, before.levels.keys, strict=True) if key not in used]
+    if absent:
+        listed = ", ".join(repr(level) for level in absent[:5])
+        raise DataError(
+            f"{what}: no complete row has the level {listed} of {factor.name!r}; leave its rows out, or drop it "
+            "from the categories"
+        )
+
+
+def check_order(factor: Column, what: str) -> None:
+    """Refuse text for a structure that depends on the order of levels, as "Week 10" sorts before "Week 2"."""
+    if factor.is_ordered or len(factor.levels) < 3 or is_plainly_sorted(factor.levels):
+        return
+    listed = ", ".join(repr(level) for level in factor.levels[:4])
+    raise DataError(
+        f"{what} depends on the order of levels, but column {factor.name!r} is text, in the order of the alphabet "
+        f"({listed}, ...); give numbers, or an ordered factor: pandas.Categorical(..., ordered=True), polars.Enum"
+    )
+
+
+def check_count(structure: Covariance, text: str, count: int, what: str) -> None:
+    """Refuse structures whose parameters need more levels or places than there are."""
+    if count < 2 and type(structure) in _SHIPPED and not isinstance(structure, _FINE_WITH_ONE):
+        raise DataError(f"{what}: {text} needs at least two levels or places, found {count}")
+    rank = getattr(structure, "d", None)
+    if isinstance(rank, int) and rank > count:
+        raise DataError(
+            f"{what}: {text} has d = {rank} factors for {count} level(s); d is at most the number of levels"
+        )
+
+
+def by_arm(placed: Placed, arm: Column, shared: tuple[str, ...], what: str) -> Placed:
+    """The structure with parameters of its own in each level of `arm`, but for those that are shared."""
+    factor = arm.as_factor()
+    try:
+        structure = ByGroup(placed.structure, len(factor.levels), shared)
+    except JaxlmmError as error:
+        raise DataError(f"{what}: {error}") from None
+    return Placed(
+        structure, (factor.values, *placed.columns), placed.dim, (factor.name, *placed.names),
+        (factor.levels, *placed.labels),
+    )  # fmt: skip
+
+
+def scaled(placed: Placed, function: VarianceFunction, covariate: Column) -> Placed:
+    """The structure with standard deviations that a function of a covariate multiplies."""
+    labels = Levels((), ())
+    if function.by_level:
+        factor = covariate.as_factor()
+        values, labels = factor.values, factor.levels
+    else:
+        values = np.array(covariate.values, np.float64)
+    return Placed(
+        Scaled(placed.structure, function), (*placed.columns, values), (placed.dim, max(len(labels), 1)),
+        (*placed.names, covariate.name), (*placed.labels, labels),
+    )  # fmt: skip

@@ -1,0 +1,5 @@
+"""What follows from the estimated parameters: predicted random effects, covariances, variances by name.
+
+In reading order: `effects` (predictions of random effects with their errors), `rows` (covariances between any two
+rows), `ranef` and `varcorr` (tables for users).
+"""

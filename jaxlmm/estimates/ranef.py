@@ -1,0 +1,116 @@
+"""Predicted random effects as users see them: by grouping factor, and the directions in which there are none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..design.fields import FrameField
+from ..design.frame import ModelFrame
+from ..design.grouping import FrameTerm
+from ..fitting.units import Estimate
+from ..frames.columns import make_frame
+from ..frames.tables import Shown, Table, format_column
+from ..likelihood.model import Model
+from .effects import random_effects as effects_of
+
+SHOWN = 10  # levels that are printed
+
+
+@dataclass(frozen=True, repr=False)
+class GroupEffects(Shown):
+    """Predicted random effects of one grouping factor.
+
+    `values` (m, q) by level and column; `condvar` (m, q, q), their covariance given the data with theta and beta
+    taken as known (lme4's ``condVar``); `pev` (m, q, q), the variance of their prediction errors, which includes that
+    of the estimated beta (Henderson 1975). Both are NaN by the iterative engine. Of a structure over columns, one row
+    an observation. Levels without data, where they were asked for, stand behind the others.
+    """
+
+    group: str
+    levels: tuple[str, ...]
+    columns: tuple[str, ...]
+    values: np.ndarray
+    condvar: np.ndarray
+    pev: np.ndarray
+    kind: str = "dict"
+
+    def frame(self) -> Any:
+        """One row a level: its label and the effects."""
+        columns = {c: self.values[:, j] for j, c in enumerate(self.columns)}
+        return make_frame(self.kind, {self.group: list(self.levels), **columns})
+
+    def table(self) -> Table:
+        """The first levels."""
+        cells = [format_column(x[:SHOWN]) for x in self.values.T]
+        rows = tuple(zip(self.levels[:SHOWN], *cells, strict=True))
+        left = len(self.levels) - len(rows)
+        title = f"Predicted effects of {self.group}, {len(self.levels)} levels:"
+        return Table(title, ("", *self.columns), rows, note=f"and {left} more" if left else "")
+
+
+class RandomEffects(Mapping[str, GroupEffects]):
+    """Predicted random effects by label of the grouping factor; of structures over columns by their text."""
+
+    def __init__(self, entries: Mapping[str, GroupEffects]):
+        self._entries = dict(entries)
+
+    def __getitem__(self, group: str) -> GroupEffects:
+        return self._entries[group]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __repr__(self) -> str:
+        parts = (f"{g}: {len(e.levels)} levels x ({', '.join(e.columns)})" for g, e in self._entries.items())
+        return f"RandomEffects({'; '.join(parts)})"
+
+    def _repr_html_(self) -> str:
+        return "".join(entry.table().html() for entry in self._entries.values())
+
+
+@dataclass(frozen=True)
+class SingularDirection:
+    """A combination of random effects whose variance is estimated as zero: `direction` (q,) of length one."""
+
+    group: str
+    columns: tuple[str, ...]
+    direction: np.ndarray
+
+    def __str__(self) -> str:
+        parts = [f"{d:+.3g} {c}" for d, c in zip(self.direction, self.columns, strict=True) if abs(d) > 5e-4]
+        return f"{self.group}: no variance along {' '.join(parts)}"
+
+
+def random_effects(frame: ModelFrame, model: Model, estimate: Estimate, all_levels: bool = False) -> RandomEffects:
+    """Predictors (BLUPs) with conditional covariances: an entry a grouping factor, and a structure over columns."""
+    entries: dict[str, GroupEffects] = {}
+    kin = [p.relatives if all_levels and isinstance(p, FrameTerm) else None for p in frame.parts]
+    for effects in effects_of(model, estimate, kin):
+        parts = [frame.parts[t] for t in effects.terms]
+        first = parts[0]
+        columns: tuple[str, ...] = ("value",)
+        if isinstance(first, FrameField):
+            key, levels = first.text, first.row_labels()
+        else:
+            key, levels = first.group, first.levels
+            others = kin[effects.terms[0]]
+            levels += () if others is None else others.labels
+            columns = tuple(c for part in parts if isinstance(part, FrameTerm) for c in part.columns)
+        entries[key] = GroupEffects(key, levels, columns, effects.values, effects.condvar, effects.pev, frame.kind)
+    return RandomEffects(entries)
+
+
+def singular_directions(frame: ModelFrame, estimate: Estimate) -> tuple[SingularDirection, ...]:
+    """Which combinations of random effects, or of levels, have no variance."""
+    found = []
+    for part, G, boundary in zip(frame.parts, estimate.covariances, estimate.boundary, strict=False):
+        if boundary and G.size:
+            found.append(SingularDirection(part.group_label, part.columns, np.linalg.eigh(G)[1][:, 0]))
+    return tuple(found)

@@ -1,0 +1,259 @@
+"""What the solver leaves to be decided on the boundary of the parameter space, for many problems at once (NumPy).
+
+A fit ends in coordinates in which a zero variance is an ordinary point. Three questions remain: is a parameter that
+is nearly on the boundary exactly on it; is a singular covariance matrix optimal on the cone of covariance matrices
+(Karush-Kuhn-Tucker conditions), or does the likelihood rise into it; and is there a better optimum elsewhere, as
+singular fits of small data often have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..covariance.kinds import IntervalKind, PositiveKind, semidefinite_factor
+from ..linalg import lower_from_vector, tril_indices
+from .newton import Packing, Point, Status
+from .objective import Spec
+
+SINGULAR = 1e-4  # lme4's tolerance of isSingular, on relative standard deviations
+FAINT = 1e-6  # the same where levels have variances of their own, which may be in other units than most rows
+RISE = 1e-9  # relative rise of the criterion that is allowed when a parameter is put on the boundary
+SLOPE = -1e-6  # slope into the cone, absolute and relative to the largest, below which a point is not optimal
+RESTARTS = 3
+# Further starts: correlation between neighbouring effects, and times the start values. Where a covariance matrix came
+# out singular; and, with the last ones, where it has few groups, as then the likelihood often has several optima.
+FURTHER_STARTS = ((0.0, 0.1), (0.0, 10.0))
+FEW_GROUPS_STARTS = ((-0.9, 10.0), (0.9, 10.0), (-0.9, 0.1), (0.0, 30.0))
+# Structures: times the start values of ranges; further correlations (in the solver's coordinate) where a variance came
+# out as zero, which leaves them undetermined.
+FURTHER_RANGES = (0.2, 5.0)
+FURTHER_CORRELATIONS = (0.6, -0.6)
+
+
+class Ends(NamedTuple):
+    """Where runs of the solver ended, one row a problem."""
+
+    best: np.ndarray  # (b, size) packed points
+    status: np.ndarray  # (b,) int
+    decrement: np.ndarray  # (b,)
+    iterations: np.ndarray  # (b,) int
+
+    def take(self, lanes: np.ndarray) -> Ends:
+        """The given rows."""
+        return Ends(*(field[lanes] for field in self))
+
+    def put(self, lanes: np.ndarray, new: Ends) -> Ends:
+        """Copy with the given rows replaced; iterations add up."""
+        out = Ends(*(field.copy() for field in self))
+        for field, value in zip(out, new, strict=True):
+            field[lanes] = value
+        out.iterations[lanes] += self.iterations[lanes]
+        return out
+
+
+def has_few_groups(dim: int, groups: Any, rows: Any) -> Any:
+    """Whether data say so little about a free covariance matrix that the likelihood often has several optima.
+
+    Fewer than three groups a parameter; or fewer than ten, with hardly more rows than effects.
+    """
+    parameters = dim * (dim + 1) // 2
+    return (groups < 3 * parameters) | ((groups < 10 * parameters) & (rows < 2 * dim * groups))
+
+
+Run = Callable[[np.ndarray, np.ndarray], Ends]  # lanes (b,), scaled coordinates (b, k)
+
+
+class Search:
+    """Runs of the solver followed by the decisions on the boundary."""
+
+    def __init__(self, spec: Spec, packing: Packing, scale: np.ndarray, run: Run):
+        self.spec, self.packing, self.scale, self.run = spec, packing, scale, run
+
+    def optimum(
+        self, lanes: np.ndarray, s: np.ndarray, further: bool = True, few: np.ndarray | bool = False
+    ) -> tuple[Ends, np.ndarray]:  # fmt: skip
+        """Best points found from start coordinates s (b, k), and the dual slopes (b,; NaN where regular).
+
+        With `further`, problems that do not converge or whose covariance matrices come out singular are started from
+        elsewhere too, and those with `few` groups from more places; see `_structured` for other structures.
+        """
+        ends, dual = self._certified(lanes, self.run(lanes, s))
+        if further:
+            self._structured(lanes, s, ends, dual)
+        if not further or not any(structure.is_matrix and dim > 1 for structure, dim in self.spec.parts):
+            return ends, dual
+        few = np.broadcast_to(few, len(lanes))
+        again = np.flatnonzero(few | self._is_singular_matrix(ends) | (ends.status != Status.CONVERGED))
+        for correlation, factor in FURTHER_STARTS:
+            self._improve(again, lanes, factor * self._correlated(s, correlation), ends, dual)
+        for correlation, factor in FEW_GROUPS_STARTS:
+            self._improve(np.flatnonzero(few), lanes, factor * self._correlated(s, correlation), ends, dual)
+        return ends, dual
+
+    def _structured(self, lanes: np.ndarray, s: np.ndarray, ends: Ends, dual: np.ndarray) -> None:
+        """Further starts for structures whose likelihoods often have several optima, in place.
+
+        Ranges of a distance and loadings of factors always; correlations where a variance is zero.
+        """
+        kinds, placed = self.spec.kinds, self.spec.placed
+        every = np.arange(len(lanes))
+        ranges = np.array(
+            [placed[i] and isinstance(kind, PositiveKind) and kind.first is None for kind, i in kinds], bool
+        )
+        loadings = np.array([getattr(kind, "rank", None) is not None for kind, _ in kinds], bool)
+        moved = [s + np.log(factor) * ranges for factor in FURTHER_RANGES] if ranges.any() else []
+        if loadings.any():
+            index = np.arange(len(kinds))
+            moved += [
+                s * np.where(loadings, change, 1.0) for change in ((-1.0) ** index, 1.0 + 0.8 * np.cos(1 + 3 * index))
+            ]
+        for start in moved:
+            self._improve(every, lanes, start, ends, dual, rescue=False)
+        correlations = np.array([isinstance(kind, IntervalKind) for kind, _ in kinds], bool)
+        parts = {i for (_, i), correlation in zip(kinds, correlations, strict=True) if correlation}
+        scales = np.array([kind.has_scale and i in parts for kind, i in kinds], bool)
+        if scales.any():
+            for step in FURTHER_CORRELATIONS:
+                rows = np.flatnonzero(np.any(self.point(ends).x[:, scales] == 0.0, -1))
+                self._improve(rows, lanes, s + step * correlations, ends, dual, rescue=False)
+
+    def _improve(
+        self, rows: np.ndarray, lanes: np.ndarray, s: np.ndarray, ends: Ends, dual: np.ndarray, rescue: bool = True
+    ) -> None:
+        """Run the given rows from s (b, k) too, and keep what is better, in place.
+
+        With `rescue`, an optimum replaces the end of a run that did not converge, even one with a better value.
+        """
+        if not len(rows):
+            return
+        other, other_dual = self._certified(lanes[rows], self.run(lanes[rows], s[rows]))
+        old, new = self.point(ends).value[rows], self.point(other).value
+        lost = ends.status[rows] != Status.CONVERGED
+        lost &= rescue | ~(old < new)
+        better = (other.status == Status.CONVERGED) & (lost | (new < old - RISE * np.maximum(1.0, np.abs(old))))
+        ends.iterations[rows] += other.iterations
+        for field, value in zip(ends[:-1], other[:-1], strict=True):
+            field[rows[better]] = value[better]
+        dual[rows[better]] = other_dual[better]
+
+    def _correlated(self, s: np.ndarray, correlation: float) -> np.ndarray:
+        """Start coordinates s (b, k) with a correlation between neighbouring effects of free matrices."""
+        out, begin = s.copy(), 0
+        for structure, dim in self.spec.parts:
+            size = structure.size(dim)
+            if structure.is_matrix and dim > 1:
+                rows, columns = tril_indices(dim)
+                L = np.linalg.cholesky(correlation ** abs(np.arange(dim)[:, None] - np.arange(dim)))
+                out[:, begin : begin + size] = L[rows, columns]
+            begin += size
+        return out
+
+    def point(self, ends: Ends) -> Point:
+        """Unpacked points."""
+        return self.packing.unpack(ends.best)
+
+    def _certified(self, lanes: np.ndarray, ends: Ends) -> tuple[Ends, np.ndarray]:
+        """Put what is nearly on the boundary on it, and leave singular points from which the likelihood rises."""
+        todo = np.arange(len(lanes))
+        dual = np.full(len(lanes), np.nan)
+        for _ in range(RESTARTS):
+            ends = ends.put(todo, self._snapped(lanes[todo], ends.take(todo)))
+            dual[todo], better, starts = self._dual(ends.take(todo))
+            todo, starts = todo[better], starts[better]
+            if not len(todo):
+                break
+            ends = ends.put(todo, self.run(lanes[todo], starts))
+        return ends, dual
+
+    def _snapped(self, lanes: np.ndarray, ends: Ends) -> Ends:
+        """Canonical coordinates, on the boundary where they were next to it and the criterion does not mind.
+
+        A run that has not converged keeps its covariances to the last digit: without curvature to say so, a small pivot
+        is not a zero, and its log-likelihood is that of this pivot.
+        """
+        point = self.point(ends)
+        arrived = (ends.status == Status.CONVERGED)[:, None]
+        s = np.where(arrived, self.spec.map("canonical", point.x), self.spec.map("signed", point.x))
+        target = self.spec.map("snapped", s, SINGULAR)
+        near = np.flatnonzero(np.any(target != s, -1) & (ends.status == Status.CONVERGED))
+        ends = self._at(ends._replace(iterations=np.zeros_like(ends.iterations)), s)
+        if not len(near):
+            return ends
+        again = self.run(lanes[near], target[near])
+        value = point.value[near]
+        limit = value + RISE * np.maximum(1.0, np.abs(value))
+        keep = (again.status == Status.CONVERGED) & (self.point(again).value <= limit)
+        ends.iterations[near[~keep]] += again.iterations[~keep]
+        again = self._at(again, self.spec.map("canonical", self.point(again).x))
+        return ends.put(near[keep], again.take(keep))
+
+    def _at(self, ends: Ends, s: np.ndarray) -> Ends:
+        """The same ends with equivalent coordinates, which come first in a packed point."""
+        best = ends.best.copy()
+        best[:, : s.shape[1]] = s
+        return ends._replace(best=best)
+
+    def _is_singular_matrix(self, ends: Ends) -> np.ndarray:
+        s = self.point(ends).x
+        found = np.zeros(len(s), bool)
+        for structure, dim, v in self.spec.split(s):
+            if structure.is_matrix and dim > 1:
+                found |= structure.at_boundary(v, dim, SINGULAR)
+        return found
+
+    def _dual(self, ends: Ends) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Slope into the cone (NaN where regular), whether it says the point is not optimal, and where to go on.
+
+        Over the null space of a singular estimate the derivative of the criterion in the matrix must be positive
+        semidefinite; its most negative eigenvector, if any, is added to the estimate.
+        """
+        point = self.point(ends)
+        worst, starts = np.full(len(point.x), np.nan), point.x.copy()
+        begin = 0
+        slopes = (*point.aux.slopes.random, point.aux.slopes.residual)
+        for (structure, dim, v), (_, _, size), S in zip(
+            self.spec.split(point.x), self.spec.split(self.scale), slopes, strict=False
+        ):
+            end = begin + v.shape[-1]
+            singular = structure.at_boundary(v, dim, SINGULAR) & (ends.status == Status.CONVERGED)
+            lanes = np.flatnonzero(singular)
+            if structure.is_matrix and S is not None and len(lanes):
+                relative, better, into = _cone_slopes(v[lanes], S[lanes], dim, size if size.ndim == 1 else size[lanes])
+                worst[lanes] = np.fmin(worst[lanes], relative)
+                starts[lanes[into], begin:end] = better
+            begin = end
+        return worst, np.any(starts != point.x, -1), starts
+
+
+def _cone_slopes(v: np.ndarray, S: np.ndarray, dim: int, size: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Relative slopes (b,) and, for the problems `into` where it is negative, coordinates a little inside the cone."""
+    rows, columns = tril_indices(dim)
+    unit = np.broadcast_to(size[..., columns == 0], (len(v), dim))  # the first column has an entry of every row
+    S = 0.5 * (S + np.swapaxes(S, -1, -2)) * unit[:, :, None] * unit[:, None, :]
+    L = lower_from_vector(v, dim)
+    G = L @ np.swapaxes(L, -1, -2)
+    w, Q = np.linalg.eigh(G)
+    null = w <= np.maximum(SINGULAR**2, 1e-10 * w[:, -1:])
+    largest = np.maximum(np.abs(S).max((-1, -2)), 1e-300)
+    within = (np.swapaxes(Q, -1, -2) @ S @ Q) * null[:, :, None] * null[:, None, :]
+    within[:, np.arange(dim), np.arange(dim)] += ~null * (1.0 + dim * largest)[:, None]  # elsewhere no slope counts
+    slope, direction = np.linalg.eigh(within)
+    relative = slope[:, 0] / largest
+    into = np.flatnonzero((relative < SLOPE) & (slope[:, 0] < SLOPE))
+    step = (Q[into] @ direction[into, :, :1])[..., 0]
+    inside = G[into] + 1e-2 * step[:, :, None] * step[:, None, :]
+    factors = [semidefinite_factor(one)[rows, columns] for one in inside]
+    return relative, np.reshape(factors, (len(into), v.shape[1])), into
+
+
+def boundaries(spec: Spec, s: np.ndarray) -> np.ndarray:
+    """For each part whether it is on the boundary of its space: (b, parts) bool.
+
+    Coordinates are relative to the residual where it has one variance, otherwise to that of all rows together.
+    """
+    tolerance = SINGULAR if spec.independent else FAINT
+    found: list[Any] = [structure.at_boundary(v, dim, tolerance) for structure, dim, v in spec.split(s)]
+    return np.stack(found, -1) if found else np.zeros((len(s), 0), bool)

@@ -1,0 +1,225 @@
+"""Fitting one data set: start values, the solver, and the certificate of what was found."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from ..errors import DataError
+from ..likelihood.engines import Blocks
+from ..likelihood.loglik import ml, reml
+from ..likelihood.model import Model
+from ..likelihood.parts import Term
+from ..likelihood.prepared import Basis, Prepared, conditioned, lean, prepare, weighted
+from ..runtime.precision import float64
+from ..runtime.programs import compiled, compiled_by_size
+from .boundary import Ends, Search, has_few_groups
+from .monte_carlo import is_stochastic, monte_carlo, path_of
+from .newton import Evaluate, Point, Status, minimise
+from .objective import Spec, moment_start, objective, packing_of, scale_of
+from .units import Certificate, Estimate, Estimates, in_units, root_of
+
+MAX_ITERATIONS = 200
+INSIDE = 0.05  # how far a start on the boundary is moved towards the usual one
+
+
+def _evaluate(spec: Spec, prepared: Prepared, scale: Array, s: Array) -> Array:
+    """Everything at scaled coordinates s, as one packed vector: all that a single fit has to compile."""
+    return objective(spec, prepared, scale, with_slopes=True)(s)
+
+
+_evaluations = compiled_by_size(_evaluate, "spec")
+
+
+def evaluator(spec: Spec, prepared: Prepared, scale: np.ndarray) -> Evaluate:
+    """The compiled objective of one data set, for the host."""
+    evaluate = _evaluations(prepared.statistics, len(scale))
+    prepared, scale = jax.device_put((lean(prepared), scale))  # once, not at every evaluation
+    return lambda s: np.asarray(evaluate(spec, prepared, scale, s))
+
+
+def estimate(model: Model, method: str = "REML", start: np.ndarray | None = None) -> Estimate:
+    """Fit one concrete model; 64-bit floats must be on. `start` (k,) is a public theta, of a singular fit too."""
+    spec = Spec.of(model, method)
+    prepared = prepare(model, orthogonal=True)
+    scale = scale_of(spec, prepared.basis)
+    packing = packing_of(spec, model.X.shape[1], with_slopes=True)
+    stochastic = is_stochastic(prepared)
+    at = partial(evaluator, spec, scale=scale)
+    evaluate = path_of(spec, prepared, scale, packing, at) if stochastic else at(prepared)
+
+    reached: list[np.ndarray] = []
+
+    def run(lanes: np.ndarray, s: np.ndarray) -> Ends:
+        states = [minimise(evaluate, packing, one, MAX_ITERATIONS, np) for one in s]
+        reached.extend(state.best for state in states)
+        columns = [(state.best, state.status, state.decrement, state.iteration) for state in states]
+        return Ends(*(np.stack(column) for column in zip(*columns, strict=True)))
+
+    s = moment_start(spec, prepared.statistics, spec.start(prepared.coords), scale)
+    if start is not None:
+        try:
+            theta = np.asarray(start, float)
+        except (TypeError, ValueError):
+            raise DataError(f"start: expected {model.size} numbers as in fit.theta, found {start!r}") from None
+        given = _from_theta(spec, model, theta, prepared.basis) / scale
+        # on the boundary all slopes away from it are zero, so a singular start is moved off it
+        s = given if np.all(np.isfinite(theta)) else (1.0 - INSIDE) * given + INSIDE * np.asarray(s)
+    search = Search(spec, packing, scale, run)
+    ends, dual = search.optimum(np.zeros(1, int), s[None], start is None, says_little(model))
+    if not any(np.array_equal(best, ends.best[0]) for best in reached):  # other signs: derivatives at these
+        again = evaluate(packing.unpack(ends.best[0]).x)
+        ends = ends._replace(best=again[None]) if np.all(np.isfinite(again)) else ends
+    point = packing.unpack(ends.best)
+    with np.errstate(all="ignore"):  # rows that are not finite are NaN in the end
+        found = in_units(spec, prepared.basis, scale, point, ends, dual)
+        local = _local(spec, prepared.basis, scale, point)
+        single = _single(spec, found, point, ends, float(dual[0]), local)
+        if stochastic:
+            return _with_errors(single, spec, prepared, scale, packing.unpack(ends.best[0]))
+        return _as_left(single, spec, model)
+
+
+def _as_left(found: Estimate, spec: Spec, model: Model) -> Estimate:
+    """The estimate with the log-likelihood of its theta to the last digit, where the solver has not arrived.
+
+    It stops where the likelihood rises towards covariances that are singular; there the rounding of coordinates counts.
+    """
+    if found.status not in (Status.STALLED, Status.MAX_ITERATIONS):
+        return found
+    return replace(found, loglik=float((reml if spec.reml else ml)(found.theta, model)))
+
+
+def _with_errors(found: Estimate, spec: Spec, prepared: Prepared, scale: np.ndarray, point: Point) -> Estimate:
+    """The estimate with its log-likelihood and Monte Carlo error."""
+    if found.status == Status.NOT_FINITE:
+        return found
+    loglik, errors = monte_carlo(spec, prepared, scale, point)
+    status = found.status if np.isfinite(loglik) else Status.NOT_FINITE
+    return replace(found, loglik=loglik, monte_carlo=errors, status=status)
+
+
+def says_little(model: Model) -> bool:
+    """Whether there may be several optima, see `has_few_groups`."""
+    free = [t for t in model.random if isinstance(t, Term) and t.structure.is_matrix and t.dim > 1]
+    return any(has_few_groups(t.dim, t.levels, len(model.y)) for t in free)
+
+
+def _local(spec: Spec, basis: Basis, scale: np.ndarray, point: Point) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Observed information, slopes of X'V^-1 X and root of the first point, see `Estimate`.
+
+    Where sigma is profiled out, the second derivatives are first those of coordinates relative to it and its
+    logarithm, in which they are known: the Hessian of the profiled criterion is a Schur complement of theirs.
+    """
+    if not np.any(point.aux.normal.rss):  # nothing was evaluated
+        k = len(scale) + spec.profiled
+        nothing = np.full(point.aux.normal.Phi.shape[1:], np.nan)
+        return np.full((k, k), np.nan), np.full((k, *nothing.shape), np.nan), nothing
+    normal, x = point.aux.normal, point.x[0] * scale
+    H, P = 0.5 * point.hessian[0], point.aux.gram_slopes[0]
+    p = P.shape[-1] - 1
+    beta, rss, Phi = normal.beta[0], normal.rss[0], normal.Phi[0]
+    J = np.diag(scale)  # of absolute coordinates in those that H and P belong to
+    if spec.profiled:
+        nu = basis.n - basis.rank if spec.reml else basis.n
+        sigma, v = np.sqrt(rss / nu), np.append(-beta, 1.0)
+        relative = np.einsum("kij,i,j->k", P, v, v)[:, None] / sigma**2  # change of rss
+        H = np.block([[H + 0.5 * relative @ relative.T / nu, -relative], [-relative.T, np.full((1, 1), 2.0 * nu)]])
+        gram = np.linalg.inv(normal.Phi[0])
+        P = np.concatenate([P[:, :p, :p], -2.0 * gram[None]]) / sigma**2
+        Phi = sigma**2 * Phi
+        degrees = np.concatenate([np.zeros(0), *(c.degrees(dim) for c, dim in spec.parts)])
+        J = np.diag(np.append(scale * sigma**degrees, sigma))
+        J[:-1, -1] = x * sigma**degrees * degrees  # in log sigma
+    back = np.linalg.inv(J)
+    root = root_of(Phi)
+    slopes = np.einsum("ki,kab->iab", back, root.T @ P[:, :p, :p] @ root)
+    return back.T @ H @ back, slopes, np.linalg.solve(basis.R, root) if p else root
+
+
+def _from_theta(spec: Spec, model: Model, theta: np.ndarray, basis: Basis) -> np.ndarray:
+    """Solver coordinates of a public theta."""
+    wrong = f"start: expected {model.size} covariance parameters as in fit.theta, found {theta}"
+    if theta.shape != (model.size,) or np.any(np.isnan(theta)) or (spec.profiled and np.isinf(theta[-1])):
+        raise DataError(wrong)
+    sigma = np.exp(theta[-1]) if spec.profiled else 1.0
+    values = []
+    for t, (structure, dim, v) in enumerate(spec.split(theta)):
+        s = structure.public_to_solver(v, dim) / sigma ** structure.degrees(dim)
+        turned = t < len(basis.K) and not spec.placed[t]
+        values.append(structure.in_basis(s, dim, np.linalg.inv(basis.K[t])) if turned else s)
+    s = np.concatenate([np.zeros(0), *values])
+    if not np.all(np.isfinite(s)):
+        raise DataError(wrong)
+    return s
+
+
+def blocks_at(model: Model, estimate: Estimate) -> Blocks:
+    """Absolute covariance blocks of a fit, those at sets of coordinates (K, T, T) included; NumPy."""
+    if any(places is not None for places in model.coords):
+        with float64():
+            found = jax.device_get(_blocks_of(model, jnp.asarray(estimate.theta)))
+        pairs = zip(found.random, estimate.covariances, strict=True)
+        return Blocks(tuple(b if e.size == 0 else e for b, e in pairs), found.residual)
+    return Blocks(estimate.covariances, estimate.residual)
+
+
+def conditioned_blocks(model: Model, estimate: Estimate) -> tuple[tuple[np.ndarray, ...], Blocks]:
+    """Basis K of the columns of Z of each random part, as in `Basis`, and absolute covariance blocks in it; NumPy.
+
+    In the user's basis a covariate far from zero makes entries of covariance blocks large, and what they say of rows a
+    small difference.
+    """
+    K = []
+    for part in model.random:
+        if isinstance(part, Term):
+            K.append(conditioned(weighted(model, part.Z), part.structure.is_matrix)[0])
+        else:
+            K.append(np.eye(part.dim if part.coords is None else 1))
+    spec = Spec.of(model, "REML").absolute
+    with float64():
+        x = spec.coordinates(estimate.theta, tuple(K))
+        return tuple(K), jax.device_get(_conditioned(spec, model.coords, x))
+
+
+@compiled("spec")
+def _conditioned(spec: Spec, coords: tuple[Any, ...], x: Array) -> Blocks:
+    return spec.blocks(x, coords)
+
+
+@compiled()
+def _blocks_of(model: Model, theta: Array) -> Blocks:
+    return model.blocks(theta)
+
+
+def _single(
+    spec: Spec, found: Estimates, point: Point, ends: Ends, dual: float, local: tuple[np.ndarray, ...]
+) -> Estimate:  # fmt: skip
+    """The first row, with its certificate."""
+    return Estimate(
+        theta=found.theta[0],
+        sigma=float(found.sigma[0]) if spec.independent else None,
+        loglik=float(found.loglik[0]),
+        coef=found.coef[0],
+        vcov=found.vcov[0],
+        covariances=tuple(G[0] for G in found.covariances),
+        residual=found.residual[0],
+        boundary=tuple(bool(b) for b in found.boundary[0]),
+        status=Status(int(found.status[0])),
+        certificate=Certificate(
+            gradient_norm=float(np.abs(point.gradient[0]).max(initial=0.0)),
+            decrement=float(ends.decrement[0]),
+            min_eigenvalue=float(found.min_eigenvalue[0]),
+            dual=None if np.isnan(dual) else dual,
+            iterations=int(ends.iterations[0]),
+        ),
+        information=local[0],
+        slopes=local[1],
+        root=local[2],
+    )

@@ -1,0 +1,224 @@
+"""A trust-region Newton method on the exact Hessian, as a pure step function.
+
+One evaluation a step, no inner loop: a step is a fixed amount of work, so that many problems can be stepped together.
+The quadratic model uses the absolute values of the eigenvalues (saddle-free Newton: Dauphin et al. 2014), the step
+is clipped to the trust radius, and a stationary point with a direction of negative curvature is left along it.
+Convergence is judged by the Newton decrement g'|H|^-1 g, which does not depend on the scale of anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from ..linalg import eigh
+
+DECREMENT = 1e-13
+STATIONARY = 1e-6
+CURVATURE = 1e-7
+NOISE = 1e-11
+FIRST_RADIUS = 1.0
+LARGEST_RADIUS = 1e8
+SMALLEST_RADIUS = 1e-9
+
+Evaluate = Callable[[Any], Any]
+
+
+class Status(IntEnum):
+    """How an optimisation ended."""
+
+    RUNNING = 0
+    CONVERGED = 1
+    MAX_ITERATIONS = 2
+    STALLED = 3
+    NOT_FINITE = 4
+    NOT_OPTIMAL = 5
+    PERFECT_FIT = 6
+    BAD_RESPONSE = 7
+    NOT_RUN = 8
+    RANK_DEFICIENT = 9
+    BAD_COVARIATE = 10
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether there is a certified optimum."""
+        return self in (Status.CONVERGED, Status.RANK_DEFICIENT)
+
+    @property
+    def advice(self) -> str:
+        """One sentence on what happened and what to do."""
+        return _ADVICE[self]
+
+
+_ADVICE = {
+    Status.RUNNING: "the optimiser has not finished",
+    Status.CONVERGED: "converged",
+    Status.MAX_ITERATIONS: "stopped at the iteration limit before convergence; start from other values (start=)",
+    Status.STALLED: "no step improves the criterion, but its gradient is not zero; look at the scale of the data, "
+    "or at a covariance with more parameters than the data can tell",
+    Status.NOT_FINITE: "the criterion is not finite at the start values: degenerate data, or start values out of range",
+    Status.BAD_RESPONSE: "the response has missing or infinite values, or no variation that X does not fit exactly",
+    Status.NOT_RUN: "interrupted before this one was fitted",
+    Status.RANK_DEFICIENT: "converged; some columns of X are combinations of others and have no coefficient",
+    Status.BAD_COVARIATE: "the varying column of X or the weights have missing, infinite or otherwise unusable values",
+    Status.PERFECT_FIT: "the residual variance tends to zero: the model fits the response exactly",
+    Status.NOT_OPTIMAL: "stationary, but a neighbouring covariance has a higher likelihood; start from other values",
+}
+
+
+class Point(NamedTuple):
+    """A point with everything that is known there."""
+
+    x: Any
+    value: Any
+    gradient: Any
+    hessian: Any
+    aux: Any
+
+
+class State(NamedTuple):
+    """State of the optimiser: the best point so far, packed into one vector, and the point to be tried next."""
+
+    best: Any
+    trial: Any
+    predicted: Any
+    radius: Any
+    decrement: Any
+    curvature: Any
+    iteration: Any
+    status: Any
+
+
+class Packing:
+    """How a `Point` is laid out in one vector; `unpack` works in JAX and, on the host, in NumPy.
+
+    Parameters
+    ----------
+    k : number of coordinates
+    aux : pytree of anything with shapes, as the objective returns it
+    """
+
+    def __init__(self, k: int, aux: Any):
+        empty = np.empty
+        template = Point(empty(k), empty(()), empty(k), empty((k, k)), aux)
+        leaves, self._structure = jax.tree_util.tree_flatten(template)
+        self._shapes = [np.shape(leaf) for leaf in leaves]
+        self._bounds = np.cumsum([0, *(int(np.prod(shape)) for shape in self._shapes)])
+
+    @property
+    def size(self) -> int:
+        """Length of the vector."""
+        return int(self._bounds[-1])
+
+    @property
+    def value_at(self) -> int:
+        """Position of the value in the vector."""
+        return int(self._bounds[1])
+
+    def derivatives(self, packed: Any) -> tuple[Any, Any, Any, Any]:
+        """x, value, gradient and Hessian alone."""
+        k = self._shapes[0][0]
+        x, value, gradient = packed[:k], packed[k], packed[k + 1 : 2 * k + 1]
+        return x, value, gradient, packed[2 * k + 1 : 2 * k + 1 + k * k].reshape(k, k)
+
+    def pack(self, point: Point) -> Array:
+        """One vector of all numbers."""
+        return jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree_util.tree_leaves(point)])
+
+    def unpack(self, packed: Any) -> Point:
+        """Inverse of `pack`."""
+        parts = zip(self._bounds[:-1], self._bounds[1:], self._shapes, strict=True)
+        leaves = [packed[..., a:b].reshape((*packed.shape[:-1], *shape)) for a, b, shape in parts]
+        return jax.tree_util.tree_unflatten(self._structure, leaves)
+
+
+def initial_state(packing: Packing, x: Any, xp: Any = jnp) -> State:
+    """State before the first evaluation at start values x (k,); `xp` is jax.numpy or numpy."""
+    infinite, zero, radius = xp.full((), xp.inf), xp.zeros(()), xp.full((), FIRST_RADIUS)
+    count = xp.zeros((), xp.int32)
+    return State(xp.zeros(packing.size), xp.asarray(x), zero, radius, infinite, zero, count, count)
+
+
+def newton_step(gradient: Any, hessian: Any, radius: Any, xp: Any) -> tuple[Any, Any, Any, Any]:
+    """Step, predicted decrease, Newton decrement and smallest relative curvature."""
+    w, Q = eigh(hessian) if xp is jnp else np.linalg.eigh(hessian)
+    largest = xp.max(xp.abs(w), initial=0.0)
+    modified = xp.maximum(xp.abs(w), 1e-10 * largest + 1e-300)
+    c = Q.T @ gradient
+    decrement = xp.sum(c**2 / modified)
+    curvature = xp.min(w, initial=xp.inf) / (largest + 1e-300)
+    saddle = (curvature < -CURVATURE) & (decrement < STATIONARY)
+    lowest = xp.arange(w.shape[0]) == (xp.argmin(w) if w.shape[0] else 0)
+    away = xp.where(c > 0, -radius, radius)
+    coefficients = -c / modified + xp.where(saddle & lowest, away, 0.0)
+    length = xp.sqrt(xp.sum(coefficients**2))
+    coefficients = coefficients * xp.minimum(1.0, radius / xp.maximum(length, 1e-300))
+    predicted = -xp.sum(c * coefficients + 0.5 * w * coefficients**2)
+    return Q @ coefficients, predicted, decrement, curvature
+
+
+def advance(packing: Packing, state: State, evaluated: Any, xp: Any = jnp) -> State:
+    """Accept or reject the trial point, `evaluated` being all that is known there (packed), and choose the next.
+
+    Pure, and the same code in JAX (inside a compiled loop, over many problems) and in NumPy (driven from the host,
+    where only the objective needs compiling).
+    """
+    old_x, old_value, _, _ = packing.derivatives(state.best)
+    _, new_value, new_gradient, new_hessian = packing.derivatives(evaluated)
+    finite = xp.isfinite(new_value) & xp.all(xp.isfinite(new_gradient)) & xp.all(xp.isfinite(new_hessian))
+    first = state.iteration == 0
+    gain = xp.where(first, xp.inf, old_value - new_value)
+    noise = NOISE * xp.maximum(1.0, xp.abs(new_value))
+    accept = finite & ((gain > 0) | (xp.abs(gain) <= noise))
+    best = xp.where(accept, evaluated, state.best)
+    x, _, gradient, hessian = packing.derivatives(best)
+
+    ratio = xp.where(xp.abs(gain) <= noise, 1.0, gain / xp.maximum(state.predicted, 1e-300))
+    length = xp.sqrt(xp.sum((state.trial - old_x) ** 2))
+    radius = xp.where(accept & (ratio > 0.25), state.radius, 0.25 * xp.minimum(state.radius, length))
+    grown = xp.minimum(2.0 * state.radius, LARGEST_RADIUS)
+    radius = xp.where(accept & (ratio > 0.75) & (length > 0.9 * state.radius), grown, radius)
+    radius = xp.where(first, state.radius, radius)
+
+    move, predicted, decrement, curvature = newton_step(gradient, hessian, radius, xp)
+    small = decrement < DECREMENT
+    exhausted = (decrement < STATIONARY) & (xp.abs(gain) <= noise) & (decrement > 0.5 * state.decrement)
+    exhausted = exhausted | ((decrement < STATIONARY) & (radius < SMALLEST_RADIUS))  # rounding hides what is left
+    done = (small | exhausted) & (curvature >= -CURVATURE)
+    status = xp.where(done, Status.CONVERGED, Status.RUNNING)
+    status = xp.where(~done & (radius < SMALLEST_RADIUS), Status.STALLED, status)
+    status = xp.where(first & ~finite, Status.NOT_FINITE, status).astype(xp.int32)
+    count = state.iteration + 1
+    return State(best, x + move, predicted, radius, decrement, curvature, count, status)
+
+
+def minimise(evaluate: Evaluate, packing: Packing, x: Any, max_iterations: int, xp: Any = jnp) -> State:
+    """Step until an end or until `max_iterations` evaluations are spent.
+
+    Parameters
+    ----------
+    evaluate : maps a point (k,) to a packed `Point`
+    xp : jax.numpy for a loop that can be traced, numpy for one driven from the host
+    """
+
+    def running(state: State) -> Any:
+        return (state.status == Status.RUNNING) & (state.iteration < max_iterations)
+
+    def step(state: State) -> State:
+        return advance(packing, state, evaluate(state.trial), xp)
+
+    state = initial_state(packing, x, xp)
+    if xp is jnp:
+        state = jax.lax.while_loop(running, step, state)
+    else:
+        with np.errstate(all="ignore"):  # a rejected point may be anything
+            while running(state):
+                state = step(state)
+    ended = xp.where(state.status == Status.RUNNING, Status.MAX_ITERATIONS, state.status)
+    return state._replace(status=ended.astype(xp.int32))

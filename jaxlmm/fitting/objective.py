@@ -1,0 +1,260 @@
+"""What the solver minimises: -2 log-likelihood as a function of scaled solver coordinates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from ..covariance import Covariance
+from ..covariance.kinds import Kind, concatenated, module_of
+from ..errors import DataError
+from ..likelihood.criterion import Normal, deviance, gram_curvature, gram_slopes, profiled_deviance, solve_normal
+from ..likelihood.engines import Blocks, Marginal
+from ..likelihood.model import Model, block_at
+from ..likelihood.parts import Residual, Term
+from ..likelihood.prepared import Basis, Prepared
+from ..linalg import tril_indices
+from ..pytrees import is_traced
+from .newton import Evaluate, Packing, Point
+
+
+@dataclass(frozen=True)
+class Spec:
+    """The static part of a fit: everything compiled code depends on besides shapes.
+
+    With random terms and independent residuals sigma is profiled out and the terms are relative to sigma^2. Otherwise
+    (a residual structure, a variance that is fixed, or a random part that can take over all of the variation)
+    the residual is the last part and all covariances are absolute. `placed` says which parts have sets of coordinates.
+    """
+
+    parts: tuple[tuple[Covariance, Any], ...]
+    placed: tuple[bool, ...]
+    profiled: bool
+    independent: bool  # residuals have one variance, profiled or not
+    reml: bool
+
+    @classmethod
+    def of(cls, model: Model, method: str) -> Spec:
+        """Specification of fitting `model` by `method`, "REML" or "ML"."""
+        if method not in ("REML", "ML"):
+            raise DataError(f"method: found {method!r}, expected 'REML' or 'ML'")
+        parts = (*model.random, model.residual)
+        independent = model.residual.is_iid
+        plain = all(isinstance(part, Term) and part.is_plain for part in model.random)
+        profiled = independent and plain and not any(part.structure.has_fixed_scale for part in parts)
+        if profiled:
+            parts = model.random
+        placed = tuple(places is not None for _, places in zip(parts, model.coords, strict=False))
+        return cls(tuple((part.structure, part.dim) for part in parts), placed, profiled, independent, method == "REML")
+
+    @property
+    def absolute(self) -> Spec:
+        """The same with all covariances absolute and the residual the last part: what inference works with."""
+        if not self.profiled:
+            return self
+        own = Residual()
+        parts, placed = (*self.parts, (own.structure, own.dim)), (*self.placed, False)
+        return replace(self, parts=parts, placed=placed, profiled=False)
+
+    def in_absolute(self, s: Any, sigma: Any) -> Any:
+        """Solver coordinates (..., m) of `absolute` from those (..., k) of the fit, and sigma (...) if profiled."""
+        if not self.profiled:
+            return s
+        degrees = np.concatenate([np.zeros(0), *(c.degrees(dim) for c, dim in self.parts)])
+        return concatenated(s, [s * sigma[..., None] ** degrees, sigma[..., None]])
+
+    def split(self, s: Any) -> list[tuple[Covariance, int, Any]]:
+        """Structure, dimension and coordinates of each part."""
+        out, start = [], 0
+        for structure, dim in self.parts:
+            stop = start + structure.size(dim)
+            out.append((structure, dim, s[..., start:stop]))
+            start = stop
+        return out
+
+    def blocks(self, s: Array, coords: tuple[Any, ...], chart: str = "solver") -> Blocks:
+        """Covariance blocks at coordinates of a chart, "solver" or "natural"; `coords` as in `Prepared`."""
+        parts = zip(self.split(s), coords, strict=False)
+        matrices = [
+            block_at(getattr(structure, f"from_{chart}")(v, dim), dim, places) for (structure, dim, v), places in parts
+        ]
+        if self.profiled:
+            matrices.append(jnp.ones((1, 1)))
+        return Blocks(tuple(matrices[:-1]), matrices[-1])
+
+    def kept(self, blocks: Blocks) -> Blocks:
+        """The blocks without those at sets of coordinates, which are as many as the data have such sets."""
+        every = zip((*blocks.random, blocks.residual), (*self.placed, False), strict=False)
+        matrices = [None if placed else block for block, placed in every]
+        return Blocks(tuple(matrices[:-1]), matrices[-1])
+
+    def map(self, method: str, s: Any, *args: Any) -> Any:
+        """Apply a method of the structures to their parts of s (..., k) and concatenate."""
+        values = [getattr(c, method)(v, dim, *args) for c, dim, v in self.split(s)]
+        return concatenated(s, values)
+
+    def theta(self, s: Any, sigma: Any, K: tuple[Any, ...]) -> Any:
+        """Public coordinates (..., m) of solver coordinates s (..., k), terms being relative to sigma (...)."""
+        values = []
+        for t, (structure, dim, v) in enumerate(self.split(s)):
+            v = structure.in_basis(v, dim, K[t]) if t < len(K) and not self.placed[t] else v
+            factor = sigma[..., None] ** structure.degrees(dim) if self.profiled else 1.0
+            values.append(structure.solver_to_public(v * factor, dim))
+        if self.profiled:
+            values.append(module_of(s).log(sigma)[..., None])
+        return concatenated(s, values)
+
+    def coordinates(self, theta: Any, K: tuple[Any, ...], chart: str = "solver") -> Any:
+        """Coordinates (k,) of a chart at a public theta of absolute covariances, terms in the basis of `Basis.K`."""
+        xp, values = module_of(theta), []
+        for t, (structure, dim, u) in enumerate(self.split(theta)):
+            s = structure.public_to_solver(u, dim)
+            if t < len(K) and not self.placed[t]:
+                s = structure.in_basis(s, dim, xp.linalg.inv(K[t]))
+            values.append(structure.solver_to_natural(jnp.asarray(s), dim) if chart == "natural" else s)
+        return xp.concatenate([xp.zeros(0), *(xp.asarray(v) for v in values)])
+
+    @property
+    def kinds(self) -> list[tuple[Kind, int]]:
+        """The kind of every coordinate, and the part that it belongs to."""
+        return [(kind, i) for i, (structure, dim) in enumerate(self.parts) for kind in structure.kinds(dim)]
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Sizes of the blocks that are kept, zero for the others, that of the residual last."""
+        sizes = [0 if placed else dim for (_, dim), placed in zip(self.parts, self.placed, strict=True)]
+        return (*sizes, 1) if self.profiled else tuple(sizes)
+
+    def start(self, coords: tuple[Any, ...]) -> Any:
+        """Start values (k,): every random effect as large as the residual, in scaled coordinates."""
+        values = []
+        for (structure, dim), places in zip(self.parts, coords, strict=False):
+            far = places is None or is_traced(places)
+            values.append(structure.start(dim) if far else structure.start(dim, spacing(places)))
+        return concatenated(np.zeros(0), values)
+
+
+def moment_start(spec: Spec, statistics: Any, s: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Start coordinates s (..., k), those of an unstructured residual replaced by moments of y less what X explains.
+
+    Halves the evaluations of a model with many visits. Eigenvalues below a hundredth of the largest are raised to it:
+    moments over the subjects that have both visits need not be positive definite.
+    """
+    if spec.profiled or not spec.parts[-1][0].is_matrix or not isinstance(statistics, Marginal):
+        return s
+    moments = statistics.level_moments()
+    if moments is None or not np.all(np.isfinite(moments)):
+        return s
+    w, Q = np.linalg.eigh(moments)
+    w = np.maximum(w, 1e-2 * w[..., -1:])
+    rows, columns = tril_indices(moments.shape[-1])
+    L = np.linalg.cholesky((Q * w[..., None, :]) @ np.swapaxes(Q, -1, -2))[..., rows, columns]
+    begin = s.shape[-1] - L.shape[-1]
+    lead = np.broadcast_shapes(s.shape[:-1], L.shape[:-1])
+    s, scale = (np.broadcast_to(x, (*lead, x.shape[-1])) for x in (s, scale))
+    return np.concatenate([s[..., :begin], np.broadcast_to(L, (*lead, L.shape[-1])) / scale[..., begin:]], -1)
+
+
+def spacing(coords: np.ndarray) -> np.ndarray:
+    """Typical distance along each column of sets of coordinates (K, T, ...): a quarter of their extent, (d,)."""
+    coords = np.reshape(coords, (*coords.shape[:2], -1))
+    extent = np.mean(np.ptp(coords, axis=1), axis=0)
+    return np.where(extent > 0, 0.25 * extent, 1.0)
+
+
+class Evaluation(NamedTuple):
+    """What is known at a point besides value, gradient and Hessian."""
+
+    blocks: Blocks  # see `Spec.kept`
+    slopes: Blocks  # derivative of the criterion in the blocks
+    normal: Normal
+    gram_slopes: Any = None  # (k, p+1, p+1) derivatives of the Gram in the coordinates, where asked for
+
+
+def objective(spec: Spec, prepared: Prepared, scale: Array, with_slopes: bool = False) -> Evaluate:
+    """-2 log-likelihood of scaled solver coordinates with exact gradient and Hessian, as a packed `Point`.
+
+    Sigma is profiled where it can be. The gradient in the blocks is the engine's closed form; the chain to the
+    coordinates, and the Hessian of the whole, is autodiff through rules that are closed forms again.
+    """
+    statistics, basis, coords = prepared
+    n, rank, reml, profiled = basis.n, basis.rank, spec.reml, spec.profiled
+    packing = packing_of(spec, basis.R.shape[0], with_slopes)
+
+    def evaluate(s: Array) -> Array:
+        def blocks(s: Array) -> Blocks:
+            return spec.blocks(s * scale, coords)
+
+        C = blocks(s)
+        D = jax.vmap(lambda direction: jax.jvp(blocks, (s,), (direction,))[1])(jnp.eye(len(s)))
+
+        def weigh(gram: Array) -> Array:
+            return gram_slopes(solve_normal(gram, basis.alias), n, rank, reml, profiled)
+
+        found = statistics.expand(C, D._replace(residual=None) if profiled else D, weigh)
+        d, normal = deviance_of(spec, basis, found.logdet, found.gram)
+
+        def pulled(s: Array) -> Array:
+            return jax.vjp(blocks, s)[1](found.slopes)[0]
+
+        of_criterion = gram_curvature(normal, found.gram_slopes, n, rank, reml, profiled)
+        H = found.curvature + of_criterion + jax.jacfwd(pulled)(s)
+        along = found.gram_slopes if with_slopes else None
+        aux = Evaluation(spec.kept(C), spec.kept(found.slopes), normal, along)
+        return packing.pack(Point(s, d, pulled(s), H, aux))
+
+    return evaluate
+
+
+def criterion_at(spec: Spec, prepared: Prepared, C: Blocks) -> tuple[Array, Normal]:
+    """-2 log-likelihood and estimates at covariance blocks, to be differentiated in anything, data included."""
+    return deviance_of(spec, prepared.basis, *prepared.statistics.gram(C))
+
+
+def coordinates(spec: Spec, prepared: Prepared, theta: Any, chart: str) -> Any:
+    """Coordinates (k,) of a chart at a public theta, terms in the basis of `prepared`."""
+    return spec.coordinates(theta, prepared.basis.K, chart)
+
+
+def loglik_at(spec: Spec, prepared: Prepared, theta: Array) -> Array:
+    """Log-likelihood at a public theta (m,): `jaxlmm.reml` or `jaxlmm.ml` of the model of `prepared`."""
+    absolute = spec.absolute
+    C = absolute.blocks(coordinates(absolute, prepared, theta, "solver"), prepared.coords)
+    return -0.5 * criterion_at(absolute, prepared, C)[0]
+
+
+def packing_of(spec: Spec, p: int, with_slopes: bool = False) -> Packing:
+    """Layout of the solver's points for p fixed effects."""
+    matrices = [np.empty((q, q)) if q else None for q in spec.sizes]
+    blocks = Blocks(tuple(matrices[:-1]), matrices[-1])
+    normal = Normal(np.empty((p, p)), np.empty(p), np.empty(()), np.empty(()))
+    k = sum(structure.size(dim) for structure, dim in spec.parts)
+    return Packing(k, Evaluation(blocks, blocks, normal, np.empty((k, p + 1, p + 1)) if with_slopes else None))
+
+
+def deviance_of(spec: Spec, basis: Basis, logdet: Array, gram: Array) -> tuple[Array, Normal]:
+    """-2 log-likelihood and estimates from log|V| and the Gram of the internal columns."""
+    normal = solve_normal(gram, basis.alias)
+    shifted = normal._replace(logdet=normal.logdet + basis.logdet_scale())
+    criterion = profiled_deviance if spec.profiled else deviance
+    return criterion(logdet - basis.log_weights, shifted, basis.n, basis.rank, spec.reml), normal
+
+
+def scale_of(spec: Spec, basis: Basis, xp: Any = np) -> Any:
+    """Size of every solver coordinate (..., k), so that the solver sees numbers of order one whatever the units.
+
+    The leading axes are those of ``basis.residual_sd`` where sigma is not profiled, else of ``basis.units``.
+    """
+    residual_sd = xp.asarray(basis.residual_sd)[..., None]
+    units = [xp.asarray(unit) for unit in basis.units]
+    lead, sd = units[0].shape[:-1] if units else (), 1.0
+    if not spec.profiled:
+        lead, sd = residual_sd.shape[:-1], residual_sd
+        units.append(xp.ones((*lead, 1)))
+    sizes = [c.scale(dim, unit, sd, xp) for (c, dim), unit in zip(spec.parts, units, strict=True)]
+    return xp.concatenate([xp.zeros((*lead, 0)), *(xp.broadcast_to(x, (*lead, x.shape[-1])) for x in sizes)], -1)

@@ -1,0 +1,396 @@
+"""lme4's formula language: text in, response, fixed part and random-effect terms out.
+
+The operators ``+ - : * / ^``, the bars and the nesting of grouping factors are parsed here; what is inside a
+function call goes through the whitelist of `jaxlmm.formula.expressions`. formulaic only ever sees sums of products
+that were written by this module, so that no text of the user's reaches it unchecked.
+"""
+
+from __future__ import annotations
+
+import bisect
+import keyword
+import re
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from ..errors import FormulaError
+from . import expressions
+from .structures import StructureReader
+from .syntax import Bar, Formula, Part, Side
+from .tokens import Token
+
+__all__ = ["Bar", "Formula", "Side", "parse"]
+
+_MOST_TERMS = 2_000
+_VALUES = {"TRUE", "FALSE", "True", "False", "None", *(f"contr.{name}" for name in expressions.CONTRASTS)}
+_ASCII_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+
+
+def parse(text: str, known_structures: Collection[str] | None = None, columns: Collection[str] = ()) -> Formula:
+    """Parse a formula in lme4's syntax.
+
+    Parameters
+    ----------
+    text : str
+        For example ``"y ~ x * a + (1 + x | g) + (1 | site/plot) + offset(log(t))"``.
+    known_structures : collection of str, optional
+        Names allowed in ``name(lhs | g)``; None allows any.
+    columns : collection of str
+        Columns of the data: a name among them is the column, whatever it means elsewhere (``pi``, ``exp``, ``C``).
+
+    Returns
+    -------
+    Formula
+
+    Raises
+    ------
+    FormulaError
+        With a caret under the place that is not understood.
+    """
+    if not isinstance(text, str):
+        raise FormulaError(f"formula must be text such as 'y ~ x + (1 | g)', got {type(text).__name__}")
+    names = None if known_structures is None else frozenset(known_structures)
+    return _parse(text, names, expressions.RESERVED & set(columns))
+
+
+@lru_cache(maxsize=256)
+def _parse(text: str, known_structures: frozenset[str] | None, columns: frozenset[str]) -> Formula:
+    return _Parser(text, known_structures, columns).formula()
+
+
+@dataclass
+class _Sum:
+    """Terms, bars and offsets met while parsing; ``()`` is the intercept, ``("0",)`` its removal."""
+
+    terms: list[tuple[str, ...]] = field(default_factory=list)
+    bars: list[Bar] = field(default_factory=list)
+    offsets: list[str] = field(default_factory=list)
+    position: int = 0
+
+    def side(self) -> Side:
+        intercept = True
+        for term in self.terms:
+            if term in ((), ("0",)):
+                intercept = term == ()
+        proper = [t for t in self.terms if t not in ((), ("0",))]
+        return Side(intercept, tuple(sorted(_unique(proper), key=len)))
+
+
+def _unique(terms: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """Drop repeated terms; ``a:b`` and ``b:a`` are the same term."""
+    found: dict[object, tuple[str, ...]] = {}
+    for term in terms:
+        found.setdefault(frozenset(term), term)
+    return list(found.values())
+
+
+class _Parser(StructureReader):
+    """Recursive descent with R's precedence: ``^``, then ``:``, then ``* /``, then ``+ -``, then bars."""
+
+    def __init__(self, text: str, known_structures: frozenset[str] | None, columns: frozenset[str]):
+        super().__init__(text, known_structures)
+        self.columns = columns  # of the data, those that would mean something else
+        self.aliases: dict[str, str] = {}
+        self.stem = "col_"
+        while self.stem in text:
+            self.stem += "_"
+
+    # -- the formula
+
+    def formula(self) -> Formula:
+        tildes = [i for i, t in enumerate(self.tokens) if t.text == "~" and t.kind == "operator"]
+        if not tildes:
+            self.fail("a formula needs a '~' between the response and the model", len(self.text))
+        if len(tildes) > 1:
+            self.fail("a formula has only one '~'", self.tokens[tildes[1]].position)
+        if tildes[0] == 0:
+            self.fail("the response is missing left of '~'", self.tokens[0].position)
+        response = self._elementwise(self.tokens[: tildes[0]], "the response", self.tokens[0].position)
+        self.at = tildes[0] + 1
+        if self.token.kind == "end":
+            self.fail("the model is missing right of '~' (write '1' for an intercept only)", len(self.text))
+        found = self.sum()
+        if self.token.text in ("|", "||"):
+            self.fail("put parentheses round a random-effect term: (1 | g)", self.token.position)
+        if self.token.kind != "end":
+            self.unexpected(self.token)
+        aliases = tuple((alias, name) for name, alias in self.aliases.items())
+        return Formula(self.text, response, found.side(), tuple(found.bars), tuple(found.offsets), aliases)
+
+    # -- sums and products of terms
+
+    def sum(self) -> _Sum:
+        start = self.token.position
+        total = _Sum(position=start)
+        sign = self.next().text if self.token.text in ("+", "-") else "+"
+        while True:
+            position = self.token.position
+            value = self.product()
+            if sign == "+":
+                total.terms += value.terms
+                total.bars += value.bars
+                total.offsets += value.offsets
+            else:
+                self._plain(value, "subtracted", position, constants=True)
+                self._subtract(total, value)
+            if len(total.terms) > _MOST_TERMS:
+                self.fail(f"the formula has more than {_MOST_TERMS} terms", position)
+            if self.token.text not in ("+", "-"):
+                return total
+            sign = self.next().text
+
+    @staticmethod
+    def _subtract(total: _Sum, value: _Sum) -> None:
+        removed = {frozenset(t) for t in value.terms if t not in ((), ("0",))}
+        total.terms = [t for t in total.terms if t in ((), ("0",)) or frozenset(t) not in removed]
+        if () in value.terms:
+            total.terms.append(("0",))
+        if ("0",) in value.terms:
+            total.terms.append(())
+
+    def product(self) -> _Sum:
+        left = self.interaction()
+        while self.token.text in ("*", "/") or self.token.text.startswith("%"):
+            operator = self.next()
+            if operator.text.startswith("%"):
+                self.unexpected(operator)
+            right = self.interaction()
+            self._plain(left, f"combined by {operator.text!r}", left.position)
+            self._plain(right, f"combined by {operator.text!r}", right.position)
+            if operator.text == "*":
+                crossed = self._cross(left.terms, right.terms, operator.position)
+                terms = left.terms + right.terms + crossed
+            else:
+                nest: tuple[str, ...] = tuple(dict.fromkeys(f for term in left.terms for f in term))
+                terms = left.terms + self._cross([nest], right.terms, operator.position)
+            left = _Sum(_unique(terms), position=left.position)
+        return left
+
+    def interaction(self) -> _Sum:
+        left = self.power()
+        while self.token.text == ":":
+            operator = self.next()
+            right = self.power()
+            self._plain(left, "combined by ':'", left.position)
+            self._plain(right, "combined by ':'", right.position)
+            left = _Sum(self._cross(left.terms, right.terms, operator.position), position=left.position)
+        return left
+
+    def power(self) -> _Sum:
+        base = self.primary()
+        if self.token.text not in ("^", "**"):
+            return base
+        operator = self.next()
+        exponent = self.next()
+        if not re.fullmatch(r"[1-9]\d{0,2}", exponent.text):
+            self.fail("a power of terms must be a whole number; for powers of x write I(x**2)", exponent.position)
+        self._plain(base, "raised to a power", base.position)
+        terms = base.terms
+        for _ in range(int(exponent.text) - 1):
+            grown = _unique(terms + self._cross(terms, base.terms, operator.position))
+            if len(grown) == len(terms):
+                break
+            terms = grown
+        return _Sum(sorted(terms, key=len), position=base.position)
+
+    def _cross(self, left: list[tuple[str, ...]], right: list[tuple[str, ...]], position: int) -> list[tuple[str, ...]]:
+        if len(left) * len(right) > _MOST_TERMS:
+            self.fail(f"this makes more than {_MOST_TERMS} terms", position)
+        return _unique([tuple(dict.fromkeys(a + b)) for a in left for b in right])
+
+    def _plain(self, value: _Sum, what: str, position: int, constants: bool = False) -> None:
+        """Refuse bars, offsets and (mostly) constants where only ordinary terms make sense."""
+        if value.bars:
+            self.fail(f"a random-effect term cannot be {what}, only added", value.bars[0].position)
+        if value.offsets:
+            self.fail(f"an offset cannot be {what}, only added", position)
+        if not constants and any(t in ((), ("0",)) for t in value.terms):
+            self.fail(f"0 and 1 (the intercept) cannot be {what}", position)
+
+    def primary(self) -> _Sum:
+        token = self.next()
+        if token.text == "(" and token.kind == "operator":
+            return self.parenthesis(token)
+        if token.kind == "number":
+            if token.text not in ("0", "1"):
+                self.fail("numbers other than 0 and 1 (the intercept) need I(...), as in I(2 * x)", token.position)
+            return _Sum([()] if token.text == "1" else [("0",)], position=token.position)
+        if token.kind == "name" and self.token.text == "(":
+            return self.call(token)
+        if token.kind in ("name", "quoted"):
+            return self._term([token])
+        self.at -= 1
+        self.unexpected(token)
+
+    def parenthesis(self, opening: Token) -> _Sum:
+        if any(token.text == "@" for token in self.tokens[self.at : self._closing(self.at - 1)]):
+            return self.composite(opening)
+        inner = self.sum()
+        if self.token.text in ("|", "||"):
+            bars = self.bar(inner, opening.position, None)
+            self.expect(")", "after the grouping factor")
+            return _Sum(bars=bars, position=opening.position)
+        self.expect(")", "to close the parenthesis")
+        inner.position = opening.position
+        return inner
+
+    # -- function calls and random-effect terms
+
+    def call(self, name: Token) -> _Sum:
+        closing = self._closing(self.at)
+        inside = self.tokens[self.at + 1 : closing]
+        if self._has_bar(inside) or name.text == "matern" or name.text.startswith("sp_"):
+            return self.structure(name)
+        start = self.at - 1
+        self.at = closing + 1
+        if name.text == "offset":
+            return _Sum(offsets=[self._elementwise(inside, "an offset", name.position)], position=name.position)
+        return self._term(self.tokens[start : closing + 1])
+
+    def _closing(self, opening: int) -> int:
+        depth = 0
+        for i in range(opening, len(self.tokens)):
+            depth += {"(": 1, ")": -1}.get(self.tokens[i].text, 0)
+            if depth == 0:
+                return i
+        self.fail("this parenthesis is never closed", self.tokens[opening].position)
+
+    @staticmethod
+    def _has_bar(tokens: list[Token]) -> bool:
+        depth = 0
+        for token in tokens:
+            depth += {"(": 1, ")": -1}.get(token.text, 0)
+            if depth == 0 and token.text in ("|", "||"):
+                return True
+        return False
+
+    def structure(self, name: Token) -> _Sum:
+        """Parse ``name(lhs | group, option=value)``, or without a bar a structure over all rows."""
+        self.check_known(name)
+        self.expect("(", "after the name of a structure")
+        start = self.at
+        columns = self.plain_columns()
+        self.at = start
+        inner = self.sum()
+        if self.token.text == "||":
+            self.fail(f"'||' has no meaning inside {name.text}(...): use '|'", self.token.position)
+        if self.token.text == "|":
+            bars = self.bar(inner, name.position, name.text, columns)
+        elif columns:
+            options = self.options()
+            shape = Part(name.text, columns, options, name.position)
+            bars = [Bar(Side(False), (), True, name.text, options, name.position, shape)]
+        else:
+            self.fail(f"{name.text} over all rows takes columns, such as {name.text}(x + y)", name.position)
+        self.expect(")", f"to close {name.text}(...)")
+        return _Sum(bars=bars, position=name.position)
+
+    def composite(self, opening: Token) -> _Sum:
+        """Parse ``(us(trait) @ ar1(time) | group, by=arm)``."""
+        self.at -= 1
+        bars = []
+        for item in self.item():
+            options = (("by", item.arm[0]), ("shared", item.shared)) if item.arm else ()
+            bars.append(Bar(Side(False), item.group, True, None, options, item.position, item.shape))
+        return _Sum(bars=bars, position=opening.position)
+
+    def arm_and_group(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Parse the one grouping factor of a product of structures."""
+        bar = self.next()
+        levels = self.groups()
+        if len(levels) > 1:
+            self.fail("products of structures do not nest: write a term for each grouping factor", bar.position)
+        return (), levels[0]
+
+    def bar(
+        self, inner: _Sum, position: int, structure: str | None, columns: tuple[str, ...] = ()
+    ) -> list[Bar]:  # fmt: skip
+        """Parse from the bar up to the closing parenthesis; nesting and ``||`` are expanded as in lme4."""
+        operator = self.next()
+        if inner.bars:
+            self.fail("a random-effect term cannot stand inside another one", inner.bars[0].position)
+        self._plain(inner, "put left of a bar", position, constants=True)
+        side = inner.side()
+        if not side.intercept and not side.terms:
+            self.fail("nothing is left of this bar: write 1 or a column", operator.position)
+        nested = _nested(self.groups())
+        options = self.options() if structure is not None else ()
+        correlated = operator.text == "|"
+        sides = [side] if correlated else _independent(side)
+        shape = Part(structure, columns, options, position) if structure is not None and columns else None
+        return [Bar(s, g, correlated, structure, options, position, shape) for s in sides for g in nested]
+
+    # -- expressions
+
+    def _term(self, tokens: list[Token]) -> _Sum:
+        text = self._expression(tokens)
+        if not set(expressions.variables(text)) - set(expressions.CONSTANTS):
+            self.fail("this term uses no column", tokens[0].position)
+        return _Sum([(text,)], position=tokens[0].position)
+
+    def _elementwise(self, tokens: list[Token], what: str, position: int) -> str:
+        if not tokens:
+            self.fail(f"{what} is empty", position)
+        text = self._expression(tokens)
+        if not expressions.is_elementwise(text):
+            self.fail(f"{what} can only be arithmetic and functions of single rows, such as log(y)", position)
+        if not expressions.variables(text) and what == "the response":
+            self.fail(f"{what} uses no column", position)
+        return text
+
+    def _expression(self, tokens: list[Token]) -> str:
+        """Check tokens as a Python expression and return it in standard spelling."""
+        words, starts, length = [], [], 0
+        for i, token in enumerate(tokens):
+            after = tokens[i + 1].text if i + 1 < len(tokens) else ""
+            words.append(self._word(token, after in ("(", "="), i > 0 and tokens[i - 1].text in (",", "=", "[")))
+            starts.append(length)
+            length += len(words[-1]) + 1
+        try:
+            return expressions.normalise(" ".join(words))
+        except expressions.ExpressionError as error:
+            place = max(bisect.bisect_right(starts, error.column) - 1, 0)
+            self.fail(str(error), tokens[place].position)
+
+    def _word(self, token: Token, called: bool, further: bool) -> str:
+        """Spell one token in Python; names of columns that are unusual, or mean something else, get a stand-in.
+
+        Parameters
+        ----------
+        called : whether it is the name of a function or of an argument
+        further : whether it is a further argument, where True, None and contrasts are themselves
+        """
+        if token.text == "^":
+            return "**"
+        if token.text in ("|", "||", "~") or token.text.startswith("%"):
+            self.fail(f"{token.text} cannot stand here", token.position)
+        if token.kind == "quoted":
+            return self._alias(token.text[1:-1])
+        if token.kind != "name" or called:
+            return token.text
+        if token.text in self.columns and not (further and token.text in _VALUES):
+            return self._alias(token.text)
+        if token.text.startswith("contr."):
+            return token.text
+        if token.text == "np.pi":
+            return "pi"
+        if token.text in ("True", "False", "None"):
+            return token.text
+        plain = _ASCII_NAME.match(token.text) and not keyword.iskeyword(token.text)
+        return token.text if plain else self._alias(token.text)
+
+    def _alias(self, name: str) -> str:
+        return self.aliases.setdefault(name, f"{self.stem}{len(self.aliases)}_")
+
+
+def _independent(side: Side) -> list[Side]:
+    """Split the left side of ``||`` as lme4 does: each term alone, a factor's columns together."""
+    parts = [Side(True)] if side.intercept else []
+    return parts + [Side(False, (term,)) for term in side.terms]
+
+
+def _nested(levels: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """Expand nesting as in lme4: ``a/b`` gives ``b:a`` and then ``a``."""
+    paths = [levels[k::-1] for k in reversed(range(len(levels)))]
+    return [tuple(dict.fromkeys(name for part in parts for name in part)) for parts in paths]

@@ -1,0 +1,1 @@
+"""Tests of fixed effects: `wald`, `linear` hypotheses, `anova`, and the same `in_batches`."""

@@ -1,0 +1,369 @@
+"""Tests of given hypotheses in every data set of a batch, in a compiled pass over what was fitted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from ...batch.fits import Fitted
+from ...batch.queue import sizes
+from ...batch.responses import Lane, Shared, assemble
+from ...distributions import f_tail, t_tail
+from ...errors import DataError
+from ...fitting.newton import Status
+from ...fitting.objective import Spec
+from ...frames.alignment import refuse_masked
+from ...frames.columns import make_frame
+from ...frames.tables import Shown, Table, format_column, format_df
+from ...likelihood.prepared import Prepared, orthonormal, prepare, weighted
+from ...runtime.programs import QUICKLY, compiled
+from ...tolerances import REPEATED
+from ..hypotheses.coding import Coding
+from ..local import blocks_at, expanded, inverse, local_of
+from ..options import chart_of, check_options
+from ..robust import sandwich
+from ..robust.partition import dependent
+from ..small_sample import kenward_roger, satterthwaite
+
+METHODS = ("satterthwaite", "kenward-roger", "kenward-roger-full", "residual", "asymptotic")
+SMALL_SAMPLE = METHODS[:3]
+FEW = 5000  # data sets in a chunk
+
+
+class TestStatus(IntEnum):
+    """How the tests of a data set ended; there are degrees of freedom only where it is OK."""
+
+    __test__ = False  # nothing for pytest to collect
+
+    OK = 0
+    NOT_FITTED = 1
+    NOT_DEFINITE = 2  # the information of the covariance parameters is not positive definite
+    NOT_IDENTIFIED = 3  # the data do not determine covariance parameters that variances of coefficients depend on
+    NOT_ESTIMABLE = 4  # a hypothesis is about a coefficient that the data set cannot estimate
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class LaneTests(Shown):
+    """Tests of m hypotheses in b data sets by one method; NaN where `status` is not OK.
+
+    Attributes
+    ----------
+    estimate, se, df, statistic, p : (b, m) t test of every row of L
+    joint, den_df, joint_p : (b,) F test of all rows together;  num_df : its numerator degrees of freedom
+    status : (b,) `jaxlmm.TestStatus`
+    kind : library of data frames
+    """
+
+    estimate: np.ndarray
+    se: np.ndarray
+    df: np.ndarray
+    statistic: np.ndarray
+    p: np.ndarray
+    joint: np.ndarray
+    den_df: np.ndarray
+    joint_p: np.ndarray
+    num_df: float
+    status: np.ndarray
+    kind: str = "dict"
+
+    def frame(self) -> Any:
+        """One row a data set and hypothesis, both numbered from 0, with the joint test of the data set beside it."""
+        b, m = self.estimate.shape
+        columns: dict[str, Any] = {"dataset": np.repeat(np.arange(b), m), "hypothesis": np.tile(np.arange(m), b)}
+        names = {"estimate": "estimate", "std_error": "se", "df": "df", "statistic": "statistic", "p_value": "p"}
+        columns |= {name: getattr(self, own).ravel() for name, own in names.items()}
+        joint = {"joint": self.joint, "num_df": np.full(b, self.num_df), "den_df": self.den_df, "joint_p": self.joint_p}
+        columns |= {name: np.repeat(values, m) for name, values in joint.items()}
+        columns["status"] = np.repeat([TestStatus(s).name.lower() for s in self.status], m)
+        return make_frame(self.kind, columns)
+
+    def table(self) -> Table:
+        """Means over the data sets with a test, and how many of them reject."""
+        good = self.status == TestStatus.OK
+        count, m = int(good.sum()), self.estimate.shape[1]
+        nothing = np.full((1, m), np.nan)
+        means = [np.mean(x[good] if count else nothing, 0) for x in (self.estimate, self.se, self.df, self.p < 0.05)]
+        cells = [format_column(means[0], 6), format_column(means[1]), format_df(means[2])]
+        cells.append(["" if np.isnan(x) else f"{x:.3f}" for x in means[3]])
+        rows = tuple(zip(map(str, range(m)), *cells, strict=True))
+        header = ("", "Mean estimate", "Mean SE", "Mean df", "p < 0.05")
+        return Table(f"Tests in {len(good)} data sets, {count} with a result:", header, rows)
+
+
+class Rule(NamedTuple):
+    """What a compiled pass depends on: how degrees of freedom are found."""
+
+    spec: Spec
+    methods: tuple[str, ...]
+    chart: str
+    information: str
+
+
+class _Found(NamedTuple):
+    """What the compiled pass gives for a data set."""
+
+    estimate: Any
+    se: Any
+    df: Any
+    F: Any  # (), scaled
+    den_df: Any
+    status: Any
+
+
+class Tests:
+    """Hypotheses ``L beta = rhs`` to be tested in every data set of `jaxlmm.fit_batch` and ``Fit.refit``.
+
+    Parameters
+    ----------
+    L : (m, p) array, in the columns of X; rows that are combinations of others do not count in the joint test,
+        whose degrees of freedom do not depend on which rows say the same (in ``Fit.refit``, nor on the coding of X)
+    rhs : number or (m,)
+    df : one or several of "satterthwaite", "kenward-roger", "kenward-roger-full", "residual", "asymptotic"
+    information, boundary_df : as in ``Fit.test``; on the boundary of each data set for itself
+    robust : "CR0", "CR1", "CR1p", "CR1S", "CR2-mmrm" or "CR3", a sandwich with its own degrees of freedom in addition
+        (key ``robust``), for one model with many complete responses
+
+    Raises
+    ------
+    DataError
+        For unknown methods and wrong shapes.
+    """
+
+    __test__ = False  # nothing for pytest to collect
+
+    def __init__(
+        self, L: Any, rhs: Any = 0.0, df: str | Sequence[str] = "satterthwaite", information: str | None = None,
+        boundary_df: str | None = None, robust: str | None = None,
+    ):  # fmt: skip
+        if isinstance(L, str | Mapping):
+            raise DataError("L: names of coefficients are for Fit.test; expected rows (m, p) in the columns of X")
+        refuse_masked("L", L)
+        refuse_masked("rhs", rhs)
+        self.L = np.atleast_2d(np.asarray(L, float))
+        if self.L.ndim != 2 or not np.all(np.isfinite(self.L)) or not np.any(self.L):
+            raise DataError(f"L: expected a finite array (m, p) that is not zero, found shape {np.shape(L)}")
+        if np.ndim(rhs) > 1 or (np.ndim(rhs) == 1 and len(rhs) != len(self.L)):
+            raise DataError(f"rhs: expected a number or one for each of {len(self.L)} rows, found {np.shape(rhs)}")
+        self.rhs = np.broadcast_to(np.asarray(rhs, float), (len(self.L),))
+        self.df = (df,) if isinstance(df, str) else tuple(df)
+        for method in self.df:
+            if method not in METHODS:
+                raise DataError(f"df: found {method!r}, expected some of {', '.join(METHODS)}")
+        check_options(information, boundary_df)
+        kinds = [kind for kind in sandwich.KINDS if kind != "CR2"]
+        if robust is not None and robust not in kinds:
+            raise DataError(f"robust: found {robust!r}, expected one of {', '.join(kinds)} (CR2 is for single fits)")
+        self.information, self.boundary_df, self.robust = information, boundary_df, robust
+        self.turn = np.eye(len(self.L))
+        self._choose_basis(Coding.of_columns(self.L.shape[1]))
+
+    @property
+    def rank(self) -> int:
+        """Number of hypotheses that do not repeat others."""
+        return len(self.turn)
+
+    def coded(self, coding: Coding) -> Tests:
+        """The same tests for a fit of a formula, whose factors have this coding; see `hypotheses`."""
+        out = copy(self)
+        if self.L.shape[1] == len(coding.C):
+            out._choose_basis(coding)
+        return out
+
+    def _choose_basis(self, coding: Coding) -> None:
+        """`turn` (r, m), the combinations of rows whose degrees of freedom are those of the joint test."""
+        L = coding.of(self.L)
+        size = np.linalg.norm(L, axis=1, keepdims=True)
+        unit = L / np.where(size > 0, size, 1.0)
+        turn = np.linalg.lstsq(unit.T, coding.of(coding.canonical(self.L)).T, rcond=REPEATED)[0].T
+        self.turn = turn / np.where(size > 0, size, 1.0)[:, 0]
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Names of the results."""
+        return self.df if self.robust is None else (*self.df, self.robust)
+
+    def empty(self, b: int, kind: str = "dict") -> dict[str, LaneTests]:
+        """Results without numbers for b data sets, with frames of a library."""
+        return {key: self._empty(b, kind) for key in self.keys}
+
+    def _empty(self, b: int, kind: str) -> LaneTests:
+        m = len(self.L)
+        estimate, se, df, statistic, p = np.full((5, b, m), np.nan)
+        joint, den_df, joint_p = np.full((3, b), np.nan)
+        status = np.full(b, TestStatus.NOT_FITTED, int)
+        return LaneTests(estimate, se, df, statistic, p, joint, den_df, joint_p, float(self.rank), status, kind)
+
+    def put(self, tests: dict[str, LaneTests], rows: np.ndarray, fitted: Fitted) -> None:
+        """Test what was fitted and fill `rows` of the results."""
+        if self.L.shape[1] != len(fitted.columns):
+            raise DataError(f"tests: L has {self.L.shape[1]} columns, expected {len(fitted.columns)} as in X")
+        if not fitted.spec.reml and (refused := [m for m in self.df if m.startswith("kenward")]):
+            raise DataError(f"df: {refused[0]!r} is for REML fits, found method 'ML'")
+        good = np.isin(fitted.found.status, [s for s in Status if s.is_fitted])
+        singular = np.any(fitted.found.boundary, -1)
+        for lanes, on_boundary in ((good & ~singular, False), (good & singular, True)):
+            index = np.flatnonzero(lanes)
+            for rule in self._rules(fitted.spec.absolute, on_boundary) if len(index) else ():
+                for method, found in zip(rule.methods, self._run(rule, fitted, index), strict=True):
+                    self._fill(tests[method], rows, index, found)
+        if self.robust is not None:
+            index = np.flatnonzero(good)
+            if len(index):
+                self._fill(tests[self.robust], rows, index, self._sandwich(fitted, index))
+
+    def _rules(self, spec: Spec, on_boundary: bool) -> list[Rule]:
+        """Passes over data sets inside or on the boundary of the parameter space; methods share what they can."""
+        groups: dict[tuple[str, str], list[str]] = {}
+        for method in self.df:
+            singular = on_boundary and method in SMALL_SAMPLE
+            chart = chart_of(method, self.information, self.boundary_df, singular)
+            groups.setdefault(chart, []).append(method)
+        return [Rule(spec, tuple(methods), *chart) for chart, methods in groups.items()]
+
+    def _fill(self, out: LaneTests, rows: np.ndarray, index: np.ndarray, found: _Found) -> None:
+        """Write the results of some lanes."""
+        here = rows[index]
+        lost = np.where(found.status == TestStatus.OK, 1.0, np.nan)
+        out.estimate[here] = found.estimate
+        out.se[here], out.df[here] = found.se * lost[:, None], found.df * lost[:, None]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            out.statistic[here] = (found.estimate - self.rhs) / out.se[here]
+        out.p[here] = t_tail(out.statistic[here], out.df[here])
+        out.joint[here], out.den_df[here] = found.F * lost, found.den_df * lost
+        out.joint_p[here] = f_tail(out.joint[here], out.num_df, out.den_df[here])
+        out.status[here] = found.status
+
+    def _run(self, rule: Rule, fitted: Fitted, index: np.ndarray) -> list[_Found]:
+        """Map tests over lanes, as many side by side as the solver has; a result a method."""
+        L = self.L[:, fitted.columns]
+        statistics = (fitted.lanes.data if fitted.shared.prepared is None else fitted.shared.prepared).statistics
+        capacity, slots = sizes(len(index), statistics.work)
+        place = np.resize(index, -(-len(index) // capacity) * capacity)  # few shapes to compile
+        lanes = jax.tree_util.tree_map(lambda a: np.asarray(a)[place], fitted.lanes)
+        few = jax.default_backend() == "cpu" and len(index) <= FEW
+        every = (_over_few_lanes if few else _over_lanes)(
+            rule, slots, self.turn, L, self.rhs, fitted.shared, lanes, fitted.x[place]
+        )
+        return [_Found(*(np.asarray(a)[: len(index)] for a in found)) for found in every]
+
+    def _sandwich(self, fitted: Fitted, index: np.ndarray) -> _Found:
+        """Sandwich estimates from the rows of complete responses to one design."""
+        if fitted.rows is None:
+            raise DataError(
+                "tests: robust= needs one model and complete responses (b, n): data sets with designs, weights or "
+                "missing rows of their own, and drawn statistics, are not supported; use Fit.test for these"
+            )
+        model, y = fitted.rows
+        clusters = dependent(model)
+        if clusters.size < 2:
+            raise DataError("tests: robust= needs at least 2 independent clusters; random effects connect all rows")
+        Q, R, _ = orthonormal(model.X, model.weights)
+        offset = 0.0 if model.offset is None else model.offset
+        prepared = prepare(model, compact=False, orthogonal=True)
+        kind = str(self.robust)
+        L = np.linalg.solve(R.T, self.L[:, fitted.columns].T).T
+        capacity, slots = sizes(len(index), prepared.statistics.work + Q.size)
+        place = np.resize(index, -(-len(index) // capacity) * capacity)
+        responses = weighted(model, (y[place] - offset).T).T
+        found = _sandwiches(
+            fitted.spec.absolute, kind, clusters.size, slots, self.turn, L, self.rhs, prepared, Q, clusters.codes,
+            fitted.x[place], responses,
+        )  # fmt: skip
+        return _Found(*(np.asarray(a)[: len(index)] for a in found))
+
+
+def _mapped(
+    rule: Rule, slots: int, turn: Array, L: Array, rhs: Array, shared: Shared, lanes: Lane, x: Array
+) -> list[_Found]:  # fmt: skip
+    def one(inputs: tuple[Lane, Array]) -> list[_Found]:
+        prepared, _ = assemble(shared, inputs[0])
+        return _test_lane(rule, turn, L, rhs, prepared, inputs[1])
+
+    return jax.lax.map(one, (lanes, x), batch_size=slots)
+
+
+_over_lanes = compiled("rule", "slots")(_mapped)
+# for few data sets compiling takes longer than running
+_over_few_lanes = compiled("rule", "slots", options=QUICKLY)(_mapped)
+
+
+def _test_lane(rule: Rule, turn: Array, L: Array, rhs: Array, prepared: Prepared, x: Array) -> list[_Found]:
+    """Tests in one data set by every method of a rule, x being the solver's coordinates; a pure function."""
+    spec, methods, chart, information = rule
+    if chart == "natural":
+        x = spec.map("solver_to_natural", x)
+    at = expanded(spec, prepared, chart, x)
+    basis, alias = prepared.basis, jnp.asarray(prepared.basis.alias)
+    inner = jax.scipy.linalg.solve_triangular(basis.R, L.T, trans=1).T * (1.0 - alias)
+    estimable = ~jnp.any((L != 0) & (alias > 0))  # a column that others span is as if it were not there
+    local = local_of(spec, prepared, chart, x, at)
+    inv = inverse(getattr(local, information), local.Phi, local.P)
+    estimate = inner @ (basis.c + at.normal.beta)
+    out = []
+    for method in methods:
+        vcov, scale, status = local.Phi, jnp.ones(()), jnp.full((), TestStatus.OK)
+        if method in SMALL_SAMPLE:
+            status = jnp.where(inv.identified, TestStatus.OK, TestStatus.NOT_IDENTIFIED)
+            status = jnp.where(inv.definite, status, TestStatus.NOT_DEFINITE)
+            df = satterthwaite.row_df(inner, local.Phi, local.P, inv.W)
+        else:
+            den = jnp.asarray(basis.n - basis.rank if method == "residual" else jnp.inf)
+            df = jnp.broadcast_to(den, (len(inner),))
+        if method.startswith("kenward"):
+            total = kenward_roger.adjustment(spec, prepared, chart, x, at, inv.W, method.endswith("full"))
+            vcov = kenward_roger.adjusted(local.Phi, total)
+        rows = turn @ inner
+        if method == "satterthwaite":
+            den = satterthwaite.joint_df(rows, local.Phi, local.P, inv.W)
+        elif method in SMALL_SAMPLE:
+            scale, den = kenward_roger.joint(rows, local.Phi, local.P, inv.W)
+        status = jnp.where(estimable, status, TestStatus.NOT_ESTIMABLE)
+        out.append(_result(inner, turn, vcov, estimate, rhs, df, scale, den, status))
+    return out
+
+
+def _result(
+    L: Array, turn: Array, vcov: Array, estimate: Array, rhs: Array, df: Array, scale: Array, den: Array, status: Array
+) -> _Found:  # fmt: skip
+    """Standard errors and F; without a positive variance there is no test."""
+    rows, variance = turn @ L, jnp.einsum("mi,ij,mj->m", L, vcov, L)
+    V = rows @ vcov @ rows.T
+    unit = jax.lax.rsqrt(jnp.diagonal(V))  # each in its own standard error
+    gap = unit * (turn @ (estimate - rhs))
+    F = scale * gap @ jnp.linalg.solve(unit[:, None] * V * unit, gap) / len(turn)
+    proper = jnp.all(variance > 0) & jnp.all(df > 0) & (den > 0) & jnp.isfinite(F)
+    status = jnp.where((status == TestStatus.OK) & ~proper, TestStatus.NOT_DEFINITE, status)
+    return _Found(estimate, jnp.sqrt(jnp.maximum(variance, 0.0)), df, F, den, status)
+
+
+@compiled("spec", "kind", "count", "slots")
+def _sandwiches(
+    spec: Spec, kind: str, count: int, slots: int, turn: Array, L: Array, rhs: Array, prepared: Prepared, Q: Array,
+    codes: Array, x: Array, y: Array,
+) -> _Found:  # fmt: skip
+    n, p = Q.shape
+
+    def one(inputs: tuple[Array, Array]) -> _Found:
+        x, y = inputs
+        C = blocks_at(spec, prepared, "solver", x)
+        U = jnp.concatenate([Q, y[:, None]], 1)
+        S = prepared.statistics.solve(C, U)
+        grams = jax.ops.segment_sum(U[:, :, None] * S[:, None, :], codes, count)
+        at = sandwich.adjusted(grams, kind)
+        vcov = sandwich.covariance(at, sandwich.factor_of(kind, count, n, p))
+        estimate = L @ (at.root @ (at.root.T @ jnp.sum(grams, 0)[:p, p]))
+        df = sandwich.row_df(at, L)
+        rows = turn @ L
+        along = jnp.linalg.eigh(rows @ vcov @ rows.T)[1].T
+        den = satterthwaite.pooled(sandwich.row_df(at, along @ rows), len(turn))
+        return _result(L, turn, vcov, estimate, rhs, df, jnp.ones(()), den, jnp.full((), TestStatus.OK))
+
+    return jax.lax.map(one, (x, y), batch_size=slots)

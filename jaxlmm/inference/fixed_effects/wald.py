@@ -1,0 +1,289 @@
+"""Tests of linear combinations of the coefficients, with the degrees of freedom that a method gives them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from ...distributions import check_level, f_tail, t_quantile, t_tail
+from ...errors import DataError
+from ...fitting.objective import Spec, coordinates
+from ...fitting.units import root_of
+from ...likelihood.prepared import Prepared
+from ...runtime.precision import float64
+from ...runtime.programs import compiled_by_size
+from ...tolerances import REPEATED
+from ..hypotheses.coding import coding_of
+from ..local import INFORMATION, expanded, inverse, local_of, prepared_for
+from ..options import chart_of, check_options
+from ..robust.sandwich import KINDS, sandwich
+from ..small_sample import kenward_roger, satterthwaite
+from ..small_sample.degrees import between_within, containment_of, residual
+
+DF = (
+    "satterthwaite", "kenward-roger", "kenward-roger-full", "containment", "between-within", "residual", "asymptotic",
+)  # fmt: skip
+SINGULAR = 1e-8  # singular value of hypotheses in their standard errors: no variance is left for a combination
+CONTRADICTED = 1e-6  # relative difference of right-hand sides that should be equal
+WORDS = {"satterthwaite": "Satterthwaite", "kenward-roger": "Kenward-Roger", "kenward-roger-full": "Kenward-Roger full"}
+NOT_DEFINITE = "the information of the covariance parameters is not positive definite: no degrees of freedom"
+NOT_POSITIVE = "the adjusted covariance of the coefficients is not positive definite; use df='satterthwaite'"
+NOT_IDENTIFIED = "the data do not determine the covariance parameters that the coefficients' variances depend on"
+
+
+class Rows(NamedTuple):
+    """One t test a row: arrays (m,)."""
+
+    estimate: np.ndarray
+    se: np.ndarray
+    df: np.ndarray
+    statistic: np.ndarray
+    p: np.ndarray
+
+
+class FTest(NamedTuple):
+    """A joint test: F statistic, numerator and denominator degrees of freedom, p value."""
+
+    statistic: float
+    num_df: float
+    den_df: float
+    p: float
+
+
+@dataclass(frozen=True, eq=False)
+class Wald:
+    """Coefficients with a covariance matrix and a rule for degrees of freedom.
+
+    Attributes
+    ----------
+    names, coef (p,), vcov (p, p) : the covariance is that of the method: adjusted for Kenward-Roger, robust, ...
+    root : (p, p) with ``vcov = root root'``, from which standard errors are made
+    label : the method in words, for the output;  note : what to know about it, or empty
+    method, information : as asked for, or as chosen (``information`` is None where none is used)
+    parameters : chart of the covariance parameters and their covariance (k, k), where the method uses them
+    """
+
+    names: tuple[str, ...]
+    coef: np.ndarray
+    vcov: np.ndarray
+    root: np.ndarray
+    method: str
+    information: str | None
+    label: str
+    note: str
+    _row_df: Callable[[np.ndarray], np.ndarray] = field(repr=False)
+    _joint: Callable[[np.ndarray], tuple[float, float]] = field(repr=False)  # scale of F, denominator df
+    parameters: tuple[str, np.ndarray] | None = field(default=None, repr=False)
+    _coding: Callable[[], Any] | None = field(default=None, repr=False)
+
+    def rows(self, L: Any, rhs: Any = 0.0) -> Rows:
+        """Test ``L beta = rhs`` row by row, L (m, p)."""
+        L = self.checked(L)
+        estimate, se = L @ self.coef - rhs, np.linalg.norm(L @ self.root, axis=1)
+        df = np.asarray(self._row_df(L), float) if len(L) else np.zeros(0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            t = estimate / se
+        return Rows(estimate + rhs, se, df, t, t_tail(t, df))
+
+    def interval(self, rows: Rows, level: float = 0.95) -> np.ndarray:
+        """Confidence limits (m, 2) of rows."""
+        half = t_quantile(0.5 * (1.0 + check_level(level)), rows.df) * rows.se
+        return np.stack([rows.estimate - half, rows.estimate + half], -1)
+
+    def joint(self, L: Any, rhs: Any = 0.0) -> FTest:
+        """F test of all rows of ``L beta = rhs`` together; rows that repeat others do not count.
+
+        Satterthwaite's degrees of freedom are those of the rows as they are given, see `canonical`.
+        """
+        L = self.checked(L)
+        gap = np.broadcast_to(L @ self.coef - rhs, (len(L),))
+        scaled = L * np.sqrt(np.maximum(np.diagonal(self.vcov), 0.0))
+        size = np.linalg.norm(scaled, axis=1)
+        if not np.all(np.isfinite(size)) or not np.any(size > 0):
+            return FTest(np.nan, 0.0, np.nan, np.nan)
+        r = np.linalg.matrix_rank(scaled / np.where(size > 0, size, 1.0)[:, None], tol=REPEATED)
+        inner = L @ self.root
+        se = np.linalg.norm(inner, axis=1)
+        se = np.where(se > 0, se, 1.0)
+        U, w, _ = np.linalg.svd(inner / se[:, None])  # each hypothesis in its own standard error
+        gap, sizes = gap / se, (np.abs(L) @ np.abs(self.coef) + np.abs(rhs)) / se
+        if np.any(np.abs(U[:, r:].T @ gap) > CONTRADICTED * np.linalg.norm(sizes)):
+            raise DataError("rhs: rows of L are combinations of each other, and their right-hand sides contradict that")
+        if not (len(w) >= r and w[r - 1] > SINGULAR):
+            return FTest(np.nan, float(r), np.nan, np.nan)
+        full = L if r == len(L) else U[:, :r].T @ (L / se[:, None])
+        scale, df = self._joint(full)
+        F = float(scale * np.sum((U[:, :r].T @ gap / w[:r]) ** 2) / r)
+        return FTest(F, float(r), float(df), float(f_tail(F, r, df)))
+
+    def joint_of(self, L: Any, rhs: Any = 0.0) -> FTest:
+        """F test of all rows of ``L beta = rhs`` together, the same for all rows that say the same."""
+        found = self.joint(L, rhs)
+        if found.num_df < 2 or not np.isfinite(found.statistic):
+            return found
+        return self.joint(*self.canonical(L, rhs))._replace(statistic=found.statistic)
+
+    def canonical(self, L: Any, rhs: Any = 0.0) -> tuple[np.ndarray, np.ndarray]:
+        """The same hypotheses in the basis that does not depend on how they, or X, are written (see `hypotheses`).
+
+        Rows (r, p) of full rank, and right-hand sides (r,). As they are given where they are not finite.
+        """
+        L = self.checked(L)
+        rhs = np.broadcast_to(np.asarray(rhs, float), (len(L),))
+        if self._coding is None or len(L) < 2 or not np.all(np.isfinite(L)) or not L.any():
+            return L, rhs
+        coding = self._coding()
+        rows = coding.canonical(L)
+        turn = np.linalg.lstsq(coding.of(L).T, coding.of(rows).T, rcond=REPEATED)[0]
+        return rows, turn.T @ rhs
+
+    def checked(self, L: Any) -> np.ndarray:
+        """L as a float array (m, p); a vector is one row."""
+        L = np.atleast_2d(np.asarray(L, float))
+        if L.ndim != 2 or L.shape[1] != len(self.coef):
+            raise DataError(f"L: expected {len(self.coef)} columns, one a coefficient, found shape {L.shape}")
+        return L
+
+
+def check_tests(
+    df: str, information: str | None = None, boundary_df: str | None = None, robust: str | None = None,
+    cluster: Any = None,
+) -> None:  # fmt: skip
+    """Refuse unknown options of tests, see ``Fit.test``."""
+    if df not in DF:
+        raise DataError(f"df: found {df!r}, expected one of {', '.join(DF)}")
+    check_options(information, boundary_df)
+    if robust is not None and robust not in KINDS:
+        raise DataError(f"robust: found {robust!r}, expected one of {', '.join(KINDS)}")
+    if cluster is not None and robust is None:
+        raise DataError("cluster: only with robust=, such as robust='CR2'")
+
+
+def wald(
+    fit: Any, df: str = "satterthwaite", information: str | None = None, boundary_df: str | None = None,
+    robust: str | None = None, cluster: Any = None,
+) -> Wald:  # fmt: skip
+    """Choose the covariance of the coefficients and the degrees of freedom; see ``Fit.test`` for the arguments."""
+    check_tests(df, information, boundary_df, robust, cluster)
+    if robust is not None:
+        return _robust(fit, df, robust, cluster)
+    if not df.startswith(("satterthwaite", "kenward")):
+        return _plain(fit, df, fit.vcov, fit.estimate.inner[0], "")
+    return _small_sample(fit, df, information, boundary_df)
+
+
+def _plain(fit: Any, df: str, vcov: np.ndarray, root: np.ndarray, prefix: str) -> Wald:
+    """Degrees of freedom from the design alone."""
+    rule: Callable[[np.ndarray], np.ndarray]
+    if df == "containment":
+        rule = containment_of(fit.frame)
+    elif df == "between-within":
+        rule = partial(between_within, fit)
+    else:
+        number = np.inf if df == "asymptotic" else residual(fit)
+        rule = lambda L: np.full(len(L), number)  # noqa: E731
+    note = "" if fit.converged else f"not converged: {fit.estimate.status.advice}"
+    return Wald(
+        fit.coef_names, fit.coef, vcov, root, df, None, f"{prefix}{df.capitalize()}", note,
+        rule, lambda L: (1.0, float(np.min(rule(L)))), None, partial(coding_of, fit),
+    )  # fmt: skip
+
+
+def _robust(fit: Any, df: str, kind: str, cluster: Any) -> Wald:
+    """A sandwich estimator, with its own degrees of freedom or those of the design."""
+    if df.startswith("kenward"):
+        raise DataError(f"df: {df!r} has a covariance of its own; with robust= use 'satterthwaite' or a simple one")
+    found = sandwich(fit, kind, cluster)
+    if df != "satterthwaite":
+        return _plain(fit, df, found.vcov, root_of(found.vcov), f"{found.label}, ")
+    note = "" if fit.converged else f"not converged: {fit.estimate.status.advice}"
+
+    def joint(L: np.ndarray) -> tuple[float, float]:
+        F, _, den = found.joint(L)
+        return (1.0 if np.isfinite(F) else np.nan), den  # F is not scaled; NaN with fewer clusters than rows of L
+
+    if found.clusters <= len(fit.coef):
+        few = (
+            f"{found.clusters} clusters are not more than the {len(fit.coef)} coefficients: do not rely on these tests"
+        )
+        note = note or few
+    label = f"{found.label}, Satterthwaite"
+    root, coding = root_of(found.vcov), partial(coding_of, fit)
+    return Wald(fit.coef_names, fit.coef, found.vcov, root, df, None, label, note, found.df, joint, None, coding)
+
+
+def _small_sample(fit: Any, df: str, information: str | None, boundary_df: str | None) -> Wald:
+    """Satterthwaite and Kenward-Roger."""
+    is_kr = df != "satterthwaite"
+    if is_kr and fit.method != "REML":
+        raise DataError(f"df: {df!r} is for REML fits, found method 'ML'; fit with method='REML'")
+    chart, information = chart_of(df, information, boundary_df, fit.singular)
+    if chart == "solver" and information == "observed" and not is_kr:
+        (root, P), kind, change = fit.estimate.inner, fit.estimate.information, None
+    else:
+        root, P, kind, change = _compiled(fit, chart, information, df)
+    Phi, own = np.eye(len(root)), root  # all in the basis of `root`, in which the coefficients are uncorrelated
+    W, definite, identified = inverse(kind, Phi, P) if np.all(np.isfinite(kind)) else (kind, False, True)
+    note = "" if definite and identified else NOT_DEFINITE if not definite else NOT_IDENTIFIED
+    if is_kr and change is not None and not note and len(change):
+        note = "" if np.min(np.linalg.eigvalsh(change)) > 0 else NOT_POSITIVE
+        own = root if note else root @ np.linalg.cholesky(change)
+    vcov = own @ own.T
+    note = note if fit.converged else f"not converged: {fit.estimate.status.advice}"
+    label = f"{WORDS[df]}, {information} information"
+    if fit.singular:
+        label += f", singular fit: variances of zero {'kept' if chart == 'natural' else 'dropped'}"
+    if note:
+        W, vcov, own = np.full_like(W, np.nan), np.where(is_kr, np.nan, vcov), np.where(is_kr, np.nan, own)
+
+    def joint(L: np.ndarray) -> tuple[float, float]:
+        if note:
+            return 1.0, np.nan
+        if not is_kr:
+            return 1.0, float(satterthwaite.joint_df(L @ root, Phi, P, W))
+        scale, den = kenward_roger.joint(L @ root, Phi, P, W)
+        return float(scale), float(den)
+
+    def row_df(L: np.ndarray) -> np.ndarray:
+        return np.full(len(L), np.nan) if note else satterthwaite.row_df(L @ root, Phi, P, W)
+
+    return Wald(
+        fit.coef_names, fit.coef, vcov, own, df, information, label, note, row_df, joint, (chart, W),
+        partial(coding_of, fit),
+    )  # fmt: skip
+
+
+def _compiled(fit: Any, chart: str, information: str, df: str) -> tuple[np.ndarray, ...]:
+    """A root of Phi; P, the information and, for Kenward-Roger, the adjusted covariance, in its basis."""
+    chosen = np.array([kind == information for kind in INFORMATION], float)
+    with float64():
+        spec, prepared = prepared_for(fit.model, fit.method)
+        x = coordinates(spec, prepared, fit.theta, chart)
+        run = _program(prepared.statistics, len(x))
+        Phi, P, kind, total = jax.device_get(run(spec, prepared, chart, df == "kenward-roger-full", chosen, x))
+    R, inner = prepared.basis.R, root_of(Phi)
+    change = np.eye(len(R)) + 2.0 * inner.T @ total @ inner
+    return np.linalg.solve(R, inner) if len(R) else inner, inner.T @ P @ inner, kind, 0.5 * (change + change.T)
+
+
+def _quantities(
+    spec: Spec, prepared: Prepared, chart: str, full: bool, chosen: Array, x: Array
+) -> tuple[Array, Array, Array, Array]:  # fmt: skip
+    """Phi, P, the `chosen` (3,) of the information matrices, and what adjusts Phi for Kenward-Roger; internal units."""
+    at = expanded(spec, prepared, chart, x)
+    found = local_of(spec, prepared, chart, x, at)
+    kind = jnp.tensordot(chosen, jnp.stack([found.observed, found.expected, found.average]), 1)
+    W = inverse(kind, found.Phi, found.P).W
+    return found.Phi, found.P, kind, kenward_roger.adjustment(spec, prepared, chart, x, at, W, full)
+
+
+_program = compiled_by_size(_quantities, "spec", "chart", "full")
+
+__all__ = ["DF", "FTest", "Rows", "Wald", "wald"]

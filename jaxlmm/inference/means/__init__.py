@@ -1,0 +1,1 @@
+"""Marginal means: `emmeans`, slopes and comparisons (`margins`), `contrasts`, `multiplicity`, and their `table`."""

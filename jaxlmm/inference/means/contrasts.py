@@ -1,0 +1,104 @@
+"""Coefficients of contrasts between means: pairwise, with a control, polynomial, custom."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from itertools import combinations
+from math import gcd, lcm
+from typing import Any
+
+import numpy as np
+
+from ...errors import DataError
+from ...frames.alignment import refuse_masked
+
+METHODS = ("pairwise", "revpairwise", "trt.vs.ctrl", "consec", "eff", "poly")
+ADJUSTMENT = {"pairwise": "tukey", "revpairwise": "tukey", "trt.vs.ctrl": "dunnett", "consec": "mvt", "eff": "fdr"}
+"""The adjustment that goes with a method; none with others. As in R's emmeans, but Dunnett's is exact."""
+
+_DEGREES = ("linear", "quadratic", "cubic", "quartic")
+Custom = Mapping[str, Any] | Sequence[Any] | np.ndarray
+
+
+def coefficients(method: str | Custom, labels: Sequence[str], ref: int | str = 0) -> tuple[list[str], np.ndarray]:
+    """Names and coefficients (c, m) of contrasts of m means.
+
+    Parameters
+    ----------
+    method : a word, a dict from names to m coefficients, or an array (c, m)
+        "pairwise" A - B, "revpairwise" B - A, "trt.vs.ctrl" each minus `ref`, "consec" each minus the one before,
+        "eff" each minus the average of all, "poly" orthogonal polynomials in equally spaced levels, in the smallest
+        integers, as tables have them.
+    labels : names of the means
+    ref : label or position of the control
+
+    Raises
+    ------
+    DataError
+        For an unknown word or control, and coefficients of another length.
+    """
+    m, one = len(labels), np.eye(len(labels))
+    if not isinstance(method, str):
+        return _custom(method, m)
+    if method in ("pairwise", "revpairwise"):
+        pairs = list(combinations(range(m), 2))
+        if method == "revpairwise":
+            pairs = [(j, i) for j in range(m) for i in range(j)]
+        return _differences(pairs, labels)
+    if method == "consec":
+        return _differences([(i + 1, i) for i in range(m - 1)], labels)
+    if method == "trt.vs.ctrl":
+        control = _place(ref, labels)
+        return _differences([(i, control) for i in range(m) if i != control], labels)
+    if method == "eff":
+        return [f"{label} effect" for label in labels], one - 1.0 / m
+    if method == "poly":
+        names = [_DEGREES[d] if d < len(_DEGREES) else f"degree {d + 1}" for d in range(min(6, m - 1))]
+        return names, _polynomials(m, len(names))
+    raise DataError(f"method: found {method!r}, expected one of {', '.join(METHODS)}, a dict or an array")
+
+
+def _differences(pairs: Sequence[tuple[int, int]], labels: Sequence[str]) -> tuple[list[str], np.ndarray]:
+    one = np.eye(len(labels))
+    rows = np.array([one[i] - one[j] for i, j in pairs]).reshape(-1, len(labels))
+    return [f"{labels[i]} - {labels[j]}" for i, j in pairs], rows
+
+
+def _place(ref: int | str, labels: Sequence[str]) -> int:
+    if isinstance(ref, str):
+        if ref not in labels:
+            raise DataError(f"ref: found {ref!r}, expected one of {', '.join(labels)}")
+        return list(labels).index(ref)
+    if not -len(labels) <= ref < len(labels):
+        raise DataError(f"ref: found {ref}, expected a position among {len(labels)} means")
+    return ref % len(labels)
+
+
+def _custom(method: Custom, m: int) -> tuple[list[str], np.ndarray]:
+    if isinstance(method, Mapping):
+        names, rows = [str(k) for k in method], list(method.values())
+    else:
+        refuse_masked("method", method)
+        rows = list(np.atleast_2d(np.asarray(method, dtype=np.float64)))
+        names = [f"C{i + 1}" for i in range(len(rows))]
+    for name, row in zip(names, rows, strict=True):
+        if np.shape(row) != (m,):
+            raise DataError(f"contrast {name!r}: expected {m} coefficients, one a mean, found shape {np.shape(row)}")
+    return names, np.array(rows, dtype=np.float64).reshape(-1, m)
+
+
+def _polynomials(m: int, degrees: int) -> np.ndarray:
+    """Orthogonal polynomials in 1..m, exact in fractions, then in the smallest integers, last level positive."""
+    basis = [[Fraction(1)] * m]
+    for d in range(1, degrees + 1):
+        row = [Fraction(i**d) for i in range(1, m + 1)]
+        for b in basis:
+            share = Fraction(sum(x * y for x, y in zip(row, b, strict=True)), sum(y * y for y in b))
+            row = [x - share * y for x, y in zip(row, b, strict=True)]
+        basis.append(row)
+    out = []
+    for row in basis[1:]:
+        whole = [int(x * lcm(*(y.denominator for y in row))) for x in row]
+        out.append([x // gcd(*whole) for x in whole])
+    return np.array(out, dtype=np.float64).reshape(degrees, m)

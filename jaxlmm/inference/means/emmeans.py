@@ -1,0 +1,109 @@
+"""Estimated marginal means and slopes: averages over a reference grid."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ...distributions import check_level
+from ...errors import DataError
+from ..hypotheses.grid import WEIGHTS, Grid, reference_grid
+from .table import EMMeans, text_of
+
+
+def emmeans(
+    fit: Any, specs: str | Sequence[str], df: str = "satterthwaite", at: Mapping[str, Any] | None = None,
+    weights: str = "equal", level: float = 0.95, **options: Any,
+) -> EMMeans:  # fmt: skip
+    """Estimated marginal means (least-squares means): predictions at a reference grid, averaged over other factors.
+
+    Parameters
+    ----------
+    fit : a fit
+    specs : predictors and, behind a bar, those within whose levels means are compared: ``"ARMCD | AVISIT"``,
+        ``"recipe * temperature"``; a list of names; ``"1"`` for one mean
+    df, options : see ``Fit.test``
+    at : values of predictors in place of all levels of factors and the means of numbers
+    weights : "equal" for combinations of the other factors; "proportional" to how often these occur in the data; or
+        "cells": as they occur at each combination of `specs`
+    level : of the intervals
+
+    Raises
+    ------
+    DataError
+        For names that are not predictors, unknown levels, words and weights.
+
+    Notes
+    -----
+    Searle, Speed & Milliken (1980), Population marginal means in the linear model, American Statistician 34, 216-221.
+    The grid is that of R's emmeans: numbers with one or two values count as factors.
+    """
+    names, by = _specs(specs)
+    grid = reference_grid(fit, at, (*names, *by))
+    return _averaged(fit, grid, names, by, df, weights, level, options, "Estimated marginal means", "mean")
+
+
+def emtrends(
+    fit: Any, var: str, specs: str | Sequence[str] = "1", df: str = "satterthwaite",
+    at: Mapping[str, Any] | None = None, weights: str = "equal", level: float = 0.95, **options: Any,
+) -> EMMeans:  # fmt: skip
+    """Slopes of a numeric predictor, averaged like means: the derivative of the fixed part with respect to it.
+
+    Parameters
+    ----------
+    var : the predictor; the slope is at its mean, or at ``at={var: value}``
+    others : see `emmeans`
+    """
+    names, by = _specs(specs)
+    grid = reference_grid(fit, at, (*names, *by), slope=var)
+    return _averaged(fit, grid, names, by, df, weights, level, options, f"Slopes of {var}", "slope")
+
+
+def _averaged(
+    fit: Any, grid: Grid, names: tuple[str, ...], by: tuple[str, ...], df: str, weights: str, level: float,
+    options: dict[str, Any], title: str, what: str,
+) -> EMMeans:  # fmt: skip
+    if weights not in WEIGHTS:
+        raise DataError(f"weights: found {weights!r}, expected one of {', '.join(WEIGHTS)}")
+    every = (*names, *by)
+    average = grid.averages(every, weights)
+    known = np.isfinite(average).all(axis=1)
+    average = np.where(known[:, None], average, 0.0)
+    L, shift, extra = average @ grid.X, average @ grid.offset, average @ grid.extra
+    L[~known | (np.abs(extra) > 1e-6).any(axis=1)] = np.nan
+    first = [int(np.flatnonzero(grid.cells(every) == c)[0]) for c in range(len(average))]
+    codes = {name: grid.codes[first, list(grid.values).index(name)] for name in every}
+    labels = {name: [grid.values[name][c] for c in codes[name]] for name in every} or {what: ["overall"]}
+    others = [n for n in grid.values if n not in every]
+    over = [n for n in others if len(grid.values[n]) > 1]
+    fixed = [f"{n} = {text_of(grid.values[n][0])}" for n in others if len(grid.values[n]) == 1]
+    note = [f"averaged over {', '.join(over)} ({weights} weights)"] * bool(over) + [f"at {', '.join(fixed)}"] * bool(
+        fixed
+    )
+    return EMMeans(
+        fit.wald(df=df, **options), labels, L, shift, by, check_level(level), "none", title, fit.frame.kind,
+        "; ".join(note),
+    )  # fmt: skip
+
+
+def _specs(specs: str | Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names before and behind the bar."""
+    if not isinstance(specs, str):
+        return tuple(dict.fromkeys(str(s) for s in specs)), ()
+    sides = specs.strip().removeprefix("~").split("|")
+    if len(sides) > 2:
+        raise DataError(f"specs: found {specs!r}, expected at most one bar, such as 'arm | visit'")
+    found = []
+    for side in sides:
+        for sign in "*:,":
+            side = side.replace(sign, "+")
+        names = [name.strip().strip("`") for name in side.split("+")]
+        if not all(names):
+            raise DataError(f"specs: found {specs!r}, expected names of predictors such as 'arm | visit'")
+        found.append(tuple(dict.fromkeys(n for n in names if n != "1")))
+    first, second = found[0], found[1] if len(found) > 1 else ()
+    if set(first) & set(second):
+        raise DataError(f"specs: found {specs!r} with a name on both sides of the bar")
+    return first, second

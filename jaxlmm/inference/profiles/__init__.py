@@ -1,0 +1,1 @@
+"""Profile likelihood: curves of any quantity, intervals, and the constrained optimisation behind them."""

@@ -1,0 +1,1 @@
+"""Small-sample corrections: Satterthwaite, Kenward and Roger, and degrees of freedom by counting."""

@@ -1,0 +1,167 @@
+"""Denominator degrees of freedom from the design alone: residual, containment, between-within.
+
+They are what a balanced analysis of variance would take, and are exact there. With unbalanced data they are a
+convention; Satterthwaite's and Kenward and Roger's take the estimated covariances into account.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ...design.encoding import INTERCEPT
+from ...errors import DataError
+from ...formula import expressions
+
+_TOLERANCE = 1e-7  # relative length below which a direction is rounding
+_LARGEST = 2e8  # numbers in [X Z]
+
+
+def residual(fit: Any) -> float:
+    """Rows minus the rank of X."""
+    return float(fit.frame.X.shape[0] - fit.frame.X.shape[1])
+
+
+def containment(fit: Any, L: np.ndarray) -> np.ndarray:
+    """Degrees of freedom (m,) of rows of L (m, p) by containment, the default of SAS PROC MIXED with random effects.
+
+    A random effect contains a term of the fixed part where all of the term's factors and covariates are among its own:
+    ``(1 | block:a)`` contains ``a``, ``(x | id)`` contains ``x``. Each random effect adds to the rank of [X Z], coarse
+    grouping factors before fine ones; a term gets the least that a random effect that contains it adds, and where none
+    does ``n - rank [X Z]``. A row takes the least of the terms that it involves; the intercept, which every random
+    effect contains, only counts where it stands alone. Structures over columns and of residuals do not count.
+
+    Notes
+    -----
+    SAS/STAT, The MIXED Procedure, MODEL statement, DDFM=CONTAIN. There, ranks are added in the order in which effects
+    are written, and rows of ESTIMATE and LSMEANS may be treated otherwise.
+
+    Raises
+    ------
+    DataError
+        Where [X Z] is too large to find its rank.
+    """
+    return containment_of(fit.frame)(L)
+
+
+def containment_of(frame: Any) -> Callable[[np.ndarray], np.ndarray]:
+    """`containment` as a function of rows, the ranks found once."""
+    by_term, rest = _contained(frame)
+
+    def degrees(L: np.ndarray) -> np.ndarray:
+        involved = np.array([[np.any(L[:, list(columns)] != 0, axis=1)] for _, columns in frame.fixed_terms])[:, 0].T
+        if frame.formula.side.intercept:
+            involved[:, 0] &= ~involved[:, 1:].any(axis=1)
+        return _least(involved, by_term, rest)
+
+    return degrees
+
+
+def between_within(fit: Any, L: np.ndarray) -> np.ndarray:
+    """Degrees of freedom (m,) of rows of L (m, p) between and within subjects (Schluchter & Elashoff 1990).
+
+    A coefficient belongs to the coarsest level of nested groups within whose groups its column of X is constant: with
+    subjects, to those between them or within. Level g has ``N_g - N_(g-1) - p_g``, from its number of groups N_g and
+    its coefficients p_g (N_0 is 1 with an intercept, the rows are the last level). The intercept takes those of the
+    rows. A row takes the least of the coefficients that it involves. With subjects alone this is R's mmrm; with nested
+    random effects the rule of nlme (Pinheiro & Bates 2000, section 2.4.2), by column. SAS differs for unstructured
+    residuals, where all coefficients are between subjects.
+
+    Raises
+    ------
+    DataError
+        For groups that are not nested, and models without groups.
+    """
+    frame = fit.frame
+    levels = _nested_groups(frame)
+    X = frame.X
+    is_one = np.array([name == INTERCEPT for name in frame.coef_names])
+    level = np.full(X.shape[1], len(levels))
+    for g in reversed(range(len(levels))):
+        first = np.zeros(levels[g].max() + 1, dtype=int)
+        first[levels[g][::-1]] = np.arange(len(X))[::-1]
+        level[np.all(X == X[first[levels[g]]], axis=0)] = g
+    level[is_one] = len(levels)
+    sizes = [int(is_one.any()), *(codes.max() + 1 for codes in levels), len(X)]
+    df = np.array([sizes[g + 1] - sizes[g] - np.sum((level == g) & ~is_one) for g in range(len(levels) + 1)], float)
+    return _least(L != 0, np.maximum(df, 0.0)[level], df[-1])
+
+
+def _least(involved: np.ndarray, df: np.ndarray, otherwise: float) -> np.ndarray:
+    """The least df (m,) of what each row involves (m, k); NaN where none is left."""
+    least = np.min(np.where(involved, df, np.inf), axis=1, initial=np.inf)
+    least = np.where(np.isinf(least), otherwise, least)
+    return np.where(least > 0, least, np.nan)
+
+
+# -- random effects
+
+
+def _parts(factors: tuple[str, ...]) -> frozenset[str]:
+    """Columns of the data that stand alone (or in C()) in a term, and its other expressions as they are."""
+    return frozenset(name for f in factors for name in (expressions.categorical_variables(f) or (f,)))
+
+
+def _contained(frame: Any) -> tuple[np.ndarray, float]:
+    """Degrees of freedom of each term, the intercept first, and those of what no random effect contains."""
+    effects, rest = _rank_contributions(frame)
+    names = (((),) if frame.formula.side.intercept else ()) + frame.formula.side.terms
+    found = [[rank for has, rank in effects if rank > 0 and _parts(factors) <= has] for factors in names]
+    return np.array([min(ranks, default=rest) for ranks in found], dtype=np.float64), rest
+
+
+def _rank_contributions(frame: Any) -> tuple[list[tuple[frozenset[str], int]], float]:
+    """Parts and rank contribution to [X Z] of each random effect; ``n - rank [X Z]``."""
+    alias = {name: stand_in for stand_in, name in frame.formula.aliases}
+    blocks = []
+    for term, design in zip(frame.terms, frame.designs, strict=True):
+        side = design.encoder.side
+        names = (((),) if side.intercept else ()) + side.terms
+        group = frozenset(alias.get(name, name) for name in design.grouping.names)
+        for factors, (_, columns) in zip(names, design.encoder.terms, strict=True):
+            blocks.append((len(term.levels), _parts(factors) | group, term.Z[:, list(columns)], term.codes))
+    size = len(frame.y) * (frame.X.shape[1] + sum(n * Z.shape[1] for n, _, Z, _ in blocks))
+    if size > _LARGEST:
+        raise DataError(
+            f"df: 'containment' needs the rank of a matrix of {size:.0e} numbers, more than {_LARGEST:.0e}; "
+            "use 'satterthwaite', 'kenward-roger' or 'between-within'"
+        )
+    blocks.sort(key=lambda block: block[0])
+    basis, _ = np.linalg.qr(frame.X)
+    found = []
+    for _, parts, Z, codes in blocks:
+        columns = np.zeros((len(Z), Z.shape[1], codes.max() + 1))
+        columns[np.arange(len(Z)), :, codes] = Z
+        columns = columns.reshape(len(Z), -1)
+        lengths = np.linalg.norm(columns, axis=0)
+        columns = columns[:, lengths > 0] / lengths[lengths > 0]
+        for _ in range(2):  # twice for rounding
+            columns = columns - basis @ (basis.T @ columns)
+        U, s, _ = np.linalg.svd(columns, full_matrices=False)
+        rank = int(np.sum(s > _TOLERANCE))
+        basis = np.column_stack([basis, U[:, :rank]])
+        found.append((parts, rank))
+    return found, float(len(frame.y) - basis.shape[1])
+
+
+def _nested_groups(frame: Any) -> list[np.ndarray]:
+    """Codes of the distinct grouping factors, coarse to fine."""
+    fields = [*frame.fields, *(() if frame.residual is None else (frame.residual,))]
+    every = [(t.group_label, t.codes) for t in frame.terms] + [(f.label, f.group) for f in fields if f.label]
+    out: list[tuple[str, np.ndarray]] = []
+    for label, codes in sorted(every, key=lambda item: len(np.unique(item[1]))):
+        codes = np.unique(codes, return_inverse=True)[1]
+        if out:
+            coarse, size = out[-1][1], out[-1][1].max() + 1
+            pairs = len(np.unique(codes * np.int64(size) + coarse))
+            if pairs > codes.max() + 1:
+                raise DataError(f"df: 'between-within' needs nested groups, but {label!r} is not within {out[-1][0]!r}")
+            if codes.max() + 1 == size:
+                continue
+        if codes.max() + 1 < len(codes):
+            out.append((label, codes))
+    if not out:
+        raise DataError("df: 'between-within' needs subjects: random effects or a residual structure within groups")
+    return [codes for _, codes in out]

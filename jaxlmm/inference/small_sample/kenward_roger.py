@@ -1,0 +1,105 @@
+"""The adjustment of Kenward & Roger (1997, Biometrics 53:983) in its first-order and full forms, for every structure.
+
+With ``P_i`` the derivatives of X'V^-1 X, ``Q_ij = X'V^-1 V_i V^-1 V_j V^-1 X`` and ``R_ij = X'V^-1 V_ij V^-1 X``::
+
+    Phi_A = Phi + 2 Phi (sum_ij W_ij (Q_ij - P_i Phi P_j - R_ij / 4)) Phi
+
+All but R_ij are invariant under reparametrisation. The first-order form leaves it out (SAS ``DDFM=KR(LINEAR)``, and
+what follows where V is linear in its parameters: pbkrtest, SAS with TYPE=UN); the full form takes it in the parameters
+of SAS.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from ...covariance.kinds import module_of
+from ...fitting.objective import Spec
+from ...likelihood.engines import Blocks
+from ...likelihood.prepared import Prepared
+from ...linalg import inv_logdet
+from ..local import Expanded, blocks_at
+
+ZERO = 1e-10
+RANK = 1e-10
+
+
+def adjustment(spec: Spec, prepared: Prepared, chart: str, x: Array, at: Expanded, W: Array, full: bool) -> Array:
+    """``sum_ij W_ij (Q_ij - P_i Phi P_j - R_ij / 4)`` (p, p) in the basis of `prepared`, R_ij = 0 unless `full`."""
+    p = at.normal.beta.shape[0]
+    P = at.P[:, :p, :p]
+    Q = 0.5 * at.bend(W)[:p, :p]
+    total = 0.5 * (Q + Q.T) - jnp.einsum("ij,iab,bc,jcd->ad", W, P, at.normal.Phi, P)
+    return total - 0.25 * _curved(spec, prepared, chart, x, at.C, P, W) if full else total
+
+
+def _curved(spec: Spec, prepared: Prepared, chart: str, x: Array, C: Blocks, P: Array, W: Array) -> Array:
+    """``sum_ij W_ij R_ij`` with second derivatives in the parameters of SAS, whatever the chart.
+
+    ``R_ij`` in the chart, plus the change of X'V^-1 X in every such parameter times that one's second derivative.
+    """
+
+    def in_sas(x: Array) -> Array:
+        return spec.map("to_sas", x, chart)
+
+    J = jax.jacfwd(in_sas)(x)
+    moving = jnp.any(J != 0, 0)  # in the solver's chart a variance of zero does not, and is no parameter
+    W = W * moving[:, None] * moving[None, :]
+    bent = _contracted(partial(blocks_at, spec, prepared, chart), x, W)
+    direction, p = jax.tree_util.tree_map(lambda a: a[None], bent), P.shape[1]
+    R = -prepared.statistics.expand(C, direction, jnp.zeros_like).gram_slopes[0, :p, :p]
+    size = jnp.sqrt(jnp.sum(J**2, -1))
+    size = jnp.where(size > 0, size, 1.0)
+    by_parameter = jnp.linalg.pinv((J / size[:, None]).T, rtol=RANK) @ P.reshape(len(P), -1)
+    return R + ((_contracted(in_sas, x, W) / size) @ by_parameter).reshape(P.shape[1:])
+
+
+def _contracted(f: Any, x: Array, W: Array) -> Any:
+    """``sum_ij W_ij d2 f / dx_i dx_j`` of a function with values in any pytree."""
+
+    def second(direction: Array, row: Array) -> Any:
+        return jax.jvp(lambda x: jax.jvp(f, (x,), (direction,))[1], (x,), (row,))[1]
+
+    every = jax.vmap(second)(jnp.eye(len(x)), W)
+    return jax.tree_util.tree_map(lambda a: jnp.sum(a, 0), every)
+
+
+def adjusted(Phi: Any, total: Any) -> Any:
+    """The adjusted covariance of the coefficients."""
+    return Phi + 2.0 * Phi @ total @ Phi
+
+
+def joint(L: Any, Phi: Any, P: Any, W: Any) -> tuple[Any, Any]:
+    """Scale of the F statistic and its denominator degrees of freedom for L (r, p) of full row rank.
+
+    Kenward & Roger (1997), section 3, with the guards of pbkrtest (Halekoh & Hojsgaard 2014) where terms vanish.
+    """
+    xp, r = module_of(Phi), len(L)
+    A = L @ Phi
+    middle = A @ L.T
+    inverse = np.linalg.inv(middle) if xp is np else inv_logdet(middle)[0]
+    S = xp.einsum("ab,bi,kij,cj->kac", inverse, A, P, A)
+    traces = xp.einsum("kaa->k", S)
+    A1 = traces @ W @ traces
+    A2 = xp.einsum("kl,kab,lba->", W, S, S)
+    safe = xp.where(A2 > 0, A2, 1.0)
+    B = (A1 + 6.0 * A2) / (2 * r)
+    g = ((r + 1) * A1 - (r + 4) * A2) / ((r + 2) * safe)
+    low = 3 * r + 2 * (1 - g)
+    c1, c2, c3 = g / low, (r - g) / low, (r + 2 - g) / low
+    v0, v1, v2 = 1 + c1 * B, 1 - c2 * B, 1 - c3 * B
+    v0 = xp.where(xp.abs(v0) < ZERO, 0.0, v0)
+    E = 1.0 - A2 / r
+    both = (xp.abs(E) < 1e-14) & (xp.abs(v1) < 1e-14)
+    ratio = xp.where(both, 1.0, E / xp.where(v1 == 0, 1.0, v1))
+    rho = ratio**2 * v0 / v2 / r
+    m = 4.0 + (r + 2) / (r * rho - 1.0)
+    near = xp.abs(m - 2.0) < 0.01
+    scale = xp.where(near, 1.0, m * E / xp.where(near, 1.0, m - 2.0))
+    return xp.where(A2 > 0, scale, 1.0), xp.where(A2 > 0, m, xp.inf)

@@ -1,0 +1,99 @@
+"""Random terms whose variances no data can tell apart, found from the design before anything is fitted."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+
+from ..covariance import Diagonal
+from ..errors import DataError
+from ..tolerances import ALIASED, column_rank, origin, shifted, unit_columns
+from .engines import is_function
+from .parts import Field, Term
+
+
+class Free(NamedTuple):
+    """Columns of a term that may have any covariance matrix."""
+
+    term: Term
+    Z: np.ndarray
+
+
+def check_terms(terms: tuple[Term | Field, ...], X: np.ndarray) -> None:
+    """Refuse terms of which nothing can be estimated: a term twice, and effects that are among the fixed ones.
+
+    Parameters
+    ----------
+    terms : concrete terms;  X : (n, p) of full rank
+
+    Raises
+    ------
+    DataError
+        Naming the terms.
+    """
+    for a, b, whole in shared_effects(terms):
+        if whole:
+            raise DataError(
+                f"random terms: those of {a.name} and {b.name} have the same groups and the same effects, whose "
+                "variances cannot be divided between them; drop one"
+            )
+    for t in terms:
+        if isinstance(t, Term) and t.structure.is_matrix and column_rank(t.Z) > column_rank(t.Z, moved=False):
+            raise DataError(
+                f"random terms: a covariate of {t.name} is so far from zero, for its range, that its effects cannot be "
+                "told from the intercepts with 64-bit floats; subtract an origin from it, such as its mean"
+            )
+    few = [part for part in _all_free(terms) if part.term.levels <= X.shape[1]]
+    Q = np.linalg.qr(unit_columns(shifted(X, origin(X))))[0] if few else X
+    for part in few:
+        if _is_spanned(part, Q):
+            raise DataError(
+                f"random terms: all effects of {part.term.name} are combinations of the fixed effects, so nothing is "
+                "left to estimate their variance from; drop the term, or the fixed effects that stand for its groups"
+            )
+
+
+def shared_effects(terms: tuple[Term | Field, ...]) -> list[tuple[Term, Term, bool]]:
+    """Pairs of terms with the same groups and effects in common, and whether all of both.
+
+    Of the variance of an effect that two terms have, only the sum matters.
+    """
+    found = []
+    for a, b in combinations(_all_free(terms), 2):
+        if a.term is b.term or not _same_groups(a.term, b.term):
+            continue
+        ranks = column_rank(a.Z), column_rank(b.Z)
+        together = column_rank(np.column_stack([a.Z, b.Z]))
+        if together < sum(ranks):
+            found.append((a.term, b.term, ranks == (together, together)))
+    return found
+
+
+def _all_free(terms: tuple[Term | Field, ...]) -> list[Free]:
+    return [part for t in terms if isinstance(t, Term) and t.relationship is None for part in _free(t)]
+
+
+def _free(term: Term) -> list[Free]:
+    if term.structure.is_matrix or term.dim == 1:
+        return [Free(term, term.Z)]
+    if isinstance(term.structure, Diagonal):
+        return [Free(term, column[:, None]) for column in term.Z.T]
+    return []
+
+
+def _same_groups(a: Term, b: Term) -> bool:
+    same = a.levels == b.levels
+    return same and is_function(a.group, b.group, b.levels)
+
+
+def _is_spanned(part: Free, Q: np.ndarray) -> bool:
+    """Whether every column of the term's design, one a level and effect, is a combination of those of Q (n, p)."""
+    group, levels = part.term.group, part.term.levels
+    for z in part.Z.T:
+        size = np.bincount(group, z**2, levels)
+        along = np.stack([np.bincount(group, z * q, levels) for q in Q.T])
+        if np.any(size - np.sum(along**2, 0) > ALIASED * size):
+            return False
+    return True

@@ -1,0 +1,1 @@
+"""Crossed factors, exactly: the largest is eliminated level by level, the others are one matrix."""

@@ -1,0 +1,67 @@
+"""Statistics of columns that differ between data sets of one design, for all of them at once (NumPy)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..base import Rows
+from ..layout import Layout
+from ..orthogonal import Patterns, Projection, orthogonalise, pad_last, project
+from .engine import stack_rows
+
+
+class Varying:
+    """The design side of the grouped engine, which turns the last `count` columns of U into statistics.
+
+    Parameters
+    ----------
+    fixed : (n, f) columns of U that all data sets share
+    Z : random designs, rows multiplied by sqrt(weights);  layout : see `Layout`
+    size : padded number of groups of the statistics, as prepared for one data set
+    count : number of columns that vary
+    """
+
+    def __init__(self, fixed: np.ndarray, Z: tuple[np.ndarray, ...], layout: Layout, count: int, size: int):
+        inner, W = stack_rows(Rows(fixed, Z), layout, np)
+        F, units = orthogonalise(inner, layout.codes, layout.groups, np)
+        B, self.left = project(units, W, layout.codes, layout.groups, np)
+        self.projection, self.layout, self.size = Projection(units, layout.codes, layout.groups), layout, size
+        self.F, self.B = F, B
+        self.patterns = None if layout.outer else Patterns.find(inner, layout.codes, B, count)
+        self._order = np.argsort(layout.component, kind="stable")
+        self._bounds = np.searchsorted(layout.component[self._order], np.arange(layout.components + 1))
+
+    @property
+    def floats(self) -> int:
+        """Numbers of a data set's statistics, for each column."""
+        return self.F.shape[0] * self.size
+
+    def __call__(self, columns: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """B (b, q, count, size) and E (b, r, count, components) of columns, each (n, b)."""
+        parts, lefts = zip(*(self.projection(y) for y in columns), strict=True)
+        return self.finished(list(parts), self._products(list(lefts)))
+
+    def finished(self, parts: list[np.ndarray], E: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The same from B of each column (q, groups, b) and E (r, count, components, b), compressed and padded."""
+        B = np.stack([np.moveaxis(part, -1, 1) for part in parts], 2)  # (q, b, count, groups)
+        if self.patterns is not None:
+            B = self.patterns.varying(B)
+        return np.moveaxis(pad_last(B, self.size), 1, 0), np.moveaxis(E, -1, 0)
+
+    def _products(self, lefts: list[np.ndarray]) -> np.ndarray:
+        """Products of what is left of the columns with everything, by component: (r, count, components, b)."""
+        if self.layout.components > 1:
+            pieces = [self._order[a:b] for a, b in zip(self._bounds[:-1], self._bounds[1:], strict=True)]
+            parts = [cross_products(self.left[rows], [y[rows] for y in lefts]) for rows in pieces]
+            return np.stack(parts, 2)
+        return cross_products(self.left, lefts)[:, :, None]
+
+
+def cross_products(left: np.ndarray, ys: list[np.ndarray]) -> np.ndarray:
+    """Products (r, count, b) of columns ys, each (n, b), with left (n, f) and with each other."""
+    out = np.empty((left.shape[1] + len(ys), len(ys), ys[0].shape[1]))
+    for j, y in enumerate(ys):
+        out[: left.shape[1], j] = left.T @ y
+        for i, other in enumerate(ys):
+            out[left.shape[1] + i, j] = np.einsum("nb,nb->b", other, y)
+    return out

@@ -1,0 +1,1 @@
+"""V by clusters of dependent rows: residual structures, random functions, relationship matrices."""

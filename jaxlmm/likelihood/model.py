@@ -1,0 +1,263 @@
+"""The linear mixed model as a frozen pytree: arrays, covariance structures, and the engine that will do the work."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from .. import pytrees
+from ..arguments import check_flag, refuse_unknown
+from ..covariance import Covariance
+from ..errors import DataError
+from ..frames.alignment import same_index
+from ..pytrees import frozen_pytree, is_traced, set_all
+from .confounding import check_terms
+from .engines import (
+    Blocks,
+    Iterative,
+    Rotation,
+    arrange,
+    cross,
+    engine_for,
+    incidence,
+    plan,
+)
+from .parts import Field, Residual, Term, check_design, check_weights, own_array, unwritten
+
+Structures = tuple[tuple[Covariance, Any], ...]
+ENGINES = ("auto", "dense", "grouped", "marginal", "spectral", "crossed", "iterative")
+MAX_DENSE_ROWS = 5000
+REPLACED = ("y", "X", "Z", "weights", "offset", "random", "residual")  # what `Model.replace` takes
+
+
+@frozen_pytree(data=("y", "X", "random", "residual", "weights", "offset", "layout"), meta=("engine",))
+@dataclasses.dataclass(frozen=True, init=False, eq=False)
+class Model:
+    """A linear mixed model: plain arrays in, a frozen pytree out.
+
+    ``y = offset + X beta + sum_t Z_t u_t + e``, ``Cov(u_t) = A_t (x) G_t``, ``Cov(e) = R``. Leaves are the arrays:
+    `jax.vmap` over ``model.replace(y=...)`` (or X, Z, weights, offset) fits or evaluates many data sets of one
+    layout; the grouping factors must be concrete when the model is built.
+
+    Parameters
+    ----------
+    y : (n,) response
+    X : (n, p) fixed design of full column rank
+    random : terms and random functions, see `Term` and `Field`; may be empty
+    residual : see `Residual`; default independent errors
+    weights : (n,) positive, ``Var(e_i) = sigma^2 / w_i``
+    offset : (n,) known part of the mean
+    engine : "auto", "grouped" (terms and independent residuals, sufficient statistics), "crossed" (the same, for terms
+        of several factors), "marginal" (anything else, V by clusters of dependent rows), "spectral" (one relationship
+        matrix and independent residuals, diagonal after one eigendecomposition), "dense" (any V, O(n^3)) or
+        "iterative" (as "crossed", where nothing can be factored: with a Monte Carlo error; `jaxlmm.Iterative` has its
+        options)
+    checks : False accepts data to which the model cannot be fitted (n <= p, collinear X, constant y), for
+        `jaxlmm.fit_batch`, where they get a status; and confounded terms, of which only sums are then determined
+
+    Raises
+    ------
+    DataError
+        Wrong shapes, non-finite or constant data, collinear X, n <= p, or an engine that cannot do this model.
+    """
+
+    y: Any
+    X: Any
+    random: tuple[Term | Field, ...]
+    residual: Residual
+    weights: Any
+    offset: Any
+    layout: Any
+    engine: str
+
+    def __init__(
+        self, y: Any, X: Any, random: Sequence[Term | Field] = (), residual: Residual | None = None,
+        weights: Any = None, offset: Any = None, engine: str | Iterative = "auto", checks: bool = True,
+    ):  # fmt: skip
+        check_flag("checks", checks)
+        same_index("Model", y=y, X=X, weights=weights, offset=offset)
+        y = own_array("y", y, (None,))
+        n = y.shape[0]
+        X = own_array("X", X, (n, None))
+        random = (random,) if isinstance(random, Term | Field) else tuple(random)
+        for part in random:
+            rows = part.Z.shape[0] if isinstance(part, Term) else len(part.group)
+            if rows != n:
+                raise DataError(f"{part.name}: expected {n} rows as in y, found {rows}")
+        residual = Residual() if residual is None else residual
+        if residual.group is not None and len(residual.group) != n:
+            raise DataError(f"residual: expected {n} rows as in y, found {len(residual.group)}")
+        weights = None if weights is None else check_weights(weights, n)
+        offset = None if offset is None else own_array("offset", offset, (n,))
+        if checks:
+            check_design(y, X)
+            if not is_traced(random, X):
+                check_terms(random, X)
+        options = engine if isinstance(engine, Iterative) else Iterative()
+        engine = choose_engine("iterative" if isinstance(engine, Iterative) else engine, random, residual, n)
+        layout: Any = None
+        if engine == "marginal":
+            layout = arrange(random, residual, n)
+            largest = max((bucket.row.shape[1] for bucket in layout.buckets), default=0)
+            if largest > MAX_DENSE_ROWS:
+                raise DataError(
+                    f"engine: {largest} rows depend on each other through a residual structure, a field or a "
+                    f"relationship matrix, more than {MAX_DENSE_ROWS}, above which their covariance matrix is too large"
+                )
+        terms = [part for part in random if isinstance(part, Term)]
+        if engine == "spectral":
+            z = terms[0].Z[:, 0] if weights is None else terms[0].Z[:, 0] * np.sqrt(weights)
+            layout = Rotation.find(z, terms[0].group, terms[0].relationship)
+        if engine in ("grouped", "crossed", "iterative"):
+            layout = layout_of(engine, terms, n, options)
+        set_all(
+            self,
+            y=y,
+            X=X,
+            random=random,
+            residual=residual,
+            weights=weights,
+            offset=offset,
+            layout=layout,
+            engine=engine,
+        )
+
+    def replace(self, **leaves: Any) -> Model:
+        """Copy with other arrays of the same shapes, which may be traced; their values are not checked.
+
+        Parameters
+        ----------
+        y, X, weights, offset : as in `Model`;  Z : an array for each random term, in a list; or one, of the only term
+        random, residual : parts of the same layout (groups and places)
+
+        Raises
+        ------
+        TypeError
+            For other names.
+        DataError
+            For another number of rows or arrays; what the engine has decomposed.
+        """
+        refuse_unknown("Model.replace", leaves, REPLACED)
+        if self.engine == "spectral" and {"weights", "random", "Z"} & set(leaves):
+            raise DataError("replace: engine 'spectral' has decomposed the random part; make a new Model")
+        if "Z" in leaves:
+            leaves["random"] = self._with_designs(leaves.pop("Z"), leaves.get("random", self.random))
+        n = len(self.y)
+        for name, dims in (("y", 1), ("X", 2), ("weights", 1), ("offset", 1)):
+            if leaves.get(name) is not None:
+                leaves[name] = _of_rows(f"replace: {name}", leaves[name], n, dims)
+        return pytrees.replace(self, **{name: unwritten(leaf) for name, leaf in leaves.items()})
+
+    def _with_designs(self, Z: Any, random: tuple[Term | Field, ...]) -> tuple[Term | Field, ...]:
+        """The random parts, their terms with other columns: an array for each, or the only one."""
+        terms = [part for part in random if isinstance(part, Term)]
+        each = list(Z) if isinstance(Z, list | tuple) and len(Z) == len(terms) else [Z] if len(terms) == 1 else None
+        if each is None:
+            raise DataError(f"replace: Z: expected a list of {len(terms)} arrays, one for each random term")
+        new = []
+        for own, term in zip(each, terms, strict=True):
+            name = f"replace: Z of {term.name}"
+            own = _of_rows(name, own, len(self.y), 1 if np.ndim(own) == 1 else 2)
+            new.append(own[:, None] if own.ndim == 1 else own)
+            if new[-1].shape[1] != term.dim:
+                raise DataError(f"{name}: expected {term.dim} column(s), found {new[-1].shape[1]}")
+        columns = iter(new)
+        return tuple(pytrees.replace(p, Z=next(columns)) if isinstance(p, Term) else p for p in random)
+
+    @property
+    def size(self) -> int:
+        """Number of covariance parameters, the length of theta."""
+        return sum(structure.size(dim) for structure, dim in self._structures)
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """The random parts that are terms, not fields."""
+        return tuple(part for part in self.random if isinstance(part, Term))
+
+    @property
+    def coords(self) -> tuple[Any, ...]:
+        """Sets of coordinates of each part, None where it is over levels or effects; the residual last."""
+        return (*(part.coords if isinstance(part, Field) else None for part in self.random), self.residual.coords)
+
+    def blocks(self, theta: Array) -> Blocks:
+        """Covariance blocks at theta: random parts in order, residual last; see ``fit.theta`` for its coordinates."""
+        return _blocks(self._structures, self.coords, self._checked(theta))
+
+    @property
+    def _structures(self) -> Structures:
+        return tuple((part.structure, part.dim) for part in (*self.random, self.residual))
+
+    def _checked(self, theta: Any) -> Array:
+        theta = jnp.asarray(theta)
+        if theta.shape != (self.size,):
+            raise DataError(f"theta: expected {self.size} covariance parameters, found shape {theta.shape}")
+        return theta
+
+
+def block_at(structure: Covariance, dim: Any, coords: Any) -> Array:
+    """Covariance block of a structure with values: between its levels (q, q), or in sets of coordinates (K, T, T)."""
+    if coords is None:
+        return structure.matrix(np.arange(dim, dtype=np.int32))
+    return jax.vmap(structure.matrix)(jnp.asarray(coords))
+
+
+def _blocks(structures: Structures, coords: tuple[Any, ...], theta: Array) -> Blocks:
+    """Covariance blocks of the structures, the residual's last, at public coordinates theta."""
+    blocks, start = [], 0
+    for (structure, dim), places in zip(structures, coords, strict=True):
+        stop = start + structure.size(dim)
+        blocks.append(block_at(structure.from_public(theta[start:stop], dim), dim, places))
+        start = stop
+    return Blocks(tuple(blocks[:-1]), blocks[-1])
+
+
+def factors_of(terms: Sequence[Any]) -> tuple[tuple[Any, ...], tuple[int, ...], tuple[int, ...]]:
+    """Codes, number of levels and number of effects of each term."""
+    return tuple(t.group for t in terms), tuple(t.levels for t in terms), tuple(t.dim for t in terms)
+
+
+def layout_of(engine: str, terms: Sequence[Term], n: int, options: Iterative) -> Any:
+    """Integer layout of terms with independent residuals for their engine."""
+    if engine == "iterative":
+        return incidence(*factors_of(terms), options)
+    return (plan if engine == "grouped" else cross)(*factors_of(terms), n)
+
+
+def choose_engine(engine: str, random: tuple[Term | Field, ...], residual: Residual, n: int) -> str:
+    """The engine that will do the work: the one that needs least of those that can."""
+    if engine not in ENGINES:
+        raise DataError(f"engine: found {engine!r}, expected one of {', '.join(ENGINES)}")
+    independent = residual.group is None
+    terms = independent and all(isinstance(part, Term) and part.relationship is None for part in random)
+    plain = terms and all(part.is_plain for part in random if isinstance(part, Term))
+    kin = independent and len(random) == 1 and isinstance(random[0], Term) and random[0].relationship is not None
+    kin = kin and random[0].dim == 1
+    if engine == "auto":
+        engine = engine_for(*factors_of(random), n) if plain else "spectral" if kin else "marginal"
+    if engine in ("grouped", "crossed", "iterative") and not terms:
+        raise DataError(
+            f"engine: {engine!r} needs independent residuals and terms without relationship matrices, this model has "
+            "others; use 'marginal'"
+        )
+    if engine in ("crossed", "iterative") and all(np.array_equal(part.group, random[0].group) for part in random):
+        raise DataError(f"engine: {engine!r} needs terms of at least two grouping factors; use 'grouped'")
+    if engine == "spectral" and not kin:
+        raise DataError("engine: 'spectral' needs one term with one effect and a relationship matrix, and no other")
+    if engine == "dense" and n > MAX_DENSE_ROWS:
+        raise DataError(f"engine: 'dense' forms an n x n matrix, sensible up to {MAX_DENSE_ROWS} rows; found {n}")
+    return engine
+
+
+def _of_rows(name: str, value: Any, n: int, dims: int) -> Any:
+    """An array with a row for each of the data, its values not looked at; lists and frames become arrays."""
+    value = value if isinstance(value, jax.Array) else np.asarray(value, np.float64)
+    if len(value.shape) != dims or value.shape[0] != n:
+        expected = f"({n},)" if dims == 1 else f"({n}, columns)"
+        raise DataError(f"{name}: expected an array of shape {expected}, found shape {tuple(value.shape)}")
+    return value

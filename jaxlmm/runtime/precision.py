@@ -1,0 +1,97 @@
+"""The settings of JAX under which the package computes, whatever the program around it has set; not after a fork."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import Any
+
+import jax
+
+from ..errors import Float64RequiredError, JaxlmmError
+
+# Threads of JAX, and locks that they hold, do not come along into a forked process: what runs JAX there waits for ever.
+_STARTED: list[bool] = []  # not empty once the package has run JAX
+_FORKED: list[bool] = []  # not empty in a process that was forked after that
+
+_GUARDS = ("jax_transfer_guard", *(f"jax_transfer_guard_{way}_to_{end}" for way, end in (
+    ("host", "device"), ("device", "device"), ("device", "host"),
+)))  # fmt: skip
+
+
+@contextmanager
+def float64() -> Iterator[None]:
+    """Compute with 64-bit floats; guards of the user's own code (ranks, types, transfers) are off for the package's.
+
+    Raises
+    ------
+    JaxlmmError
+        In a process that was forked after the package had run JAX.
+    """
+    refuse_after_fork()
+    with jax.enable_x64(True), _own():
+        yield
+
+
+@contextmanager
+def pure() -> Iterator[None]:
+    """What functions that the user composes with JAX's run under: their floats are the user's.
+
+    Raises
+    ------
+    Float64RequiredError
+        When 64-bit floats are off.
+    JaxlmmError
+        See `float64`.
+    """
+    refuse_after_fork()
+    if not jax.config.jax_enable_x64:  # type: ignore[attr-defined]
+        raise Float64RequiredError(
+            "64-bit floats are off, and a likelihood in float32 is not usable. Set "
+            "jax.config.update('jax_enable_x64', True) at the top of your program, or call inside "
+            "'with jax.enable_x64(True):'; jaxlmm.lmm() does this by itself"
+        )
+    with _own():
+        yield
+
+
+def _own() -> AbstractContextManager[Any]:
+    """JAX's own choices in place of the user's, where these are others."""
+    config: Any = jax.config
+    own = ExitStack()
+    if config.jax_numpy_rank_promotion != "allow":
+        own.enter_context(jax.numpy_rank_promotion("allow"))
+    if config.jax_numpy_dtype_promotion != "standard":
+        own.enter_context(jax.numpy_dtype_promotion("standard"))
+    if any(getattr(config, name) not in (None, "allow") for name in _GUARDS):
+        own.enter_context(jax.transfer_guard("allow"))
+    return own
+
+
+def refuse_after_fork() -> None:
+    """Raise in a process in which JAX cannot run.
+
+    Raises
+    ------
+    JaxlmmError
+        In a process that was forked after the package had run JAX.
+    """
+    if _FORKED:
+        raise JaxlmmError(
+            "this process was forked from one in which jaxlmm had run JAX, and JAX cannot run in it: it would wait for "
+            "ever. Start processes with multiprocessing.get_context('spawn') or 'forkserver', or with joblib's default "
+            "backend; fork before the first fit; or use jaxlmm.study for simulations"
+        )
+    if not _STARTED:
+        _STARTED.append(True)
+
+
+def _after_fork() -> None:
+    """Note in a child whether the package had run JAX in its parent; no lock is taken here."""
+    if _STARTED:
+        _FORKED.append(True)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

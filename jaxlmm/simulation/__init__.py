@@ -1,0 +1,1 @@
+"""Data drawn from a model: `simulate`, parametric `bootstrap`, and `draws` for other packages."""

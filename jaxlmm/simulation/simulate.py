@@ -1,0 +1,175 @@
+"""Drawing responses from a fitted model."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from ..batch.responses import Design, Responses
+from ..covariance.kinds import semidefinite_factor
+from ..estimates.effects import block_diagonal, linear_predictor
+from ..fitting.estimate import blocks_at
+from ..fitting.units import Estimate
+from ..likelihood.engines import Blocks
+from ..likelihood.engines.orthogonal import bucket
+from ..likelihood.model import Model
+from ..likelihood.parts import Field, Residual, Term
+from ..runtime.precision import float64
+from ..runtime.programs import compiled
+from ..runtime.sizes import check_count, check_draws
+
+
+def simulate(model: Model, estimate: Estimate, n: int, seed: int) -> np.ndarray:
+    """Draw n responses (n, rows): new random effects and new residuals.
+
+    Replicate r depends only on the seed and r (its key is ``fold_in(key(seed), r)``), not on n.
+    """
+    check_draws("n", n, len(model.y))
+    return simulate_rows(model, estimate, np.arange(n), seed)
+
+
+def replicate_keys(seed: int, replicates: np.ndarray) -> Array:
+    """A key for each replicate (b,)."""
+    check_count("seed", seed)
+    return jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(replicates.astype(np.uint32))
+
+
+def simulate_rows(model: Model, estimate: Estimate, replicates: np.ndarray, seed: int) -> np.ndarray:
+    """Responses (b, rows) of the given replicates."""
+    mean = linear_predictor(model.X, estimate.coef, model.offset)
+    with float64():
+        return draw_rows(model, mean, blocks_at(model, estimate), replicate_keys(seed, replicates))
+
+
+def draw_rows(model: Model, mean: np.ndarray, blocks: Blocks, keys: Array) -> np.ndarray:
+    """Responses (b, rows) with a mean (rows,) and absolute covariance blocks, one for each key (b,)."""
+    factors = tuple(_root(G) for G in (*blocks.random, blocks.residual))
+    kin = tuple(
+        None if isinstance(part, Field) or part.relationship is None else semidefinite_factor(part.relationship)
+        for part in model.random
+    )
+    with float64():
+        return np.array(_draw(keys, mean, model.random, model.residual, model.weights, factors, kin))
+
+
+def _root(G: np.ndarray) -> np.ndarray:
+    """Lower root of a covariance matrix, or of each of a stack."""
+    return semidefinite_factor(G) if G.ndim == 2 else np.stack([semidefinite_factor(one) for one in G])
+
+
+@compiled()
+def _draw(
+    keys: Array,
+    mean: Array,
+    random: tuple[Term | Field, ...],
+    residual: Residual,
+    weights: Any,
+    factors: tuple[Array, ...],
+    kin: tuple[Any, ...],
+) -> Array:
+    def field(key: Array, part: Field, root: Array) -> Array:
+        groups = mean.shape[0] if part.sets is None else part.sets.shape[0]  # at most one group a row
+        normal = jax.random.normal(key, (groups, root.shape[-1]), jnp.float64)
+        values = normal @ root.T if part.sets is None else jnp.einsum("gij,gj->gi", root[part.sets], normal)
+        return values[:, 0] if part.group is None else values[part.group, part.position]
+
+    def one(key: Array) -> Array:
+        y = mean
+        for t, part in enumerate(random):
+            own = jax.random.fold_in(key, t + 1)
+            if isinstance(part, Field):
+                y = y + field(own, part, factors[t])
+                continue
+            normal = jax.random.normal(own, (part.levels, part.dim), jnp.float64)
+            effects = (normal if kin[t] is None else kin[t] @ normal) @ factors[t].T
+            y = y + jnp.sum(part.Z * effects[part.group], -1)
+        error = field(jax.random.fold_in(key, 0), residual, factors[-1])
+        return y + (error if weights is None else error / jnp.sqrt(weights))
+
+    return jax.vmap(one)(keys)
+
+
+class Sampler:
+    """Draws the statistics of responses to a design without the responses.
+
+    With one grouping factor and independent errors, everything that a fit needs of ``y = Z u + e`` is U'y for the
+    orthonormal columns U of Z within groups, left'y for what U leaves of X, and the squared length of the rest of e,
+    which are independent: normal, normal, and sigma^2 chi-squared. The cost does not depend on the number of rows.
+    """
+
+    def __init__(self, design: Design, estimate: Estimate):
+        varying = design.varying
+        model, basis = design.model, design.template.basis
+        n = model.X.shape[0]
+        w, V = np.linalg.eigh(varying.left.T @ varying.left)
+        here = w > 1e-12
+        present = np.diagonal(varying.F, axis1=0, axis2=1).T > 0
+        self.design, self.fixed = design, np.asarray(basis.R) @ estimate.coef
+        # roots of the covariances of the effects of the columns worked with
+        roots = [np.linalg.solve(basis.K[t], semidefinite_factor(estimate.covariances[t])) for t in model.layout.inner]
+        self.arrays = Sources(
+            varying.F,
+            varying.B,
+            present * 1.0,
+            V[:, here] * np.sqrt(w[here]),
+            block_diagonal(roots),
+            np.sqrt(estimate.residual[0, 0]),
+            np.float64(n - int(present.sum()) - int(here.sum())),
+        )
+
+    @classmethod
+    def applies(cls, model: Model) -> bool:
+        """Whether statistics can be drawn without rows."""
+        return model.engine == "grouped" and not model.layout.outer
+
+    def __call__(self, replicates: np.ndarray, seed: int) -> Responses:
+        """Statistics of the given replicates (b,), each depending on the seed and its number only."""
+        from scipy.special import gammaincinv
+
+        padded = np.resize(replicates, bucket(len(replicates)))  # few shapes to compile
+        drawn = _draw_statistics(replicate_keys(seed, padded), self.arrays)
+        c, By, cross, square, uniform = (np.asarray(a)[: len(replicates)] for a in drawn)
+        # chi-squared by inversion, on the host: jax.random.gamma takes longer to compile than all the rest
+        square = square + self.arrays.sigma**2 * 2.0 * gammaincinv(0.5 * self.arrays.df, uniform)
+        n, p = self.design.model.X.shape
+        sd = np.sqrt((np.sum(By**2, (1, 2)) + square) / (n - p))
+        E = np.concatenate([cross, square[:, None]], 1).T[:, None, None]
+        data = self.design.varying.finished([np.moveaxis(By, 0, -1)], E)
+        return Responses(c + self.fixed, sd, None, None, data)
+
+
+class Sources(NamedTuple):
+    """What `_draw_statistics` needs: see `Sampler`."""
+
+    F: Any  # (q, q, g)
+    B: Any  # (q, p, g), U'Q for the orthonormal basis Q of X
+    present: Any  # (q, g) one where U has a column
+    K: Any  # (p, rank) with K K' = left'left
+    root: Any  # (q, q) of the covariance of the effects
+    sigma: Any
+    df: Any  # dimension of the rest
+
+
+@compiled()
+def _draw_statistics(keys: Array, design: Sources) -> tuple[Array, Array, Array, Array, Array]:
+    """For each key, with r the residual of y on X: Q'y (p,), U'r (q, g), left'r (p,), its square, a uniform number."""
+    F, B, present, K, root, sigma, _ = design
+
+    sizes = np.cumsum([F.shape[0] * F.shape[2], present.size])
+
+    def one(key: Array) -> tuple[Array, Array, Array, Array, Array]:
+        normal = jax.random.normal(jax.random.fold_in(key, 0), (sizes[-1] + K.shape[1],), jnp.float64)
+        u, e, z = jnp.split(normal, sizes)
+        effects = root @ u.reshape(F.shape[0], F.shape[2])
+        a = jnp.einsum("jig,jg->ig", F, effects) + sigma * present * e.reshape(present.shape)
+        c = jnp.einsum("ipg,ig->p", B, a) + sigma * K @ z
+        along = sigma * z - K.T @ c
+        uniform = jax.random.uniform(jax.random.fold_in(key, 1), (), jnp.float64)
+        return c, a - jnp.einsum("ipg,p->ig", B, c), K @ along, jnp.sum(along**2), uniform
+
+    return jax.vmap(one)(keys)

@@ -1,0 +1,277 @@
+"""Batches: every lane is the single fit of its data, whatever its neighbours, and nothing is lost."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import jaxlmm
+from batches import GROUPS, KINDS, N, batch, design, responses, singles
+from cases import some
+from jaxlmm import Model, Status, Term
+from jaxlmm.fitting import estimate as fitting
+
+
+def assert_lane(fit, i, single):
+    assert Status(fit.status[i]) == single.status
+    assert fit.loglik[i] == pytest.approx(single.loglik, abs=1e-8)
+    np.testing.assert_allclose(fit.coef[i], single.coef, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(fit.vcov[i], single.vcov, rtol=1e-5, atol=1e-9)
+    np.testing.assert_allclose(np.exp(fit.theta[i]), np.exp(single.theta), rtol=1e-5, atol=1e-6)
+    for G, expected in zip(fit.varcorr, single.covariances, strict=True):
+        np.testing.assert_allclose(G[i], expected, rtol=1e-5, atol=1e-6)
+    assert bool(fit.singular[i]) == any(single.boundary)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_lane_is_the_single_fit(kind):
+    fit = batch(kind)
+    assert len(fit) == 24
+    for i, single in enumerate(singles(kind)):
+        assert_lane(fit, i, single)
+
+
+def test_maximum_likelihood():
+    for i, single in enumerate(singles("uneven slopes", "ML")):
+        assert_lane(batch("uneven slopes", "ML"), i, single)
+
+
+@pytest.mark.smoke
+def test_neighbours_do_not_matter():
+    Y, fit = responses("uneven slopes"), batch("uneven slopes")
+    order = np.random.default_rng(0).permutation(len(Y))
+    moved = jaxlmm.fit_batch(design("uneven slopes"), Y[order])
+    np.testing.assert_allclose(moved.loglik, fit.loglik[order], rtol=1e-10)
+    np.testing.assert_array_equal(moved.status, fit.status[order])
+    np.testing.assert_array_equal(moved.singular, fit.singular[order])
+    few = jaxlmm.fit_batch(design("uneven slopes"), Y[7:10])
+    np.testing.assert_allclose(few.loglik, fit.loglik[7:10], rtol=1e-10)
+    np.testing.assert_allclose(few.coef, fit.coef[7:10], rtol=1e-6)
+
+
+def test_bad_responses_are_a_status_in_their_own_row():
+    kind = "uneven slopes"
+    Y, fit = responses(kind).copy(), batch(kind)
+    Y[3, 5], Y[4, 0] = np.nan, np.inf
+    Y[6] = 2.5  # with the offset, not constant to the model
+    Y[8] = design(kind).offset + 3.0
+    found = jaxlmm.fit_batch(design(kind), Y)
+    bad = np.array([3, 4, 8])
+    np.testing.assert_array_equal(found.status[bad], Status.BAD_RESPONSE)
+    assert np.all(np.isnan(found.loglik[bad]))
+    assert not found.converged[bad].any()
+    rest = np.setdiff1d(np.arange(len(Y)), [*bad, 6])
+    np.testing.assert_allclose(found.loglik[rest], fit.loglik[rest], rtol=1e-10)
+    frame = found.to_frame()
+    assert len(frame["status"]) == len(Y)
+    assert frame["status"][3] == "bad_response"
+
+
+def test_zero_variances_of_balanced_data_are_those_of_the_f_test():
+    """REML estimates zero if and only if the mean squares' ratio is at most one."""
+    Y = np.random.default_rng(2).normal(size=(400, GROUPS, 6))
+    between = 6 * Y.mean(2).var(1, ddof=1)
+    within = Y.var(2, ddof=1).mean(1)
+    fit = jaxlmm.fit_batch(design("one-way"), Y.reshape(400, N))
+    assert fit.converged.all()
+    np.testing.assert_array_equal(fit.singular, between <= within)
+    np.testing.assert_allclose(fit.varcorr[0][:, 0, 0], np.maximum(between - within, 0) / 6, atol=1e-7)
+
+
+def test_models_that_differ_in_everything_but_their_terms():
+    rng = np.random.default_rng(3)
+    models = []
+    for i in range(9):
+        n = 30 + 5 * (i % 3)
+        g, x = rng.integers(0, 5 + i % 4, n), rng.normal(size=n)
+        X = np.column_stack([np.ones(n), x])
+        weights = rng.uniform(0.5, 2, n) if i % 2 else None
+        models.append(Model(X.sum(1) + rng.normal(size=9)[g] + rng.normal(size=n), X, [Term(X, g)], weights=weights))
+    fit = jaxlmm.fit_batch(models)
+    with jax.enable_x64(True):
+        for i, model in enumerate(models):
+            assert_lane(fit, i, fitting.estimate(model))
+
+
+def test_an_interrupt_returns_what_is_done(monkeypatch):
+    with jax.enable_x64(True):
+        floats = jaxlmm.batch.responses.Design(design("uneven slopes")).floats
+    monkeypatch.setattr(jaxlmm.batch.chunks, "CHUNK_FLOATS", 8 * floats)
+    monkeypatch.setattr(jaxlmm.batch.chunks, "workers", lambda: 1)
+    Y = responses("uneven slopes")
+    seen = []
+
+    def stop(done, total):
+        seen.append((done, total))
+        if done >= 16:
+            raise KeyboardInterrupt
+
+    fit = jaxlmm.batch.refitting.refit_batch(design("uneven slopes"), Y, progress=stop)
+    assert seen == [(8, 24), (16, 24)]
+    np.testing.assert_allclose(fit.loglik[:16], batch("uneven slopes").loglik[:16], rtol=1e-10)
+    np.testing.assert_array_equal(fit.status[16:], Status.NOT_RUN)
+
+
+def subset(model, rows, y, **changes):
+    """The model of some rows, with another response, and X or weights as given."""
+    X, weights = changes.get("X", model.X), changes.get("weights", model.weights)
+    return Model(
+        y[rows], X[rows], [Term(t.Z[rows], t.group[rows], t.structure) for t in model.random],
+        model.residual.subset(rows), None if weights is None else weights[rows],
+        None if model.offset is None else model.offset[rows],
+    )  # fmt: skip
+
+
+def assert_equals_fit_of(fit, i, model):
+    with jax.enable_x64(True):
+        assert_lane(fit, i, fitting.estimate(model))
+
+
+OWN = ("uneven slopes", "crossed", "residual")  # stacked at once; one by one; dense
+
+
+@pytest.mark.parametrize("kind", some(OWN, "uneven slopes", "residual"))
+def test_missing_observations_can_be_left_out(kind):
+    model, Y = design(kind), responses(kind)[:6].copy()
+    rng = np.random.default_rng(1)
+    Y[1, 3], Y[2, rng.choice(N, 9, replace=False)], Y[3, 0], Y[4] = np.nan, np.nan, np.inf, np.nan
+    fit = jaxlmm.fit_batch(model, Y, missing="drop")
+    for i in (0, 1, 2, 5):
+        assert_equals_fit_of(fit, i, subset(model, ~np.isnan(Y[i]), Y[i]))
+    np.testing.assert_array_equal(fit.status[3:5], Status.BAD_RESPONSE)
+    kept = jaxlmm.fit_batch(model, Y)
+    np.testing.assert_array_equal(kept.status[1:5], Status.BAD_RESPONSE)
+
+
+@pytest.mark.parametrize("kind", some(OWN, "uneven slopes", "crossed"))
+def test_weights_of_each_response(kind):
+    model, Y = design(kind), responses(kind)[:6]
+    weights = np.random.default_rng(2).uniform(0.5, 2, Y.shape)
+    weights[2, 5] = -1.0
+    fit = jaxlmm.fit_batch(model, Y, weights=weights)
+    assert fit.status[2] == Status.BAD_COVARIATE
+    for i in (0, 4):
+        assert_equals_fit_of(fit, i, subset(model, np.ones(N, bool), Y[i], weights=weights[i]))
+
+
+@pytest.mark.parametrize("kind", some(("balanced slopes", *OWN), "balanced slopes", "crossed"))
+def test_a_column_of_X_that_varies(kind):
+    model, Y = design(kind), responses(kind)[:6]
+    x = np.random.default_rng(3).normal(size=Y.shape)
+    x[2], x[3, 0] = 3.0, np.nan
+    fit = jaxlmm.fit_batch(model, Y, column=1, values=x)
+
+    def with_column(i):
+        return np.column_stack([model.X[:, 0], x[i]])
+
+    for i in (0, 5):
+        assert_equals_fit_of(fit, i, subset(model, np.ones(N, bool), Y[i], X=with_column(i)))
+    assert Status(fit.status[2]) == Status.RANK_DEFICIENT and fit.converged[2]
+    with jax.enable_x64(True):
+        without = fitting.estimate(subset(model, np.ones(N, bool), Y[2], X=model.X[:, :1]))
+    assert fit.loglik[2] == pytest.approx(without.loglik, abs=1e-8)
+    np.testing.assert_allclose(fit.coef[2], [without.coef[0], np.nan], rtol=1e-6)
+    assert Status(fit.status[3]) == Status.BAD_COVARIATE
+    every = jaxlmm.fit_batch(model, Y[:2], column=1, values=x[[0, 4, 1]], pairs="all")
+    assert len(every) == 6
+    np.testing.assert_allclose(every.loglik[[0, 5]], fit.loglik[:2], rtol=1e-10)
+
+
+def test_a_column_in_front_keeps_its_place():
+    model, Y = design("uneven slopes"), responses("uneven slopes")[:3]
+    x = np.random.default_rng(4).uniform(1, 2, Y.shape)
+    fit = jaxlmm.fit_batch(model, Y, column=0, values=x)
+    X = np.column_stack([x[1], model.X[:, 1]])
+    assert_equals_fit_of(fit, 1, subset(model, np.ones(N, bool), Y[1], X=X))
+
+
+def test_aliased_columns_and_unusable_data_are_statuses():
+    rng = np.random.default_rng(6)
+    models = []
+    for i in range(4):
+        g, x = rng.integers(0, 6, N), rng.normal(size=N)
+        X = np.column_stack([np.ones(N), x, x**2 if i % 2 else 2 * x])
+        models.append(Model(x + rng.normal(size=6)[g] + rng.normal(size=N), X, [Term(np.ones(N), g)], checks=False))
+    models.append(models[1].replace(y=np.ones(N)))
+    fit = jaxlmm.fit_batch(models)
+    names = [Status(s).name for s in fit.status]
+    assert names == ["RANK_DEFICIENT", "CONVERGED", "RANK_DEFICIENT", "CONVERGED", "BAD_RESPONSE"]
+    assert np.isnan(fit.coef[0, 2]) and np.isnan(fit.vcov[0, 2]).all() and np.isfinite(fit.vcov[0, :2, :2]).all()
+    assert_equals_fit_of(fit, 1, models[1])
+    with jax.enable_x64(True):
+        without = fitting.estimate(models[0].replace(X=models[0].X[:, :2]))
+    assert fit.loglik[0] == pytest.approx(without.loglik, abs=1e-8)
+    np.testing.assert_allclose(fit.coef[0, :2], without.coef, rtol=1e-6)
+
+
+@pytest.mark.parametrize("devices", some([2, 4], 2))
+def test_devices_do_not_matter(devices, tmp_path):
+    code = (
+        "import sys, numpy as np, jax, jaxlmm; sys.path.insert(0, 'tests'); import batches as t\n"
+        f"assert len(jax.devices()) == {devices}\n"
+        "fit = jaxlmm.fit_batch(t.design('uneven slopes'), t.responses('uneven slopes'))\n"
+        f"np.savez({str(tmp_path / 'fit.npz')!r}, loglik=fit.loglik, theta=fit.theta, status=fit.status)"
+    )
+    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu"}
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found, fit = np.load(tmp_path / "fit.npz"), batch("uneven slopes")
+    np.testing.assert_allclose(found["loglik"], fit.loglik, rtol=1e-10)
+    np.testing.assert_allclose(np.exp(found["theta"]), np.exp(fit.theta), atol=1e-6)
+    np.testing.assert_array_equal(found["status"], fit.status)
+
+
+def test_a_refit_of_a_formula_by_the_name_of_a_column():
+    rng = np.random.default_rng(8)
+    data = {"y": responses("one-way")[0], "x": rng.normal(size=N), "g": np.arange(N) // 6}
+    fit = jaxlmm.lmm("y ~ x + (1 | g)", data)
+    x, seen = rng.normal(size=(3, N)), []
+    scan = fit.refit(responses("one-way")[:2], column="x", values=x, pairs="all", progress=lambda *n: seen.append(n))
+    one = jaxlmm.lmm("y ~ x + (1 | g)", {**data, "y": responses("one-way")[1], "x": x[2]})
+    assert scan.loglik[5] == pytest.approx(one.loglik, abs=1e-8)
+    np.testing.assert_allclose(scan.coef[5], one.coef, rtol=1e-6)
+    assert seen[-1] == (6, 6)
+    assert scan[5].coef[1] == scan.coef[5, 1]
+
+
+def test_refit_of_a_formula_fit():
+    data = {"y": responses("one-way")[0], "x": design("nested").X[:, 1], "g": np.arange(N) // 6}
+    fit = jaxlmm.lmm("y ~ x + (1 | g)", data)
+    many = fit.refit(fit.simulate(5, seed=1))
+    assert many.coef_names == fit.coef_names
+    again = fit.refit(fit.simulate(5, seed=1)[2])
+    assert many.loglik[2] == pytest.approx(again.loglik, abs=1e-8)
+    frame = many.to_frame()
+    for name in ("status", "loglik", "x", "se(x)", "sigma", "theta1", "iterations"):
+        assert len(frame[name]) == 5
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: jaxlmm.fit_batch(design("one-way"), np.zeros((3, 7))), "shape"),
+        (lambda: jaxlmm.fit_batch([]), "at least one"),
+        (lambda: jaxlmm.fit_batch([design("one-way"), design("nested")]), "model 1"),
+        (lambda: jaxlmm.fit_batch([design("one-way")], np.zeros((1, N))), "Y"),
+        (lambda: jaxlmm.fit_batch(design("one-way"), responses("one-way"), missing="omit"), "missing"),
+        (lambda: jaxlmm.fit_batch(design("one-way"), responses("one-way"), column=0), "column, values"),
+        (
+            lambda: jaxlmm.fit_batch(design("one-way"), responses("one-way"), column=7, values=np.ones((24, N))),
+            "column",
+        ),
+        (lambda: jaxlmm.fit_batch(design("one-way"), responses("one-way"), column=0, values=np.ones((3, N))), "values"),
+        (lambda: jaxlmm.fit_batch(design("one-way"), responses("one-way"), weights=np.ones(N)), "weights"),
+        (lambda: jaxlmm.fit_batch(design("one-way"), responses("one-way"), progress="yes"), "progress"),
+        (lambda: jaxlmm.fit_batch(design("one-way"), responses("one-way"), method="reml"), "method"),
+    ],
+)
+def test_misuse_gets_one_sentence(call, words):
+    with pytest.raises(jaxlmm.DataError, match=words):
+        call()

@@ -1,0 +1,114 @@
+"""`jaxlmm.fit`: a fit as a pure function, equal to the host-driven one and differentiable in the data."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import batches
+import jaxlmm
+from jaxlmm import Status
+from jaxlmm.fitting import estimate as fitting
+
+KINDS = ("one-way", "uneven slopes", "crossed", "residual")
+
+
+@pytest.fixture(autouse=True)
+def float64():
+    with jax.enable_x64(True):
+        yield
+
+
+def regular(kind):
+    """A data set whose estimates are not on the boundary."""
+    single = batches.singles(kind)
+    i = next(i for i, one in enumerate(single) if not any(one.boundary))
+    return batches.design(kind), batches.responses(kind)[i], single[i]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_equals_the_host_driven_fit(kind):
+    model, y, single = regular(kind)
+    found = jax.jit(lambda y: jaxlmm.fit(model.replace(y=y)))(y)
+    assert int(found.status) == Status.CONVERGED
+    assert float(found.loglik) == pytest.approx(single.loglik, abs=1e-8)
+    np.testing.assert_allclose(np.exp(found.theta), np.exp(single.theta), rtol=1e-6)
+    np.testing.assert_allclose(found.coef, single.coef, rtol=1e-6)
+    np.testing.assert_allclose(found.vcov, single.vcov, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_derivatives_in_the_response_are_those_of_refits(kind):
+    model, y, _ = regular(kind)
+
+    def estimates(y):
+        found = jaxlmm.fit(model.replace(y=y))
+        return jnp.concatenate([found.coef, jnp.exp(found.theta), found.loglik[None]])
+
+    def refitted(y):
+        one = fitting.estimate(model.replace(y=y))
+        return np.concatenate([one.coef, np.exp(one.theta), [one.loglik]])
+
+    direction, h = np.random.default_rng(0).normal(size=len(y)), 1e-4
+    expected = (refitted(y + h * direction) - refitted(y - h * direction)) / (2 * h)
+    forward = jax.jit(lambda y: jax.jvp(estimates, (y,), (direction,))[1])(y)
+    np.testing.assert_allclose(forward, expected, atol=1e-6 * np.abs(expected).max())
+    if kind == "uneven slopes":
+        np.testing.assert_allclose(jax.jit(jax.jacrev(estimates))(y) @ direction, forward, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.slow
+def test_second_derivatives_and_derivatives_in_the_design():
+    model, y, _ = regular("uneven slopes")
+    direction = np.linspace(-1, 1, len(y))
+
+    def slope(t):
+        return jaxlmm.fit(model.replace(y=y + t * direction)).coef[1]
+
+    def moved(t):
+        X = model.X + t * direction[:, None] * np.array([0.0, 1.0])
+        return jaxlmm.fit(model.replace(y=y, X=X)).theta[0]
+
+    first = jax.jit(jax.grad(slope))
+    h = 1e-3
+    assert float(jax.grad(first)(0.0)) == pytest.approx(float(first(h) - first(-h)) / (2 * h), rel=1e-4, abs=1e-9)
+    assert float(jax.grad(moved)(0.0)) == pytest.approx(float(moved(h) - moved(-h)) / (2 * h), rel=1e-4)
+
+
+def test_a_variance_of_zero_stays_there():
+    kind = "one-way"
+    i = next(i for i, one in enumerate(batches.singles(kind)) if any(one.boundary))
+    model, y = batches.design(kind), batches.responses(kind)[i]
+    found, change = jax.jvp(lambda y: jaxlmm.fit(model.replace(y=y)), (jnp.asarray(y),), (jnp.ones_like(y),))
+    assert float(found.theta[0]) == -np.inf and float(found.covariances[0][0, 0]) == 0.0
+    assert float(change.covariances[0][0, 0]) == 0.0
+    assert all(np.isfinite(leaf).all() for leaf in (change.coef, change.theta, change.loglik, change.vcov))
+
+
+def test_vmap_over_data_sets():
+    kind = "uneven slopes"
+    model, Y = batches.design(kind), batches.responses(kind)[:8]
+    found = jax.vmap(lambda y: jaxlmm.fit(model.replace(y=y)))(Y)
+    np.testing.assert_allclose(found.loglik, batches.batch(kind).loglik[:8], atol=1e-7)
+
+
+def test_an_optax_transformation():
+    model, y, single = regular("uneven slopes")
+    found = jaxlmm.fit(model.replace(y=y), optimizer=optax.lbfgs(), max_iterations=500)
+    assert int(found.status) == Status.CONVERGED
+    assert float(found.loglik) == pytest.approx(single.loglik, abs=1e-8)
+    stopped = jaxlmm.fit(model.replace(y=y), optimizer=optax.adam(1e-3), max_iterations=3)
+    assert int(stopped.status) == Status.MAX_ITERATIONS
+
+
+def test_misuse_gets_one_sentence():
+    model = batches.design("one-way")
+    with pytest.raises(jaxlmm.DataError, match="optimizer"):
+        jaxlmm.fit(model, optimizer="lbfgs")
+    with pytest.raises(jaxlmm.DataError, match="method"):
+        jaxlmm.fit(model, method="ml")
+    with jax.enable_x64(False), pytest.raises(jaxlmm.Float64RequiredError):
+        jaxlmm.fit(model)

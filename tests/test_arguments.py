@@ -1,0 +1,320 @@
+"""No word of a caller is dropped: options are honoured, or refused with the name of the function and the nearest."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+
+import jaxlmm
+
+
+@pytest.fixture(scope="module")
+def sleep():
+    return jaxlmm.datasets.load("sleepstudy")
+
+
+@pytest.fixture(scope="module")
+def fit(sleep):
+    return jaxlmm.lmm("Reaction ~ Days + (Days | Subject)", sleep)
+
+
+def test_replace_takes_designs_of_terms(sleep, fit):
+    X = np.column_stack([np.ones(180), sleep["Days"].to_numpy(float)])
+    model = jaxlmm.Model(sleep["Reaction"].to_numpy(), X, random=[jaxlmm.Term(X, sleep["Subject"])])
+    with jax.enable_x64():
+
+        def value(Z):
+            return jaxlmm.reml(fit.theta, model.replace(Z=Z))
+
+        found = jax.vmap(value)(np.stack([X, 2 * X, 3 * X]))
+        np.testing.assert_allclose(found, [-871.814, -880.488, -890.851], atol=1e-3)
+        slope = jax.grad(lambda scale: value(scale * X))(2.0)
+        central = (value(2.001 * X) - value(1.999 * X)) / 0.002
+        assert slope == pytest.approx(float(central), rel=1e-5)
+        assert float(jaxlmm.reml(fit.theta, model.replace(y=list(model.y)))) == pytest.approx(fit.loglik)
+
+
+def test_replace_takes_an_array_for_each_term():
+    rng = np.random.default_rng(0)
+    n, g, h = 24, np.repeat(np.arange(6), 4), np.tile(np.arange(4), 6)
+    y, z, theta = rng.normal(size=n), rng.normal(size=n), np.array([0.1, -0.2, 0.3])
+    one = np.ones(n)
+
+    def model(a, b):
+        return jaxlmm.Model(y, one[:, None], random=[jaxlmm.Term(a, g), jaxlmm.Term(b, h)])
+
+    with jax.enable_x64():
+        found = jaxlmm.ml(theta, model(one, one).replace(Z=[2 * one, z]))
+        assert float(found) == pytest.approx(float(jaxlmm.ml(theta, model(2 * one, z))), rel=1e-12)
+    for wrong in ([one], one, [one, one[:5]], [one, np.ones((n, 2))]):
+        with pytest.raises(jaxlmm.DataError, match="Z"):
+            model(one, one).replace(Z=wrong)
+
+
+@pytest.mark.parametrize(
+    ("given", "near"),
+    [
+        ("Y", "did you mean 'y'"),
+        ("weight", "did you mean 'weights'"),
+        ("x", "did you mean 'X'"),
+        ("engine", "there are y, X, Z"),
+        ("offsets", "offset"),
+    ],
+)
+def test_replace_refuses_other_names(fit, given, near):
+    with pytest.raises(TypeError, match=rf"Model\.replace: no option '{given}'; .*{near}"):
+        fit.model.replace(**{given: fit.model.y})
+    with pytest.raises(TypeError, match="replace of Term: no option 'z'"):
+        jaxlmm.pytrees.replace(fit.model.random[0], z=1.0)
+    with pytest.raises(jaxlmm.DataError, match=r"replace: y: expected an array of shape \(180,\), found shape \(90,\)"):
+        fit.model.replace(y=fit.model.y[:90])
+
+
+@pytest.fixture(scope="module")
+def crossed():
+    rng = np.random.default_rng(3)
+    s, i = np.repeat(np.arange(8), 6), np.tile(np.arange(6), 8)
+    y = rng.normal(size=8)[s] + 2.0 * rng.normal(size=6)[i] + 0.3 * i + rng.normal(size=48)
+    data = {"y": y, "x": 0.1 * np.arange(48) % 1, "subj": s.astype(str), "item": i.astype(str)}
+    return data, jaxlmm.lmm("y ~ x + (1 | subj) + (1 | item)", data)
+
+
+def henderson(data, fit):
+    """Coefficients with predicted effects of subjects and items, and the covariance of their errors."""
+    Z = [np.asarray(data[g])[:, None] == np.unique(data[g]) for g in ("subj", "item")]
+    W = np.column_stack([np.ones(48), data["x"], *Z]).astype(float)
+    variances = [C[0, 0] for C in fit.estimate.covariances]
+    prior = np.diag(np.concatenate([[0, 0], np.repeat(1 / variances[0], 8), np.repeat(1 / variances[1], 6)]))
+    C = np.linalg.inv(W.T @ W / fit.sigma**2 + prior)
+    return W, C @ W.T @ data["y"] / fit.sigma**2, C
+
+
+@pytest.mark.parametrize("random", ["item", "(1|item)", ["(1 | item)"], "~ (1 | item)", ("item", "item")])
+def test_predict_with_some_of_the_terms(crossed, random):
+    data, fit = crossed
+    W, solution, C = henderson(data, fit)
+    W = W.copy()
+    W[:, 2:10] = 0.0  # without subjects
+    np.testing.assert_allclose(fit.predict(random=random), W @ solution, rtol=1e-8)
+    np.testing.assert_allclose(fit.predict(data, random=random), W @ solution, rtol=1e-8)
+    found = fit.predict(random=random, se=True)
+    np.testing.assert_allclose(found["estimate"], W @ solution, rtol=1e-8)
+    np.testing.assert_allclose(found["std_error"], np.sqrt(np.einsum("ij,jk,ik->i", W, C, W)), rtol=1e-8)
+
+
+def test_predict_of_observations_draws_other_terms_anew(crossed):
+    data, fit = crossed
+    W, solution, C = henderson(data, fit)
+    W = W.copy()
+    W[:, 2:10] = 0.0
+    fresh = fit.estimate.covariances[0][0, 0] + fit.sigma**2
+    new = {**data, "subj": np.full(48, "new")}  # not shared, so it need not be known
+    found = fit.predict(new, random="item", interval="prediction")
+    np.testing.assert_allclose(found["std_error"] ** 2, np.einsum("ij,jk,ik->i", W, C, W) + fresh, rtol=1e-8)
+    np.testing.assert_allclose(fit.predict(new, random="item"), W @ solution, rtol=1e-8)
+    everything = fit.predict(random=["subj", "(1 | item)"], se=True)
+    np.testing.assert_array_equal(everything["std_error"], fit.predict(se=True)["std_error"])
+    np.testing.assert_array_equal(fit.predict(random=[]), fit.predict(random=False))
+    without = {name: data[name] for name in ("x", "item")}  # columns of other terms need not be there
+    np.testing.assert_allclose(fit.predict(without, random="item"), W @ solution, rtol=1e-8)
+    errors = fit.predict(without, random="item", se=True)["std_error"]
+    np.testing.assert_allclose(errors**2, np.einsum("ij,jk,ik->i", W, C, W), rtol=1e-8)
+
+
+def test_predict_with_some_effects_of_a_factor(sleep):
+    fit = jaxlmm.lmm("Reaction ~ Days + (Days || Subject)", sleep)
+    fixed, slopes = fit.predict(random=False), fit.predict(random="(0 + Days | Subject)")
+    np.testing.assert_allclose(slopes + fit.predict(random="(1 | Subject)") - fixed, fit.fitted, rtol=1e-12)
+    np.testing.assert_array_equal(fit.predict(random="Subject"), fit.fitted)
+    np.testing.assert_array_equal(fit.predict(random="(Days || Subject)"), fit.fitted)
+    assert np.abs(slopes - fixed).max() > 1
+
+
+@pytest.mark.parametrize("random", ["nonsense", "no", 1, 0, None, "(1 | subject)", ["item", 2], "~0", "", {"item"}])
+def test_predict_refuses_other_random_parts(crossed, random):
+    with pytest.raises(jaxlmm.DataError, match="random: found"):
+        crossed[1].predict(random=random)
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "said"),
+    [
+        ({"re_form": None}, TypeError, r"Fit\.predict: no option 're_form'"),
+        ({"randm": False}, TypeError, "did you mean 'random'"),
+        ({"allow_new_level": True}, TypeError, "did you mean 'allow_new_levels'"),
+        ({"df": "banana"}, jaxlmm.DataError, "df: found 'banana'"),
+        ({"information": "banana"}, jaxlmm.DataError, "information: found 'banana'"),
+        ({"robust": "CR9"}, jaxlmm.DataError, "robust: found 'CR9'"),
+        ({"level": 95}, jaxlmm.DataError, "level: expected"),
+        ({"se": "no"}, jaxlmm.DataError, r"Fit\.predict: se: found 'no', expected True or False"),
+        ({"residual": 1}, jaxlmm.DataError, "residual: found 1"),
+        ({"allow_new_levels": "yes"}, jaxlmm.DataError, "allow_new_levels: found 'yes'"),
+    ],
+)
+def test_predict_refuses_what_it_does_not_know(crossed, given, error, said):
+    with pytest.raises(error, match=said):
+        crossed[1].predict(**given)
+
+
+def test_predict_with_some_random_functions():
+    rng = np.random.default_rng(5)
+    g, t = np.repeat(np.arange(8), 6), np.tile(np.arange(6.0), 8)
+    y = rng.normal(size=8)[g] + np.cumsum(rng.normal(size=(8, 6)), 1).ravel() + 0.5 * rng.normal(size=48)
+    data = {"y": y, "t": t, "g": g.astype(str), "h": np.tile(list("abc"), 16)}
+    fit = jaxlmm.lmm("y ~ 1 + ou(t | g) + (1 | h)", data)
+    fixed = fit.predict(random=False)
+    for rows in (None, data):  # without and with covariances between old and new rows
+        function, effect = fit.predict(rows, random="ou(t|g)"), fit.predict(rows, random="h")
+        np.testing.assert_allclose(function + effect - fixed, fit.fitted, rtol=1e-9)
+        np.testing.assert_array_equal(function, fit.predict(rows, random="g"))
+        assert np.abs(function - fixed).max() > 0.5
+    for name, left in (("g", "tg"), ("h", "h")):
+        rows = {column: data[column] for column in left}
+        np.testing.assert_allclose(fit.predict(rows, random=name), fit.predict(random=name), rtol=1e-9)
+    np.testing.assert_allclose(fit.predict(random="g", se=True)["estimate"], fit.predict(random="g"), rtol=1e-9)
+    np.testing.assert_allclose(fit.predict(random="h", se=True)["estimate"], fit.predict(random="h"), rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda f: f.test("x", information=None, robus="CR2"), "Fit.test: no option 'robus'; did you mean 'robust'"),
+        (lambda f: f.anova(dff="kenward-roger"), r"Fit\.anova: no option 'dff'; did you mean 'df'"),
+        (lambda f: f.emmeans("x", type="response"), r"Fit\.emmeans: no option 'type'"),
+        (lambda f: f.emmeans("x", weight="cells"), "Fit.emmeans: no option 'weight'; did you mean 'weights'"),
+        (lambda f: f.emtrends("x", levels=0.9), "Fit.emtrends: no option 'levels'; did you mean 'level'"),
+        (lambda f: f.predictions(infomation="expected"), "Fit.predictions: .*did you mean 'information'"),
+        (lambda f: f.comparisons("x", chnge=2), "Fit.comparisons: .*did you mean 'change'"),
+        (lambda f: f.slopes("x", cluters="subj"), "Fit.slopes: .*did you mean 'cluster'"),
+        (lambda f: f.tidy(conf_int=True), "Fit.tidy: no option 'conf_int'"),
+        (lambda f: f.summary(boundary="drop"), "Fit.summary: .*did you mean 'boundary_df'"),
+        (lambda f: f.simulate(use_u=True), "Fit.simulate: no option 'use_u'"),
+        (lambda f: f.simulate(sed=1), "Fit.simulate: .*did you mean 'seed'"),
+        (lambda f: f.confint(methd="profile"), "Fit.confint: .*did you mean 'method'"),
+        (lambda f: f.emmeans("x").test(null=2.0), "EMMeans.test: no option 'null'"),
+        (lambda f: f.emmeans("x").contrast(methd="eff"), "EMMeans.contrast: .*did you mean 'method'"),
+        (lambda f: f.emmeans("x").pairs(adjst="holm"), "EMMeans.pairs: .*did you mean 'adjust'"),
+        (lambda f: jaxlmm.lmm("y ~ x", {}, residul="iid()"), "lmm: .*did you mean 'residual'"),
+        (lambda f: f.bootstrap(nsim=9), "Fit.bootstrap: no option 'nsim'"),
+        (lambda f: f.wald(roboust="CR2"), "Fit.wald: .*did you mean 'robust'"),
+        (lambda f: jaxlmm.study.sample_size(None, "n", 0.8, 2, 9, "", worker=2), "sample_size: .*mean 'workers'"),
+        (lambda f: f.plot.coef(whch="x"), "FitPlots.coef: .*did you mean 'which'"),
+        (lambda f: jaxlmm.compare(f, f, refitt=True), "compare: .*did you mean 'refit'"),
+    ],
+)
+def test_unknown_options_name_the_function_that_was_called(crossed, call, said):
+    with pytest.raises(TypeError, match=said):
+        call(crossed[1])
+
+
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (lambda f: f.emmeans("x").test(2.0), "EMMeans.test: joint"),
+        (lambda f: f.residuals(random="no"), "Fit.residuals: random"),
+        (lambda f: f.ranef("subj"), "Fit.ranef: all_levels"),
+        (lambda f: f.influence(theta="no"), "Fit.influence: theta"),
+        (lambda f: f.plot.covariance(correlation=1), "FitPlots.covariance: correlation"),
+        (lambda f: jaxlmm.compare(f, f, refit="no"), "compare: refit"),
+        (lambda f: jaxlmm.Model(f.model.y, f.model.X, checks="no"), "checks"),
+        (lambda f: jaxlmm.study.designs.crossed(2, 2, within="no"), "crossed: within"),
+    ],
+)
+def test_yes_or_no_is_true_or_false(crossed, call, name):
+    with pytest.raises(jaxlmm.DataError, match=rf"{name}: found .*, expected True or False"):
+        call(crossed[1])
+
+
+def test_numpys_true_and_false_are_bools(crossed):
+    fit = crossed[1]
+    np.testing.assert_array_equal(fit.predict(random=np.False_), fit.predict(random=False))
+    np.testing.assert_array_equal(fit.residuals(random=np.bool_(False)), fit.residuals(random=False))
+
+
+def test_without_a_seed_draws_are_fresh(crossed):
+    fit = crossed[1]
+    assert np.any(fit.simulate(1, seed=None) != fit.simulate(1, seed=None))
+    np.testing.assert_array_equal(fit.simulate(1, 7), fit.simulate(1, seed=7))
+    assert np.any(fit.simulate(1, None) != fit.simulate(1))
+    assert jaxlmm.Iterative(seed=None) != jaxlmm.Iterative(seed=None)
+    with pytest.raises(jaxlmm.DataError, match="seed: expected a non-negative integer, found 'a'"):
+        fit.simulate(1, seed="a")
+
+
+@pytest.mark.parametrize("level", ["Days", 95, True, None, [0.9]])
+def test_levels_are_numbers_between_0_and_1(crossed, level):
+    with pytest.raises(jaxlmm.DataError, match="level: .*expected a number between 0 and 1"):
+        crossed[1].confint(level)
+    with pytest.raises(jaxlmm.DataError, match="which="):
+        crossed[1].confint("Days")
+    with pytest.raises(jaxlmm.DataError, match="df: found 'banana'"):
+        crossed[1].confint(df="banana", method="bootstrap")
+
+
+@pytest.fixture(scope="module")
+def groups():
+    rng = np.random.default_rng(1)
+    g, s = np.repeat(["A", "B"], 100), np.tile(np.arange(20), 10)
+    y = rng.normal(size=20)[s] + rng.normal(size=200) * np.where(g == "A", 1, 3)
+    return {"y": y, "g": g, "s": s.astype(str), "t": np.repeat(np.arange(10.0), 20), "h": np.where(s % 2, "C", "D")}
+
+
+def test_errors_by_group_are_honoured(groups):
+    fit = jaxlmm.lmm("y ~ g + (1 | s)", groups, residual="iid(by=g)")
+    assert fit.loglik == pytest.approx(-398.33, abs=0.005)  # -451.84 with one variance
+    same = jaxlmm.lmm("y ~ g + (1 | s)", groups, variance="ident(g)")
+    np.testing.assert_allclose(fit.theta, same.theta)
+    assert "ident(g)" in str(fit.summary())
+    in_sum = jaxlmm.lmm("y ~ g", groups, residual="ou(t | s) + iid(by=g)")
+    other = jaxlmm.lmm("y ~ g", groups, residual="ou(t | s) + iid()", variance="ident(g)")
+    assert in_sum.loglik == pytest.approx(other.loglik, abs=1e-8)
+    assert len(in_sum.theta) == 4
+
+
+@pytest.mark.parametrize(
+    ("formula", "given", "said"),
+    [
+        ("y ~ g + (1 | s)", {"residual": "iid(by=g, variance=1)"}, r"variance='ident\(g\)'"),
+        ("y ~ g + (1 | s)", {"residual": "iid(by=g)", "variance": "exp(t)"}, r"variance='ident\(g\)'"),
+        ("y ~ g", {"residual": "ou(t | s, shared='range')"}, "shared= is for parameters by group"),
+        ("y ~ g + (us(g) @ ou(t, shared='range') | s)", {}, "shared= is for parameters by group"),
+        ("y ~ g + ou(t | s, shared='range')", {}, "shared= is for parameters by group"),
+        ("y ~ g", {"residual": "ou(t | g / s, by=h)"}, "write one"),
+        ("y ~ g", {"residual": "(ou(t, range=2) | s, range=3)"}, "option range stands twice"),
+        ("y ~ g", {"residual": "ou(t | s, rang=2)"}, "ou: no option 'rang'; did you mean 'range'"),
+        ("y ~ g + (1 | s)", {"variance": "power(t, 1, power=2)"}, "power twice"),
+        ("y ~ g + (1 | s)", {"variance": "ident(g, ratio=2)"}, "ident: no option 'ratio'; did you mean 'ratios'"),
+    ],
+)
+def test_structures_refuse_what_they_would_drop(groups, formula, given, said):
+    with pytest.raises(jaxlmm.FormulaError, match=said):
+        jaxlmm.lmm(formula, groups, **given)
+
+
+def test_options_inside_and_behind_the_bar_both_count(groups):
+    d = {k: v[:100] for k, v in groups.items()}
+    fit = jaxlmm.lmm("y ~ 1 + (1 | t)", d, residual="(ou(t, range=2.0) | s, variance=0.5)")
+    assert len(fit.theta) == 1  # of the term: both of the residual are fixed
+
+
+@pytest.mark.parametrize("term", ["(Days | Subject)", "(Days || Subject)", "ar1(Days | Subject)"])
+def test_a_singular_fit_is_a_start(sleep, term):
+    rng = np.random.default_rng(0)
+    noise = 20 * rng.normal(size=(2, 180))[int("ar1" in term)] + (
+        np.repeat(30 * rng.normal(size=18), 10) if "ar1" in term else 0
+    )
+    data = {"y": 300 + 10 * sleep["Days"].to_numpy() + noise, "Days": sleep["Days"], "Subject": sleep["Subject"]}
+    fit = jaxlmm.lmm(f"y ~ Days + {term}", data)
+    assert fit.singular and not np.all(np.isfinite(fit.theta))
+    again = jaxlmm.lmm(f"y ~ Days + {term}", data, start=fit.theta)
+    assert again.converged and again.singular
+    assert again.loglik == pytest.approx(fit.loglik, abs=1e-8)
+    for wrong in (np.full(len(fit.theta), np.nan), np.full(len(fit.theta), np.inf), fit.theta[:1], "zero"):
+        with pytest.raises(jaxlmm.DataError, match="start: expected"):
+            jaxlmm.lmm(f"y ~ Days + {term}", data, start=wrong)
+
+
+def test_a_singular_start_leaves_the_boundary(sleep, fit):
+    again = jaxlmm.lmm("Reaction ~ Days + (Days | Subject)", sleep, start=[-np.inf, 0.0, -np.inf, 3.0])
+    assert again.loglik == pytest.approx(fit.loglik, abs=1e-8)
