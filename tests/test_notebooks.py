@@ -17,6 +17,7 @@ import pytest
 
 import jaxlmm
 from jaxlmm.covariance import FUNCTIONS, NAMES
+from printed import differences
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
@@ -72,6 +73,15 @@ def test_notebooks_are_stored_with_their_outputs(path):
     for source in cells(path, "code"):
         ast.parse(source)
     assert cells(path, "markdown")[0].startswith("# ")
+
+
+def test_a_text_that_is_out_of_date_is_found():
+    stored = "Days  10.467 +- 1.546, p = 3.26e-06\n"
+    assert not differences("Days 10.4671 +- 1.547, p = 3.2600e-06", stored)  # a digit, and layout, of another machine
+    assert differences("Days  10.567 +- 1.546, p = 3.26e-06", stored) == ["10.467 is stored, 10.567 printed"]
+    assert differences("Day   10.467 +- 1.546, p = 3.26e-06", stored) and differences("Days 10.467", stored)
+    assert not differences("Days  99 +- 1, p = 0", stored, numbers_vary=True)
+    assert differences("Days  99 +- nan, p = 0", stored, numbers_vary=True)
 
 
 def test_stored_notebooks_are_small():
