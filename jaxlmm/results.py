@@ -26,7 +26,7 @@ from .fitting.units import Certificate, Estimate
 from .frames.alignment import aligned
 from .frames.columns import extend_rows, make_frame
 from .frames.owned import check_index, frame_at
-from .frames.tables import Summary, Table, format_column, format_df, format_p
+from .frames.tables import Shown, Summary, Table, format_column, format_df, format_p, format_t, notes
 from .inference.delta import Delta, Parameters, delta, natural
 from .inference.fixed_effects.anova import Anova, anova
 from .inference.fixed_effects.in_batches import Tests
@@ -67,7 +67,7 @@ class ConvergenceWarning(UserWarning):
 
 @doors
 @dataclass(frozen=True, eq=False, repr=False)
-class Fit:
+class Fit(Shown):
     """A fitted linear mixed model, as `jaxlmm.lmm` returns it.
 
     Attributes
@@ -736,13 +736,12 @@ class Fit:
     def _fixed(self, by: Wald) -> Table:
         r = by.rows(np.eye(len(self.coef)))
         estimates, errors = format_column(self.coef, 6), format_column(r.se)
-        cells = (estimates, errors, format_df(r.df), [f"{t:.3f}" for t in r.statistic], map(format_p, r.p))
+        cells = (estimates, errors, format_df(r.df), format_t(r.statistic), map(format_p, r.p))
         rows = tuple(zip(self.coef_names, *cells, strict=True))
-        notes = [f"Tests: {by.label}", by.note]
-        if self.frame.aliased:
-            notes.append(f"dropped, combinations of other columns: {', '.join(self.frame.aliased)}")
+        names = ", ".join(self.frame.aliased)
+        dropped = f"dropped, combinations of other columns: {names}" if names else ""
         header = ("", "Estimate", "Std. Error", "df", "t value", "Pr(>|t|)")
-        return Table("Fixed effects:", header, rows, note="\n".join(filter(None, notes)))
+        return Table("Fixed effects:", header, rows, note=notes(f"Tests: {by.label}", by.note, dropped))
 
     def _ending(self) -> str:
         c = self.certificate
@@ -764,11 +763,9 @@ class Fit:
             lines.append(f"the likelihood is flat: the data do not tell the covariance parameters of {among} apart")
         return "\n".join(lines)
 
-    def __repr__(self) -> str:
-        return str(self.summary())
-
-    def _repr_html_(self) -> str:
-        return self.summary()._repr_html_()
+    def tables(self) -> tuple[str | Table, ...]:
+        """What `summary` prints."""
+        return self.summary().parts
 
 
 def fit_frame(

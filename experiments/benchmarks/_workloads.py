@@ -11,12 +11,13 @@ from typing import Any
 
 import _data
 import _refits
-import batch
 import mmrm
-import study
 from _common import process, seconds_of
 from _peers import Versions
 from _programs import Problem, command_of, result_of, run, systems_for
+
+import batch
+import study
 
 Program = Callable[[float], dict[str, Any]]  # of a limit in seconds
 FLOOR, CACHED = "`import jax`, pandas, read the data: the floor", "jaxlmm, compile cache warm"

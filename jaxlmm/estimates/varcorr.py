@@ -17,7 +17,7 @@ from ..distributions import bounded_limits
 from ..fitting.objective import Spec
 from ..fitting.units import Estimate
 from ..frames.columns import make_frame
-from ..frames.tables import Table, format_column
+from ..frames.tables import Shown, Table, format_column
 from ..likelihood.model import Model
 
 SCALE, CORRELATION, FREE = (0.0, np.inf), (-1.0, 1.0), (-np.inf, np.inf)  # bounds of what is reported
@@ -64,8 +64,8 @@ class PartParameters:
     places: slice
 
 
-@dataclass(frozen=True)
-class VarCorr:
+@dataclass(frozen=True, repr=False)
+class VarCorr(Shown):
     """Estimated covariances of all terms, in the order of the formula, and of the residuals.
 
     The residual SD is `sigma`; where the residuals have a structure, it is None and `residual` their covariance.
@@ -166,14 +166,6 @@ class VarCorr:
     def tables(self) -> tuple[Table, ...]:
         """Both tables, those that have rows."""
         return tuple(table for table in (self.table(), self.structure_table()) if table.rows)
-
-    def __str__(self) -> str:
-        return "\n\n".join(table.text() for table in self.tables())
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        return "".join(table.html() for table in self.tables())
 
 
 def varcorr(

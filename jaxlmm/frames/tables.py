@@ -1,25 +1,43 @@
-"""Tables as plain records, rendered as text or HTML."""
+"""Tables as plain records, rendered as text, HTML, Markdown or LaTeX."""
 
 from __future__ import annotations
 
 import html
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+LEAST = 3  # significant digits that every number is printed with
+EXTREME = 1e-4, 1e9  # sizes of numbers below and from which they are printed with a power of ten
+
 
 def format_column(values: Sequence[float] | np.ndarray, digits: int = 4) -> list[str]:
-    """One column with common decimals: `digits` significant for its largest, two for its smallest number."""
-    finite = np.abs([v for v in values if np.isfinite(v) and v != 0])
-    if not len(finite):
-        return ["" if np.isnan(v) else "0" if v == 0 else f"{v:g}" for v in values]
-    high, low = int(np.floor(np.log10(finite.max()))), int(np.floor(np.log10(finite.min())))
-    decimals = max(digits - 1 - high, min(1 - low, digits + 1), 0)
-    if decimals > 8 or high > 8:
-        return ["" if np.isnan(v) else f"{v:.{digits - 1}e}" for v in values]
-    return ["" if np.isnan(v) else f"{v:.{decimals}f}" for v in values]
+    """One column, `digits` significant for its largest number and the same decimals for the others.
+
+    Numbers of which that would leave fewer than three significant digits have `digits` of their own: none is printed
+    as zero that is not. Their points are in one column where decimals differ.
+    """
+    sizes = [abs(v) for v in values if EXTREME[0] <= abs(v) < EXTREME[1]]
+    common = max(digits - 1 - _exponent(max(sizes)), 0) if sizes else 0
+    cells = [_format_number(v, digits, common) for v in values]
+    behind = [len(cell.partition(".")[2]) + ("." in cell) for cell in cells]
+    most = max(behind, default=0)
+    return [c + " " * (most - b) if c and "e" not in c else c for c, b in zip(cells, behind, strict=True)]
+
+
+def _exponent(size: float) -> int:
+    return int(np.floor(np.log10(size)))
+
+
+def _format_number(v: float, digits: int, common: int) -> str:
+    if np.isnan(v) or np.isinf(v) or v == 0:
+        return "" if np.isnan(v) else f"{v:.0f}"
+    if not EXTREME[0] <= abs(v) < EXTREME[1]:
+        return f"{v:.{digits - 1}e}"
+    high = _exponent(abs(v))
+    return f"{v:.{common if common + high + 1 >= LEAST else max(digits - 1 - high, 0)}f}"
 
 
 def format_df(values: Any) -> list[str]:
@@ -29,7 +47,17 @@ def format_df(values: Any) -> list[str]:
 
 def format_p(p: float) -> str:
     """A p value."""
-    return "" if np.isnan(p) else "<1e-16" if p < 1e-16 else f"{p:.2e}" if p < 1e-4 else f"{p:.4f}"
+    return "" if np.isnan(p) else "<1e-16" if p < 1e-16 else f"{p:#.3g}" if p < 0.01 else f"{p:.4f}"
+
+
+def format_t(values: Any) -> list[str]:
+    """Statistics that are compared with quantiles of t: three decimals, more where the number is small."""
+    return ["" if np.isnan(v) else f"{v:.3f}" if abs(v) >= 0.1 or v == 0 else f"{v:.3g}" for v in values]
+
+
+def notes(*lines: str) -> str:
+    """What is said under a table: the lines that say something, each once."""
+    return "\n".join(dict.fromkeys(filter(None, lines)))
 
 
 @dataclass(frozen=True)
@@ -70,31 +98,76 @@ class Table:
         head = f"<thead><tr>{cells('th', self.header)}</tr></thead>"
         return f"<table><caption>{html.escape(self.title)}</caption>{head}<tbody>{body}</tbody></table>{note}"
 
+    def markdown(self) -> str:
+        """A Markdown table, as GitHub and Quarto read it."""
+
+        def line(row: tuple[str, ...]) -> str:
+            return f"| {' | '.join(cell.strip().replace('|', '&#124;') for cell in row)} |"
+
+        rule = tuple("---" if j < self.labels else "--:" for j in range(len(self.header)))
+        lines = [line(self.header), line(rule), *map(line, self.rows)]
+        return "\n".join([self.title, "", *lines, *(["", self.note] if self.note else [])])
+
+    def latex(self) -> str:
+        """A table environment with `tabular`, rules as in the package booktabs; everything escaped."""
+
+        def line(row: tuple[str, ...]) -> str:
+            return "  " + " & ".join(_in_latex(cell.strip()) for cell in row) + r" \\"
+
+        align = "".join("l" if j < self.labels else "r" for j in range(len(self.header)))
+        note = [r"\par\smallskip\footnotesize " + _in_latex(self.note).replace("\n", r" \\ ")] if self.note else []
+        return "\n".join(
+            [r"\begin{table}", r"\centering", rf"\caption{{{_in_latex(self.title.rstrip(':'))}}}",
+             rf"\begin{{tabular}}{{{align}}}", r"\toprule", line(self.header), r"\midrule", *map(line, self.rows),
+             r"\bottomrule", r"\end{tabular}", *note, r"\end{table}"]
+        )  # fmt: skip
+
+
+_LATEX = {c: "\\" + c for c in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
+}  # fmt: skip
+
+
+def _in_latex(text: str) -> str:
+    return "".join(_LATEX.get(c, c) for c in text)
+
 
 class Shown:
-    """A result that prints as its table, in notebooks as HTML."""
+    """A result that prints as its tables, in notebooks as HTML; `markdown` and `latex` are for papers."""
 
     def table(self) -> Table:
         """The result as a table."""
         raise NotImplementedError(f"{type(self).__name__} must implement table(self)")
 
+    def tables(self) -> tuple[str | Table, ...]:
+        """All that is printed: paragraphs and tables in order."""
+        return (self.table(),)
+
     def __repr__(self) -> str:
-        return self.table().text()
+        return "\n\n".join(part if isinstance(part, str) else part.text() for part in self.tables())
 
     def _repr_html_(self) -> str:
-        return self.table().html()
+        parts = self.tables()
+        return "".join(f"<pre>{html.escape(part)}</pre>" if isinstance(part, str) else part.html() for part in parts)
+
+    def markdown(self) -> str:
+        """The tables in Markdown."""
+        parts = self.tables()
+        return "\n\n".join(f"```text\n{part}\n```" if isinstance(part, str) else part.markdown() for part in parts)
+
+    def latex(self) -> str:
+        """The tables in LaTeX, with the rules of the package booktabs."""
+        parts, whole = self.tables(), "\\begin{{verbatim}}\n{}\n\\end{{verbatim}}"
+        return "\n\n".join(whole.format(part) if isinstance(part, str) else part.latex() for part in parts)
 
 
-@dataclass(frozen=True)
-class Summary:
+@dataclass(frozen=True, repr=False)
+class Summary(Shown):
     """The printed account of a fit: paragraphs and tables in order."""
 
-    parts: tuple[str | Table, ...] = field(repr=False)
+    parts: tuple[str | Table, ...]
 
-    def __str__(self) -> str:
-        return "\n\n".join(p if isinstance(p, str) else p.text() for p in self.parts)
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        return "".join(f"<pre>{html.escape(p)}</pre>" if isinstance(p, str) else p.html() for p in self.parts)
+    def tables(self) -> tuple[str | Table, ...]:
+        """The parts."""
+        return self.parts

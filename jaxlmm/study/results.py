@@ -12,7 +12,7 @@ import numpy as np
 from ..distributions import check_level
 from ..errors import DataError
 from ..frames.columns import make_frame
-from ..frames.tables import Table
+from ..frames.tables import Shown, Table
 from ..saving.archive import sentence
 from .chunk import FLAGS, FLOATS, numbers_of
 from .declare import Row, Task
@@ -24,7 +24,7 @@ PAIRED = ("estimate", "rejected", "covered", "variance")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Summary:
+class Summary(Shown):
     """Measures of performance by cell, estimator, test and target.
 
     Attributes
@@ -70,12 +70,6 @@ class Summary:
         """A table for each target."""
         targets = dict.fromkeys(row.target for row in self.results.rows)
         return tuple(performance_table(self, target) for target in targets)
-
-    def __repr__(self) -> str:
-        return "\n\n".join(table.text() for table in self.tables())
-
-    def _repr_html_(self) -> str:
-        return "".join(table.html() for table in self.tables())
 
     def measure(self, name: str, estimator: str, test: str, target: str) -> tuple[np.ndarray, np.ndarray]:
         """Value and error (cells,) of one measure of one row."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ...frames.columns import make_frame
-from ...frames.tables import Shown, Table, format_column, format_df, format_p
+from ...frames.tables import Shown, Table, format_column, format_df, format_p, notes
 from ..hypotheses.coding import TYPES, term_hypotheses
 from .wald import FTest, Wald
 
@@ -52,7 +52,7 @@ class Anova(Shown):
             format_column([t.statistic for t in self.tests]),
             [format_p(t.p) for t in self.tests],
         ]
-        lines = [f"Tests: {self.wald.label}", *filter(None, (self.wald.note, self.note))]
+        lines = [f"Tests: {self.wald.label}", self.wald.note, self.note]
         if not self.hypotheses:
             lines.append("nothing to test: the fixed part is an intercept")
         empty = [term for term, L in self.hypotheses.items() if not len(L)]
@@ -60,7 +60,7 @@ class Anova(Shown):
             lines.append(f"nothing to test, combinations of other terms: {', '.join(empty)}")
         rows = tuple(zip(*columns, strict=True))
         title = f"Type {'I' * self.type} tests of fixed effects:"
-        return Table(title, ("", "num df", "den df", "F value", "Pr(>F)"), rows, note="\n".join(lines))
+        return Table(title, ("", "num df", "den df", "F value", "Pr(>F)"), rows, note=notes(*lines))
 
 
 def anova(fit: Any, type: int | str = 3, df: str = "satterthwaite", **options: Any) -> Anova:

@@ -11,7 +11,7 @@ import numpy as np
 from ...errors import DataError
 from ...frames.alignment import refuse_masked
 from ...frames.columns import make_frame
-from ...frames.tables import Shown, Table, format_column, format_df, format_p
+from ...frames.tables import Shown, Table, format_column, format_df, format_p, format_t, notes
 from .wald import FTest, Rows, Wald
 
 
@@ -50,13 +50,11 @@ class LinearTest(Shown):
     def table(self) -> Table:
         """As text, with the joint test below."""
         r, j = self.rows, self.joint
-        cells = [format_column(x) for x in (r.estimate, r.se)] + [format_df(r.df), [f"{t:.3f}" for t in r.statistic]]
+        cells = [format_column(x) for x in (r.estimate, r.se)] + [format_df(r.df), format_t(r.statistic)]
         body = tuple(zip(self.names, *cells, map(format_p, r.p), strict=True))
-        note = (
-            f"F({j.num_df:g}, {format_df([j.den_df])[0]}) = {j.statistic:.4g}, p = {format_p(j.p)}\nTests: {self.label}"
-        )
+        joint = f"F({j.num_df:g}, {format_df([j.den_df])[0]}) = {j.statistic:.4g}, p = {format_p(j.p)}"
         header = ("Hypothesis", "Estimate", "Std. Error", "df", "t value", "Pr(>|t|)")
-        return Table("Linear hypotheses:", header, body, note=f"{note}\n{self.note}" if self.note else note)
+        return Table("Linear hypotheses:", header, body, note=notes(joint, f"Tests: {self.label}", self.note))
 
 
 def linear_test(wald: Wald, L: Any, rhs: Any, level: float, kind: str) -> LinearTest:

@@ -39,6 +39,7 @@ def coefficients(method: str | Custom, labels: Sequence[str], ref: int | str = 0
         For an unknown word or control, and coefficients of another length.
     """
     m, one = len(labels), np.eye(len(labels))
+    labels = [f"({label})" if " - " in label else label for label in labels]  # a difference, to be subtracted
     if not isinstance(method, str):
         return _custom(method, m)
     if method in ("pairwise", "revpairwise"):

@@ -10,7 +10,7 @@ import numpy as np
 from ...distributions import check_level
 from ...errors import DataError
 from ..hypotheses.grid import WEIGHTS, Grid, reference_grid
-from .table import EMMeans, text_of
+from .table import EMMeans, scale_of, text_of
 
 
 def emmeans(
@@ -84,7 +84,7 @@ def _averaged(
     )
     return EMMeans(
         fit.wald(df=df, **options), labels, L, shift, by, check_level(level), "none", title, fit.frame.kind,
-        "; ".join(note),
+        "; ".join(note + scale_of(fit)),
     )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from ...distributions import check_level
 from ...errors import DataError
 from ...frames.columns import Column, open_table
 from ..hypotheses.grid import coded_columns, columns_used, derivative, evaluate, extra, listed_values, reference_grid
-from .table import EMMeans, text_of
+from .table import EMMeans, scale_of, text_of
 
 Names = str | Sequence[str] | None
 Columns = dict[str, Any]  # arrays of numbers, columns of factors
@@ -146,7 +146,7 @@ def _table(
     columns = labels.columns or {"mean": ["overall"]}
     return EMMeans(
         fit.wald(df=df, **options), columns, L, shift, (), check_level(level), "none", title, fit.frame.kind,
-        "random effects at zero",
+        "; ".join(["random effects at zero", *scale_of(fit)]),
     )  # fmt: skip
 
 

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from ...arguments import doors
+from ...design.encoding import expression_columns
 from ...distributions import check_level
 from ...errors import DataError
 from ...frames.columns import make_frame, number_label
-from ...frames.tables import Shown, Table, format_column, format_df, format_p
+from ...frames.tables import Shown, Table, format_column, format_df, format_p, format_t, notes
 from ..fixed_effects.wald import FTest, Wald
 from .contrasts import ADJUSTMENT, Custom, coefficients
 from .multiplicity import METHODS, adjusted, critical
@@ -199,16 +200,16 @@ class EMMeans(Shown):
         columns += [format_column(numbers["estimate"], 6), format_column(numbers["std_error"])]
         columns += [format_df(numbers["df"])]
         columns += [format_column(numbers[name], 6) for name in ("lower", "upper")]
-        columns += [["" if np.isnan(v) else f"{v:.3f}" for v in numbers["statistic"]]]
+        columns += [format_t(numbers["statistic"])]
         columns += [[format_p(v) for v in numbers["p_value"]]]
-        lines = [f"Tests: {self.wald.label}", *filter(None, (self.wald.note, self.note))]
+        lines = [f"Tests: {self.wald.label}", self.wald.note, self.note]
         if np.isnan(self.L).any():
             lines.append("empty rows: the data cannot estimate them")
         size = max(map(len, self._families()), default=0)
         if self.adjust != "none" and size > 1:
             lines.append(f"adjusted for {size} comparisons: {_WORDS[self.adjust]}")
         rows = tuple(zip(*columns, strict=True))
-        return Table(self.title, (*self.labels, *header), rows, labels=len(self.labels), note="\n".join(lines))
+        return Table(self.title, (*self.labels, *header), rows, labels=len(self.labels), note=notes(*lines))
 
 
 def texts_of(values: Sequence[Any]) -> list[str]:
@@ -222,3 +223,10 @@ def texts_of(values: Sequence[Any]) -> list[str]:
 def text_of(value: Any) -> str:
     """A level or a number as a label."""
     return value if isinstance(value, str) else number_label(round(value, 6) if isinstance(value, float) else value)
+
+
+def scale_of(fit: Any) -> list[str]:
+    """What says the scale of means, where the response is not a column as it stands."""
+    formula = fit.frame.formula
+    plain = expression_columns((formula.response,), formula) == (fit.frame.response,)
+    return [] if plain else [f"on the scale of {fit.frame.response}"]

@@ -17,7 +17,7 @@ import numpy as np
 from ...distributions import check_level, t_quantile
 from ...errors import DataError
 from ...frames.columns import make_frame
-from ...frames.tables import Table, format_column
+from ...frames.tables import Shown, Table, format_column
 from ...runtime.precision import float64
 from .constrained import Branch, Node, center_of, follow, minimum_on
 from .joint import Joint, moved
@@ -95,8 +95,8 @@ class Curve:
         return float(((2 * za - 2 * zb + sa + sb) * t + (-3 * za + 3 * zb - 2 * sa - sb)) * t**2 + sa * t + za)
 
 
-@dataclass(frozen=True, eq=False)
-class Profile:
+@dataclass(frozen=True, eq=False, repr=False)
+class Profile(Shown):
     """Profiles of several quantities, see `Curve`; ``profile["sigma"]`` is one of them."""
 
     curves: tuple[Curve, ...]
@@ -149,19 +149,12 @@ class Profile:
             places = [moved(self._joint.spec, z, own._target.chart, other._target.chart) for z in own._z]
             return np.array([other._zeta_at(other._target.function(z).value) for z in places])
 
-    def _table(self) -> Table:
+    def table(self) -> Table:
+        """Estimates and limits of 95 % intervals."""
         limits = self.intervals()
         numbers = [format_column([c.estimate, *x], 6) for c, x in zip(self.curves, limits, strict=True)]
         rows = tuple((c.name, c.criterion, *cells) for c, cells in zip(self.curves, numbers, strict=True))
         return Table("Profile likelihood:", ("", "Criterion", "Estimate", "2.5 %", "97.5 %"), rows, labels=2)
-
-    def __str__(self) -> str:
-        return self._table().text()
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        return self._table().html()
 
 
 def _normal_quantile(level: float) -> float:

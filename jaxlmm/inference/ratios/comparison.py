@@ -13,7 +13,7 @@ from ...batch.chunks import Progress
 from ...errors import DataError
 from ...fitting.estimate import estimate
 from ...frames.columns import make_frame
-from ...frames.tables import Summary, Table, format_p
+from ...frames.tables import Shown, Summary, Table, format_p
 from ...runtime.precision import float64
 from .mixtures import Mixture
 from .nested_laws import null_law
@@ -24,7 +24,7 @@ SPAN = 1e-8  # part of a unit column that is not in the span of others
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Comparison:
+class Comparison(Shown):
     """Fits ordered by their number of parameters, each tested against the one before.
 
     Attributes
@@ -78,11 +78,9 @@ class Comparison:
         table = Table(f"Fits by {how}:\n{models}", header, rows, note="\n".join(self.notes))
         return Summary((table,))
 
-    def __repr__(self) -> str:
-        return str(self.summary())
-
-    def _repr_html_(self) -> str:
-        return self.summary()._repr_html_()
+    def tables(self) -> tuple[str | Table, ...]:
+        """As it prints."""
+        return self.summary().parts
 
 
 @door

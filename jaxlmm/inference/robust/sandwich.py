@@ -19,7 +19,7 @@ from ...covariance.kinds import module_of
 from ...distributions import t_tail
 from ...errors import DataError, require_accurate
 from ...frames.columns import make_frame
-from ...frames.tables import Shown, Table, format_column, format_df, format_p
+from ...frames.tables import Shown, Table, format_column, format_df, format_p, format_t
 from ...linalg import eigh
 from ...runtime.precision import float64
 from ...runtime.programs import compiled
@@ -195,7 +195,7 @@ class Sandwich(Shown):
     def table(self) -> Table:
         """Coefficients with robust standard errors."""
         estimate, se, t, df, p = self._columns().values()
-        numbers = (format_column(estimate, 6), format_column(se), format_df(df), [f"{v:.3f}" for v in t])
+        numbers = (format_column(estimate, 6), format_column(se), format_df(df), format_t(t))
         rows = tuple(zip(self.names, *numbers, map(format_p, p), strict=True))
         header = ("", "Estimate", "Std. Error", "df", "t value", "Pr(>|t|)")
         return Table("Fixed effects:", header, rows, note=f"Tests: {self.label}")
