@@ -1,4 +1,4 @@
-"""Data frames of pandas, polars, pyarrow or dicts of arrays: their columns, and new frames of the same library."""
+"""Data frames of pandas, polars, pyarrow ... or dicts of arrays: their columns, and new frames of the same library."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ import numpy as np
 from ..errors import DataError
 from .factors import Column
 from .levels import Levels, number_label
-from .readers import library_of, read_column
+from .readers import library_of, narwhals_for, read_column
 
 __all__ = [
     "Column",
     "Levels",
     "Table",
     "extend_rows",
+    "labels_of",
     "library_of",
     "make_frame",
     "number_label",
@@ -29,7 +30,7 @@ __all__ = [
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """A data frame of any supported kind: ``"pandas"``, ``"polars"``, ``"pyarrow"`` or ``"dict"``."""
+    """A data frame of any kind that narwhals knows, ``"pandas"``, ``"polars"``, ``"pyarrow"`` ..., or ``"dict"``."""
 
     kind: str
     data: Any
@@ -63,11 +64,10 @@ def open_table(data: Any, what: str = "data") -> Table:
     DataError
         If it is something else or has no rows.
     """
-    library, shape = library_of(data), getattr(data, "shape", None)
-    if library in ("pandas", "polars") and type(data).__name__ == "DataFrame" and shape is not None:
-        table = Table(library, data, tuple(c for c in data.columns if isinstance(c, str)), shape[0])
-    elif library == "pyarrow" and type(data).__name__ == "Table":
-        table = Table(library, data, tuple(data.column_names), data.num_rows)
+    nw = narwhals_for(library_of(data))
+    if nw is not None and nw.dependencies.is_into_dataframe(data):
+        kind = nw.Implementation.from_native_namespace(nw.get_native_namespace(data)).value
+        table = Table(kind, data, tuple(name for name in labels_of(data) if isinstance(name, str)), len(data))
     elif isinstance(data, Mapping):
         sizes = {str(k): _length(v, str(k), what) for k, v in data.items()}
         if len(set(sizes.values())) > 1:
@@ -78,16 +78,22 @@ def open_table(data: Any, what: str = "data") -> Table:
     else:
         found = f"{type(data).__module__}.{type(data).__qualname__}".removeprefix("builtins.")
         raise DataError(
-            f"{what} must be a pandas or polars DataFrame, a pyarrow Table or a dict of arrays, got {found}"
+            f"{what} must be a DataFrame (pandas, polars, ...), a pyarrow Table or a dict of arrays, got {found}"
         )
     if table.n == 0:
         raise DataError(f"{what} has no rows: at least one is needed")
     return table
 
 
+def labels_of(data: Any) -> list[Any]:
+    """Names of all columns, those that are not text among them."""
+    return list(data) if isinstance(data, Mapping) else list(getattr(data, "column_names", None) or data.columns)
+
+
 def index_of(values: Any) -> Any:
-    """The index of a pandas Series or DataFrame; None for anything else."""
-    return values.index if library_of(values) == "pandas" and type(values).__name__ in ("Series", "DataFrame") else None
+    """The index of a Series or DataFrame of pandas or the like; None for anything else."""
+    index = getattr(values, "index", None)
+    return index if hasattr(index, "get_indexer") else None
 
 
 def _check_indexes(data: Mapping[str, Any], what: str) -> None:
@@ -123,21 +129,13 @@ def make_frame(kind: str, columns: Mapping[str, Sequence[Any] | np.ndarray]) -> 
     -------
     pandas.DataFrame, polars.DataFrame, pyarrow.Table or dict of np.ndarray
     """
-    if kind == "pandas":
-        import pandas
-
-        return pandas.DataFrame({k: _listed(v) for k, v in columns.items()})
-    if kind == "polars":
-        import polars
-
-        return polars.DataFrame({k: _listed(v) for k, v in columns.items()}, strict=False)
-    if kind == "pyarrow":
-        import pyarrow
-
-        return pyarrow.table({k: _listed(v) for k, v in columns.items()})
     if kind == "dict":
-        return {k: np.asarray(v) for k, v in columns.items()}
-    raise ValueError(f"kind must be 'pandas', 'polars', 'pyarrow' or 'dict', got {kind!r}")
+        return {name: np.asarray(values) for name, values in columns.items()}
+    nw = narwhals_for(kind)
+    if kind == "polars":  # None, integers and floats may stand beside each other
+        return nw.Implementation.POLARS.to_native_namespace().DataFrame(dict(columns), strict=False)
+    listed = {name: list(values) if isinstance(values, tuple) else values for name, values in columns.items()}
+    return nw.from_dict(listed, backend=kind).to_native()
 
 
 def extend_rows(data: Any, rows: np.ndarray, added: Mapping[str, np.ndarray]) -> Any:
@@ -146,19 +144,11 @@ def extend_rows(data: Any, rows: np.ndarray, added: Mapping[str, np.ndarray]) ->
     A column of the data that has the name of an added one is replaced.
     """
     table = open_table(data)
-    if table.kind == "pandas":
+    if table.kind == "dict":
+        return {**{name: np.asanyarray(data[name])[rows] for name in table.names}, **added}
+    if hasattr(data, "iloc"):  # narwhals refuses two columns of one name
         return data.iloc[rows].assign(**added)
-    if table.kind == "polars":
-        import polars
-
-        return data[rows].with_columns(**{name: polars.Series(values) for name, values in added.items()})
-    if table.kind == "pyarrow":
-        kept = data.select([name for name in table.names if name not in added]).take(rows)
-        for name, values in added.items():
-            kept = kept.append_column(name, [values])
-        return kept
-    return {**{name: np.asanyarray(data[name])[rows] for name in table.names}, **added}
-
-
-def _listed(values: Sequence[Any] | np.ndarray) -> Any:
-    return list(values) if isinstance(values, tuple) else values
+    nw = narwhals_for(library_of(data))
+    frame = nw.from_native(data, eager_only=True)
+    series = (nw.new_series(name, values, backend=frame.implementation) for name, values in added.items())
+    return frame[rows].with_columns(*series).to_native()

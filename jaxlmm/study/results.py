@@ -259,7 +259,7 @@ def read(path: Any) -> Results:
 def _library() -> str:
     from importlib.util import find_spec
 
-    return "pandas" if find_spec("pandas") else "dict"
+    return "pandas" if find_spec("pandas") and find_spec("narwhals") else "dict"
 
 
 __all__ = ["Results", "StudyError", "Summary", "read"]

@@ -161,7 +161,7 @@ def test_sleepstudy_needs_neither_formulaic_nor_pandas():
         "r = np.arange(24.0)\n"
         "d = {'y': np.sin(r), 'x': r, 'f': [*'abc'] * 8, 'g': r // 6}\n"
         "build_frame(parse('y ~ x * f + log(x + 1) + (x | g)'), d)\n"
-        "assert not {'pandas', 'polars', 'formulaic', 'scipy.stats'} & set(sys.modules)\n"
+        "assert not {'narwhals', 'pandas', 'polars', 'formulaic', 'scipy.stats'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
