@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from ..arguments import nearest
 from ..errors import DataError
 from .factors import Column
 from .levels import Levels, number_label
@@ -25,6 +25,7 @@ __all__ = [
     "number_label",
     "open_table",
     "read_column",
+    "same_index",
 ]
 
 
@@ -40,10 +41,7 @@ class Table:
     def column(self, name: str) -> Column:
         """Read one column; a missing one raises `DataError` with the nearest name."""
         if name not in self.names:
-            close = difflib.get_close_matches(name, self.names, 1)
-            hint = f" (did you mean {close[0]!r}?)" if close else ""
-            listed = ", ".join(self.names[:30]) + (", ..." if len(self.names) > 30 else "")
-            raise DataError(f"the data have no column {name!r}{hint}; there are: {listed}")
+            raise DataError(f"the data have no column {name!r}; {nearest(name, self.names)}")
         if self.names.count(name) > 1:
             raise DataError(f"the data have more than one column named {name!r}; give them different names")
         return read_column(name, self.data[name])
@@ -73,7 +71,7 @@ def open_table(data: Any, what: str = "data") -> Table:
         if len(set(sizes.values())) > 1:
             listed = ", ".join(f"{k}: {s}" for k, s in list(sizes.items())[:10])
             raise DataError(f"the columns of {what} have different lengths ({listed})")
-        _check_indexes(data, what)
+        same_index(what, **{str(name): values for name, values in data.items()})
         table = Table("dict", data, tuple(sizes), next(iter(sizes.values()), 0))
     else:
         found = f"{type(data).__module__}.{type(data).__qualname__}".removeprefix("builtins.")
@@ -96,13 +94,13 @@ def index_of(values: Any) -> Any:
     return index if hasattr(index, "get_indexer") else None
 
 
-def _check_indexes(data: Mapping[str, Any], what: str) -> None:
-    """Refuse columns whose rows pandas would not put beside each other."""
-    known = [(name, index) for name, index in ((n, index_of(v)) for n, v in data.items()) if index is not None]
+def same_index(what: str, /, **values: Any) -> None:
+    """Refuse Series and DataFrames that stand beside each other, by name, but have different indexes."""
+    known = [(name, index) for name, index in ((n, index_of(v)) for n, v in values.items()) if index is not None]
     for name, index in known[1:]:
         if not index.equals(known[0][1]):
             raise DataError(
-                f"columns {known[0][0]!r} and {name!r} of {what} are Series with different indexes; align them "
+                f"{what}: {known[0][0]} and {name} have different indexes, rows are taken by position; align them "
                 "(pandas.DataFrame does), or give arrays (.to_numpy())"
             )
 

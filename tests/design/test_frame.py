@@ -420,7 +420,7 @@ BAD = {
     "matrix column": ("y ~ x", changed(x=np.ones((N, 2))), "one dimension"),
     "ragged column": ("y ~ x", changed(x=[[1]] * (N - 1) + [[1, 2]]), "one dimension"),
     "complex column": ("y ~ x", changed(x=np.ones(N) * 1j), "complex"),
-    "missing column": ("y ~ xx + (1 | g)", None, "no column 'xx'.*did you mean 'x'.*there are: y, x"),
+    "missing column": ("y ~ xx + (1 | g)", None, "no column 'xx'.*did you mean 'x'.*there are y, x"),
     "missing group": ("y ~ x + (1 | gg)", None, "no column 'gg'"),
     "duplicate column": ("y ~ x", pd.DataFrame(np.ones((5, 3)), columns=["y", "x", "x"]), "more than one"),
     "text response": ("a ~ x + (1 | g)", None, "must be numeric.*'a' holds text"),
