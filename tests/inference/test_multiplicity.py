@@ -81,6 +81,16 @@ def test_the_studentized_range(df, k):
     np.testing.assert_allclose(range_tail(q, k, df), [of_range(x, k, df) for x in q], rtol=0, atol=2e-9)
 
 
+def test_the_studentized_range_far_out():
+    """By quadrature over the logarithm of the standard error; limits where tails are long."""
+    expected = {(3, 0.4, 1e6): 0.003737, (3, 1.0, 1e4): 0.000135, (8, 1.0, 1e6): 2.272e-6, (8, 2.0, 1e4): 8.779e-8}
+    for (k, df, q), p in expected.items():
+        assert range_tail(q, k, df) == pytest.approx(p, rel=1e-3)
+    for df in (0.4, 1.0):
+        limit = critical("tukey", 0.999, np.full(6, df), of_pairs(4), 4)
+        np.testing.assert_allclose(adjusted("tukey", limit, np.full(6, df), of_pairs(4), 4), 1e-3, rtol=1e-5)
+
+
 def test_limits_at_many_degrees_of_freedom():
     """Those that are interpolated are those that are found one by one."""
     df = np.array([np.inf, 3e5, *np.geomspace(1.5, 300, 18)])

@@ -17,6 +17,7 @@ from ...distributions import f_tail, t_quantile, t_tail
 METHODS = ("tukey", "dunnett", "mvt", "bonferroni", "holm", "sidak", "fdr", "none")
 _NODES = 16  # degrees of freedom from which limits at others are interpolated
 _LARGE_DF = 99_999.0  # the largest that SciPy takes as they are
+_FAR = 1e3  # the largest range for which SciPy is asked
 _POINTS = 2**18  # directions on the sphere
 _CLASSES = 2**11  # classes of directions with nearly the same reach
 
@@ -91,7 +92,9 @@ def _solve(tail: Callable[[Any, float], Any], level: float, df: np.ndarray, m: i
         out = np.zeros(len(inverse))
         for i, (x, far) in enumerate(zip(inverse, reach(inverse), strict=True)):
             nu = 1.0 / x if x else np.inf
-            out[i] = optimize.newton(lambda d, far=far, nu=nu: np.log(tail(np.exp(far + d), nu) / alpha), out[i - 1])
+            out[i] = optimize.newton(
+                lambda d, far=far, nu=nu: np.log(tail(np.exp(far + d), nu) / alpha), out[i - 1], tol=1e-7
+            )
         return out
 
     inverse, place = np.unique(np.round(1.0 / df, 12), return_inverse=True)
@@ -103,13 +106,15 @@ def _solve(tail: Callable[[Any, float], Any], level: float, df: np.ndarray, m: i
 def range_tail(q: Any, means: int, df: Any) -> Any:
     """P(studentized range > q) of independent means.
 
-    SciPy takes degrees of freedom from 1e5 on as infinite; the probability is linear in their inverse there.
+    SciPy takes degrees of freedom from 1e5 on as infinite; the probability is linear in their inverse there. Beyond
+    1e3 SciPy finds nothing; the probability falls as q to the power of -df there.
     """
     from scipy.stats import studentized_range
 
-    known = np.minimum(df, _LARGE_DF)
+    known, near = np.minimum(df, _LARGE_DF), np.minimum(q, _FAR)
     share = known / df
-    tail = studentized_range.sf(q, means, np.where(share > 0.0, known, np.inf))
+    far = np.where(q > near, near / np.maximum(q, 1.0), 1.0) ** known
+    tail = studentized_range.sf(near, means, np.where(share > 0.0, known, np.inf)) * far
     return tail if np.all(share == 1.0) else studentized_range.sf(q, means, np.inf) * (1.0 - share) + tail * share
 
 
