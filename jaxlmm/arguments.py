@@ -37,11 +37,16 @@ def unknown_option(function: str, given: Iterable[str], known: Collection[str]) 
     """What to say of the first option that there is not; empty where all are known."""
     for name in given:
         if name not in known:
-            lower = {one.lower(): one for one in known}
-            close = difflib.get_close_matches(str(name).lower(), lower, 1)
-            hint = f"did you mean {lower[close[0]]!r}?" if close else f"there are {', '.join(known) or 'none'}"
-            return f"{function}: no option {name!r}; {hint}"
+            return f"{function}: no option {name!r}; {nearest(name, known)}"
     return ""
+
+
+def nearest(name: Any, known: Collection[str]) -> str:
+    """What may have been meant by a name that is not known, whatever its case, and what there is."""
+    lower = {one.lower(): one for one in known}
+    close = difflib.get_close_matches(str(name).lower(), lower, 1)
+    hint = f"did you mean {lower[close[0]]!r}? " if close else ""
+    return f"{hint}there are {', '.join(list(known)[:30]) or 'none'}{', ...' * (len(known) > 30)}"
 
 
 def options_of(function: Callable[..., Any], given: Collection[str]) -> Collection[str]:

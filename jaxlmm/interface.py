@@ -56,6 +56,7 @@ def lmm(
         ``(us(trait) @ ar1(week) | g)``. ``by=column`` in either gives parameters of their own to each of its levels,
         numbers fix parameters: ``ar1(week | g, correlation=0.5)``.
     data : pandas.DataFrame, polars.DataFrame, pyarrow.Table or dict of arrays; or path of a Parquet or CSV file
+        Data frames of other libraries are read too where narwhals knows them, such as modin's.
         Rows with missing values (NaN, None, NA, masked entries) in used columns are dropped and counted. The name of a
         column that the data have is the column in formulas, ``pi`` and ``scale`` too. The fit has a copy of the used
         columns; what is done to the data later does not change it.

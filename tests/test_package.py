@@ -49,6 +49,7 @@ FLOOR = {room: floor for floor, rooms in enumerate(ROOMS) for room in rooms}
 HEAVY = (
     "pandas",
     "polars",
+    "narwhals",
     "formulaic",
     "matplotlib",
     "scipy.stats",

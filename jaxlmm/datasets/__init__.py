@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import csv
-import difflib
 import re
 from importlib.resources import files
 from importlib.util import find_spec
@@ -16,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from ..arguments import nearest
 from ..errors import DataError
 from .catalogue import CATALOGUE, Description
 
@@ -38,9 +38,7 @@ def describe(name: str) -> Description:
         If no shipped data set has this name.
     """
     if name not in CATALOGUE:
-        close = difflib.get_close_matches(str(name), CATALOGUE, n=1)
-        hint = f" (did you mean {close[0]!r}?)" if close else ""
-        raise DataError(f"no data set is called {name!r}{hint}; there are: {', '.join(CATALOGUE)}")
+        raise DataError(f"no data set is called {name!r}; {nearest(name, CATALOGUE)}")
     return CATALOGUE[name]
 
 

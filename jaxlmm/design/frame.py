@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from ..arguments import nearest
 from ..covariance import NAMES
 from ..errors import DataError
 from ..formula.specs import FieldSpec, ResidualSpec, Structures, field_of
@@ -331,9 +331,7 @@ def _argument(what: str, value: Any, table: Table) -> Column:
     """Read the argument `weights` or `offset`: a column's name or an array."""
     if isinstance(value, str):
         if value not in table.names:
-            close = difflib.get_close_matches(value, table.names, 1)
-            hint = f" (did you mean {close[0]!r}?)" if close else ""
-            raise DataError(f"{what}={value!r} is not a column of the data{hint}")
+            raise DataError(f"{what}={value!r} is not a column of the data; {nearest(value, table.names)}")
         column = table.column(value)
     else:
         value = aligned(what, value, table.data)

@@ -74,17 +74,6 @@ def _is_default(index: Any) -> bool:
     return type(index).__name__ == "RangeIndex" and (index.start, index.step) == (0, 1)
 
 
-def same_index(what: str, **values: Any) -> None:
-    """Refuse Series and DataFrames that stand beside each other but have different indexes."""
-    known = [(name, index) for name, index in ((n, index_of(v)) for n, v in values.items()) if index is not None]
-    for name, index in known[1:]:
-        if not index.equals(known[0][1]):
-            raise DataError(
-                f"{what}: {known[0][0]} and {name} have different indexes, rows are taken by position; align them, or "
-                "give arrays (.to_numpy())"
-            )
-
-
 def mask_of(values: Any) -> np.ndarray | None:
     """Where a masked array, or a list of such, is masked; None where nothing is."""
     if isinstance(values, list | tuple) and any(isinstance(v, np.ma.MaskedArray) for v in values):

@@ -1,35 +1,37 @@
-"""Data frames of pandas, polars, pyarrow or dicts of arrays: their columns, and new frames of the same library."""
+"""Data frames of pandas, polars, pyarrow ... or dicts of arrays: their columns, and new frames of the same library."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from ..arguments import nearest
 from ..errors import DataError
 from .factors import Column
 from .levels import Levels, number_label
-from .readers import library_of, read_column
+from .readers import library_of, narwhals_for, read_column
 
 __all__ = [
     "Column",
     "Levels",
     "Table",
     "extend_rows",
+    "labels_of",
     "library_of",
     "make_frame",
     "number_label",
     "open_table",
     "read_column",
+    "same_index",
 ]
 
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """A data frame of any supported kind: ``"pandas"``, ``"polars"``, ``"pyarrow"`` or ``"dict"``."""
+    """A data frame of any kind that narwhals knows, ``"pandas"``, ``"polars"``, ``"pyarrow"`` ..., or ``"dict"``."""
 
     kind: str
     data: Any
@@ -39,10 +41,7 @@ class Table:
     def column(self, name: str) -> Column:
         """Read one column; a missing one raises `DataError` with the nearest name."""
         if name not in self.names:
-            close = difflib.get_close_matches(name, self.names, 1)
-            hint = f" (did you mean {close[0]!r}?)" if close else ""
-            listed = ", ".join(self.names[:30]) + (", ..." if len(self.names) > 30 else "")
-            raise DataError(f"the data have no column {name!r}{hint}; there are: {listed}")
+            raise DataError(f"the data have no column {name!r}; {nearest(name, self.names)}")
         if self.names.count(name) > 1:
             raise DataError(f"the data have more than one column named {name!r}; give them different names")
         return read_column(name, self.data[name])
@@ -63,40 +62,45 @@ def open_table(data: Any, what: str = "data") -> Table:
     DataError
         If it is something else or has no rows.
     """
-    library, shape = library_of(data), getattr(data, "shape", None)
-    if library in ("pandas", "polars") and type(data).__name__ == "DataFrame" and shape is not None:
-        table = Table(library, data, tuple(c for c in data.columns if isinstance(c, str)), shape[0])
-    elif library == "pyarrow" and type(data).__name__ == "Table":
-        table = Table(library, data, tuple(data.column_names), data.num_rows)
+    nw = narwhals_for(library_of(data))
+    if nw is not None and nw.dependencies.is_into_dataframe(data):
+        kind = nw.Implementation.from_native_namespace(nw.get_native_namespace(data)).value
+        table = Table(kind, data, tuple(name for name in labels_of(data) if isinstance(name, str)), len(data))
     elif isinstance(data, Mapping):
         sizes = {str(k): _length(v, str(k), what) for k, v in data.items()}
         if len(set(sizes.values())) > 1:
             listed = ", ".join(f"{k}: {s}" for k, s in list(sizes.items())[:10])
             raise DataError(f"the columns of {what} have different lengths ({listed})")
-        _check_indexes(data, what)
+        same_index(what, **{str(name): values for name, values in data.items()})
         table = Table("dict", data, tuple(sizes), next(iter(sizes.values()), 0))
     else:
         found = f"{type(data).__module__}.{type(data).__qualname__}".removeprefix("builtins.")
         raise DataError(
-            f"{what} must be a pandas or polars DataFrame, a pyarrow Table or a dict of arrays, got {found}"
+            f"{what} must be a DataFrame (pandas, polars, ...), a pyarrow Table or a dict of arrays, got {found}"
         )
     if table.n == 0:
         raise DataError(f"{what} has no rows: at least one is needed")
     return table
 
 
+def labels_of(data: Any) -> list[Any]:
+    """Names of all columns, those that are not text among them."""
+    return list(data) if isinstance(data, Mapping) else list(getattr(data, "column_names", None) or data.columns)
+
+
 def index_of(values: Any) -> Any:
-    """The index of a pandas Series or DataFrame; None for anything else."""
-    return values.index if library_of(values) == "pandas" and type(values).__name__ in ("Series", "DataFrame") else None
+    """The index of a Series or DataFrame of pandas or the like; None for anything else."""
+    index = getattr(values, "index", None)
+    return index if hasattr(index, "get_indexer") else None
 
 
-def _check_indexes(data: Mapping[str, Any], what: str) -> None:
-    """Refuse columns whose rows pandas would not put beside each other."""
-    known = [(name, index) for name, index in ((n, index_of(v)) for n, v in data.items()) if index is not None]
+def same_index(what: str, /, **values: Any) -> None:
+    """Refuse Series and DataFrames that stand beside each other, by name, but have different indexes."""
+    known = [(name, index) for name, index in ((n, index_of(v)) for n, v in values.items()) if index is not None]
     for name, index in known[1:]:
         if not index.equals(known[0][1]):
             raise DataError(
-                f"columns {known[0][0]!r} and {name!r} of {what} are Series with different indexes; align them "
+                f"{what}: {known[0][0]} and {name} have different indexes, rows are taken by position; align them "
                 "(pandas.DataFrame does), or give arrays (.to_numpy())"
             )
 
@@ -123,21 +127,13 @@ def make_frame(kind: str, columns: Mapping[str, Sequence[Any] | np.ndarray]) -> 
     -------
     pandas.DataFrame, polars.DataFrame, pyarrow.Table or dict of np.ndarray
     """
-    if kind == "pandas":
-        import pandas
-
-        return pandas.DataFrame({k: _listed(v) for k, v in columns.items()})
-    if kind == "polars":
-        import polars
-
-        return polars.DataFrame({k: _listed(v) for k, v in columns.items()}, strict=False)
-    if kind == "pyarrow":
-        import pyarrow
-
-        return pyarrow.table({k: _listed(v) for k, v in columns.items()})
     if kind == "dict":
-        return {k: np.asarray(v) for k, v in columns.items()}
-    raise ValueError(f"kind must be 'pandas', 'polars', 'pyarrow' or 'dict', got {kind!r}")
+        return {name: np.asarray(values) for name, values in columns.items()}
+    nw = narwhals_for(kind)
+    if kind == "polars":  # None, integers and floats may stand beside each other
+        return nw.Implementation.POLARS.to_native_namespace().DataFrame(dict(columns), strict=False)
+    listed = {name: list(values) if isinstance(values, tuple) else values for name, values in columns.items()}
+    return nw.from_dict(listed, backend=kind).to_native()
 
 
 def extend_rows(data: Any, rows: np.ndarray, added: Mapping[str, np.ndarray]) -> Any:
@@ -146,19 +142,11 @@ def extend_rows(data: Any, rows: np.ndarray, added: Mapping[str, np.ndarray]) ->
     A column of the data that has the name of an added one is replaced.
     """
     table = open_table(data)
-    if table.kind == "pandas":
+    if table.kind == "dict":
+        return {**{name: np.asanyarray(data[name])[rows] for name in table.names}, **added}
+    if hasattr(data, "iloc"):  # narwhals refuses two columns of one name
         return data.iloc[rows].assign(**added)
-    if table.kind == "polars":
-        import polars
-
-        return data[rows].with_columns(**{name: polars.Series(values) for name, values in added.items()})
-    if table.kind == "pyarrow":
-        kept = data.select([name for name in table.names if name not in added]).take(rows)
-        for name, values in added.items():
-            kept = kept.append_column(name, [values])
-        return kept
-    return {**{name: np.asanyarray(data[name])[rows] for name in table.names}, **added}
-
-
-def _listed(values: Sequence[Any] | np.ndarray) -> Any:
-    return list(values) if isinstance(values, tuple) else values
+    nw = narwhals_for(library_of(data))
+    frame = nw.from_native(data, eager_only=True)
+    series = (nw.new_series(name, values, backend=frame.implementation) for name, values in added.items())
+    return frame[rows].with_columns(*series).to_native()

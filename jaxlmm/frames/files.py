@@ -7,6 +7,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..errors import DataError
 
 PARQUET = (".parquet", ".parq", ".pq")
@@ -42,49 +44,31 @@ def read_file(path: Any, mentioned: Iterable[str] | None = None) -> Any:
 
 
 def _csv(path: Path) -> Any:
-    """A CSV file whose large identifiers stay whole numbers beside missing ones, for which pandas makes them floats."""
+    """A CSV file whose identifiers stay whole numbers: beside missing ones, and beyond 64 bits, which come as text."""
     import pandas as pd
 
-    found = pd.read_csv(path)
-    large = [name for name, column in found.items() if _may_be_rounded(column)]
-    texts: Any = pd.read_csv(path, dtype=str)[large] if large else {}
-    for name, column in texts.items():
-        if column.dropna().str.fullmatch(r"[+-]?\d+").all():
-            numbers = [None if pd.isna(text) else int(text) for text in column]
-            present = [number for number in numbers if number is not None]
-            fits = min(present) >= -(2**63) and max(present) < 2**63
-            found[name] = pd.Series(numbers, dtype="Int64" if fits else object, index=found.index)
+    found = pd.read_csv(path, dtype_backend="numpy_nullable")
+    for name, column in found.items():
+        texts = column.fillna("") if column.dtype == "string" else column[:0]
+        if (texts != "").any() and texts.str.fullmatch(r"([+-]?\d+)?").all():
+            found[name] = np.array([int(text) if text else None for text in texts], dtype=object)
     return found
-
-
-def _may_be_rounded(column: Any) -> bool:
-    """Whether pandas may have read whole numbers as floats, or as text because they do not fit."""
-    if column.dtype.kind == "f":
-        return bool((column.abs() >= 2**53).any())
-    first = next((str(v) for v in column if v is not None and v == v and str(v)), "")
-    return column.dtype.kind == "O" and first.lstrip("+-").isdigit()
 
 
 def _parquet(path: Path, mentioned: Iterable[str] | None) -> Any:
     if not find_spec("pyarrow"):
         raise ImportError("reading Parquet files needs pyarrow: pip install 'jaxlmm[parquet]'")
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     def table() -> Any:
         names = pq.read_schema(path).names
         if mentioned is not None:
             names = [name for name in names if any(name in text for text in mentioned)]
-        found = pq.read_table(path, columns=names)
         if not find_spec("pandas"):
-            return found
+            return pq.read_table(path, columns=names)
         import pandas as pd
 
-        frame, wide = found.to_pandas(), {pa.int64(): pd.Int64Dtype(), pa.uint64(): pd.UInt64Dtype()}
-        for name, column in zip(found.column_names, found.columns, strict=True):
-            if name in frame and column.null_count and column.type in wide:  # pandas would make them floats
-                frame[name] = column.to_pandas(types_mapper=wide.get).array
-        return frame
+        return pd.read_parquet(path, "pyarrow", names, dtype_backend="numpy_nullable")
 
     return _read(path, "Parquet", table)
 

@@ -141,8 +141,8 @@ def _of_time(value: datetime.date | datetime.timedelta | datetime.time) -> Key:
     return ("time", total) if shift is None else ("instant", total - _of_time(shift)[1])  # type: ignore[operator]
 
 
-def time_keys(values: np.ndarray) -> list[Key]:
-    """Keys of distinct values of datetime64 or timedelta64, in any unit.
+def time_keys(values: np.ndarray, kind: str | None = None) -> list[Key]:
+    """Keys of distinct values of datetime64 or timedelta64, in any unit; "instant" or "clock" where they mean such.
 
     Raises
     ------
@@ -150,17 +150,12 @@ def time_keys(values: np.ndarray) -> list[Key]:
         For units that have no length in nanoseconds.
     """
     unit, count = np.datetime_data(values.dtype)
-    kind = "time" if values.dtype.kind == "M" else "duration"
-    if kind == "time" and unit in ("Y", "M"):
+    kind = kind or ("time" if values.dtype.kind == "M" else "duration")
+    if values.dtype.kind == "M" and unit in ("Y", "M"):
         values, unit, count = values.astype("datetime64[D]"), "D", 1
     if unit not in UNITS:
         raise DataError(f"values of type {values.dtype} cannot be levels; give them in nanoseconds or coarser units")
-    return unit_keys(values.astype(np.int64), unit, kind, count)
-
-
-def unit_keys(values: np.ndarray, unit: str, kind: str, count: int = 1) -> list[Key]:
-    """Keys of times or durations that are counted in units of `count` times `unit`."""
-    return [(kind, value * UNITS[unit] * count) for value in values.tolist()]
+    return [(kind, value * UNITS[unit] * count) for value in values.astype(np.int64).tolist()]
 
 
 def sort_keys(keys: Iterable[Key]) -> list[Key]:

@@ -6,13 +6,13 @@ A data frame is the caller's: columns are replaced, rows sorted and dropped afte
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
 
 from ..errors import DataError
-from .columns import Column, Table, index_of, library_of, open_table
+from .columns import Column, Table, index_of, labels_of, library_of, open_table
 
 ADVICE = "give an array with a value for each of the rows used (.to_numpy() of a Series), or fit again"
 
@@ -34,7 +34,7 @@ def own_columns(data: Any, used: Collection[str]) -> Any:
     names = [name for name in table.names if name in used]
     if table.kind == "dict":
         return {name: copied(data[name]) for name in names}
-    return copied(data[names] if table.kind == "pandas" else data.select(names))
+    return copied(data.select(names) if hasattr(data, "select") else data[names])
 
 
 def column_at(fit: Any, name: str) -> Column:
@@ -59,8 +59,8 @@ def frame_at(fit: Any, names: Sequence[str] | None = None) -> Any:
     DataError
         As `column_at`.
     """
-    own = _labels(fit.data)
-    others = [name for name in (_labels(fit.given) if names is None else names) if name not in own]
+    own = labels_of(fit.data)
+    others = [name for name in (labels_of(fit.given) if names is None else names) if name not in own]
     if not others:
         return fit.data
     what = ", ".join(map(repr, others[:5])) + (", ..." if len(others) > 5 else "")
@@ -117,10 +117,3 @@ def _same(a: Column, b: Column) -> bool:
     if a.exact is not None or b.exact is not None:
         return a.exact is not None and b.exact is not None and np.array_equal(a.exact[~gaps], b.exact[~gaps])
     return np.array_equal(a.values[~gaps], b.values[~gaps])
-
-
-def _labels(data: Any) -> list[Any]:
-    """Names of all columns, those that are not text among them."""
-    if isinstance(data, Mapping):
-        return list(data)
-    return list(data.column_names if library_of(data) == "pyarrow" else data.columns)

@@ -1,7 +1,6 @@
-"""Columns of pandas, polars, pyarrow, NumPy and lists, read as numbers or as factors of their exact values.
+"""Columns of data frames (by narwhals), NumPy and lists, read as numbers or as factors of their exact values.
 
-None of the frame libraries is imported before one of its objects is met: these are recognised by the module of their
-type.
+Neither narwhals nor a frame library is imported before one of its objects is met.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import numpy as np
 
 from ..errors import DataError
 from .factors import Column, distinct, factor
-from .levels import Key, key_of, sort_keys, time_keys, unit_keys
+from .levels import Key, key_of, sort_keys, time_keys
 
 _CONTAINERS = (list, tuple, dict, set, complex, np.ndarray)
 _NUMBERS = (int, float, Decimal, np.integer, np.floating)
@@ -24,6 +23,25 @@ _NUMBERS = (int, float, Decimal, np.integer, np.floating)
 def library_of(value: object) -> str:
     """Return the package that an object's type comes from."""
     return type(value).__module__.partition(".")[0]
+
+
+def narwhals_for(library: str) -> Any:
+    """The module narwhals, where there may be data frames of the library; else None.
+
+    Raises
+    ------
+    ImportError
+        Where there are and narwhals is missing, with the command that installs it.
+    """
+    if library in ("builtins", "numpy", "jax", "jaxlib"):
+        return None
+    try:
+        import narwhals
+    except ImportError as error:
+        if library in ("pandas", "polars", "pyarrow"):
+            raise ImportError(f"data frames of {library} need narwhals: pip install 'jaxlmm[formula]'") from error
+        return None
+    return narwhals
 
 
 def read_column(name: str, values: Any) -> Column:
@@ -36,9 +54,9 @@ def read_column(name: str, values: Any) -> Column:
     """
     if isinstance(values, Column):
         return values
-    reader = {"pandas": _read_pandas, "polars": _read_polars, "pyarrow": _read_arrow}.get(library_of(values))
     try:
-        return reader(name, values) if reader else _read_array(name, as_array(name, values))
+        series = _series_of(values)
+        return _read_array(name, as_array(name, values)) if series is None else _read_series(name, series)
     except DataError as error:
         if repr(name) in str(error):
             raise
@@ -84,9 +102,7 @@ def _read_array(name: str, array: np.ndarray) -> Column:
         unique, codes = np.unique(array, return_inverse=True)
         return factor(name, codes, [key_of(v) for v in unique.tolist()], is_ordered=False)
     if kind in "Mm":
-        absent = np.isnat(array)
-        unique, codes = np.unique(array[~absent], return_inverse=True)
-        return _with_gaps(factor(name, codes, time_keys(unique), kind="time"), absent)
+        return _read_times(name, array)
     if kind in "OT":
         return _read_objects(name, array.astype(object))
     raise DataError(f"column {name!r} has type {array.dtype}, which is neither numbers nor text")
@@ -156,11 +172,10 @@ def _with_gaps(column: Column, absent: np.ndarray) -> Column:
     return replace(column, values=values, missing=missing, exact=exact)
 
 
-def _read_times(name: str, counts: np.ndarray, absent: np.ndarray | None, unit: str, kind: str) -> Column:
-    """Read counts of a unit since an origin."""
-    absent = np.zeros(len(counts), dtype=bool) if absent is None else absent
-    unique, codes = np.unique(counts[~absent].astype(np.int64), return_inverse=True)
-    return _with_gaps(factor(name, codes, unit_keys(unique, unit, kind), kind="time"), absent)
+def _read_times(name: str, array: np.ndarray, kind: str | None = None) -> Column:
+    absent = np.isnat(array)
+    unique, codes = np.unique(array[~absent], return_inverse=True)
+    return _with_gaps(factor(name, codes, time_keys(unique, kind), kind="time"), absent)
 
 
 def _read_categories(name: str, codes: np.ndarray, categories: Iterable[Any], is_ordered: bool) -> Column:
@@ -173,109 +188,79 @@ def _alphabetical(keys: list[Key]) -> list[Key]:
     return sort_keys(keys) if all(kind == "text" for kind, _ in keys) else []
 
 
-# -- pandas
+# -- data frames
 
 
-def _read_pandas(name: str, values: Any) -> Column:
-    import pandas
+def _series_of(values: Any) -> Any:
+    """A column of a data frame as narwhals' Series; None for anything else."""
+    library = library_of(values)
+    nw = narwhals_for(library)
+    if nw is None:
+        return None
+    if library == "pandas" and values.ndim == 1:
+        import pandas
 
-    if getattr(values, "dtype", None) is None:  # a frame: two columns of this name
-        raise DataError(f"the data have more than one column named {name!r}; give them different names")
-    series = values if isinstance(values, pandas.Series) else pandas.Series(values)
-    dtype = series.dtype
-    kind = getattr(dtype, "kind", "O")
-    if isinstance(dtype, np.dtype):
+        values = pandas.Series(values)
+    elif library == "pyarrow" and not hasattr(values, "chunks"):
+        import pyarrow
+
+        values = pyarrow.chunked_array([values])
+    found = nw.from_native(values, allow_series=True, eager_only=True, pass_through=True)
+    return found if isinstance(found, nw.Series) else None
+
+
+def _read_series(name: str, series: Any) -> Column:
+    import narwhals as nw
+
+    dtype, own = series.dtype, getattr(series.to_native(), "dtype", None)
+    if isinstance(own, np.dtype):  # narwhals takes objects for text
         return _read_array(name, series.to_numpy())
-    if isinstance(dtype, pandas.CategoricalDtype):
-        return _read_categories(name, series.cat.codes.to_numpy(), dtype.categories, bool(dtype.ordered))
-    if isinstance(dtype, pandas.SparseDtype):
-        return _read_array(name, np.asarray(series))
-    if isinstance(dtype, pandas.ArrowDtype):
+    if type(own).__name__ == "ArrowDtype":
+        return read_column(name, series.to_arrow())
+    missing = _or_none(series.is_null().to_numpy())
+    if isinstance(dtype, nw.Categorical) and series.implementation.is_polars():
+        return _read_coded(name, series.cast(nw.String))
+    if isinstance(dtype, nw.String | nw.Categorical | nw.Enum):
+        return _read_coded(name, series)
+    if dtype.is_integer() and not isinstance(dtype, nw.Int128 | nw.UInt128):
+        return Column(name, "number", series.fill_null(0).to_numpy(), missing=missing)
+    if dtype.is_float():
+        return _read_array(name, series.to_numpy())  # NaN where there is none
+    if isinstance(dtype, nw.Boolean):
+        return Column(name, "logical", series.fill_null(False).to_numpy().astype(bool), missing=missing)
+    if not dtype.is_temporal():
+        return _read_objects(name, _objects(series.to_list()))
+    kind = None
+    if isinstance(dtype, nw.Time):
+        series, kind = series.cast(nw.Time).cast(nw.Int64).cast(nw.Duration("ns")), "clock"
+    elif getattr(dtype, "time_zone", None):
+        series, kind = series.dt.convert_time_zone("UTC").dt.replace_time_zone(None), "instant"
+    return _read_times(name, series.to_numpy(), kind)
+
+
+def _read_coded(name: str, series: Any) -> Column:
+    """Read text and categories; narwhals gives neither codes nor categories that are no text."""
+    import narwhals as nw
+
+    native, is_text = series.to_native(), isinstance(series.dtype, nw.String)
+    if series.implementation.is_pyarrow():
         import pyarrow as pa
 
-        return _read_arrow(name, pa.array(series))
-    missing = np.asarray(series.isna(), dtype=bool)
-    if kind in "iu":
-        return Column(name, "number", series.to_numpy(dtype=f"{kind}8", na_value=0), missing=_or_none(missing))
-    if kind == "f":
-        array = series.to_numpy(dtype=np.float64, na_value=np.nan)
-        return Column(name, "number", array, missing=_or_none(missing | np.isnan(array)))
-    if kind == "b":
-        return Column(name, "logical", series.to_numpy(dtype=bool, na_value=False), missing=_or_none(missing))
-    if isinstance(dtype, pandas.DatetimeTZDtype):
-        array = series.dt.tz_convert(None).to_numpy()
-        return _read_times(name, array.astype(np.int64), missing, np.datetime_data(array.dtype)[0], "instant")
-    codes, levels = series.factorize()
-    return factor(name, codes, [key_of(v) for v in levels], is_ordered=False)
-
-
-# -- polars
-
-
-def _read_polars(name: str, values: Any) -> Column:
-    dtype = values.dtype
-    kind = str(dtype.base_type()).lower()
-    missing = values.is_null().to_numpy() if values.null_count() else None
-    if dtype.is_decimal() or kind in ("int128", "uint128", "object", "null", "binary"):
-        return _read_objects(name, _objects(values.to_list()))
-    if dtype.is_integer():
-        return Column(name, "number", values.fill_null(0).to_numpy(), missing=missing)
-    if dtype.is_numeric():
-        return _read_array(name, values.to_numpy())  # nulls come as NaN
-    if kind == "boolean":
-        return Column(name, "logical", values.fill_null(False).to_numpy().astype(bool), missing=missing)
-    if kind == "enum":
-        codes = values.to_physical().cast(int).fill_null(-1).to_numpy()
-        return _read_categories(name, codes, dtype.categories.to_list(), True)
-    if kind in ("string", "categorical"):
-        text = values.cast(str) if kind == "categorical" else values
-        levels = text.drop_nulls().unique(maintain_order=True)
-        codes = text.rank("dense").cast(int).fill_null(0).to_numpy() - 1
-        return factor(name, codes, [key_of(v) for v in sorted(levels.to_list())], is_ordered=False)
-    if dtype.is_temporal():
-        unit = {"date": "D", "time": "ns"}.get(kind) or dtype.time_unit
-        what = {"date": "time", "time": "clock", "duration": "duration"}.get(kind) or (
-            "instant" if dtype.time_zone else "time"
-        )
-        return _read_times(name, values.to_physical().fill_null(0).to_numpy(), missing, unit, what)
-    raise DataError(f"column {name!r} has polars type {dtype}, which is neither numbers nor text")
-
-
-# -- pyarrow
-
-
-def _read_arrow(name: str, values: Any) -> Column:
-    import pyarrow as pa
-
-    if isinstance(values, pa.ChunkedArray):
-        values = values.combine_chunks()
-    kind, types = values.type, pa.types
-    missing = _or_none(np.asarray(values.is_null().to_numpy(zero_copy_only=False), dtype=bool))
-    if types.is_integer(kind):
-        return Column(name, "number", values.fill_null(0).to_numpy(zero_copy_only=False), missing=missing)
-    if types.is_floating(kind):
-        return _read_array(name, values.to_numpy(zero_copy_only=False))
-    if types.is_boolean(kind):
-        array = values.fill_null(False).to_numpy(zero_copy_only=False)
-        return Column(name, "logical", np.asarray(array, dtype=bool), missing=missing)
-    if types.is_date(kind) or types.is_timestamp(kind) or types.is_time(kind) or types.is_duration(kind):
-        narrow = types.is_date32(kind) or types.is_time32(kind)
-        counts = values.cast(pa.int32() if narrow else pa.int64()).fill_null(0).to_numpy(zero_copy_only=False)
-        unit = "D" if types.is_date32(kind) else "ms" if types.is_date64(kind) else kind.unit
-        what = "clock" if types.is_time(kind) else "duration" if types.is_duration(kind) else "time"
-        what = "instant" if types.is_timestamp(kind) and kind.tz else what
-        return _read_times(name, counts, missing, unit, what)
-    if types.is_dictionary(kind):
-        levels = values.dictionary.to_pylist()
-        if any(_is_missing(level) for level in levels):
-            return _read_arrow(name, values.cast(kind.value_type))
-        codes = np.asarray(values.indices.fill_null(-1).to_numpy(zero_copy_only=False), dtype=np.int32)
-        if kind.ordered:
-            return _read_categories(name, codes, levels, True)
-        return factor(name, codes, [key_of(v) for v in levels], is_ordered=False)
-    if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
-        return _read_arrow(name, values.cast(pa.large_string()).dictionary_encode())
-    is_uuid = getattr(kind, "extension_name", "") == "arrow.uuid"
-    if is_uuid or types.is_null(kind) or types.is_decimal(kind) or "binary" in str(kind):
-        return _read_objects(name, _objects(values.to_pylist()))
-    raise DataError(f"column {name!r} has pyarrow type {kind}, which is neither numbers nor text")
+        array = (native.cast(pa.large_string()).dictionary_encode() if is_text else native).combine_chunks()
+        levels = array.dictionary.to_pylist()
+        if any(map(_is_missing, levels)):
+            return read_column(name, array.dictionary_decode())
+        codes = np.asarray(array.indices.fill_null(-1).to_numpy(zero_copy_only=False), dtype=np.int32)
+        if not array.type.ordered:
+            return factor(name, codes, [key_of(v) for v in levels], is_ordered=False)
+        return _read_categories(name, codes, levels, True)
+    if is_text:
+        native = series.cast(nw.Enum(series.drop_nulls().unique().sort().to_list())).to_native()
+    if series.implementation.is_polars():
+        codes, levels, is_ordered = native.to_physical().cast(int).fill_null(-1), native.dtype.categories, True
+    else:
+        native = native.to_pandas() if hasattr(native, "to_pandas") else native  # of modin and the like
+        codes, levels, is_ordered = native.cat.codes, native.cat.categories, bool(native.cat.ordered)
+    if is_text:
+        return factor(name, codes.to_numpy(), [key_of(v) for v in levels], is_ordered=False)
+    return _read_categories(name, codes.to_numpy(), levels, is_ordered)

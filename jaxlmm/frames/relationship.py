@@ -12,7 +12,7 @@ import numpy as np
 from ..errors import DataError
 from ..tolerances import SYMMETRY, correlation_of
 from .alignment import refuse_masked
-from .columns import Levels, library_of, read_column
+from .columns import Levels, index_of, read_column
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,7 +152,7 @@ def _matrix(given: Any, what: str) -> tuple[np.ndarray, Levels | None]:
         given, labels = given.array, given.labels
     elif isinstance(given, tuple) and len(given) == 2:
         given, labels = given
-    if library_of(given) == "pandas":
+    if index_of(given) is not None:
         own, across = _levels(given.index, what), _levels(given.columns, what)
         order = places_of(own, across)
         if len(own) != len(across) or None in order:

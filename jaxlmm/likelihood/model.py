@@ -15,7 +15,7 @@ from .. import pytrees
 from ..arguments import check_flag, refuse_unknown
 from ..covariance import Covariance
 from ..errors import DataError
-from ..frames.alignment import same_index
+from ..frames.columns import same_index
 from ..pytrees import frozen_pytree, is_traced, set_all
 from .confounding import check_terms
 from .engines import (

@@ -13,7 +13,8 @@ import numpy as np
 
 from ..covariance import ByGroup, Covariance, Identity, Scaled, Unstructured
 from ..errors import DataError
-from ..frames.alignment import refuse_masked, same_index
+from ..frames.alignment import refuse_masked
+from ..frames.columns import same_index
 from ..pytrees import frozen_pytree, is_traced, replace, set_all
 from ..tolerances import SYMMETRY, column_rank, correlation_of, origin, shifted, unit_columns
 

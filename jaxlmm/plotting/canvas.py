@@ -125,6 +125,12 @@ def short(text: str, most: int = 18) -> str:
     return text if len(text) <= most else text[: most - 1] + "\u2026"
 
 
+def name_places(ax: Any, places: np.ndarray, names: Sequence[str]) -> None:
+    """Names of levels below a panel, upright where they are long."""
+    texts = [short(name, max(10, 66 // len(names))) for name in names]
+    ax.set_xticks(places, texts, rotation=90 if sum(map(len, names)) > 45 else 0)
+
+
 def wrapped(text: str, most: int) -> str:
     """A name such as "cor_Days.(Intercept)|Subject" in lines of at most so many letters, where it can be broken."""
     lines = [""]

@@ -20,6 +20,7 @@ import numpy as np
 
 from ..errors import DataError
 from ..estimates.rows import covariance, parts_of
+from ..tolerances import correlation_of
 from . import canvas
 from .canvas import column_of, groups_of
 
@@ -73,16 +74,10 @@ def covariances(fit: Any, by: str | None, at: str | None) -> Covariances:
     return Covariances(tuple(labels), empirical, model, groups)
 
 
-def correlations(C: np.ndarray) -> np.ndarray:
-    """The correlation matrix of a covariance matrix."""
-    sd = np.sqrt(np.diagonal(C))
-    return C / np.outer(sd, sd)
-
-
 def plot_covariances(fit: Any, by: str | None, at: str | None, correlation: bool, ax: Any) -> Any:
     """See ``FitPlots.covariance``."""
     found = covariances(fit, by, at)
-    both = [correlations(C) if correlation else C for C in (found.empirical, found.model)]
+    both = [correlation_of(C) if correlation else C for C in (found.empirical, found.model)]
     m = len(found.labels)
     size = float(np.clip(0.62 * m + 1.2, 2.8, 7.0))
     axes = canvas.panels(2, ax, 2, size, size)

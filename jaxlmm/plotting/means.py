@@ -100,12 +100,7 @@ def plot_means(
                         elinewidth=1.1, **{**style, "linestyle": style["linestyle"] if count > 1 else ""},
                         label=name or None)  # fmt: skip
     if found.labels is not None:
-        turned = sum(map(len, found.labels)) > 45
-        ax.set_xticks(
-            found.x,
-            [canvas.short(text, max(10, 66 // len(found.x))) for text in found.labels],
-            rotation=90 if turned else 0,
-        )
+        canvas.name_places(ax, found.x, found.labels)
         ax.set_xlim(-0.5, len(found.x) - 0.5)
     canvas.label(ax, term, f"mean of {fit.frame.response}")
     canvas.legend(ax, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=min(count, 3))

@@ -202,9 +202,7 @@ def _draw_levels(ax: Any, column: Column, values: np.ndarray, means: np.ndarray,
     ax.plot(place, means, linestyle="", marker="_", markersize=9 if count <= FEW else 4, markeredgewidth=2.0,
             color=canvas.ACCENT)  # fmt: skip
     if count <= FEW:
-        long = sum(map(len, column.levels)) > 45
-        names = [canvas.short(level, max(10, 66 // count)) for level in column.levels]
-        ax.set_xticks(place, names, rotation=90 if long else 0)
+        canvas.name_places(ax, place, column.levels)
     else:
         ax.set_xticks([])
 

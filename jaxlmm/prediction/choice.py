@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from ..arguments import nearest
 from ..covariance import NAMES
 from ..errors import DataError, FormulaError
 from ..formula.parser import parse
@@ -63,6 +63,4 @@ def _canonical(fit: Any, text: str) -> list[str]:
 
 def _refuse(fit: Any, name: str) -> None:
     known = list(dict.fromkeys(text for part in fit.frame.parts for text in (part.text, part.group_label)))
-    close = difflib.get_close_matches(name, known, 1)
-    hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(map(repr, known))}"
-    raise DataError(f"random: found {name!r}, expected True, False, or terms of the fit; {hint}")
+    raise DataError(f"random: found {name!r}, expected True, False, or terms of the fit; {nearest(name, known)}")

@@ -31,6 +31,10 @@ def pack_data(data: Any, names: Names, packer: Packer) -> Any:
     table = open_table(data)
     if table.kind in ("polars", "pyarrow"):
         return {"kind": table.kind, "arrow": packer.array(_arrow_bytes(data.select(list(names)), "data"))}
+    if table.kind not in ("pandas", "dict"):
+        import narwhals as nw
+
+        return pack_data(nw.from_native(data).to_pandas(), names, packer)
     columns = [[name, pack_column(data[name], f"column {name!r}", packer)] for name in names]
     return {"kind": table.kind, "rows": table.n, "columns": columns}
 

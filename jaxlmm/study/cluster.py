@@ -13,7 +13,7 @@ from contextlib import ExitStack, suppress
 from typing import Any
 
 from .declare import Study, Task
-from .executors import ATTEMPTS, Child, Died, Part, payload_of
+from .executors import Lasting, Part, payload_of
 from .store import StudyError
 
 AHEAD = 3  # chunks that are with the scheduler, for each thread of the cluster
@@ -89,16 +89,11 @@ def work(payload: bytes, key: str, task: tuple[int, int, int]) -> Any:
 
     children = vars(get_worker()).setdefault(CHILDREN, {})
     place = key, threading.get_ident()
-    for _ in range(ATTEMPTS):
-        try:
-            if place not in children:
-                children[place] = Child(payload)
-            return tuple(children[place].run(Task(*task)))
-        except Died:
-            children.pop(place).close() if place in children else None
-        except StudyError as error:
-            return str(error)
-    return f"{Task(*task)}: {ATTEMPTS} workers died of it; is there enough memory? A smaller chunk needs less"
+    worker = children.setdefault(place, Lasting(payload))
+    try:
+        return tuple(worker.run(Task(*task)))
+    except StudyError as error:
+        return str(error)
 
 
 def _release(key: str, dask_worker: Any) -> None:

@@ -244,10 +244,7 @@ class Study:
     @property
     def tasks(self) -> list[Task]:
         """All chunks, in order."""
-        starts = range(0, self.replicates, self.chunk)
-        return [
-            Task(cell, lo, min(lo + self.chunk, self.replicates)) for cell in range(len(self.cells)) for lo in starts
-        ]
+        return tasks_of(len(self.cells), self.replicates, self.chunk)
 
     @cached_property
     def truths(self) -> list[dict[str, float | None]]:
@@ -288,6 +285,12 @@ class Study:
     def hash(self) -> str:
         """Digest of the description."""
         return digest(self.description)
+
+
+def tasks_of(cells: int, replicates: int, chunk: int) -> list[Task]:
+    """All chunks, in order."""
+    starts = range(0, replicates, chunk)
+    return [Task(cell, lo, min(lo + chunk, replicates)) for cell in range(cells) for lo in starts]
 
 
 RESERVED = ("cell", "replicate", "estimator", "test", "target", "estimate", "se", "df", "p", "status", "measure",

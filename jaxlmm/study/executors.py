@@ -127,6 +127,42 @@ class Child:
                     stream.close()
 
 
+class Lasting:
+    """A worker process that is replaced where it dies of something else than its chunk."""
+
+    def __init__(self, payload: bytes, gpu: str | None = None):
+        self.payload, self.gpu = payload, gpu
+        self.child: Child | None = None
+        self.killed = False
+
+    def run(self, task: Task) -> Part:
+        """Do a chunk."""
+        for attempt in range(ATTEMPTS):
+            try:
+                self.child = self.child or Child(self.payload, self.gpu)
+                return self.child.run(task)
+            except Died as error:
+                self.close()
+                if attempt + 1 == ATTEMPTS or self.killed:
+                    raise StudyError(
+                        f"{task}: {ATTEMPTS} workers died of it ({error}); is there enough memory? A smaller chunk "
+                        "needs less. What was done is kept"
+                    ) from error
+        raise AssertionError
+
+    def close(self) -> None:
+        """End it."""
+        if self.child is not None:
+            self.child.close()
+        self.child = None
+
+    def kill(self) -> None:
+        """End it in the middle of a chunk that another thread waits for, which closes it."""
+        self.killed = True
+        if (child := self.child) is not None:
+            child.process.kill()
+
+
 class Deal:
     """Hands out chunks: a worker stays with its cell, whose programs it has compiled, as long as that has any."""
 
@@ -168,77 +204,43 @@ class Processes:
 
     def parts(self, study: Study, tasks: Sequence[Task]) -> Generator[Part, None, None]:
         """See `Executor`."""
-        payload, deal = payload_of(study), Deal(tasks)
-        gpus = _gpus()
+        payload, gpus = payload_of(study), _gpus()
         count = min(self.workers or len(gpus) or cores(), len(tasks))
-        found: queue.Queue[Part | BaseException] = queue.Queue(AHEAD * count)
-        crew = [_Hand(payload, deal, found, gpus[i % len(gpus)] if gpus else None) for i in range(count)]
-        for hand in crew:
-            hand.start()
+        yield from _shared(tasks, [Lasting(payload, gpus[i % len(gpus)] if gpus else None) for i in range(count)])
+
+
+def _shared(tasks: Sequence[Task], workers: Sequence[Any]) -> Generator[Part, None, None]:
+    """Parts of several workers, each kept busy by a thread; or the error that one of them met."""
+    deal, stop = Deal(tasks), threading.Event()
+    found: queue.Queue[Part | BaseException] = queue.Queue(AHEAD * len(workers))
+
+    def work(worker: Any) -> None:
+        cell: int | None = None
         try:
-            yield from _arrivals(found, len(tasks))
-        finally:
-            for hand in crew:
-                hand.stop()
-
-
-class _Hand(threading.Thread):
-    """Keeps one worker process busy."""
-
-    def __init__(self, payload: bytes, deal: Deal, found: queue.Queue[Any], gpu: str | None):
-        super().__init__(daemon=True)
-        self.payload, self.deal, self.found, self.gpu = payload, deal, found, gpu
-        self.child: Child | None = None
-        self.stopping = False
-
-    def run(self) -> None:
-        try:
-            cell: int | None = None
-            while not self.stopping and (task := self.deal.next(cell)) is not None:
-                self.found.put(self._done(task))
+            while not stop.is_set() and (task := deal.next(cell)) is not None:
+                found.put(worker.run(task))
                 cell = task.cell
         except BaseException as error:
-            if not self.stopping:
-                self.found.put(error)
+            if not stop.is_set():
+                found.put(error)
         finally:
-            if self.child is not None:
-                self.child.close()
+            worker.close()
 
-    def _done(self, task: Task) -> Part:
-        """Do a chunk, by another process if the first one dies of something else than the chunk."""
-        for attempt in range(ATTEMPTS):
-            try:
-                if self.child is None:
-                    self.child = Child(self.payload, self.gpu)
-                return self.child.run(task)
-            except Died as error:
-                if self.child is not None:
-                    self.child.close()
-                self.child = None
-                if attempt + 1 == ATTEMPTS or self.stopping:
-                    raise StudyError(
-                        f"{task}: {ATTEMPTS} workers died of it ({error}); is there enough memory? A smaller chunk "
-                        "needs less. What was done is kept"
-                    ) from error
-        raise AssertionError
-
-    def stop(self) -> None:
-        """End the worker in the middle of what it does."""
-        self.stopping = True
-        with suppress(queue.Empty):  # nobody takes parts any more: let a thread that waits to hand one in go on
+    for worker in workers:
+        threading.Thread(target=work, args=(worker,), daemon=True).start()
+    try:
+        for _ in tasks:
+            part = found.get()
+            if isinstance(part, BaseException):
+                raise part
+            yield part
+    finally:
+        stop.set()
+        with suppress(queue.Empty):  # nobody takes parts any more: let threads that wait to hand one in go on
             while True:
-                self.found.get_nowait()
-        if self.child is not None:
-            self.child.process.kill()
-
-
-def _arrivals(found: queue.Queue[Part | BaseException], count: int) -> Generator[Part, None, None]:
-    """Parts that others hand in, or the error that one of them met."""
-    for _ in range(count):
-        part = found.get()
-        if isinstance(part, BaseException):
-            raise part
-        yield part
+                found.get_nowait()
+        for worker in workers:
+            worker.kill()
 
 
 def _gpus() -> list[str]:
@@ -271,35 +273,24 @@ class Inline:
             return
         import jax
 
-        devices = jax.local_devices()
-        if len(devices) == 1:
-            bench, known = Bench(study), environment(devices[0])
-            for task in tasks:
-                yield _here(bench, task, devices[0], known)
-            return
-        deal = Deal(tasks)
-        found: queue.Queue[Part | BaseException] = queue.Queue(AHEAD * len(devices))
-        stop = threading.Event()
+        seats = [Seat(study, device) for device in jax.local_devices()]
+        yield from map(seats[0].run, tasks) if len(seats) == 1 else _shared(tasks, seats)
 
-        def work(device: Any) -> None:
-            bench, cell, known = Bench(study), None, environment(device)
-            try:
-                while not stop.is_set() and (task := deal.next(cell)) is not None:
-                    found.put(_here(bench, task, device, known))
-                    cell = task.cell
-            except BaseException as error:
-                found.put(error)
 
-        for device in devices:
-            threading.Thread(target=work, args=(device,), daemon=True).start()
+class Seat:
+    """A device of this process."""
+
+    def __init__(self, study: Study, device: Any):
+        self.bench, self.device, self.environment = Bench(study), device, environment(device)
+
+    def run(self, task: Task) -> Part:
+        """Do a chunk."""
         try:
-            yield from _arrivals(found, len(tasks))
-        finally:
-            stop.set()
+            return Part(task, self.bench.run(task, self.device), self.environment)
+        except Exception as error:
+            raise StudyError(message_of(error, task, self.bench.study.cells)) from error
 
+    def close(self) -> None:
+        """It has nothing to end."""
 
-def _here(bench: Bench, task: Task, device: Any, known: dict[str, Any]) -> Part:
-    try:
-        return Part(task, bench.run(task, device), known)
-    except Exception as error:
-        raise StudyError(message_of(error, task, bench.study.cells)) from error
+    kill = close

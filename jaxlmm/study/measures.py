@@ -6,8 +6,7 @@ Everything comes from means and sums of squares, which are added up chunk by chu
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,8 +19,7 @@ MEASURES = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, eq=False)
-class Moments:
+class Moments(NamedTuple):
     """Number, mean and sum of squared deviations of quantities, arrays of one shape, NaN values left out."""
 
     n: np.ndarray
@@ -37,7 +35,7 @@ class Moments:
         squares = np.sum(np.where(known, (values - mean[..., None]) ** 2, 0.0), -1)
         return cls(n, mean, squares)
 
-    def __add__(self, other: Moments) -> Moments:
+    def __add__(self, other: Moments) -> Moments:  # type: ignore[override]
         """Of both together (Chan, Golub & LeVeque 1983)."""
         n = self.n + other.n
         share = other.n / np.maximum(n, 1.0)
@@ -86,8 +84,7 @@ def performance(moments: Moments, truth: np.ndarray, null: np.ndarray) -> dict[s
 
     `moments` have the quantities on their last axis. A rate of 0 or 1 has an error of 0 by the formula.
     """
-    at = {name: Moments(*(a[..., i] for a in (moments.n, moments.mean, moments.squares)))
-          for i, name in enumerate(QUANTITIES)}  # fmt: skip
+    at = {name: Moments(*(array[..., i] for array in moments)) for i, name in enumerate(QUANTITIES)}
     estimate, variance = at["estimate"], at["variance"]
     n = np.where(estimate.n > 1, estimate.n, np.nan)
     empirical = np.sqrt(estimate.variance)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -51,20 +52,13 @@ class Summary(Shown):
             if measure not in MEASURES:
                 raise DataError(f"measures: found {measure!r}, expected some of {', '.join(MEASURES)}")
         r = self.results
-        places = [
-            (c, k, m)
-            for c in range(len(r.cells))
-            for k in range(len(r.rows))
-            for m in measures
-            if not np.isnan(self.value[m][c, k])
-        ]
-        columns: dict[str, Any] = {f: [r.cells[c][f] for c, _, _ in places] for f in r.factors}
-        columns |= {name: [getattr(r.rows[k], name) for _, k, _ in places] for name in Row._fields}
-        columns["measure"] = [m for *_, m in places]
-        for name, from_name in (("value", "value"), ("mcse", "mcse"), ("count", "n")):
-            columns[name] = np.array([getattr(self, from_name)[m][c, k] for c, k, m in places])
+        every = itertools.product(range(len(r.cells)), range(len(r.rows)), measures)
+        places = [(c, k, m) for c, k, m in every if not np.isnan(self.value[m][c, k])]
+        columns: dict[str, Any] = {"measure": [m for *_, m in places]}
+        for name, numbers in (("value", self.value), ("mcse", self.mcse), ("count", self.n)):
+            columns[name] = np.array([numbers[m][c, k] for c, k, m in places])
         columns["count"] = columns["count"].astype(int)
-        return make_frame(r.kind, columns)
+        return r._tidy([c for c, *_ in places], [k for _, k, _ in places], columns)
 
     def tables(self) -> tuple[Table, ...]:
         """A table for each target."""
@@ -175,15 +169,12 @@ class Results:
         """
         check_level(level), check_level(alpha)
         truth = self.truth
-        shape = (len(self.cells), len(self.rows), len(QUANTITIES))
-        total = Moments(*np.zeros((3, *shape)))
-        for cell in range(len(self.cells)):
-            for _, part in self.parts(cell):
-                one = Moments.of(quantities(part, truth[cell], level, alpha))
-                both = Moments(*(getattr(total, name)[cell] for name in ("n", "mean", "squares"))) + one
-                for name in ("n", "mean", "squares"):
-                    getattr(total, name)[cell] = getattr(both, name)
-        found = performance(total, truth, self.null)
+        nothing = Moments(*np.zeros((3, len(self.rows), len(QUANTITIES))))
+        totals = [
+            sum((Moments.of(quantities(part, truth[cell], level, alpha)) for _, part in self.parts(cell)), nothing)
+            for cell in range(len(self.cells))
+        ]
+        found = performance(Moments(*map(np.stack, zip(*totals, strict=True))), truth, self.null)
         value, mcse, n = ({name: triple[i] for name, triple in found.items()} for i in range(3))
         return Summary(self, level, alpha, value, mcse, n)
 
@@ -194,11 +185,8 @@ class Results:
             for s in range(len(STATUSES)):
                 counts[task.cell, :, s] += np.sum(part["status"] == s, 1)
         places = list(zip(*np.nonzero(counts), strict=True))
-        columns: dict[str, Any] = {f: [self.cells[c][f] for c, _, _ in places] for f in self.factors}
-        columns |= {name: [getattr(self.rows[k], name) for _, k, _ in places] for name in Row._fields}
-        columns["status"] = [STATUSES[s] for *_, s in places]
-        columns["count"] = np.array([counts[place] for place in places], int)
-        return make_frame(self.kind, columns)
+        columns = {"status": [STATUSES[s] for *_, s in places], "count": counts[counts > 0]}
+        return self._tidy([c for c, *_ in places], [k for _, k, _ in places], columns)
 
     def compare(
         self, first: tuple[str, str], second: tuple[str, str], target: str | None = None, level: float = 0.95,
@@ -228,15 +216,19 @@ class Results:
                 a, b = np.where(known, found, np.nan)
                 total = total + Moments.of(np.stack([a, b, b - a]))
             a, b, both = (
-                {name: Moments(total.n[i, j], total.mean[i, j], total.squares[i, j]) for j, name in enumerate(PAIRED)}
-                for i in range(3)
+                {name: Moments(*(array[i, j] for array in total)) for j, name in enumerate(PAIRED)} for i in range(3)
             )
             rows += [(cell, name, *triple) for name, triple in paired(a, b, both).items() if not np.isnan(triple[0])]
-        columns: dict[str, Any] = {f: [self.cells[c][f] for c, *_ in rows] for f in self.factors}
-        columns["measure"] = [name for _, name, *_ in rows]
+        columns: dict[str, Any] = {"measure": [name for _, name, *_ in rows]}
         for i, name in enumerate(("value", "mcse", "count"), 2):
             columns[name] = np.array([float(row[i]) for row in rows])
-        return make_frame(self.kind, columns)
+        return self._tidy([c for c, *_ in rows], None, columns)
+
+    def _tidy(self, cells: Sequence[int], rows: Sequence[int] | None, columns: Mapping[str, Any]) -> Any:
+        """A frame whose lines are of these cells and, if given, these rows."""
+        factors = {f: [self.cells[c][f] for c in cells] for f in self.factors}
+        which = {} if rows is None else {name: [getattr(self.rows[k], name) for k in rows] for name in Row._fields}
+        return make_frame(self.kind, {**factors, **which, **columns})
 
 
 def read(path: Any) -> Results:
@@ -253,7 +245,7 @@ def read(path: Any) -> Results:
 def _library() -> str:
     from importlib.util import find_spec
 
-    return "pandas" if find_spec("pandas") else "dict"
+    return "pandas" if find_spec("pandas") and find_spec("narwhals") else "dict"
 
 
 __all__ = ["Results", "StudyError", "Summary", "read"]

@@ -23,7 +23,7 @@ from typing import Any
 
 from ..errors import JaxlmmError
 from ..saving.archive import TEMPORARY, sentence, write_atomically
-from .declare import Study, Task
+from .declare import Study, Task, tasks_of
 from .describe import differences
 from .manifest import check, signature
 
@@ -102,12 +102,8 @@ class Store:
 
     def tasks(self, manifest: dict[str, Any]) -> list[Task]:
         """All chunks of the study, in order."""
-        replicates, chunk = manifest["study"]["replicates"], manifest["study"]["chunk"]
-        return [
-            Task(cell, lo, min(lo + chunk, replicates))
-            for cell in range(len(manifest["study"]["cells"]))
-            for lo in range(0, replicates, chunk)
-        ]
+        study = manifest["study"]
+        return tasks_of(len(study["cells"]), study["replicates"], study["chunk"])
 
     def done(self, tasks: Sequence[Task]) -> list[Task]:
         """Those with a part, in order."""

@@ -70,7 +70,7 @@ def test_auto_is_pandas_here():
 def test_a_name_misspelt_gets_a_suggestion():
     with pytest.raises(DataError, match="'slepstudy'.*did you mean 'sleepstudy'"):
         datasets.load("slepstudy")
-    with pytest.raises(DataError, match="there are: sleepstudy, dyestuff"):
+    with pytest.raises(DataError, match="there are sleepstudy, dyestuff"):
         datasets.describe("zzz")
 
 

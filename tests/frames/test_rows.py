@@ -186,9 +186,9 @@ def test_frames_without_an_index_take_series_that_have_none(frame):
 
 def test_series_with_different_indexes_are_no_data(frame):
     d = {"y": frame.y, "x": frame.x.iloc[SHUFFLED], "g": frame.g}
-    with pytest.raises(DataError, match="columns 'y' and 'x' of data are Series with different indexes"):
+    with pytest.raises(DataError, match="data: y and x have different indexes"):
         jaxlmm.lmm("y ~ x + (1 | g)", d)
-    with pytest.raises(DataError, match="columns 'x' and 'g' of newdata"):
+    with pytest.raises(DataError, match="newdata: x and g have different indexes"):
         without().predict({"x": d["x"], "g": d["g"]})
     X = frame[["x"]].iloc[SHUFFLED]
     for words, make in {

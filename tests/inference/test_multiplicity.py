@@ -62,11 +62,42 @@ def test_one_comparison_is_a_t_test():
         assert limit == pytest.approx(stats.t.isf(0.05, 8.4), rel=1e-7)
 
 
-@pytest.mark.parametrize("df", [1.0, 2.5, 10.0, 300.0])
-@pytest.mark.parametrize("k", [3, 8])
+def of_range(q, k, df):
+    """P(studentized range > q) by quadrature over the smallest mean and over the standard error."""
+    z, w = np.polynomial.legendre.leggauss(200)
+    z, w = 9 * z, 9 * w * stats.norm.pdf(9 * z)
+    inner = lambda s: 1 - k * w @ (special.ndtr(z + q * s) - special.ndtr(z)) ** (k - 1)  # noqa: E731
+    if np.isinf(df):
+        return inner(1.0)
+    mix = lambda s: inner(s) * stats.chi.pdf(s * np.sqrt(df), df) * np.sqrt(df)  # noqa: E731
+    low, high = stats.chi.ppf([1e-15, 1 - 1e-15], df) / np.sqrt(df)
+    return integrate.quad(mix, low, high, epsabs=1e-12, limit=400)[0]
+
+
+@pytest.mark.parametrize("df", [1.3, 4.5, 60.0, 3e5, np.inf])
+@pytest.mark.parametrize("k", [3, 40])
 def test_the_studentized_range(df, k):
-    for q in (1.0, 3.5, 6.0, 25.0):
-        assert range_tail(q, k, df) == pytest.approx(stats.studentized_range.sf(q, k, df), abs=1e-9)
+    q = np.array([1.0, 3.5, 6.0, 25.0])
+    np.testing.assert_allclose(range_tail(q, k, df), [of_range(x, k, df) for x in q], rtol=0, atol=2e-9)
+
+
+def test_the_studentized_range_far_out():
+    """By quadrature over the logarithm of the standard error; limits where tails are long."""
+    expected = {(3, 0.4, 1e6): 0.003737, (3, 1.0, 1e4): 0.000135, (8, 1.0, 1e6): 2.272e-6, (8, 2.0, 1e4): 8.779e-8}
+    for (k, df, q), p in expected.items():
+        assert range_tail(q, k, df) == pytest.approx(p, rel=1e-3)
+    for df in (0.4, 1.0):
+        limit = critical("tukey", 0.999, np.full(6, df), of_pairs(4), 4)
+        np.testing.assert_allclose(adjusted("tukey", limit, np.full(6, df), of_pairs(4), 4), 1e-3, rtol=1e-5)
+
+
+def test_limits_at_many_degrees_of_freedom():
+    """Those that are interpolated are those that are found one by one."""
+    df = np.array([np.inf, 3e5, *np.geomspace(1.5, 300, 18)])
+    for method in ("tukey", "mvt"):
+        alone = [critical(method, 0.9, df[i : i + 1].repeat(6), of_pairs(4), 4)[0] for i in range(0, 20, 3)]
+        repeated = np.r_[df, df, df][: 6 * 10]
+        np.testing.assert_allclose(critical(method, 0.9, repeated, of_pairs(4), 4)[0:20:3], alone, rtol=1e-7)
 
 
 def test_the_range_of_normal_means():

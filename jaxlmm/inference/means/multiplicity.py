@@ -7,12 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
+from numpy.polynomial import Chebyshev
 
 from ...distributions import f_tail, t_quantile, t_tail
 
 METHODS = ("tukey", "dunnett", "mvt", "bonferroni", "holm", "sidak", "fdr", "none")
+_NODES = 16  # degrees of freedom from which limits at others are interpolated
+_LARGE_DF = 99_999.0  # the largest that SciPy takes as they are
+_FAR = 1e3  # the largest range for which SciPy is asked
 _POINTS = 2**18  # directions on the sphere
 _CLASSES = 2**11  # classes of directions with nearly the same reach
 
@@ -34,8 +39,7 @@ def adjusted(method: str, statistic: np.ndarray, df: np.ndarray, correlation: np
     m, size = len(statistic), np.abs(statistic)
     plain = t_tail(statistic, df)
     if method == "tukey" and means > 2:
-        tail = [range_tail(np.sqrt(2.0) * t, means, nu) for t, nu in zip(size, df, strict=True)]
-        return np.clip(tail, plain, 1.0)
+        return np.clip(range_tail(np.sqrt(2.0) * size, means, df), plain, 1.0)
     if method in ("dunnett", "mvt") and m > 1:
         return np.clip(reach_of(correlation).exceed(size, df), plain, np.minimum(1.0, m * plain))
     if method == "bonferroni":
@@ -58,10 +62,10 @@ def critical(method: str, level: float, df: np.ndarray, correlation: np.ndarray,
     """
     m = len(df)
     if method == "tukey" and means > 2:
-        return _solve(lambda c, nu: range_tail(np.sqrt(2.0) * c, means, nu), level, df)
+        return _solve(lambda c, nu: range_tail(np.sqrt(2.0) * c, means, nu), level, df, means * (means - 1) // 2)
     if method in ("dunnett", "mvt") and m > 1:
         reach = reach_of(correlation)
-        return _solve(lambda c, nu: float(reach.exceed(np.array([c]), np.array([nu]))[0]), level, df)
+        return _solve(lambda c, nu: reach.exceed(np.array([c]), np.array([nu]))[0], level, df, m)
     tail = 1.0 - level
     if method in ("bonferroni", "holm", "fdr"):
         tail /= m
@@ -70,48 +74,48 @@ def critical(method: str, level: float, df: np.ndarray, correlation: np.ndarray,
     return t_quantile(1.0 - tail / 2.0, df)
 
 
-def _solve(tail: Callable[[float, float], float], level: float, df: np.ndarray) -> np.ndarray:
-    """Limits with ``tail(limit, df) = 1 - level``, which are at least those of one test."""
+def _solve(tail: Callable[[Any, float], Any], level: float, df: np.ndarray, m: int) -> np.ndarray:
+    """Limits with ``tail(limit, df) = 1 - level``, between those of one test and Bonferroni's of m.
+
+    Logarithms make tails concave or straight, so that secants from Bonferroni's limits on meet them. The distance from
+    these depends smoothly on 1 / df, and a polynomial has it where there are many df (error below 1e-8).
+    """
     from scipy import optimize
 
-    distinct, place = np.unique(np.round(df, 8), return_inverse=True)
-    out = []
-    for nu, low in zip(distinct, t_quantile(0.5 + level / 2.0, distinct), strict=True):
-        if tail(low, nu) <= 1.0 - level:
-            out.append(low)
-            continue
-        high = 2.0 * low
-        while tail(high, nu) > 1.0 - level:
-            high *= 2.0
-        out.append(optimize.brentq(lambda c, nu=nu: tail(c, nu) - (1.0 - level), low, high, xtol=1e-9))
-    return np.array(out)[place]
+    alpha = 1.0 - level
+
+    def reach(inverse: np.ndarray, k: int = m) -> Any:
+        with np.errstate(divide="ignore"):
+            return np.log(t_quantile(1.0 - alpha / (2 * k), 1.0 / inverse))
+
+    def distance(inverse: np.ndarray) -> np.ndarray:
+        out = np.zeros(len(inverse))
+        for i, (x, far) in enumerate(zip(inverse, reach(inverse), strict=True)):
+            nu = 1.0 / x if x else np.inf
+            out[i] = optimize.newton(
+                lambda d, far=far, nu=nu: np.log(tail(np.exp(far + d), nu) / alpha), out[i - 1], tol=1e-7
+            )
+        return out
+
+    inverse, place = np.unique(np.round(1.0 / df, 12), return_inverse=True)
+    few = len(inverse) <= _NODES
+    near = distance if few else Chebyshev.interpolate(distance, _NODES - 1, domain=inverse[[0, -1]])
+    return np.exp(np.clip(reach(inverse) + near(inverse), reach(inverse, 1), reach(inverse)))[place]
 
 
-def range_tail(q: float, means: int, df: float) -> float:
-    """P(studentized range > q) of independent means, by Gauss-Legendre quadrature; absolute error below 1e-9."""
-    from scipy.special import gammaln, ndtr, xlogy
+def range_tail(q: Any, means: int, df: Any) -> Any:
+    """P(studentized range > q) of independent means.
 
-    z, wz = _nodes(-8.5, 8.5, 100)
-    wz = wz * np.exp(-0.5 * z**2) / np.sqrt(2.0 * np.pi)
-    if np.isinf(df):
-        s, ws = np.ones(1), np.ones(1)
-    else:  # s^2 df is chi-squared; over log s
-        spread = 9.0 / np.sqrt(2.0 * df)
-        u, wu = _nodes(-max(spread, 30.0 / df), min(spread, 2.5), 160)
-        s = np.exp(u)
-        constant = np.log(2.0) + 0.5 * xlogy(df, 0.5 * df) - gammaln(0.5 * df)
-        ws = wu * np.exp(constant + df * u - 0.5 * df * s**2)
-        ws = ws / ws.sum()
-    inside = np.maximum(ndtr(z) - ndtr(z - (q * s)[:, None]), 0.0) ** (means - 1)
-    return float(np.clip(1.0 - ws @ (means * inside @ wz), 0.0, 1.0))
+    SciPy takes degrees of freedom from 1e5 on as infinite; the probability is linear in their inverse there. Beyond
+    1e3 SciPy finds nothing; the probability falls as q to the power of -df there.
+    """
+    from scipy.stats import studentized_range
 
-
-def _nodes(low: float, high: float, n: int) -> tuple[np.ndarray, np.ndarray]:
-    x, w = _legendre(n)
-    return 0.5 * (high - low) * x + 0.5 * (high + low), 0.5 * (high - low) * w
-
-
-_legendre = lru_cache(maxsize=8)(np.polynomial.legendre.leggauss)
+    known, near = np.minimum(df, _LARGE_DF), np.minimum(q, _FAR)
+    share = known / df
+    far = np.where(q > near, near / np.maximum(q, 1.0), 1.0) ** known
+    tail = studentized_range.sf(near, means, np.where(share > 0.0, known, np.inf)) * far
+    return tail if np.all(share == 1.0) else studentized_range.sf(q, means, np.inf) * (1.0 - share) + tail * share
 
 
 class Reach:
