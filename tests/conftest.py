@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
 import zlib
@@ -13,10 +14,16 @@ import pytest
 
 jax.config.update("jax_enable_x64", True)
 
-# Compiling is what takes time here: without the expensive passes, unless XLA_FLAGS says otherwise (as .ci/nightly does)
+# Compiling is what takes time here: without the expensive passes and, as long as jaxlib has the choice, by the emitters
+# that compile faster, unless XLA_FLAGS says otherwise (as .ci/nightly does)
 LEVEL = "--xla_backend_optimization_level"
 if LEVEL not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {LEVEL}=0".lstrip()
+    flags = [os.environ.get("XLA_FLAGS", ""), f"{LEVEL}=0", "--xla_llvm_disable_expensive_passes=true"]
+    if jax.__version_info__ < (0, 10):  # a flag that XLA does not know ends the process
+        flags.append("--xla_cpu_use_fusion_emitters=false")
+    os.environ["XLA_FLAGS"] = " ".join(flags).lstrip()
+
+gc.set_threshold(100_000, 20, 100)  # tracing makes many objects that live: looking through them was a tenth of the time
 
 LONG = {f"test_{name}.py" for name in ("readme", "definitions", "small_sample", "structures", "composition")}
 MEMORY = 3e9  # bytes of a test process above which compiled code is dropped
