@@ -601,10 +601,7 @@ def fitted(name, engine="auto"):
 
 
 MARGINAL = tuple(n for n in case_names(plain=False) if n.startswith(("fev_", "orthodont_")))
-DAILY = (  # each structure
-    "fev_ad_reml", "fev_adh_reml", "fev_ar1h_reml", "fev_csh_reml", "fev_toep_reml", "fev_toeph_reml",
-    "orthodont_ar1_reml", "orthodont_cs_reml", "orthodont_us_ml",
-)  # fmt: skip
+DAILY = ("fev_adh_reml", "fev_toep_reml", "orthodont_ar1_reml", "orthodont_cs_reml")
 
 
 @pytest.mark.parametrize(
