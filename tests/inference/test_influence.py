@@ -24,7 +24,7 @@ def labels_of(by, fit):
     return np.arange(fit.nobs) if by == "row" else data()[by].astype(str).to_numpy()
 
 
-@pytest.mark.parametrize("model", [*KINDS, "crossed"])
+@pytest.mark.parametrize("model", some([*KINDS, "crossed"], "slopes", "both", "crossed"))
 def test_leverage_is_the_diagonal_of_the_hat_matrices(model):
     fit = fitted(model)
     V, R = covariance(fit)
