@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import jaxlmm
+from cases import some
 from jaxlmm import (
     CompoundSymmetry,
     Correlation,
@@ -132,7 +133,7 @@ def test_canonical_factors():
     np.testing.assert_array_equal(us.solver_to_public(np.array([0.0, 0.0, 1.0]), 2), [-np.inf, 0, 0])
 
 
-@pytest.mark.parametrize("structure", [Decay(), Ar1h()], ids=repr)
+@pytest.mark.parametrize("structure", some([Decay(), Ar1h()], Ar1h()), ids=repr)
 def test_ones_own_structure_gets_everything(structure):
     """Likelihood, derivatives and the fit of a structure that is nowhere in the package."""
     rng = np.random.default_rng(4)
@@ -142,19 +143,23 @@ def test_ones_own_structure_gets_everything(structure):
     y = 1 + (rng.normal(size=(12, 3)) @ L.T)[g, f] + rng.normal(size=72)
     models = [Model(y, Z, [Term(Z, g, structure)], engine=engine) for engine in ("grouped", "dense")]
     theta = np.append(public(structure), 0.1)
-    reml = jax.jit(jaxlmm.reml)
-    derivatives = jax.jit(lambda t, m: (jax.grad(jaxlmm.reml)(t, m), jax.hessian(jaxlmm.reml)(t, m)))
-    values = [reml(theta, m) for m in models]
-    gradients, hessians = zip(*(derivatives(theta, m) for m in models), strict=True)
+
+    def slopes(theta, model):
+        value, gradient = jax.value_and_grad(jaxlmm.reml)(theta, model)
+        return gradient, (value, gradient)
+
+    derivatives = jax.jit(jax.jacfwd(slopes, has_aux=True))
+    hessians, both = zip(*(derivatives(theta, m) for m in models), strict=True)
+    values, gradients = zip(*both, strict=True)
     assert values[0] == pytest.approx(float(values[1]), abs=1e-9)
     np.testing.assert_allclose(gradients[0], gradients[1], atol=1e-8)
     np.testing.assert_allclose(hessians[0], hessians[1], atol=1e-7)
     found = fitting.estimate(models[0])
     assert found.status.name == "CONVERGED"
-    assert found.loglik == pytest.approx(float(reml(found.theta, models[0])), abs=1e-9)
+    assert found.loglik == pytest.approx(float(jaxlmm.reml(found.theta, models[0])), abs=1e-9)
     for step in 1e-3 * np.eye(len(theta)):
-        assert reml(found.theta + step, models[0]) < found.loglik
-        assert reml(found.theta - step, models[0]) < found.loglik
+        assert jaxlmm.reml(found.theta + step, models[0]) < found.loglik
+        assert jaxlmm.reml(found.theta - step, models[0]) < found.loglik
 
 
 def test_a_structure_by_name_in_a_formula():

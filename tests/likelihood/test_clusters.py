@@ -213,7 +213,7 @@ def test_buckets_of_clusters_of_different_size(monkeypatch):
     split = build()
     assert len(split.layout.buckets) == 4
     theta = np.array([0.1, 0.2, 0.5])
-    np.testing.assert_allclose(reml(theta, split), reml(theta, build("dense")), atol=1e-10)
+    np.testing.assert_allclose(jaxlmm.reml(theta, split), jaxlmm.reml(theta, build("dense")), atol=1e-10)
 
 
 def test_a_place_may_not_be_repeated_in_a_residual():
