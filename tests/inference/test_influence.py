@@ -58,7 +58,7 @@ MODELS = (*KINDS, "crossed")
     ("model", "by"),
     some(
         [(model, by) for by in ("row", "id", "visit") for model in MODELS],
-        *((model, "row") for model in MODELS), ("slopes", "id"), ("crossed", "visit"),
+        ("slopes", "row"), ("both", "row"), ("slopes", "id"), ("crossed", "visit"),
     ),
 )  # fmt: skip
 def test_deletion_at_the_same_theta(model, by):
