@@ -162,7 +162,7 @@ DESIGNS = {
 }
 
 
-LONG = ("q8", "nested outer first")
+LONG = ("q8", "nested outer first", "q3", "identity")
 DAILY = ("q2", "crossed")  # by the dense engine
 DENSE = ("q2", "q3", "balanced", "weights", "nested", "crossed", "q8")  # the others differ in nothing dense
 
@@ -201,13 +201,15 @@ def engines_for(name):
     return ENGINES if name in DENSE else ENGINES[:1]
 
 
+def is_slow(name, engine):
+    return name in LONG or (engine == "dense" and name not in DAILY)
+
+
 def grid(*skip):
     """(design, engine) pairs, the most ordinary one smoke; the dense engine, but for two designs, slow."""
     marks = {("q2", "grouped"): pytest.mark.smoke}
     pairs = [(name, engine) for name in DESIGNS if name not in skip for engine in engines_for(name)]
-    marks |= {
-        pair: pytest.mark.slow for pair in pairs if pair[0] in LONG or (pair[1], pair[0] in DAILY) == ("dense", False)
-    }
+    marks |= {pair: pytest.mark.slow for pair in pairs if is_slow(*pair)}
     return [pytest.param(*pair, marks=marks.get(pair, ())) for pair in pairs]
 
 
@@ -292,7 +294,7 @@ BOUNDARY = [
 @pytest.mark.parametrize(
     ("name", "zero", "engine"),
     [
-        pytest.param(name, zero, engine, marks=pytest.mark.slow if engine == "dense" and name not in DAILY else ())
+        pytest.param(name, zero, engine, marks=pytest.mark.slow if is_slow(name, engine) else ())
         for name, zero in BOUNDARY
         for engine in engines_for(name)
     ],
@@ -324,7 +326,6 @@ def test_a_variance_that_underflows_meets_the_zero_one():
     some(
         [(name, engine) for name in ("q2", "q3") for engine in ENGINES],
         *(("q2", e) for e in ENGINES),
-        ("q3", "grouped"),
     ),
 )
 @pytest.mark.parametrize("scale", [-12.0, -6.0, 6.0, 12.0])
