@@ -26,7 +26,12 @@ if LEVEL not in os.environ.get("XLA_FLAGS", ""):
 
 gc.set_threshold(100_000, 20, 100)  # tracing makes many objects that live: looking through them was a tenth of the time
 
-LONG = {f"test_{name}.py" for name in ("readme", "definitions", "small_sample", "structures", "composition")}
+# Files by what they take, the longest first, so that no worker is left with a long one at the end
+LONG = (
+    "readme", "definitions", "structures", "small_sample", "likelihood", "torture", "lanewise", "iterative",
+    "influence", "prediction", "composition", "sandwich", "structured_terms", "clusters", "arguments", "limits",
+    "small_sample_oracle", "study_runs", "bootstrap", "traceable", "batching", "units", "compare", "profile",
+)  # fmt: skip
 MEMORY = 3e9  # bytes of a test process above which compiled code is dropped
 
 
@@ -45,7 +50,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     A test stays in its tenth: a digest of its name says which.
     """
-    items.sort(key=lambda item: item.path.name not in LONG)
+    place = {f"test_{name}.py": i for i, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.path.name, len(place)))
     tenth = config.getoption("--slow-tenth")
     if tenth is None:
         return
