@@ -100,9 +100,8 @@ CASES = {
 
 
 DAILY = (
-    "sum", "product", "kronecker with low rank", "kronecker of sums", "kronecker of a plane", "by group, shared",
-    "by group, composite", "power", "ident of the rest", "known and noise", "all fixed", "fixed matrix",
-    "fixed in a part", "tied correlations",
+    "sum", "product", "kronecker with low rank", "kronecker of a plane", "by group, shared", "power",
+    "ident of the rest", "known and noise", "fixed in a part", "tied correlations",
 )  # fmt: skip
 
 

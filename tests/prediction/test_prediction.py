@@ -266,6 +266,7 @@ def test_errors_of_a_singular_fit_are_finite():
         assert np.all(np.isfinite(found.to_numpy()))
 
 
+@pytest.mark.slow
 def test_prediction_intervals_cover():
     """In how many simulated data sets of ten groups the interval has an observation of a new group."""
     fit = jaxlmm.lmm("y ~ x + (1 | id)", {k: v[:40] for k, v in data().items()})
