@@ -28,9 +28,10 @@ gc.set_threshold(100_000, 20, 100)  # tracing makes many objects that live: look
 
 # Files by what they take, the longest first, so that no worker is left with a long one at the end
 LONG = (
-    "readme", "definitions", "structures", "small_sample", "likelihood", "torture", "lanewise", "iterative",
-    "influence", "prediction", "composition", "sandwich", "structured_terms", "clusters", "arguments", "limits",
-    "small_sample_oracle", "study_runs", "bootstrap", "traceable", "batching", "units", "compare", "profile",
+    "readme", "definitions", "likelihood", "small_sample", "structures", "lanewise", "iterative", "batching",
+    "structured_terms", "influence", "traceable", "composition", "prediction", "arguments", "small_sample_oracle",
+    "study_runs", "sandwich", "limits", "clusters", "torture", "crossed", "bootstrap", "units", "study_results",
+    "profile", "compare",
 )  # fmt: skip
 MEMORY = 3e9  # bytes of a test process above which compiled code is dropped
 
