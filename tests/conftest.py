@@ -14,14 +14,14 @@ import pytest
 
 jax.config.update("jax_enable_x64", True)
 
-# Compiling is what takes time here: without the expensive passes and, as long as jaxlib has the choice, by the emitters
-# that compile faster, unless XLA_FLAGS says otherwise (as .ci/nightly does)
+# Compiling is what takes time here: without the expensive passes, and with the jaxlib that has these flags in one piece
+# and by the emitters that compile faster, unless XLA_FLAGS says otherwise (as .ci/nightly does). A flag that XLA does
+# not know ends the process.
 LEVEL = "--xla_backend_optimization_level"
 if LEVEL not in os.environ.get("XLA_FLAGS", ""):
     flags = [os.environ.get("XLA_FLAGS", ""), f"{LEVEL}=0", "--xla_llvm_disable_expensive_passes=true"]
-    flags.append("--xla_cpu_parallel_codegen_split_count=1")
-    if jax.__version_info__ < (0, 10):  # a flag that XLA does not know ends the process
-        flags.append("--xla_cpu_use_fusion_emitters=false")
+    if jax.__version_info__ < (0, 10):
+        flags += ["--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1"]
     os.environ["XLA_FLAGS"] = " ".join(flags).lstrip()
 
 gc.set_threshold(100_000, 20, 100)  # tracing makes many objects that live: looking through them was a tenth of the time
