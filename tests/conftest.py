@@ -78,6 +78,11 @@ def pytest_configure(config: pytest.Config) -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
+def pytest_sessionfinish() -> None:
+    """Before it ends, pytest collects garbage five times: nothing that is left has to be looked through."""
+    gc.freeze()
+
+
 def _processor() -> str:
     """Digest of the processor's features: compiled code is only good where it was made."""
     try:
