@@ -130,7 +130,9 @@ def test_expansion_is_that_of_the_dense_matrix():
     d, (g, s2) = data("repeated"), POINTS[0]
     U, W = d.rows.U, np.eye(R)
     D = Blocks((jnp.ones((2, 1, 1)) * jnp.array([1.0, 0.0])[:, None, None],), jnp.array([0.0, 1.0])[:, None, None])
-    found = prepared("repeated").expand(blocks(g, s2), D, lambda _: jnp.asarray(W))
+    found = jax.jit(lambda statistics: statistics.expand(blocks(g, s2), D, lambda _: jnp.asarray(W)))(
+        prepared("repeated")
+    )
     P = np.linalg.inv(d.V(g, s2))
     parts = d.V(1.0, 0.0), d.V(0.0, 1.0)
     close(found.gram_slopes, np.stack([-U.T @ P @ H @ P @ U for H in parts]))
