@@ -94,7 +94,7 @@ MODELS = {
 }  # fmt: skip
 
 
-DAILY = ("ou", "map", "correlated")  # the others have files of their own
+DAILY = ("ou", "correlated")  # the others have files of their own
 
 
 @cache
