@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
 import zlib
@@ -13,12 +14,25 @@ import pytest
 
 jax.config.update("jax_enable_x64", True)
 
-# Compiling is what takes time here: without the expensive passes, unless XLA_FLAGS says otherwise (as .ci/nightly does)
+# Compiling is what takes time here: without the expensive passes, and with the jaxlib that has these flags in one piece
+# and by the emitters that compile faster, unless XLA_FLAGS says otherwise (as .ci/nightly does). A flag that XLA does
+# not know ends the process.
 LEVEL = "--xla_backend_optimization_level"
 if LEVEL not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {LEVEL}=0".lstrip()
+    flags = [os.environ.get("XLA_FLAGS", ""), f"{LEVEL}=0", "--xla_llvm_disable_expensive_passes=true"]
+    if jax.__version_info__ < (0, 10):
+        flags += ["--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1"]
+    os.environ["XLA_FLAGS"] = " ".join(flags).lstrip()
 
-LONG = {f"test_{name}.py" for name in ("readme", "definitions", "small_sample", "structures", "composition")}
+gc.set_threshold(100_000, 20, 100)  # tracing makes many objects that live: looking through them was a tenth of the time
+
+# Files by what they take, the longest first, so that no worker is left with a long one at the end
+LONG = (
+    "readme", "definitions", "likelihood", "small_sample", "structures", "lanewise", "iterative", "batching",
+    "structured_terms", "influence", "traceable", "composition", "prediction", "arguments", "small_sample_oracle",
+    "study_runs", "sandwich", "limits", "clusters", "torture", "crossed", "bootstrap", "units", "study_results",
+    "profile", "compare",
+)  # fmt: skip
 MEMORY = 3e9  # bytes of a test process above which compiled code is dropped
 
 
@@ -37,7 +51,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     A test stays in its tenth: a digest of its name says which.
     """
-    items.sort(key=lambda item: item.path.name not in LONG)
+    place = {f"test_{name}.py": i for i, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.path.name, len(place)))
     tenth = config.getoption("--slow-tenth")
     if tenth is None:
         return
@@ -61,6 +76,11 @@ def pytest_configure(config: pytest.Config) -> None:
     # small programs too: one that is found costs a third of one that is compiled, and keeping it next to nothing
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def pytest_sessionfinish() -> None:
+    """Before it ends, pytest collects garbage five times: nothing that is left has to be looked through."""
+    gc.freeze()
 
 
 def _processor() -> str:

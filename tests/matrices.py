@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cache, partial
 
 import jax
 import numpy as np
@@ -16,4 +16,11 @@ def bound_by(structure, theta, dim):
 
 def matrix_at(bound, levels):
     """The matrix at levels that are known when it is compiled."""
-    return np.asarray(jax.jit(lambda b: b.matrix(levels))(bound))
+    levels = np.asarray(levels)
+    return np.asarray(_at(levels.dtype.str, levels.shape, levels.tobytes())(bound))
+
+
+@cache
+def _at(dtype, shape, raw):
+    levels = np.frombuffer(raw, dtype).reshape(shape)
+    return jax.jit(lambda bound: bound.matrix(levels))

@@ -24,6 +24,7 @@ def test_replace_takes_designs_of_terms(sleep, fit):
     model = jaxlmm.Model(sleep["Reaction"].to_numpy(), X, random=[jaxlmm.Term(X, sleep["Subject"])])
     with jax.enable_x64():
 
+        @jax.jit
         def value(Z):
             return jaxlmm.reml(fit.theta, model.replace(Z=Z))
 

@@ -33,8 +33,8 @@ NAMES = (
 )
 SMOKE = "sleepstudy_reml"
 DAILY = (
-    "sleepstudy_ml", "sleepstudy_indep_reml", "sleepstudy_weighted_reml", "dyestuff_ml", "dyestuff2_singular_reml",
-    "penicillin_crossed_reml", "pastes_nested_reml", "cake_reml", "machines_interaction_reml",
+    "sleepstudy_ml", "sleepstudy_indep_reml", "sleepstudy_weighted_reml", "dyestuff2_singular_reml",
+    "penicillin_crossed_reml", "pastes_nested_reml", "cake_reml",
 )  # fmt: skip
 
 

@@ -301,7 +301,7 @@ def derivatives():
     ("name", "engine"),
     some(
         [(name, engine) for engine in ENGINES for name in AWKWARD],
-        *((name, "grouped") for name in AWKWARD),
+        *((name, "grouped") for name in AWKWARD[:3]),
         ("single rows", "dense"),
     ),
 )
@@ -362,7 +362,9 @@ def compound(theta, subject, weights=None):
 
 
 @pytest.mark.parametrize("criterion", some(["reml", "ml"], "reml"))
-@pytest.mark.parametrize("case", ["alone", "weights", "beside a random slope"])
+@pytest.mark.parametrize(
+    "case", some(["alone", "weights", "beside a random slope"], "weights", "beside a random slope")
+)
 def test_derivatives_of_a_structured_residual(criterion, case):
     y, X, subject, visit = repeated()
     weights = np.random.default_rng(0).uniform(0.5, 2, len(y)) if case == "weights" else None
@@ -389,8 +391,9 @@ def test_derivatives_of_a_structured_residual(criterion, case):
     close(hessian, np.asarray(hessian).T, 1e-12)
 
 
-@pytest.mark.parametrize("method", ["REML", "ML"])
-@pytest.mark.parametrize("weights", [False, True])
+@pytest.mark.parametrize(
+    ("weights", "method"), some([(w, m) for w in (False, True) for m in ("REML", "ML")], (True, "REML"), (False, "ML"))
+)
 def test_compound_symmetry_is_the_random_intercept_where_that_is_inside(method, weights):
     y, X, subject, visit = repeated()
     one = np.ones(len(y))

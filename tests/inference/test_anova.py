@@ -33,9 +33,7 @@ def same_span(A, B):
 
 @pytest.mark.parametrize(
     "name",
-    some(
-        WITH_ANOVA, "cake_reml", "fev_us_reml", "oats_splitplot_reml", "orthodont_cs_reml", "sleepstudy_weighted_reml"
-    ),
+    some(WITH_ANOVA, "cake_reml", "fev_us_reml", "sleepstudy_weighted_reml"),
 )
 def test_type_three_of_recorded_fits(name):
     case, fit = fitted(name)

@@ -110,7 +110,7 @@ PAIRS = [
 
 
 @pytest.mark.parametrize(
-    ("first", "residual", "second", "other", "law"), some(PAIRS, *(PAIRS[i] for i in (0, 2, 3, 4, 8, 10)))
+    ("first", "residual", "second", "other", "law"), some(PAIRS, *(PAIRS[i] for i in (0, 2, 4, 8)))
 )
 def test_laws(first, residual, second, other, law):
     small, large = fit(first, residual), fit(second, other)

@@ -24,7 +24,7 @@ def labels_of(by, fit):
     return np.arange(fit.nobs) if by == "row" else data()[by].astype(str).to_numpy()
 
 
-@pytest.mark.parametrize("model", [*KINDS, "crossed"])
+@pytest.mark.parametrize("model", some([*KINDS, "crossed"], "slopes", "both", "crossed"))
 def test_leverage_is_the_diagonal_of_the_hat_matrices(model):
     fit = fitted(model)
     V, R = covariance(fit)
@@ -58,7 +58,7 @@ MODELS = (*KINDS, "crossed")
     ("model", "by"),
     some(
         [(model, by) for by in ("row", "id", "visit") for model in MODELS],
-        *((model, "row") for model in MODELS), ("slopes", "id"), ("crossed", "visit"),
+        ("slopes", "row"), ("both", "row"), ("slopes", "id"), ("crossed", "visit"),
     ),
 )  # fmt: skip
 def test_deletion_at_the_same_theta(model, by):

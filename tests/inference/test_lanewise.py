@@ -91,7 +91,7 @@ def test_every_lane_is_its_single_fit(name, methods):
             check(batch.tests[method], i, single.wald(method))
 
 
-@pytest.mark.parametrize("df", some(["kenward-roger", "satterthwaite"], "kenward-roger"))
+@pytest.mark.parametrize("df", some(["kenward-roger", "satterthwaite"], "satterthwaite"))
 def test_rows_that_repeat_others(df):
     """The third row is a combination of the first two; single fits take the eigenvectors of all three."""
     rows, rhs = np.vstack([L, 2 * (L[0] - L[1])]), np.append(RHS, 2 * (RHS[0] - RHS[1]))
@@ -118,7 +118,7 @@ def test_information_and_boundary_are_those_of_single_fits(name, df, information
         check(batch.tests[df], i, single.wald(df, information, boundary))
 
 
-@pytest.mark.parametrize("kind", ["CR0", "CR3"])
+@pytest.mark.parametrize("kind", some(["CR0", "CR3"], "CR3"))
 def test_robust_tests(kind):
     batch = fit("slopes").refit(drawn(), tests=Tests(L, RHS, df="residual", robust=kind))
     assert tuple(batch.tests) == ("residual", kind)

@@ -140,7 +140,7 @@ def check(fit, dense, df, information):
 
 TOLERANCE = 2e-6
 DAILY = {
-    "slopes beside an ar1 residual", "crossed effects", "weights and cs", "a user's structure",
+    "slopes beside an ar1 residual", "crossed effects", "a user's structure",
 }  # fmt: skip
 INFORMATION = ("observed", "expected", "average")
 METHODS = ("satterthwaite", "kenward-roger", "kenward-roger-full")

@@ -162,7 +162,7 @@ DESIGNS = {
 }
 
 
-LONG = ("q8", "nested outer first")
+LONG = ("q8", "nested outer first", "q3", "identity")
 DAILY = ("q2", "crossed")  # by the dense engine
 DENSE = ("q2", "q3", "balanced", "weights", "nested", "crossed", "q8")  # the others differ in nothing dense
 
@@ -201,13 +201,15 @@ def engines_for(name):
     return ENGINES if name in DENSE else ENGINES[:1]
 
 
+def is_slow(name, engine):
+    return name in LONG or (engine == "dense" and name not in DAILY)
+
+
 def grid(*skip):
     """(design, engine) pairs, the most ordinary one smoke; the dense engine, but for two designs, slow."""
     marks = {("q2", "grouped"): pytest.mark.smoke}
     pairs = [(name, engine) for name in DESIGNS if name not in skip for engine in engines_for(name)]
-    marks |= {
-        pair: pytest.mark.slow for pair in pairs if pair[0] in LONG or (pair[1], pair[0] in DAILY) == ("dense", False)
-    }
+    marks |= {pair: pytest.mark.slow for pair in pairs if is_slow(*pair)}
     return [pytest.param(*pair, marks=marks.get(pair, ())) for pair in pairs]
 
 
@@ -261,7 +263,7 @@ def test_grouped_derivatives_are_the_dense_ones(name):
     close(grouped[2], dense[2], 1e-8)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", some(ENGINES, "grouped"))
 def test_ml_derivatives(engine):
     d, model = design("q2"), model_of("q2", engine)
     theta = d.theta()
@@ -292,7 +294,7 @@ BOUNDARY = [
 @pytest.mark.parametrize(
     ("name", "zero", "engine"),
     [
-        pytest.param(name, zero, engine, marks=pytest.mark.slow if engine == "dense" and name not in DAILY else ())
+        pytest.param(name, zero, engine, marks=pytest.mark.slow if is_slow(name, engine) else ())
         for name, zero in BOUNDARY
         for engine in engines_for(name)
     ],
@@ -324,7 +326,6 @@ def test_a_variance_that_underflows_meets_the_zero_one():
     some(
         [(name, engine) for name in ("q2", "q3") for engine in ENGINES],
         *(("q2", e) for e in ENGINES),
-        ("q3", "grouped"),
     ),
 )
 @pytest.mark.parametrize("scale", [-12.0, -6.0, 6.0, 12.0])
@@ -349,8 +350,10 @@ def one_way(groups, m, engine, seed=3):
     return table, jaxlmm.Model(table.ravel(), one, random=[term], engine=engine)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("criterion", ["reml", "ml"])
+@pytest.mark.parametrize(
+    ("criterion", "engine"),
+    some([(c, e) for c in ("reml", "ml") for e in ENGINES], ("reml", "grouped"), ("ml", "dense")),
+)
 def test_balanced_one_way_closed_form(engine, criterion):
     """Value at any theta; at the ANOVA estimates gradient zero and Hessian negative definite."""
     table, model = one_way(5, 4, engine)
@@ -404,8 +407,13 @@ def test_jit_is_eager_and_the_model_is_a_pytree(name, engine):
     assert float(jax.jit(jaxlmm.reml)(theta, again)) == pytest.approx(float(jaxlmm.reml(theta, model)), rel=1e-13)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("name", ["q2", "offset", "weights", "nested"])
+@pytest.mark.parametrize(
+    ("name", "engine"),
+    some(
+        [(name, engine) for name in ("q2", "offset", "weights", "nested") for engine in ENGINES],
+        ("offset", "grouped"), ("nested", "grouped"), ("weights", "dense"),
+    ),
+)  # fmt: skip
 def test_gradient_in_y_is_minus_P_y(name, engine):
     d, model, theta = design(name), model_of(name, engine), design(name).theta()
     gradient = jax.jit(jax.grad(lambda y: jaxlmm.reml(theta, model.replace(y=y))))(d.y)
@@ -439,7 +447,7 @@ def variants(name, k=3):
     return ys, Xs, ws
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", some(ENGINES, "grouped"))
 def test_vmap_over_y(engine):
     model, theta = model_of("q2", engine), design("q2").theta()
     ys, _, _ = variants("q2")
@@ -448,7 +456,7 @@ def test_vmap_over_y(engine):
     np.testing.assert_allclose(batched, single, rtol=1e-11)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", some(ENGINES, "grouped"))
 def test_vmap_over_y_X_Z_and_weights(engine):
     """Everything but the grouping differs from lane to lane; value and gradient equal the loop's."""
     d, theta = design("weights"), design("weights").theta()
@@ -472,7 +480,7 @@ def test_vmap_over_y_X_Z_and_weights(engine):
         np.testing.assert_allclose(stacked, np.stack(lanes), rtol=1e-9, atol=1e-10)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", some(ENGINES, "dense"))
 def test_vmap_over_a_stack_of_models(engine):
     """Models of one layout stack like any pytree: every leaf has a batch axis."""
     codes, theta = design("weights").terms[0][1], design("weights").theta()

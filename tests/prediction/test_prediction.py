@@ -94,6 +94,9 @@ MODELS = {
 }  # fmt: skip
 
 
+DAILY = ("map", "correlated")  # the others have files of their own; ou takes five times as long
+
+
 @cache
 def fitted(name):
     formula, options, _, _ = MODELS[name]
@@ -176,7 +179,7 @@ TARGETS = {
     ("name", "target"),
     some(
         [(name, target) for target in TARGETS for name in MODELS],
-        ("slopes", "mean"), ("slopes", "population"), *((name, "observation") for name in MODELS),
+        ("slopes", "mean"), ("slopes", "population"), *((name, "observation") for name in ("slopes", *DAILY)),
     ),
 )  # fmt: skip
 def test_against_dense_matrices(name, target):
@@ -218,8 +221,9 @@ def test_without_random_effects_in_the_row_it_is_the_test_of_a_fixed_effect(df):
         np.testing.assert_allclose(found[name], known[name], rtol=1e-6)
 
 
-def test_rows_of_the_fit_and_many_chunks(monkeypatch):
-    fit = fitted("ou")
+@pytest.mark.parametrize("name", some(["ou", "map"], "map"))
+def test_rows_of_the_fit_and_many_chunks(name, monkeypatch):
+    fit = fitted(name)
     whole = fit.predict(interval="prediction")
     monkeypatch.setattr("jaxlmm.prediction.errors.MOST", 16)
     parts = fit.predict(data(), interval="prediction")
@@ -263,6 +267,7 @@ def test_errors_of_a_singular_fit_are_finite():
         assert np.all(np.isfinite(found.to_numpy()))
 
 
+@pytest.mark.slow
 def test_prediction_intervals_cover():
     """In how many simulated data sets of ten groups the interval has an observation of a new group."""
     fit = jaxlmm.lmm("y ~ x + (1 | id)", {k: v[:40] for k, v in data().items()})
@@ -330,7 +335,7 @@ def V_of(name):
     return dense.covariances(natural(name))[0]
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", some(MODELS, "slopes", *DAILY))
 def test_marginal_residuals(name):
     fit, V = fitted(name), V_of(name)
     r = fit.residuals(random=False)
@@ -357,7 +362,7 @@ def test_conditional_residuals():
 # -- simulation at new rows
 
 
-@pytest.mark.parametrize("name", ["slopes", "ou", "relatives", "correlated"])
+@pytest.mark.parametrize("name", some(["slopes", "ou", "relatives", "correlated"], "slopes", "correlated"))
 def test_simulated_rows_have_the_covariances_of_the_model(name):
     fit, p = fitted(name), natural(name)
     draws = fit.simulate(6000, seed=3, newdata=new())

@@ -19,6 +19,7 @@ pytest.importorskip("distributed")
 import psutil
 
 import jaxlmm
+from cases import some
 from jaxlmm.study import StudyError, read, status
 from jaxlmm.study.chunk import one_thread
 from jaxlmm.study.declare import Task
@@ -45,7 +46,7 @@ if __name__ == "__main__":
     out, executor, workers = sys.argv[1:4]
     run(study, out, executor, int(workers) or None)
 """
-EXECUTORS = [("inline", 0), ("processes", 1), pytest.param("dask", 1, marks=pytest.mark.slow)]
+EXECUTORS = some([("inline", 0), ("processes", 1), ("dask", 1)], ("processes", 1))
 TIMEOUT = 120.0
 
 
