@@ -19,13 +19,14 @@ from ..likelihood.model import Model, block_at
 from ..likelihood.parts import Residual, Term
 from ..likelihood.prepared import Basis, Prepared
 from ..linalg import tril_indices
-from ..pytrees import is_traced
+from ..pytrees import frozen_pytree, is_traced
 from .newton import Evaluate, Packing, Point
 
 
+@frozen_pytree(data=("reml",), meta=("parts", "placed", "profiled", "independent"))
 @dataclass(frozen=True)
 class Spec:
-    """The static part of a fit: everything compiled code depends on besides shapes.
+    """What a fit is of: everything that compiled code depends on besides shapes, and its criterion, which is a number.
 
     With random terms and independent residuals sigma is profiled out and the terms are relative to sigma^2. Otherwise
     (a residual structure, a variance that is fixed, or a random part that can take over all of the variation)
@@ -36,7 +37,7 @@ class Spec:
     placed: tuple[bool, ...]
     profiled: bool
     independent: bool  # residuals have one variance, profiled or not
-    reml: bool
+    reml: Any  # 1.0 for REML, 0.0 for ML, traced in compiled code
 
     @classmethod
     def of(cls, model: Model, method: str) -> Spec:
@@ -50,7 +51,9 @@ class Spec:
         if profiled:
             parts = model.random
         placed = tuple(places is not None for _, places in zip(parts, model.coords, strict=False))
-        return cls(tuple((part.structure, part.dim) for part in parts), placed, profiled, independent, method == "REML")
+        return cls(
+            tuple((part.structure, part.dim) for part in parts), placed, profiled, independent, float(method == "REML")
+        )
 
     @property
     def absolute(self) -> Spec:

@@ -141,7 +141,7 @@ def _information(spec: Spec, prepared: Any, information: str, x: Array) -> Array
     return getattr(local_of(spec, prepared, "solver", x, expanded(spec, prepared, "solver", x)), information)
 
 
-_program = compiled_by_size(_information, "spec", "information")
+_program = compiled_by_size(_information, "information")
 
 
 def delta(fit: Any, g: Callable[[Parameters], Any], information: str = "observed") -> Delta:
@@ -240,4 +240,4 @@ def _natural_values(spec: Spec, K: Any, coords: Any, x: Array) -> Any:
     return values(x), jax.jacfwd(values)(x)
 
 
-_natural = compiled_by_size(_natural_values, "spec")
+_natural = compiled_by_size(_natural_values)

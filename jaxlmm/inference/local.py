@@ -78,7 +78,7 @@ def expanded(spec: Spec, prepared: Prepared, chart: str, x: Array) -> Expanded:
     D = jax.vmap(lambda direction: jax.jvp(blocks, (x,), (direction,))[1])(jnp.eye(len(x)))
     normal = solve_normal(statistics.gram(C)[1], basis.alias)
     total = gram_slopes(normal, basis.n, basis.rank, spec.reml, False)
-    of_rss = gram_slopes(normal, basis.n, basis.rank, False, False)
+    of_rss = gram_slopes(normal, basis.n, basis.rank, 0.0, False)
 
     def curvature(weights: Array) -> tuple[Array, Any]:
         found = jax.vmap(lambda w: statistics.expand(C, D, lambda gram: w))(weights)
@@ -98,9 +98,7 @@ def local_of(spec: Spec, prepared: Prepared, chart: str, x: Array, at: Expanded)
     basis, normal = prepared.basis, at.normal
     p, v = normal.beta.shape[0], jnp.append(-normal.beta, 1.0)
     PhiP = normal.Phi @ at.P[:, :p, :p]
-    expected = -0.5 * at.of_trace
-    if spec.reml:
-        expected = expected + 0.5 * jnp.einsum("iab,jba->ij", PhiP, PhiP)
+    expected = 0.5 * (spec.reml * jnp.einsum("iab,jba->ij", PhiP, PhiP) - at.of_trace)
     Pv = (at.P @ v)[:, :p]
     average = 0.25 * (at.total - at.of_trace - 2.0 * Pv @ normal.Phi @ Pv.T)
 

@@ -234,7 +234,7 @@ def _clusters(parts: Sequence[Part]) -> np.ndarray:
     return connected([np.arange(len(ties[0])), *ties])[0]
 
 
-@compiled("spec", "chart")
+@compiled("chart")
 def _blocks(spec: Spec, chart: str, coords: tuple[Any, ...], x: Array) -> Any:
     """Blocks of all parts, and their derivatives (k, ...) in the coordinates."""
 

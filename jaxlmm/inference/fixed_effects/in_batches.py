@@ -344,7 +344,7 @@ def _result(
     return _Found(estimate, jnp.sqrt(jnp.maximum(variance, 0.0)), df, F, den, status)
 
 
-@compiled("spec", "kind", "count", "slots")
+@compiled("kind", "count", "slots")
 def _sandwiches(
     spec: Spec, kind: str, count: int, slots: int, turn: Array, L: Array, rhs: Array, prepared: Prepared, Q: Array,
     codes: Array, x: Array, y: Array,

@@ -284,6 +284,6 @@ def _quantities(
     return found.Phi, found.P, kind, kenward_roger.adjustment(spec, prepared, chart, x, at, W, full)
 
 
-_program = compiled_by_size(_quantities, "spec", "chart", "full")
+_program = compiled_by_size(_quantities, "chart", "full")
 
 __all__ = ["DF", "FTest", "Rows", "Wald", "wald"]

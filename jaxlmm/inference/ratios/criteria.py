@@ -102,7 +102,7 @@ class _Pieces(NamedTuple):
     P: Any
 
 
-@compiled("spec")
+@compiled()
 def _pieces(spec: Spec, prepared: Prepared, residual: Residual, x: Array, rows: Array) -> _Pieces:
     statistics, basis = prepared.statistics, prepared.basis
 

@@ -195,11 +195,11 @@ def _reported(spec: Spec, K: tuple[Any, ...], x: Array) -> Array:
     return jnp.stack(values)[1:]
 
 
-@compiled("spec")
+@compiled()
 def _with_slopes(spec: Spec, K: tuple[Any, ...], x: Array) -> tuple[Array, Array]:
     return _reported(spec, K, x), jax.jacfwd(partial(_reported, spec, K))(x)
 
 
-@compiled("spec")
+@compiled()
 def _each_reported(spec: Spec, K: tuple[Any, ...], x: Array) -> Array:
     return jax.vmap(partial(_reported, spec, K))(x)
