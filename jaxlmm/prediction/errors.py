@@ -25,12 +25,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ..estimates.effects import effects_by_term, random_effects
+from ..errors import require_accurate
+from ..estimates.effects import effects_by_term, effects_of
 from ..estimates.rows import Part, TermRows, through
 from ..fitting.objective import Spec, coordinates
 from ..inference.robust.partition import Partition, Rowwise
 from ..likelihood.engines.layout import connected
 from ..likelihood.engines.orthogonal import bucket
+from ..pytrees import once
 from ..runtime.precision import float64
 from ..runtime.programs import compiled
 from .newdata import NewRows, joined
@@ -87,7 +89,14 @@ class Predictor:
         self.VQ, self.Ve = solved[:, :p], solved[:, p]
         root = self.rows.R @ np.nan_to_num(fit.estimate.inner[0])
         self.Phi = root @ root.T
-        self.effects = effects_by_term(fit.model, random_effects(fit.model, fit.estimate))
+        self.effects = effects_by_term(fit.model, effects_of(fit))
+
+    @classmethod
+    def of(cls, fit: Any, chart: str = "solver") -> Predictor:
+        """The predictor of a fit in a chart, made once."""
+        found = once(fit, ("predictor", chart), lambda: cls(fit, chart))
+        require_accurate(found.VQ, found.Ve)
+        return found
 
     def __call__(
         self, new: NewRows, state: Callable[[int], str], errors: bool = True, W: np.ndarray | None = None
