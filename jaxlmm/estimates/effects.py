@@ -24,7 +24,7 @@ from ..likelihood.parts import Field, Term
 from ..likelihood.prepared import Prepared, prepare, weighted
 from ..pytrees import once, replace
 from ..runtime.precision import float64
-from ..runtime.programs import compiled
+from ..runtime.programs import compiled, compiled_by_size
 
 MOST = 2e7  # numbers in the covariances of levels without data with rows that are held at a time
 
@@ -131,11 +131,11 @@ def _replanned(model: Model, merged: tuple[Term, ...]) -> Model:
 
 
 def _by_levels(terms: Sequence[Any], prepared: Prepared, C: Blocks, estimate: Estimate) -> Any:
-    found = jax.device_get(_posterior(prepared, C, prepared.basis.R @ estimate.coef - prepared.basis.c))
+    run = _posteriors(prepared.statistics, 1)
+    found = jax.device_get(run(prepared, C, prepared.basis.R @ estimate.coef - prepared.basis.c))
     return [[a[: part.levels] for a in each] for part, each in zip(terms, found, strict=True)]
 
 
-@compiled()
 def _posterior(prepared: Prepared, C: Blocks, beta: Array) -> list[tuple[Array, Array, Array]]:
     """Mean and covariance of the effects given the data, and H of `Effects`; beta in internal coordinates."""
     found = prepared.statistics.posterior(Blocks(tuple(jnp.asarray(G) for G in C.random), jnp.asarray(C.residual)))
@@ -143,6 +143,9 @@ def _posterior(prepared: Prepared, C: Blocks, beta: Array) -> list[tuple[Array, 
         (means[..., -1] - means[..., :-1] @ beta, cov, means[..., :-1] @ prepared.basis.R)
         for means, cov in zip(found.means, found.covariances, strict=True)
     ]
+
+
+_posteriors = compiled_by_size(_posterior)
 
 
 def _by_clusters(

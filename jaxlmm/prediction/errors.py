@@ -31,7 +31,7 @@ from ..estimates.rows import Part, TermRows, through
 from ..fitting.objective import Spec, coordinates
 from ..inference.robust.partition import Partition, Rowwise
 from ..likelihood.engines.layout import connected
-from ..likelihood.engines.orthogonal import bucket
+from ..likelihood.engines.orthogonal import bucket, pad_last
 from ..pytrees import once
 from ..runtime.precision import float64
 from ..runtime.programs import compiled
@@ -84,9 +84,6 @@ class Predictor:
         if chart != "solver":
             with float64():
                 self.x = np.asarray(coordinates(self.rows.spec, self.rows.prepared, fit.theta, chart))
-        p = self.rows.Q.shape[1]
-        solved = self.rows.solve(np.column_stack([self.rows.Q, self.rows.e]))
-        self.VQ, self.Ve = solved[:, :p], solved[:, p]
         root = self.rows.R @ np.nan_to_num(fit.estimate.inner[0])
         self.Phi = root @ root.T
         self.effects = effects_by_term(fit.model, effects_of(fit))
@@ -94,9 +91,14 @@ class Predictor:
     @classmethod
     def of(cls, fit: Any, chart: str = "solver") -> Predictor:
         """The predictor of a fit in a chart, made once."""
-        found = once(fit, ("predictor", chart), lambda: cls(fit, chart))
-        require_accurate(found.VQ, found.Ve)
-        return found
+        return once(fit, ("predictor", chart), lambda: cls(fit, chart))
+
+    def _use_columns(self, size: int) -> None:
+        """Solve for Q and e, in as many columns as rows are predicted side by side: they share a compiled program."""
+        p = self.rows.Q.shape[1]
+        solved = once(self, "solved", lambda: self.rows.solve(pad_last(self.rows.U, max(size, p + 1))))
+        require_accurate(solved)
+        self.VQ, self.Ve = solved[:, :p], solved[:, p]
 
     def __call__(
         self, new: NewRows, state: Callable[[int], str], errors: bool = True, W: np.ndarray | None = None
@@ -114,6 +116,7 @@ class Predictor:
         turn = joint.turn
         size = min(MOST, int(NUMBERS / (n * (1 + (k if W is not None else 0)))), bucket(int(turn.max()) + 1))
         size = max(1, size)
+        self._use_columns(size)
         out = Predicted(np.zeros(m), np.zeros(m), np.zeros((m, k)), np.zeros(m))
         for start in range(0, int(turn.max()) + 1, size):
             here = np.flatnonzero((turn >= start) & (turn < start + size))
