@@ -129,7 +129,7 @@ def _local(spec: Spec, basis: Basis, scale: np.ndarray, point: Point) -> tuple[n
     if spec.profiled:
         nu = basis.n - spec.reml * basis.rank
         sigma, v = np.sqrt(rss / nu), np.append(-beta, 1.0)
-        relative = np.einsum("kij,i,j->k", P, v, v)[:, None] / sigma**2  # change of rss
+        relative = (P @ v @ v)[:, None] / sigma**2  # change of rss
         H = np.block([[H + 0.5 * relative @ relative.T / nu, -relative], [-relative.T, np.full((1, 1), 2.0 * nu)]])
         gram = np.linalg.inv(normal.Phi[0])
         P = np.concatenate([P[:, :p, :p], -2.0 * gram[None]]) / sigma**2

@@ -176,7 +176,7 @@ def _theta_slopes(spec: Spec, basis: Basis, scale: np.ndarray, point: Point) -> 
     if spec.profiled:
         v = np.append(-normal.beta, 1.0)
         sigma = np.sqrt(normal.rss / nu)
-        change = np.einsum("kij,i,j->k", slopes, v, v) / (2.0 * nu * sigma)
+        change = slopes @ v @ v / (2.0 * nu * sigma)
 
     def theta(step: Array, log_sigma: Array) -> Array:
         return spec.theta((point.x + step) * scale, (sigma + change @ step) * jnp.exp(log_sigma), basis.K)

@@ -18,6 +18,7 @@ from ..fitting.objective import Spec, coordinates
 from ..frames.columns import make_frame
 from ..frames.tables import Shown, Table, format_column
 from ..likelihood.model import block_at
+from ..linalg import quadratic
 from ..runtime.precision import float64
 from ..runtime.programs import compiled_by_size
 from .local import expanded, inverse, local_of, prepared_for
@@ -226,7 +227,7 @@ def _sandwiched(J: np.ndarray, W: np.ndarray) -> np.ndarray:
 
 def _spread(J: np.ndarray, W: np.ndarray) -> np.ndarray:
     """Variances (...,) of values with Jacobian J (..., k), NaN where nothing moves them."""
-    found = np.einsum("...k,kl,...l->...", J, W, J)
+    found = quadratic(J, W)
     return np.where(np.abs(J).max(-1, initial=0.0) > 0, found, np.nan)
 
 

@@ -134,7 +134,7 @@ def inverse(information: Any, Phi: Any, P: Any) -> Inverse:
     w, Q = (eigh if xp is jnp else np.linalg.eigh)(information / (d[:, None] * d[None, :]))
     flat = xp.abs(w) < FLAT
     along = Q / d[:, None]  # a column a direction
-    change = xp.abs(xp.einsum("ka,kij,jl->ail", along, P, Phi)).reshape(len(d), -1)
+    change = xp.abs(xp.tensordot(along.T, P @ Phi, 1)).reshape(len(d), -1)
     change = xp.max(xp.concatenate([change, xp.zeros((len(d), 1))], 1), -1)
     W = (along * xp.where(flat, 0.0, 1.0 / xp.where(flat, 1.0, w))) @ along.T
     return Inverse(W, xp.all(w > -FLAT), xp.all(~flat | (change < INDEPENDENT)))

@@ -32,6 +32,7 @@ from ..fitting.objective import Spec, coordinates
 from ..inference.robust.partition import Partition, Rowwise
 from ..likelihood.engines.layout import connected
 from ..likelihood.engines.orthogonal import bucket, pad_last
+from ..linalg import quadratic
 from ..pytrees import once
 from ..runtime.precision import float64
 from ..runtime.programs import compiled
@@ -158,7 +159,7 @@ class Predictor:
             along = [d[i] for d in D]
             H, U = through(parts, along, local), through(parts, along, VQ)
             slopes[:, i] = sums(local * H) + 2.0 * np.sum(sums.along(local, U) * c, 1)
-            slopes[:, i] += np.einsum("ma,ab,mb->m", c, self.VQ.T @ U[:n], c)
+            slopes[:, i] += quadratic(c, self.VQ.T @ U[:n])
             if W is not None:
                 rest.append(-H[:n])
                 common.append(-U[:n])
@@ -196,10 +197,10 @@ class Predictor:
             of_rest = sum(W[i, j] * solved_rest[j] for j in range(k))
             of_common = sum(W[i, j] * solved_common[j] for j in range(k))
             total += sums(rest[i] * of_rest) + 2.0 * np.sum(sums.along(rest[i], of_common) * c, 1)
-            total += np.einsum("ma,ab,mb->m", c, common[i].T @ of_common, c)
+            total += quadratic(c, common[i].T @ of_common)
             g.append(sums.along(rest[i], self.VQ) + c @ (self.VQ.T @ common[i]).T)
         both = np.stack(g)  # (k, m, p)
-        return total - np.einsum("ima,ij,ab,jmb->m", both, W, self.Phi, both, optimize=True)
+        return total - np.sum((both @ self.Phi) * np.tensordot(W, both, 1), (0, 2))
 
 
 class _Sums:

@@ -13,6 +13,7 @@ from ..estimates.effects import effects_by_term, effects_of, linear_predictor
 from ..frames.columns import make_frame
 from ..inference.fixed_effects.wald import Wald, check_tests
 from ..likelihood.parts import Term
+from ..linalg import quadratic
 from .choice import Random, parts_of
 from .errors import Predictor
 from .newdata import ABSENT, FRESH, SHARED, NewRows, check_known, rows_of_data, rows_of_fit
@@ -96,7 +97,7 @@ def _with_errors(fit: Any, new: NewRows, state: Any, level: float, df: str, meth
     if W is None:
         freedom = by.rows(new.X).df
     else:
-        variance = np.einsum("mi,ij,mj->m", found.slopes, W, found.slopes)
+        variance = quadratic(found.slopes, W)
         with np.errstate(divide="ignore", invalid="ignore"):
             freedom = 2.0 * found.mse**2 / variance
         freedom = np.where((found.mse > 0) & ~(freedom > MANY), freedom, np.inf)

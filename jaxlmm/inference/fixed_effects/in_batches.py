@@ -24,6 +24,7 @@ from ...frames.alignment import refuse_masked
 from ...frames.columns import make_frame
 from ...frames.tables import Shown, Table, format_column, format_df
 from ...likelihood.prepared import Prepared, orthonormal, prepare, weighted
+from ...linalg import quadratic
 from ...runtime.programs import QUICKLY, compiled
 from ...tolerances import REPEATED
 from ..hypotheses.coding import Coding
@@ -334,7 +335,7 @@ def _result(
     L: Array, turn: Array, vcov: Array, estimate: Array, rhs: Array, df: Array, scale: Array, den: Array, status: Array
 ) -> _Found:  # fmt: skip
     """Standard errors and F; without a positive variance there is no test."""
-    rows, variance = turn @ L, jnp.einsum("mi,ij,mj->m", L, vcov, L)
+    rows, variance = turn @ L, quadratic(L, vcov)
     V = rows @ vcov @ rows.T
     unit = jax.lax.rsqrt(jnp.diagonal(V))  # each in its own standard error
     gap = unit * (turn @ (estimate - rhs))

@@ -35,7 +35,7 @@ def adjustment(spec: Spec, prepared: Prepared, chart: str, x: Array, at: Expande
     p = at.normal.beta.shape[0]
     P = at.P[:, :p, :p]
     Q = 0.5 * at.bend(W)[:p, :p]
-    total = 0.5 * (Q + Q.T) - jnp.einsum("ij,iab,bc,jcd->ad", W, P, at.normal.Phi, P)
+    total = 0.5 * (Q + Q.T) - jnp.sum(P @ at.normal.Phi @ jnp.tensordot(W, P, 1), 0)
     return total - 0.25 * _curved(spec, prepared, chart, x, at.C, P, W) if full else total
 
 
@@ -84,10 +84,10 @@ def joint(L: Any, Phi: Any, P: Any, W: Any) -> tuple[Any, Any]:
     A = L @ Phi
     middle = A @ L.T
     inverse = np.linalg.inv(middle) if xp is np else inv_logdet(middle)[0]
-    S = xp.einsum("ab,bi,kij,cj->kac", inverse, A, P, A)
-    traces = xp.einsum("kaa->k", S)
+    S = inverse @ (A @ P @ A.T)
+    traces = xp.trace(S, axis1=1, axis2=2)
     A1 = traces @ W @ traces
-    A2 = xp.einsum("kl,kab,lba->", W, S, S)
+    A2 = xp.sum(xp.tensordot(W, S, 1) * xp.swapaxes(S, 1, 2))
     safe = xp.where(A2 > 0, A2, 1.0)
     B = (A1 + 6.0 * A2) / (2 * r)
     g = ((r + 1) * A1 - (r + 4) * A2) / ((r + 2) * safe)
