@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -80,12 +82,14 @@ class Spec:
             start = stop
         return out
 
-    def blocks(self, s: Array, coords: tuple[Any, ...], chart: str = "solver") -> Blocks:
-        """Covariance blocks at coordinates of a chart, "solver" or "natural"; `coords` as in `Prepared`."""
+    def blocks(self, s: Array, coords: tuple[Any, ...], chart: Any = "solver") -> Blocks:
+        """Covariance blocks at coordinates of a chart, see `in_chart`; `coords` as in `Prepared`."""
+
+        def block(structure: Covariance, dim: Any, places: Any, chart: str, v: Array) -> Array:
+            return block_at(getattr(structure, f"from_{chart}")(v, dim), dim, places)
+
         parts = zip(self.split(s), coords, strict=False)
-        matrices = [
-            block_at(getattr(structure, f"from_{chart}")(v, dim), dim, places) for (structure, dim, v), places in parts
-        ]
+        matrices = [in_chart(chart, partial(block, structure, dim, p), v) for (structure, dim, v), p in parts]
         if self.profiled:
             matrices.append(jnp.ones((1, 1)))
         return Blocks(tuple(matrices[:-1]), matrices[-1])
@@ -140,6 +144,13 @@ class Spec:
             far = places is None or is_traced(places)
             values.append(structure.start(dim) if far else structure.start(dim, spacing(places)))
         return concatenated(np.zeros(0), values)
+
+
+def in_chart(chart: Any, f: Callable[[str, Array], Any], v: Array) -> Any:
+    """f(chart, v) in a chart of the covariance parameters, "solver" or "natural"; a number that is traced is 0 or 1."""
+    if isinstance(chart, str):
+        return f(chart, v)
+    return jax.lax.cond(chart > 0, partial(f, "natural"), partial(f, "solver"), v)
 
 
 def moment_start(spec: Spec, statistics: Any, s: np.ndarray, scale: np.ndarray) -> np.ndarray:

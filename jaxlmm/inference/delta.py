@@ -21,7 +21,7 @@ from ..likelihood.model import block_at
 from ..linalg import quadratic
 from ..runtime.precision import float64
 from ..runtime.programs import compiled_by_size
-from .local import expanded, inverse, local_of, prepared_for
+from .local import INFORMATION, inverse, local, prepared_for
 from .options import check_information
 
 
@@ -127,7 +127,7 @@ def uncertain(fit: Any, information: str = "observed") -> Uncertain:
         kind = fit.estimate.information
         if information != "observed":
             run = _program(prepared.statistics, len(x))
-            kind = np.asarray(run(spec, prepared, information, x))
+            kind = np.asarray(run(spec, prepared, x)[INFORMATION.index(information)])
     found, note = np.full_like(kind, np.nan), ""
     if not fit.converged:
         note = f"not converged: {fit.estimate.status.advice}"
@@ -138,11 +138,12 @@ def uncertain(fit: Any, information: str = "observed") -> Uncertain:
     return Uncertain(spec, prepared.basis.K, prepared.coords, x, found, note)
 
 
-def _information(spec: Spec, prepared: Any, information: str, x: Array) -> Array:
-    return getattr(local_of(spec, prepared, "solver", x, expanded(spec, prepared, "solver", x)), information)
+def _information(spec: Spec, prepared: Any, x: Array) -> Array:
+    found = local(spec, prepared, "solver", x)
+    return jnp.stack([getattr(found, kind) for kind in INFORMATION])
 
 
-_program = compiled_by_size(_information, "information")
+_program = compiled_by_size(_information)
 
 
 def delta(fit: Any, g: Callable[[Parameters], Any], information: str = "observed") -> Delta:

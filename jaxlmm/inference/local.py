@@ -63,12 +63,12 @@ class Expanded(NamedTuple):
     bend: Callable[[Array], Array]  # W (k, k) -> sum_ij W_ij times the second derivatives (p+1, p+1) of the Gram
 
 
-def blocks_at(spec: Spec, prepared: Prepared, chart: str, x: Array) -> Blocks:
-    """Covariance blocks at coordinates of a chart."""
+def blocks_at(spec: Spec, prepared: Prepared, chart: Any, x: Array) -> Blocks:
+    """Covariance blocks at coordinates of a chart, which may be traced, see `jaxlmm.fitting.objective.in_chart`."""
     return spec.blocks(x, prepared.coords, chart)
 
 
-def expanded(spec: Spec, prepared: Prepared, chart: str, x: Array) -> Expanded:
+def expanded(spec: Spec, prepared: Prepared, chart: Any, x: Array) -> Expanded:
     """One expansion of the engine for both weights of the Gram that information matrices are made of.
 
     It is linear in these weights, so that its transpose has the second derivatives of the Gram themselves.
@@ -93,7 +93,7 @@ def expanded(spec: Spec, prepared: Prepared, chart: str, x: Array) -> Expanded:
     return Expanded(C, normal, found.gram_slopes[0], slopes, both[0], both[1], bend)
 
 
-def local_of(spec: Spec, prepared: Prepared, chart: str, x: Array, at: Expanded) -> Local:
+def local_of(spec: Spec, prepared: Prepared, chart: Any, x: Array, at: Expanded) -> Local:
     """`Local` from what the engine gives."""
     basis, normal = prepared.basis, at.normal
     p, v = normal.beta.shape[0], jnp.append(-normal.beta, 1.0)

@@ -10,6 +10,7 @@ import pytest
 import jaxlmm
 from jaxlmm import datasets
 from jaxlmm.likelihood import prepared as prepared_module
+from jaxlmm.runtime.programs import PROGRAMS
 
 COMPILED = []
 jax.monitoring.register_event_duration_secs_listener(
@@ -53,6 +54,22 @@ def test_a_comparison_of_reml_fits_refits_them_without_compiling():
 
     compared("ML")
     assert compilations(lambda: compared("REML")) == 0
+
+
+def test_variants_of_tests_share_their_programs():
+    """Methods, information matrices and charts: a fit with a variance of zero keeps it in the natural chart."""
+    inside, edge = (jaxlmm.lmm("Yield ~ 1 + (1 | Batch)", datasets.load(f"dyestuff{i}")) for i in ("", "2"))
+    assert edge.singular and not inside.singular
+    inside.wald("kenward-roger-full")
+    before = len(PROGRAMS)
+    df = set()
+    for fit in (inside, edge):
+        for method in ("satterthwaite", "kenward-roger", "kenward-roger-full"):
+            for information in ("expected", "average", "observed"):
+                for boundary_df in ("keep", "drop"):
+                    by = fit.wald(method, information=information, boundary_df=boundary_df)
+                    df.add((fit.singular, method, by.parameters[0]))
+    assert len(df) == 9 and len(PROGRAMS) == before
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from ...batch.responses import Lane, Shared, assemble
 from ...distributions import f_tail, t_tail
 from ...errors import DataError
 from ...fitting.newton import Status
-from ...fitting.objective import Spec
+from ...fitting.objective import Spec, in_chart
 from ...frames.alignment import refuse_masked
 from ...frames.columns import make_frame
 from ...frames.tables import Shown, Table, format_column, format_df
@@ -28,7 +28,7 @@ from ...linalg import quadratic
 from ...runtime.programs import QUICKLY, compiled
 from ...tolerances import REPEATED
 from ..hypotheses.coding import Coding
-from ..local import blocks_at, expanded, inverse, local_of
+from ..local import INFORMATION, blocks_at, expanded, inverse, local_of
 from ..options import chart_of, check_options
 from ..robust import sandwich
 from ..robust.partition import dependent
@@ -100,12 +100,11 @@ class LaneTests(Shown):
 
 
 class Rule(NamedTuple):
-    """What a compiled pass depends on: how degrees of freedom are found."""
+    """How degrees of freedom are found: a compiled pass depends on the methods alone."""
 
-    spec: Spec
     methods: tuple[str, ...]
-    chart: str
-    information: str
+    chart: float  # see `jaxlmm.fitting.objective.in_chart`
+    information: int  # of `INFORMATION`
 
 
 class _Found(NamedTuple):
@@ -212,7 +211,7 @@ class Tests:
         singular = np.any(fitted.found.boundary, -1)
         for lanes, on_boundary in ((good & ~singular, False), (good & singular, True)):
             index = np.flatnonzero(lanes)
-            for rule in self._rules(fitted.spec.absolute, on_boundary) if len(index) else ():
+            for rule in self._rules(on_boundary) if len(index) else ():
                 for method, found in zip(rule.methods, self._run(rule, fitted, index), strict=True):
                     self._fill(tests[method], rows, index, found)
         if self.robust is not None:
@@ -220,14 +219,17 @@ class Tests:
             if len(index):
                 self._fill(tests[self.robust], rows, index, self._sandwich(fitted, index))
 
-    def _rules(self, spec: Spec, on_boundary: bool) -> list[Rule]:
+    def _rules(self, on_boundary: bool) -> list[Rule]:
         """Passes over data sets inside or on the boundary of the parameter space; methods share what they can."""
         groups: dict[tuple[str, str], list[str]] = {}
         for method in self.df:
             singular = on_boundary and method in SMALL_SAMPLE
             chart = chart_of(method, self.information, self.boundary_df, singular)
             groups.setdefault(chart, []).append(method)
-        return [Rule(spec, tuple(methods), *chart) for chart, methods in groups.items()]
+        return [
+            Rule(tuple(methods), float(chart == "natural"), INFORMATION.index(information))
+            for (chart, information), methods in groups.items()
+        ]
 
     def _fill(self, out: LaneTests, rows: np.ndarray, index: np.ndarray, found: _Found) -> None:
         """Write the results of some lanes."""
@@ -251,7 +253,16 @@ class Tests:
         lanes = jax.tree_util.tree_map(lambda a: np.asarray(a)[place], fitted.lanes)
         few = jax.default_backend() == "cpu" and len(index) <= FEW
         every = (_over_few_lanes if few else _over_lanes)(
-            rule, slots, self.turn, L, self.rhs, fitted.shared, lanes, fitted.x[place]
+            rule.methods,
+            slots,
+            fitted.spec.absolute,
+            *rule[1:],
+            self.turn,
+            L,
+            self.rhs,
+            fitted.shared,
+            lanes,
+            fitted.x[place],
         )
         return [_Found(*(np.asarray(a)[: len(index)] for a in found)) for found in every]
 
@@ -282,31 +293,33 @@ class Tests:
 
 
 def _mapped(
-    rule: Rule, slots: int, turn: Array, L: Array, rhs: Array, shared: Shared, lanes: Lane, x: Array
+    methods: tuple[str, ...], slots: int, spec: Spec, chart: Array, information: Array, turn: Array, L: Array,
+    rhs: Array, shared: Shared, lanes: Lane, x: Array,
 ) -> list[_Found]:  # fmt: skip
     def one(inputs: tuple[Lane, Array]) -> list[_Found]:
         prepared, _ = assemble(shared, inputs[0])
-        return _test_lane(rule, turn, L, rhs, prepared, inputs[1])
+        return _test_lane(methods, spec, chart, information, turn, L, rhs, prepared, inputs[1])
 
     return jax.lax.map(one, (lanes, x), batch_size=slots)
 
 
-_over_lanes = compiled("rule", "slots")(_mapped)
+_over_lanes = compiled("methods", "slots")(_mapped)
 # for few data sets compiling takes longer than running
-_over_few_lanes = compiled("rule", "slots", options=QUICKLY)(_mapped)
+_over_few_lanes = compiled("methods", "slots", options=QUICKLY)(_mapped)
 
 
-def _test_lane(rule: Rule, turn: Array, L: Array, rhs: Array, prepared: Prepared, x: Array) -> list[_Found]:
-    """Tests in one data set by every method of a rule, x being the solver's coordinates; a pure function."""
-    spec, methods, chart, information = rule
-    if chart == "natural":
-        x = spec.map("solver_to_natural", x)
+def _test_lane(
+    methods: tuple[str, ...], spec: Spec, chart: Array, information: Array, turn: Array, L: Array, rhs: Array,
+    prepared: Prepared, x: Array,
+) -> list[_Found]:  # fmt: skip
+    """Tests in one data set by every method of a `Rule`, x being the solver's coordinates; a pure function."""
+    x = in_chart(chart, lambda chart, x: spec.map("solver_to_natural", x) if chart == "natural" else x, x)
     at = expanded(spec, prepared, chart, x)
     basis, alias = prepared.basis, jnp.asarray(prepared.basis.alias)
     inner = jax.scipy.linalg.solve_triangular(basis.R, L.T, trans=1).T * (1.0 - alias)
     estimable = ~jnp.any((L != 0) & (alias > 0))  # a column that others span is as if it were not there
     local = local_of(spec, prepared, chart, x, at)
-    inv = inverse(getattr(local, information), local.Phi, local.P)
+    inv = inverse(jnp.stack([getattr(local, kind) for kind in INFORMATION])[information], local.Phi, local.P)
     estimate = inner @ (basis.c + at.normal.beta)
     out = []
     for method in methods:
@@ -319,7 +332,9 @@ def _test_lane(rule: Rule, turn: Array, L: Array, rhs: Array, prepared: Prepared
             den = jnp.asarray(basis.n - basis.rank if method == "residual" else jnp.inf)
             df = jnp.broadcast_to(den, (len(inner),))
         if method.startswith("kenward"):
-            total = kenward_roger.adjustment(spec, prepared, chart, x, at, inv.W, method.endswith("full"))
+            total = kenward_roger.adjustment(at, inv.W)
+            if method.endswith("full"):
+                total = total + kenward_roger.curvature(spec, prepared, chart, x, local.P, inv.W)
             vcov = kenward_roger.adjusted(local.Phi, total)
         rows = turn @ inner
         if method == "satterthwaite":
