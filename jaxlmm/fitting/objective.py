@@ -53,9 +53,7 @@ class Spec:
         if profiled:
             parts = model.random
         placed = tuple(places is not None for _, places in zip(parts, model.coords, strict=False))
-        return cls(
-            tuple((part.structure, part.dim) for part in parts), placed, profiled, independent, float(method == "REML")
-        )
+        return cls(tuple((p.structure, p.dim) for p in parts), placed, profiled, independent, float(method == "REML"))
 
     @property
     def absolute(self) -> Spec:

@@ -25,6 +25,7 @@ from ...frames.columns import make_frame
 from ...frames.tables import Shown, Table, format_column, format_df
 from ...likelihood.prepared import Prepared, orthonormal, prepare, weighted
 from ...linalg import quadratic
+from ...pytrees import frozen_pytree
 from ...runtime.programs import QUICKLY, compiled
 from ...tolerances import REPEATED
 from ..hypotheses.coding import Coding
@@ -99,10 +100,13 @@ class LaneTests(Shown):
         return Table(f"Tests in {len(good)} data sets, {count} with a result:", header, rows)
 
 
-class Rule(NamedTuple):
-    """How degrees of freedom are found: a compiled pass depends on the methods alone."""
+@frozen_pytree(data=("spec", "chart", "information"), meta=("methods",))
+@dataclass(frozen=True)
+class Rule:
+    """How degrees of freedom are found; a compiled pass is for methods, and serves all charts and information."""
 
     methods: tuple[str, ...]
+    spec: Spec
     chart: float  # see `jaxlmm.fitting.objective.in_chart`
     information: int  # of `INFORMATION`
 
@@ -211,7 +215,7 @@ class Tests:
         singular = np.any(fitted.found.boundary, -1)
         for lanes, on_boundary in ((good & ~singular, False), (good & singular, True)):
             index = np.flatnonzero(lanes)
-            for rule in self._rules(on_boundary) if len(index) else ():
+            for rule in self._rules(fitted.spec.absolute, on_boundary) if len(index) else ():
                 for method, found in zip(rule.methods, self._run(rule, fitted, index), strict=True):
                     self._fill(tests[method], rows, index, found)
         if self.robust is not None:
@@ -219,7 +223,7 @@ class Tests:
             if len(index):
                 self._fill(tests[self.robust], rows, index, self._sandwich(fitted, index))
 
-    def _rules(self, on_boundary: bool) -> list[Rule]:
+    def _rules(self, spec: Spec, on_boundary: bool) -> list[Rule]:
         """Passes over data sets inside or on the boundary of the parameter space; methods share what they can."""
         groups: dict[tuple[str, str], list[str]] = {}
         for method in self.df:
@@ -227,7 +231,7 @@ class Tests:
             chart = chart_of(method, self.information, self.boundary_df, singular)
             groups.setdefault(chart, []).append(method)
         return [
-            Rule(tuple(methods), float(chart == "natural"), INFORMATION.index(information))
+            Rule(tuple(methods), spec, float(chart == "natural"), INFORMATION.index(information))
             for (chart, information), methods in groups.items()
         ]
 
@@ -253,16 +257,7 @@ class Tests:
         lanes = jax.tree_util.tree_map(lambda a: np.asarray(a)[place], fitted.lanes)
         few = jax.default_backend() == "cpu" and len(index) <= FEW
         every = (_over_few_lanes if few else _over_lanes)(
-            rule.methods,
-            slots,
-            fitted.spec.absolute,
-            *rule[1:],
-            self.turn,
-            L,
-            self.rhs,
-            fitted.shared,
-            lanes,
-            fitted.x[place],
+            rule, slots, self.turn, L, self.rhs, fitted.shared, lanes, fitted.x[place]
         )
         return [_Found(*(np.asarray(a)[: len(index)] for a in found)) for found in every]
 
@@ -293,36 +288,33 @@ class Tests:
 
 
 def _mapped(
-    methods: tuple[str, ...], slots: int, spec: Spec, chart: Array, information: Array, turn: Array, L: Array,
-    rhs: Array, shared: Shared, lanes: Lane, x: Array,
+    rule: Rule, slots: int, turn: Array, L: Array, rhs: Array, shared: Shared, lanes: Lane, x: Array
 ) -> list[_Found]:  # fmt: skip
     def one(inputs: tuple[Lane, Array]) -> list[_Found]:
         prepared, _ = assemble(shared, inputs[0])
-        return _test_lane(methods, spec, chart, information, turn, L, rhs, prepared, inputs[1])
+        return _test_lane(rule, turn, L, rhs, prepared, inputs[1])
 
     return jax.lax.map(one, (lanes, x), batch_size=slots)
 
 
-_over_lanes = compiled("methods", "slots")(_mapped)
+_over_lanes = compiled("slots")(_mapped)
 # for few data sets compiling takes longer than running
-_over_few_lanes = compiled("methods", "slots", options=QUICKLY)(_mapped)
+_over_few_lanes = compiled("slots", options=QUICKLY)(_mapped)
 
 
-def _test_lane(
-    methods: tuple[str, ...], spec: Spec, chart: Array, information: Array, turn: Array, L: Array, rhs: Array,
-    prepared: Prepared, x: Array,
-) -> list[_Found]:  # fmt: skip
-    """Tests in one data set by every method of a `Rule`, x being the solver's coordinates; a pure function."""
+def _test_lane(rule: Rule, turn: Array, L: Array, rhs: Array, prepared: Prepared, x: Array) -> list[_Found]:
+    """Tests in one data set by every method of a rule, x being the solver's coordinates; a pure function."""
+    spec, chart = rule.spec, rule.chart
     x = in_chart(chart, lambda chart, x: spec.map("solver_to_natural", x) if chart == "natural" else x, x)
     at = expanded(spec, prepared, chart, x)
     basis, alias = prepared.basis, jnp.asarray(prepared.basis.alias)
     inner = jax.scipy.linalg.solve_triangular(basis.R, L.T, trans=1).T * (1.0 - alias)
     estimable = ~jnp.any((L != 0) & (alias > 0))  # a column that others span is as if it were not there
     local = local_of(spec, prepared, chart, x, at)
-    inv = inverse(jnp.stack([getattr(local, kind) for kind in INFORMATION])[information], local.Phi, local.P)
+    inv = inverse(jnp.stack([getattr(local, kind) for kind in INFORMATION])[rule.information], local.Phi, local.P)
     estimate = inner @ (basis.c + at.normal.beta)
     out = []
-    for method in methods:
+    for method in rule.methods:
         vcov, scale, status = local.Phi, jnp.ones(()), jnp.full((), TestStatus.OK)
         if method in SMALL_SAMPLE:
             status = jnp.where(inv.identified, TestStatus.OK, TestStatus.NOT_IDENTIFIED)
