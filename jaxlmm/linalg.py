@@ -173,6 +173,11 @@ def psd_cholesky(G: Array) -> Array:
     return L
 
 
+def quadratic(x: Any, M: Any) -> Any:
+    """``x'M x`` of rows x (..., k) and matrices M (..., k, k), as matrix products; NumPy or JAX."""
+    return ((x @ M) * x).sum(-1)
+
+
 @lru_cache(maxsize=64)
 def tril_indices(q: int) -> tuple[np.ndarray, np.ndarray]:
     """Rows and columns of a lower triangle, column by column (lme4's order)."""

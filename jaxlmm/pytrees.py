@@ -48,6 +48,22 @@ def replace(obj: T, **changes: Any) -> T:
     return new
 
 
+class _Kept(dict[Any, Any]):
+    """What was made of a frozen object; not pickled, nor copied deeply."""
+
+    def __reduce__(self) -> Any:
+        return _Kept, ()
+
+
+def once(obj: Any, key: Any, make: Callable[[], T]) -> T:
+    """What `make` gives, kept with a frozen object under a key; its copies with changes, and JAX, make their own."""
+    kept = vars(obj).setdefault("_kept", _Kept())
+    if key in kept:
+        return kept[key]
+    found = make()
+    return found if is_traced(found) else kept.setdefault(key, found)
+
+
 def set_all(obj: Any, **values: Any) -> None:
     """Set fields of a frozen dataclass inside its own constructor."""
     for name, value in values.items():

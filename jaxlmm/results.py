@@ -227,7 +227,7 @@ class Fit(Shown):
         PrecisionWarning
             As in `predict`.
         """
-        return random_effects(self.frame, self.model, self.estimate, all_levels)
+        return random_effects(self, all_levels)
 
     # -- tests -----------------------------------------------------------------------------------------------
 

@@ -7,10 +7,7 @@ shape is compiled once. What a lane does depends on its own data only.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
-from threading import Lock
 from typing import Any, NamedTuple
 
 import jax
@@ -33,9 +30,6 @@ SIZES_OTHERWISE = ((1024, 1024), (65536, 16384))
 WORK = {"cpu": 2**15}
 WORK_OTHERWISE = 2**25
 
-_COMPILED: set[Any] = set()  # what has been compiled in this process
-_COMPILING = Lock()
-
 
 class Queue(NamedTuple):
     """State of `_drain`: what each slot works on, and the results so far."""
@@ -49,7 +43,7 @@ class Queue(NamedTuple):
     iterations: Any
 
 
-def _drain(spec: Spec, slots: int, shared: Shared, lanes: Lane, order: Any, starts: Any, total: Any) -> Ends:
+def _drain(slots: int, spec: Spec, shared: Shared, lanes: Lane, order: Any, starts: Any, total: Any) -> Ends:
     """Run the solver for the first `total` lanes of `order` (capacity,) from `starts` (capacity, k).
 
     A fixed number of slots is stepped together; a slot whose lane has ended takes the next one from the queue.
@@ -99,13 +93,13 @@ def _drain(spec: Spec, slots: int, shared: Shared, lanes: Lane, order: Any, star
     return Ends(queue.best, queue.status, queue.decrement, queue.iterations)
 
 
-@compiled("spec", "slots", "devices")
-def _drained(spec: Spec, slots: int, devices: tuple[Any, ...], *args: Any) -> Ends:
+@compiled("slots", "devices")
+def _drained(slots: int, devices: tuple[Any, ...], *args: Any) -> Ends:
     """`_drain`; on several devices each drains a queue of its own, without communication."""
-    drain = partial(_drain, spec, slots)
+    drain = partial(_drain, slots)
     if len(devices) > 1:
         mesh, own = Mesh(np.array(devices), ("lanes",)), P("lanes")
-        drain = jax.shard_map(drain, mesh=mesh, in_specs=(P(), *(own,) * 4), out_specs=own, check_vma=False)
+        drain = jax.shard_map(drain, mesh=mesh, in_specs=(P(), P(), *(own,) * 4), out_specs=own, check_vma=False)
     return drain(*args)
 
 
@@ -134,7 +128,7 @@ class Runner:
         self.devices = devices()
         statistics = (lanes.data if shared.prepared is None else shared.prepared).statistics
         self.capacity, slots = sizes(-(-count // len(self.devices)), statistics.work)
-        self.program = (spec, slots, self.devices)
+        self.program = (slots, self.devices, spec)
         dealt = self._dealt(np.arange(count))[0]
         self.shared, self.lanes = jax.device_put((shared, jax.tree_util.tree_map(lambda a: a[dealt], lanes)))
 
@@ -154,24 +148,11 @@ class Runner:
             place[i, : len(mine)], taken[i, : len(mine)], totals[i] = mine, True, len(mine)
         return place.ravel(), taken.ravel(), totals
 
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Let one thread compile a program that the others are about to need as well."""
-        shapes = tuple(np.shape(leaf) for leaf in jax.tree_util.tree_leaves((self.shared, self.lanes)))
-        key = (*self.program, self.capacity, shapes)
-        if key in _COMPILED:
-            yield
-            return
-        with _COMPILING:
-            yield
-            _COMPILED.add(key)
-
     def __call__(self, lanes: np.ndarray, s: np.ndarray) -> Ends:
         """Run `lanes` (b,) from scaled coordinates s (b, k)."""
         place, taken, totals = self._dealt(lanes)
         order = (lanes[place] // len(self.devices)).astype(np.int32)
-        with self._alone():
-            out = jax.block_until_ready(_drained(*self.program, self.shared, self.lanes, order, s[place], totals))
+        out = jax.block_until_ready(_drained(*self.program, self.shared, self.lanes, order, s[place], totals))
         ends = Ends(*(np.empty((len(lanes), *a.shape[1:]), a.dtype) for a in out))
         for mine, found in zip(ends, out, strict=True):
             mine[place[taken]] = np.asarray(found)[taken]

@@ -58,7 +58,7 @@ def _as_left(found: Estimates, spec: Spec, shared: Shared, lanes: Lane) -> Estim
     return found._replace(loglik=loglik)
 
 
-@compiled("spec")
+@compiled()
 def _logliks(spec: Spec, shared: Shared, lanes: Lane, theta: Any) -> Any:
     return jax.lax.map(lambda own: loglik_at(spec, assemble(shared, own[0])[0], own[1]), (lanes, theta))
 

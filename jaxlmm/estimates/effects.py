@@ -22,9 +22,9 @@ from ..likelihood.engines.solving import FORWARD
 from ..likelihood.model import Model, layout_of
 from ..likelihood.parts import Field, Term
 from ..likelihood.prepared import Prepared, prepare, weighted
-from ..pytrees import replace
+from ..pytrees import once, replace
 from ..runtime.precision import float64
-from ..runtime.programs import compiled
+from ..runtime.programs import compiled, compiled_by_size
 
 MOST = 2e7  # numbers in the covariances of levels without data with rows that are held at a time
 
@@ -50,6 +50,23 @@ class Effects:
     pev: np.ndarray
 
 
+def effects_of(fit: Any, kin: Sequence[Relatives | None] | None = None) -> tuple[Effects, ...]:
+    """`random_effects` of a fit; those of its own levels are predicted once.
+
+    Warns
+    -----
+    PrecisionWarning
+        Where 64-bit floats do not determine some of them.
+    """
+    if kin is None:
+        found = once(fit, "effects", lambda: random_effects(fit.model, fit.estimate))
+    else:
+        found = random_effects(fit.model, fit.estimate, kin)
+    if fit.engine != "iterative":
+        require_accurate(*(x for e in found for x in (e.values, e.condvar)))
+    return found
+
+
 def random_effects(
     model: Model, estimate: Estimate, kin: Sequence[Relatives | None] | None = None
 ) -> tuple[Effects, ...]:
@@ -72,12 +89,21 @@ def random_effects(
     K, found = conditioned_blocks(model, estimate)
     random = [replace(p, Z=p.Z @ k) if isinstance(p, Term) else p for p, k in zip(model.random, K, strict=True)]
     merged = tuple(_merge([random[t] for t in terms]) for terms in shared)
+    is_own = len(merged) == len(model.random)  # else prepared with terms side by side
     C = Blocks(tuple(block_diagonal([found.random[t] for t in terms]) for terms in shared), found.residual)
     with float64():
         if model.engine in ("grouped", "crossed", "iterative"):
-            out = _by_levels(_replanned(model, merged), C, estimate)
+            prepared = prepare(model if is_own else _replanned(model, merged), compact=False, orthogonal=is_own)
+            out = _by_levels(merged, prepared, C, estimate)
         else:
-            out = _by_clusters(replace(model, random=merged), C, estimate, [kin[t[0]] if kin else None for t in shared])
+            turned = replace(model, random=merged)
+            if is_own and model.engine == "marginal":
+                layout, statistics = model.layout, prepare(model, compact=False, orthogonal=True).statistics
+            else:
+                layout = arrange(merged, model.residual, len(model.y))
+                statistics = prepare(replace(turned, engine="marginal", layout=layout), compact=False).statistics
+            relatives = [kin[t[0]] if kin else None for t in shared]
+            out = _by_clusters(turned, layout, statistics, C, estimate, relatives)
     vcov = np.nan_to_num(estimate.vcov)  # aliased coefficients are zero
     effects = []
     for terms, (values, cov, H) in zip(shared, out, strict=True):
@@ -86,8 +112,6 @@ def random_effects(
             k = block_diagonal([K[t] for t in terms])
             values, cov, pev = values @ k.T, k @ cov @ k.T, k @ pev @ k.T
         effects.append(Effects(tuple(terms), np.array(values), np.array(cov), np.array(pev)))
-    if model.engine != "iterative":
-        require_accurate(*(x for e in effects for x in (e.values, e.condvar)))
     return tuple(effects)
 
 
@@ -101,20 +125,17 @@ def _is_mergeable(first: Term | Field, other: Term | Field) -> bool:
 
 def _replanned(model: Model, merged: tuple[Term, ...]) -> Model:
     """The model with merged terms."""
-    if len(merged) == len(model.random):
-        return replace(model, random=merged)
     options = model.layout.options if model.engine == "iterative" else Iterative()
     layout = layout_of(model.engine, merged, len(model.y), options)
     return replace(model, random=merged, layout=layout)
 
 
-def _by_levels(model: Model, C: Blocks, estimate: Estimate) -> Any:
-    prepared = prepare(model, compact=False)
-    found = jax.device_get(_posterior(prepared, C, prepared.basis.R @ estimate.coef - prepared.basis.c))
-    return [[a[: part.levels] for a in each] for part, each in zip(model.terms, found, strict=True)]
+def _by_levels(terms: Sequence[Any], prepared: Prepared, C: Blocks, estimate: Estimate) -> Any:
+    run = _posteriors(prepared.statistics, 1)
+    found = jax.device_get(run(prepared, C, prepared.basis.R @ estimate.coef - prepared.basis.c))
+    return [[a[: part.levels] for a in each] for part, each in zip(terms, found, strict=True)]
 
 
-@compiled()
 def _posterior(prepared: Prepared, C: Blocks, beta: Array) -> list[tuple[Array, Array, Array]]:
     """Mean and covariance of the effects given the data, and H of `Effects`; beta in internal coordinates."""
     found = prepared.statistics.posterior(Blocks(tuple(jnp.asarray(G) for G in C.random), jnp.asarray(C.residual)))
@@ -124,8 +145,11 @@ def _posterior(prepared: Prepared, C: Blocks, beta: Array) -> list[tuple[Array, 
     ]
 
 
+_posteriors = compiled_by_size(_posterior)
+
+
 def _by_clusters(
-    model: Model, C: Blocks, estimate: Estimate, kin: Sequence[Relatives | None]
+    model: Model, layout: Clusters, statistics: Any, C: Blocks, estimate: Estimate, kin: Sequence[Relatives | None]
 ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Mean and covariance of the effects, and H of `Effects`, cluster by cluster (NumPy, once a fit).
 
@@ -133,9 +157,6 @@ def _by_clusters(
     ``u - a'y`` with ``a = V^-1 c'``: a sum of positive terms, one a part of V, where ``Cov(u) - c V^-1 c'`` would be a
     small difference. Outer terms reach beyond the cluster, and add what is not known of their effects.
     """
-    layout = arrange(model.random, model.residual, len(model.y))
-    model = replace(model, engine="marginal", layout=layout)
-    statistics = prepare(model, compact=False).statistics
     rest = weighted(model, model.y - linear_predictor(model.X, estimate.coef, model.offset))
     columns = np.column_stack([rest, weighted(model, model.X)])
     parts, solved, outer, given = jax.device_get(_solved(statistics, C, pad_first(columns, row_bucket(len(rest)))))

@@ -14,8 +14,7 @@ from ..design.grouping import FrameTerm
 from ..fitting.units import Estimate
 from ..frames.columns import make_frame
 from ..frames.tables import Shown, Table, format_column
-from ..likelihood.model import Model
-from .effects import random_effects as effects_of
+from .effects import effects_of
 
 SHOWN = 10  # levels that are printed
 
@@ -88,11 +87,12 @@ class SingularDirection:
         return f"{self.group}: no variance along {' '.join(parts)}"
 
 
-def random_effects(frame: ModelFrame, model: Model, estimate: Estimate, all_levels: bool = False) -> RandomEffects:
+def random_effects(fit: Any, all_levels: bool = False) -> RandomEffects:
     """Predictors (BLUPs) with conditional covariances: an entry a grouping factor, and a structure over columns."""
     entries: dict[str, GroupEffects] = {}
+    frame = fit.frame
     kin = [p.relatives if all_levels and isinstance(p, FrameTerm) else None for p in frame.parts]
-    for effects in effects_of(model, estimate, kin):
+    for effects in effects_of(fit, kin if any(own is not None for own in kin) else None):
         parts = [frame.parts[t] for t in effects.terms]
         first = parts[0]
         columns: tuple[str, ...] = ("value",)
@@ -103,7 +103,8 @@ def random_effects(frame: ModelFrame, model: Model, estimate: Estimate, all_leve
             others = kin[effects.terms[0]]
             levels += () if others is None else others.labels
             columns = tuple(c for part in parts if isinstance(part, FrameTerm) for c in part.columns)
-        entries[key] = GroupEffects(key, levels, columns, effects.values, effects.condvar, effects.pev, frame.kind)
+        arrays = (effects.values.copy(), effects.condvar.copy(), effects.pev.copy())  # the fit's own stay as they are
+        entries[key] = GroupEffects(key, levels, columns, *arrays, frame.kind)
     return RandomEffects(entries)
 
 

@@ -34,7 +34,7 @@ def _evaluate(spec: Spec, prepared: Prepared, scale: Array, s: Array) -> Array:
     return objective(spec, prepared, scale, with_slopes=True)(s)
 
 
-_evaluations = compiled_by_size(_evaluate, "spec")
+_evaluations = compiled_by_size(_evaluate)
 
 
 def evaluator(spec: Spec, prepared: Prepared, scale: np.ndarray) -> Evaluate:
@@ -127,9 +127,9 @@ def _local(spec: Spec, basis: Basis, scale: np.ndarray, point: Point) -> tuple[n
     beta, rss, Phi = normal.beta[0], normal.rss[0], normal.Phi[0]
     J = np.diag(scale)  # of absolute coordinates in those that H and P belong to
     if spec.profiled:
-        nu = basis.n - basis.rank if spec.reml else basis.n
+        nu = basis.n - spec.reml * basis.rank
         sigma, v = np.sqrt(rss / nu), np.append(-beta, 1.0)
-        relative = np.einsum("kij,i,j->k", P, v, v)[:, None] / sigma**2  # change of rss
+        relative = (P @ v @ v)[:, None] / sigma**2  # change of rss
         H = np.block([[H + 0.5 * relative @ relative.T / nu, -relative], [-relative.T, np.full((1, 1), 2.0 * nu)]])
         gram = np.linalg.inv(normal.Phi[0])
         P = np.concatenate([P[:, :p, :p], -2.0 * gram[None]]) / sigma**2
@@ -188,7 +188,7 @@ def conditioned_blocks(model: Model, estimate: Estimate) -> tuple[tuple[np.ndarr
         return tuple(K), jax.device_get(_conditioned(spec, model.coords, x))
 
 
-@compiled("spec")
+@compiled()
 def _conditioned(spec: Spec, coords: tuple[Any, ...], x: Array) -> Blocks:
     return spec.blocks(x, coords)
 

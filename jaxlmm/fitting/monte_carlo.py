@@ -110,7 +110,7 @@ def _change(old: Any, new: Any) -> tuple[float, float]:
     return float(ways[0]), float(max(ways) - min(ways))
 
 
-@compiled("spec")
+@compiled()
 def _value(spec: Spec, prepared: Prepared, scale: Array, s: Array) -> Array:
     """-2 log-likelihood by quadrature."""
     return criterion_at(spec, prepared, spec.blocks(s * scale, prepared.coords))[0]
@@ -147,7 +147,7 @@ def monte_carlo(spec: Spec, prepared: Prepared, scale: np.ndarray, point: Point)
     )
 
 
-@compiled("spec")
+@compiled()
 def _spread(spec: Spec, prepared: Prepared, scale: Array, s: Array) -> tuple[Array, Array, Array]:
     """-2 log-likelihood, and each probe's log-determinant (b,) and gradient (b, k)."""
     statistics, basis, coords = prepared
@@ -171,12 +171,12 @@ def _theta_slopes(spec: Spec, basis: Basis, scale: np.ndarray, point: Point) -> 
     And the variance (m,) that theta has because sigma, given these, has one. NaN where theta is infinite.
     """
     normal, slopes = point.aux.normal, point.aux.gram_slopes
-    nu = basis.n - basis.rank if spec.reml else basis.n
+    nu = basis.n - spec.reml * basis.rank
     sigma, change = np.full((), np.nan), np.zeros(len(point.x))
     if spec.profiled:
         v = np.append(-normal.beta, 1.0)
         sigma = np.sqrt(normal.rss / nu)
-        change = np.einsum("kij,i,j->k", slopes, v, v) / (2.0 * nu * sigma)
+        change = slopes @ v @ v / (2.0 * nu * sigma)
 
     def theta(step: Array, log_sigma: Array) -> Array:
         return spec.theta((point.x + step) * scale, (sigma + change @ step) * jnp.exp(log_sigma), basis.K)

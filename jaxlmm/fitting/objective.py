@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -19,13 +21,14 @@ from ..likelihood.model import Model, block_at
 from ..likelihood.parts import Residual, Term
 from ..likelihood.prepared import Basis, Prepared
 from ..linalg import tril_indices
-from ..pytrees import is_traced
+from ..pytrees import frozen_pytree, is_traced
 from .newton import Evaluate, Packing, Point
 
 
+@frozen_pytree(data=("reml",), meta=("parts", "placed", "profiled", "independent"))
 @dataclass(frozen=True)
 class Spec:
-    """The static part of a fit: everything compiled code depends on besides shapes.
+    """What a fit is of: everything that compiled code depends on besides shapes, and its criterion, which is a number.
 
     With random terms and independent residuals sigma is profiled out and the terms are relative to sigma^2. Otherwise
     (a residual structure, a variance that is fixed, or a random part that can take over all of the variation)
@@ -36,7 +39,7 @@ class Spec:
     placed: tuple[bool, ...]
     profiled: bool
     independent: bool  # residuals have one variance, profiled or not
-    reml: bool
+    reml: Any  # 1.0 for REML, 0.0 for ML, traced in compiled code
 
     @classmethod
     def of(cls, model: Model, method: str) -> Spec:
@@ -50,7 +53,7 @@ class Spec:
         if profiled:
             parts = model.random
         placed = tuple(places is not None for _, places in zip(parts, model.coords, strict=False))
-        return cls(tuple((part.structure, part.dim) for part in parts), placed, profiled, independent, method == "REML")
+        return cls(tuple((p.structure, p.dim) for p in parts), placed, profiled, independent, float(method == "REML"))
 
     @property
     def absolute(self) -> Spec:
@@ -77,12 +80,14 @@ class Spec:
             start = stop
         return out
 
-    def blocks(self, s: Array, coords: tuple[Any, ...], chart: str = "solver") -> Blocks:
-        """Covariance blocks at coordinates of a chart, "solver" or "natural"; `coords` as in `Prepared`."""
+    def blocks(self, s: Array, coords: tuple[Any, ...], chart: Any = "solver") -> Blocks:
+        """Covariance blocks at coordinates of a chart, see `in_chart`; `coords` as in `Prepared`."""
+
+        def block(structure: Covariance, dim: Any, places: Any, chart: str, v: Array) -> Array:
+            return block_at(getattr(structure, f"from_{chart}")(v, dim), dim, places)
+
         parts = zip(self.split(s), coords, strict=False)
-        matrices = [
-            block_at(getattr(structure, f"from_{chart}")(v, dim), dim, places) for (structure, dim, v), places in parts
-        ]
+        matrices = [in_chart(chart, partial(block, structure, dim, p), v) for (structure, dim, v), p in parts]
         if self.profiled:
             matrices.append(jnp.ones((1, 1)))
         return Blocks(tuple(matrices[:-1]), matrices[-1])
@@ -137,6 +142,13 @@ class Spec:
             far = places is None or is_traced(places)
             values.append(structure.start(dim) if far else structure.start(dim, spacing(places)))
         return concatenated(np.zeros(0), values)
+
+
+def in_chart(chart: Any, f: Callable[[str, Array], Any], v: Array) -> Any:
+    """f(chart, v) in a chart of the covariance parameters, "solver" or "natural"; a number that is traced is 0 or 1."""
+    if isinstance(chart, str):
+        return f(chart, v)
+    return jax.lax.cond(chart > 0, partial(f, "natural"), partial(f, "solver"), v)
 
 
 def moment_start(spec: Spec, statistics: Any, s: np.ndarray, scale: np.ndarray) -> np.ndarray:

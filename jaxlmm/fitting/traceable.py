@@ -91,15 +91,15 @@ def _check_optimizer(optimizer: Any) -> None:
         raise DataError(f"optimizer: expected an optax transformation such as optax.lbfgs(), found {optimizer!r}")
 
 
-@compiled("spec", "optimizer", "max_iterations")
+@compiled("optimizer", "max_iterations")
 def _fit(spec: Spec, optimizer: Any, max_iterations: int, model: Model, start: Array) -> Estimates:
     prepared, p = prepare(model, compact=False, orthogonal=True), model.X.shape[1]
     basis = prepared.basis
     scale = jax.lax.stop_gradient(scale_of(spec, basis, jnp))
-    s, decrement, iterations, status = _optimum(spec, optimizer, max_iterations, prepared, scale, start)
+    s, decrement, iterations, status = _optimum(optimizer, max_iterations, spec, prepared, scale, start)
     C = spec.blocks(s * scale, prepared.coords)
     d, normal = criterion_at(spec, prepared, C)
-    nu = basis.n - basis.rank if spec.reml else basis.n
+    nu = basis.n - spec.reml * basis.rank
     sigma = jnp.full((), jnp.nan)
     if spec.independent:
         sigma = jnp.sqrt(normal.rss / nu if spec.profiled else C.residual[0, 0])
@@ -122,9 +122,9 @@ def _fit(spec: Spec, optimizer: Any, max_iterations: int, model: Model, start: A
     )
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _optimum(
-    spec: Spec, optimizer: Any, max_iterations: int, prepared: Prepared, scale: Array, start: Array
+    optimizer: Any, max_iterations: int, spec: Spec, prepared: Prepared, scale: Array, start: Array
 ) -> tuple[Array, Array, Array, Array]:  # fmt: skip
     """Scaled solver coordinates of the optimum, and decrement, iterations and status as floats."""
     if optimizer is None:
@@ -145,10 +145,10 @@ def _optimum(
 
 @_optimum.defjvp
 def _optimum_jvp(
-    spec: Spec, optimizer: Any, max_iterations: int, primals: tuple[Prepared, Array, Array], tangents: tuple[Any, Any]
+    optimizer: Any, max_iterations: int, primals: tuple[Spec, Prepared, Array, Array], tangents: tuple[Any, ...]
 ) -> tuple[Any, Any]:  # fmt: skip
-    prepared, scale, start = primals
-    out = _optimum(spec, optimizer, max_iterations, prepared, scale, start)
+    spec, prepared, scale, start = primals
+    out = _optimum(optimizer, max_iterations, spec, prepared, scale, start)
     s = out[0]
     if not s.shape[0]:
         return out, tuple(jnp.zeros_like(x) for x in out)
@@ -156,7 +156,7 @@ def _optimum_jvp(
     def gradient(prepared: Prepared, s: Array) -> Array:
         return jax.grad(_value, argnums=3)(spec, prepared, scale, s)
 
-    change = jax.jvp(lambda prepared: gradient(prepared, s), (prepared,), (tangents[0],))[1]
+    change = jax.jvp(lambda prepared: gradient(prepared, s), (prepared,), (tangents[1],))[1]
     H = jax.jacfwd(gradient, argnums=1)(prepared, s)
     ds = -jnp.linalg.solve(0.5 * (H + H.T), change[:, None])[:, 0]
     return out, (ds, *(jnp.zeros_like(x) for x in out[1:]))

@@ -110,7 +110,7 @@ def in_units(
     """Everything in the user's units, for points with one row a fit; `basis` and `scale` may be shared or by row."""
     normal, blocks, s = point.aux.normal, point.aux.blocks, point.x
     b, p = len(s), basis.R.shape[-1]
-    nu = np.broadcast_to(basis.n - basis.rank if spec.reml else basis.n, (b,))
+    nu = np.broadcast_to(basis.n - spec.reml * basis.rank, (b,))
     sigma = np.full(b, np.nan)
     if spec.independent:
         sigma = np.sqrt(normal.rss / nu if spec.profiled else blocks.residual[:, 0, 0])

@@ -18,9 +18,10 @@ from ..fitting.objective import Spec, coordinates
 from ..frames.columns import make_frame
 from ..frames.tables import Shown, Table, format_column
 from ..likelihood.model import block_at
+from ..linalg import quadratic
 from ..runtime.precision import float64
 from ..runtime.programs import compiled_by_size
-from .local import expanded, inverse, local_of, prepared_for
+from .local import INFORMATION, inverse, local, prepared_for
 from .options import check_information
 
 
@@ -126,7 +127,7 @@ def uncertain(fit: Any, information: str = "observed") -> Uncertain:
         kind = fit.estimate.information
         if information != "observed":
             run = _program(prepared.statistics, len(x))
-            kind = np.asarray(run(spec, prepared, information, x))
+            kind = np.asarray(run(spec, prepared, x)[INFORMATION.index(information)])
     found, note = np.full_like(kind, np.nan), ""
     if not fit.converged:
         note = f"not converged: {fit.estimate.status.advice}"
@@ -137,11 +138,12 @@ def uncertain(fit: Any, information: str = "observed") -> Uncertain:
     return Uncertain(spec, prepared.basis.K, prepared.coords, x, found, note)
 
 
-def _information(spec: Spec, prepared: Any, information: str, x: Array) -> Array:
-    return getattr(local_of(spec, prepared, "solver", x, expanded(spec, prepared, "solver", x)), information)
+def _information(spec: Spec, prepared: Any, x: Array) -> Array:
+    found = local(spec, prepared, "solver", x)
+    return jnp.stack([getattr(found, kind) for kind in INFORMATION])
 
 
-_program = compiled_by_size(_information, "spec", "information")
+_program = compiled_by_size(_information)
 
 
 def delta(fit: Any, g: Callable[[Parameters], Any], information: str = "observed") -> Delta:
@@ -226,7 +228,7 @@ def _sandwiched(J: np.ndarray, W: np.ndarray) -> np.ndarray:
 
 def _spread(J: np.ndarray, W: np.ndarray) -> np.ndarray:
     """Variances (...,) of values with Jacobian J (..., k), NaN where nothing moves them."""
-    found = np.einsum("...k,kl,...l->...", J, W, J)
+    found = quadratic(J, W)
     return np.where(np.abs(J).max(-1, initial=0.0) > 0, found, np.nan)
 
 
@@ -240,4 +242,4 @@ def _natural_values(spec: Spec, K: Any, coords: Any, x: Array) -> Any:
     return values(x), jax.jacfwd(values)(x)
 
 
-_natural = compiled_by_size(_natural_values, "spec")
+_natural = compiled_by_size(_natural_values)

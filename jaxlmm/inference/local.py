@@ -63,12 +63,12 @@ class Expanded(NamedTuple):
     bend: Callable[[Array], Array]  # W (k, k) -> sum_ij W_ij times the second derivatives (p+1, p+1) of the Gram
 
 
-def blocks_at(spec: Spec, prepared: Prepared, chart: str, x: Array) -> Blocks:
-    """Covariance blocks at coordinates of a chart."""
+def blocks_at(spec: Spec, prepared: Prepared, chart: Any, x: Array) -> Blocks:
+    """Covariance blocks at coordinates of a chart, which may be traced, see `jaxlmm.fitting.objective.in_chart`."""
     return spec.blocks(x, prepared.coords, chart)
 
 
-def expanded(spec: Spec, prepared: Prepared, chart: str, x: Array) -> Expanded:
+def expanded(spec: Spec, prepared: Prepared, chart: Any, x: Array) -> Expanded:
     """One expansion of the engine for both weights of the Gram that information matrices are made of.
 
     It is linear in these weights, so that its transpose has the second derivatives of the Gram themselves.
@@ -78,7 +78,7 @@ def expanded(spec: Spec, prepared: Prepared, chart: str, x: Array) -> Expanded:
     D = jax.vmap(lambda direction: jax.jvp(blocks, (x,), (direction,))[1])(jnp.eye(len(x)))
     normal = solve_normal(statistics.gram(C)[1], basis.alias)
     total = gram_slopes(normal, basis.n, basis.rank, spec.reml, False)
-    of_rss = gram_slopes(normal, basis.n, basis.rank, False, False)
+    of_rss = gram_slopes(normal, basis.n, basis.rank, 0.0, False)
 
     def curvature(weights: Array) -> tuple[Array, Any]:
         found = jax.vmap(lambda w: statistics.expand(C, D, lambda gram: w))(weights)
@@ -93,14 +93,12 @@ def expanded(spec: Spec, prepared: Prepared, chart: str, x: Array) -> Expanded:
     return Expanded(C, normal, found.gram_slopes[0], slopes, both[0], both[1], bend)
 
 
-def local_of(spec: Spec, prepared: Prepared, chart: str, x: Array, at: Expanded) -> Local:
+def local_of(spec: Spec, prepared: Prepared, chart: Any, x: Array, at: Expanded) -> Local:
     """`Local` from what the engine gives."""
     basis, normal = prepared.basis, at.normal
     p, v = normal.beta.shape[0], jnp.append(-normal.beta, 1.0)
     PhiP = normal.Phi @ at.P[:, :p, :p]
-    expected = -0.5 * at.of_trace
-    if spec.reml:
-        expected = expected + 0.5 * jnp.einsum("iab,jba->ij", PhiP, PhiP)
+    expected = 0.5 * (spec.reml * jnp.einsum("iab,jba->ij", PhiP, PhiP) - at.of_trace)
     Pv = (at.P @ v)[:, :p]
     average = 0.25 * (at.total - at.of_trace - 2.0 * Pv @ normal.Phi @ Pv.T)
 
@@ -136,7 +134,7 @@ def inverse(information: Any, Phi: Any, P: Any) -> Inverse:
     w, Q = (eigh if xp is jnp else np.linalg.eigh)(information / (d[:, None] * d[None, :]))
     flat = xp.abs(w) < FLAT
     along = Q / d[:, None]  # a column a direction
-    change = xp.abs(xp.einsum("ka,kij,jl->ail", along, P, Phi)).reshape(len(d), -1)
+    change = xp.abs(xp.tensordot(along.T, P @ Phi, 1)).reshape(len(d), -1)
     change = xp.max(xp.concatenate([change, xp.zeros((len(d), 1))], 1), -1)
     W = (along * xp.where(flat, 0.0, 1.0 / xp.where(flat, 1.0, w))) @ along.T
     return Inverse(W, xp.all(w > -FLAT), xp.all(~flat | (change < INDEPENDENT)))

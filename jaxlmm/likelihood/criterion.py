@@ -3,6 +3,8 @@
 Glossary used throughout the numerical code: y response, X fixed design (n, p) with its rank, Z random design, G and R
 covariances of random effects and residuals, V = Z G Z' + R, U = [X y], Phi = (X'V^-1 X)^-1, beta = Phi X'V^-1 y,
 rss = (y - X beta)'V^-1(y - X beta).
+
+REML or ML is a number `reml`, 1.0 or 0.0, that multiplies what only REML has: one compiled program serves both.
 """
 
 from __future__ import annotations
@@ -35,39 +37,33 @@ def solve_normal(gram: Array, alias: Any) -> Normal:
     return Normal(Phi, beta, gram[p, p] - gram[:p, p] @ beta, logdet)
 
 
-def deviance(logdet_v: Array, normal: Normal, n: Any, rank: Any, reml: bool) -> Array:
+def deviance(logdet_v: Array, normal: Normal, n: Any, rank: Any, reml: Any) -> Array:
     """-2 log-likelihood, REML (seed equation; Harville 1977) or ML; lme4's constant, no log|X'X|."""
-    if reml:
-        return (n - rank) * LOG_2PI + logdet_v + normal.logdet + normal.rss
-    return n * LOG_2PI + logdet_v + normal.rss
+    return (n - reml * rank) * LOG_2PI + logdet_v + reml * normal.logdet + normal.rss
 
 
-def profiled_deviance(logdet_v: Array, normal: Normal, n: Any, rank: Any, reml: bool) -> Array:
+def profiled_deviance(logdet_v: Array, normal: Normal, n: Any, rank: Any, reml: Any) -> Array:
     """-2 log-likelihood with sigma^2 = rss / nu profiled out; logdet_v and rss for sigma = 1 (Bates et al. 2015)."""
-    nu = n - rank if reml else n
-    free = nu * (1.0 + LOG_2PI + jnp.log(normal.rss / nu))
-    return logdet_v + free + (normal.logdet if reml else 0.0)
+    nu = n - reml * rank
+    return logdet_v + nu * (1.0 + LOG_2PI + jnp.log(normal.rss / nu)) + reml * normal.logdet
 
 
-def gram_curvature(normal: Normal, P: Array, n: Any, rank: Any, reml: bool, profiled: bool) -> Array:
+def gram_curvature(normal: Normal, P: Array, n: Any, rank: Any, reml: Any, profiled: bool) -> Array:
     """Second derivatives (k, k) of either deviance along directions P (k, p+1, p+1) of the Gram matrix."""
     p = normal.beta.shape[0]
     v = jnp.concatenate([-normal.beta, jnp.ones(1)])
     Pv = P @ v
-    weight = ((n - rank if reml else n) / normal.rss) if profiled else 1.0
+    weight = (n - reml * rank) / normal.rss if profiled else 1.0
     H = -2.0 * weight * (Pv[:, :p] @ normal.Phi @ Pv[:, :p].T)
     if profiled:
         drss = Pv @ v
         H = H - weight / normal.rss * drss[:, None] * drss[None, :]
-    if reml:
-        PPhi = P[:, :p, :p] @ normal.Phi
-        H = H - jnp.einsum("iab,jba->ij", PPhi, PPhi)
-    return H
+    PPhi = P[:, :p, :p] @ normal.Phi
+    return H - reml * jnp.einsum("iab,jba->ij", PPhi, PPhi)
 
 
-def gram_slopes(normal: Normal, n: Any, rank: Any, reml: bool, profiled: bool) -> Array:
+def gram_slopes(normal: Normal, n: Any, rank: Any, reml: Any, profiled: bool) -> Array:
     """Derivative of either deviance in the Gram matrix (p+1, p+1): ``v v' / s + Phi``, v = (-beta, 1)."""
     v = jnp.concatenate([-normal.beta, jnp.ones(1)])
-    weight = (n - rank if reml else n) / normal.rss if profiled else 1.0
-    slopes = weight * v[:, None] * v[None, :]
-    return slopes + jnp.pad(normal.Phi, ((0, 1), (0, 1))) if reml else slopes
+    weight = (n - reml * rank) / normal.rss if profiled else 1.0
+    return weight * v[:, None] * v[None, :] + reml * jnp.pad(normal.Phi, ((0, 1), (0, 1)))

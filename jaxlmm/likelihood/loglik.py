@@ -47,17 +47,17 @@ def reml(theta: Any, model: Model) -> Array:
         When 64-bit floats are off.
     """
     with pure():
-        return _loglik(model._structures, model._checked(theta), prepare(model), reml=True)
+        return _loglik(model._structures, model._checked(theta), prepare(model), 1.0)
 
 
 def ml(theta: Any, model: Model) -> Array:
     """Log-likelihood maximised over beta: ``-n/2 log 2pi - 1/2 log|V| - 1/2 rss``. Parameters as in `reml`."""
     with pure():
-        return _loglik(model._structures, model._checked(theta), prepare(model), reml=False)
+        return _loglik(model._structures, model._checked(theta), prepare(model), 0.0)
 
 
-@compiled("structures", "reml")
-def _loglik(structures: Structures, theta: Array, prepared: Prepared, reml: bool) -> Array:
+@compiled("structures")
+def _loglik(structures: Structures, theta: Array, prepared: Prepared, reml: Any) -> Array:
     logdet, inner = _inner_gram(structures, theta, prepared)
     normal = solve_normal(inner, prepared.basis.alias)
     normal = normal._replace(logdet=normal.logdet + prepared.basis.logdet_scale())

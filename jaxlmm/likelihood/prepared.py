@@ -14,6 +14,7 @@ import numpy as np
 from jax import Array
 
 from ..errors import DataError
+from ..pytrees import once
 from ..runtime.programs import compiled
 from ..tolerances import ALIASED, origin, shifted
 from .engines import (
@@ -81,6 +82,8 @@ def prepare(
 ) -> Prepared:  # fmt: skip
     """Statistics of a model for its engine; in NumPy when the model is concrete, in one traced function otherwise.
 
+    Those of NumPy arrays that nobody writes to are kept with the model: one of each kind is made.
+
     Parameters
     ----------
     compact, clusters, varying : see ``Grouped.prepare``
@@ -88,7 +91,11 @@ def prepare(
     """
     if any(isinstance(leaf, Array) for leaf in jax.tree_util.tree_leaves(model)):
         return _prepare_traced(model, compact, clusters, orthogonal)
-    return _prepare(model, compact, clusters, orthogonal, np, varying)
+    kind = (compact, clusters, orthogonal, np, varying)
+    data = (model.y, model.X, model.weights, model.offset, *(term.Z for term in model.terms))
+    if any(isinstance(a, np.ndarray) and a.flags.writeable for a in data):
+        return _prepare(model, *kind)
+    return once(model, ("prepared", *kind), lambda: _prepare(model, *kind))
 
 
 @compiled("compact", "clusters", "orthogonal")

@@ -128,7 +128,7 @@ class Pairs:
     def leverage(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
         """``x_i' Phi x_j``: what estimating the coefficients takes off the covariance of marginal residuals."""
         X = self.fit.model.X
-        return np.einsum("mi,ij,mj->m", X[i], np.nan_to_num(self.fit.vcov), X[j])
+        return np.sum((X[i] @ np.nan_to_num(self.fit.vcov)) * X[j], 1)
 
 
 def pairs_within(codes: np.ndarray, most: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -25,12 +25,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ..estimates.effects import effects_by_term, random_effects
+from ..errors import require_accurate
+from ..estimates.effects import effects_by_term, effects_of
 from ..estimates.rows import Part, TermRows, through
 from ..fitting.objective import Spec, coordinates
 from ..inference.robust.partition import Partition, Rowwise
 from ..likelihood.engines.layout import connected
-from ..likelihood.engines.orthogonal import bucket
+from ..likelihood.engines.orthogonal import bucket, pad_last
+from ..linalg import quadratic
+from ..pytrees import once
 from ..runtime.precision import float64
 from ..runtime.programs import compiled
 from .newdata import NewRows, joined
@@ -82,12 +85,21 @@ class Predictor:
         if chart != "solver":
             with float64():
                 self.x = np.asarray(coordinates(self.rows.spec, self.rows.prepared, fit.theta, chart))
-        p = self.rows.Q.shape[1]
-        solved = self.rows.solve(np.column_stack([self.rows.Q, self.rows.e]))
-        self.VQ, self.Ve = solved[:, :p], solved[:, p]
         root = self.rows.R @ np.nan_to_num(fit.estimate.inner[0])
         self.Phi = root @ root.T
-        self.effects = effects_by_term(fit.model, random_effects(fit.model, fit.estimate))
+        self.effects = effects_by_term(fit.model, effects_of(fit))
+
+    @classmethod
+    def of(cls, fit: Any, chart: str = "solver") -> Predictor:
+        """The predictor of a fit in a chart, made once."""
+        return once(fit, ("predictor", chart), lambda: cls(fit, chart))
+
+    def _use_columns(self, size: int) -> None:
+        """Solve for Q and e, in as many columns as rows are predicted side by side: they share a compiled program."""
+        p = self.rows.Q.shape[1]
+        solved = once(self, "solved", lambda: self.rows.solve(pad_last(self.rows.U, max(size, p + 1))))
+        require_accurate(solved)
+        self.VQ, self.Ve = solved[:, :p], solved[:, p]
 
     def __call__(
         self, new: NewRows, state: Callable[[int], str], errors: bool = True, W: np.ndarray | None = None
@@ -105,6 +117,7 @@ class Predictor:
         turn = joint.turn
         size = min(MOST, int(NUMBERS / (n * (1 + (k if W is not None else 0)))), bucket(int(turn.max()) + 1))
         size = max(1, size)
+        self._use_columns(size)
         out = Predicted(np.zeros(m), np.zeros(m), np.zeros((m, k)), np.zeros(m))
         for start in range(0, int(turn.max()) + 1, size):
             here = np.flatnonzero((turn >= start) & (turn < start + size))
@@ -146,7 +159,7 @@ class Predictor:
             along = [d[i] for d in D]
             H, U = through(parts, along, local), through(parts, along, VQ)
             slopes[:, i] = sums(local * H) + 2.0 * np.sum(sums.along(local, U) * c, 1)
-            slopes[:, i] += np.einsum("ma,ab,mb->m", c, self.VQ.T @ U[:n], c)
+            slopes[:, i] += quadratic(c, self.VQ.T @ U[:n])
             if W is not None:
                 rest.append(-H[:n])
                 common.append(-U[:n])
@@ -184,10 +197,10 @@ class Predictor:
             of_rest = sum(W[i, j] * solved_rest[j] for j in range(k))
             of_common = sum(W[i, j] * solved_common[j] for j in range(k))
             total += sums(rest[i] * of_rest) + 2.0 * np.sum(sums.along(rest[i], of_common) * c, 1)
-            total += np.einsum("ma,ab,mb->m", c, common[i].T @ of_common, c)
+            total += quadratic(c, common[i].T @ of_common)
             g.append(sums.along(rest[i], self.VQ) + c @ (self.VQ.T @ common[i]).T)
         both = np.stack(g)  # (k, m, p)
-        return total - np.einsum("ima,ij,ab,jmb->m", both, W, self.Phi, both, optimize=True)
+        return total - np.sum((both @ self.Phi) * np.tensordot(W, both, 1), (0, 2))
 
 
 class _Sums:
@@ -234,7 +247,7 @@ def _clusters(parts: Sequence[Part]) -> np.ndarray:
     return connected([np.arange(len(ties[0])), *ties])[0]
 
 
-@compiled("spec", "chart")
+@compiled("chart")
 def _blocks(spec: Spec, chart: str, coords: tuple[Any, ...], x: Array) -> Any:
     """Blocks of all parts, and their derivatives (k, ...) in the coordinates."""
 

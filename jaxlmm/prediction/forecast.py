@@ -9,10 +9,11 @@ import numpy as np
 
 from ..distributions import check_level, t_quantile
 from ..errors import DataError
-from ..estimates.effects import effects_by_term, linear_predictor, random_effects
+from ..estimates.effects import effects_by_term, effects_of, linear_predictor
 from ..frames.columns import make_frame
 from ..inference.fixed_effects.wald import Wald, check_tests
 from ..likelihood.parts import Term
+from ..linalg import quadratic
 from .choice import Random, parts_of
 from .errors import Predictor
 from .newdata import ABSENT, FRESH, SHARED, NewRows, check_known, rows_of_data, rows_of_fit
@@ -54,7 +55,7 @@ def predict(
     if around:
         return _with_errors(fit, new, state, level, df, method)
     if newdata is not None and (fit.frame.fields or any(kin is not None for kin in new.kin)) or residual:
-        return Predictor(fit)(new, state, errors=False).mean
+        return Predictor.of(fit)(new, state, errors=False).mean
     return _conditional_mean(fit, new, parts)
 
 
@@ -78,7 +79,7 @@ def _conditional_mean(fit: Any, new: NewRows, parts: Sequence[bool]) -> np.ndarr
             terms.append((place, np.where(unknown | ~np.bool_(there), -1, group)))
         else:
             terms.append((np.ones((len(new), 1)), np.arange(len(new)) if there else np.full(len(new), -1)))
-    values = effects_by_term(fit.model, random_effects(fit.model, fit.estimate))
+    values = effects_by_term(fit.model, effects_of(fit))
     return linear_predictor(new.X, fit.coef, new.offset, tuple(terms), values)
 
 
@@ -91,12 +92,12 @@ def _with_errors(fit: Any, new: NewRows, state: Any, level: float, df: str, meth
         raise DataError("df: 'kenward-roger-full' is for fixed effects; use 'kenward-roger' or 'satterthwaite'")
     by: Wald = fit.wald(df, **method)
     chart, W = by.parameters if by.parameters is not None else ("solver", None)
-    found = Predictor(fit, chart)(new, state, W=W if df == "kenward-roger" else None)
+    found = Predictor.of(fit, chart)(new, state, W=W if df == "kenward-roger" else None)
     error = np.sqrt(found.mse + found.extra)
     if W is None:
         freedom = by.rows(new.X).df
     else:
-        variance = np.einsum("mi,ij,mj->m", found.slopes, W, found.slopes)
+        variance = quadratic(found.slopes, W)
         with np.errstate(divide="ignore", invalid="ignore"):
             freedom = 2.0 * found.mse**2 / variance
         freedom = np.where((found.mse > 0) & ~(freedom > MANY), freedom, np.inf)

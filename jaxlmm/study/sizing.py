@@ -19,6 +19,7 @@ import numpy as np
 from ..arguments import refuse_unknown
 from ..errors import DataError
 from ..frames.columns import make_frame
+from ..linalg import quadratic
 from .declare import Study
 from .results import _library
 from .running import run
@@ -62,7 +63,7 @@ class SampleSize:
 
         x = np.stack([np.ones(np.shape(n)), np.sqrt(np.asarray(n, float))], -1)
         probit = x @ self.coefficients
-        se = np.sqrt(np.einsum("...i,ij,...j->...", x, self.vcov, x))
+        se = np.sqrt(quadratic(x, self.vcov))
         return ndtr(probit), np.exp(-0.5 * probit**2) / np.sqrt(2.0 * np.pi) * se
 
     def frame(self) -> Any:

@@ -19,15 +19,17 @@ from ...batch.responses import Lane, Shared, assemble
 from ...distributions import f_tail, t_tail
 from ...errors import DataError
 from ...fitting.newton import Status
-from ...fitting.objective import Spec
+from ...fitting.objective import Spec, in_chart
 from ...frames.alignment import refuse_masked
 from ...frames.columns import make_frame
 from ...frames.tables import Shown, Table, format_column, format_df
 from ...likelihood.prepared import Prepared, orthonormal, prepare, weighted
+from ...linalg import quadratic
+from ...pytrees import frozen_pytree
 from ...runtime.programs import QUICKLY, compiled
 from ...tolerances import REPEATED
 from ..hypotheses.coding import Coding
-from ..local import blocks_at, expanded, inverse, local_of
+from ..local import INFORMATION, blocks_at, expanded, inverse, local_of
 from ..options import chart_of, check_options
 from ..robust import sandwich
 from ..robust.partition import dependent
@@ -98,13 +100,15 @@ class LaneTests(Shown):
         return Table(f"Tests in {len(good)} data sets, {count} with a result:", header, rows)
 
 
-class Rule(NamedTuple):
-    """What a compiled pass depends on: how degrees of freedom are found."""
+@frozen_pytree(data=("spec", "chart", "information"), meta=("methods",))
+@dataclass(frozen=True)
+class Rule:
+    """How degrees of freedom are found; a compiled pass is for methods, and serves all charts and information."""
 
-    spec: Spec
     methods: tuple[str, ...]
-    chart: str
-    information: str
+    spec: Spec
+    chart: float  # see `jaxlmm.fitting.objective.in_chart`
+    information: int  # of `INFORMATION`
 
 
 class _Found(NamedTuple):
@@ -226,7 +230,10 @@ class Tests:
             singular = on_boundary and method in SMALL_SAMPLE
             chart = chart_of(method, self.information, self.boundary_df, singular)
             groups.setdefault(chart, []).append(method)
-        return [Rule(spec, tuple(methods), *chart) for chart, methods in groups.items()]
+        return [
+            Rule(tuple(methods), spec, float(chart == "natural"), INFORMATION.index(information))
+            for (chart, information), methods in groups.items()
+        ]
 
     def _fill(self, out: LaneTests, rows: np.ndarray, index: np.ndarray, found: _Found) -> None:
         """Write the results of some lanes."""
@@ -290,25 +297,24 @@ def _mapped(
     return jax.lax.map(one, (lanes, x), batch_size=slots)
 
 
-_over_lanes = compiled("rule", "slots")(_mapped)
+_over_lanes = compiled("slots")(_mapped)
 # for few data sets compiling takes longer than running
-_over_few_lanes = compiled("rule", "slots", options=QUICKLY)(_mapped)
+_over_few_lanes = compiled("slots", options=QUICKLY)(_mapped)
 
 
 def _test_lane(rule: Rule, turn: Array, L: Array, rhs: Array, prepared: Prepared, x: Array) -> list[_Found]:
     """Tests in one data set by every method of a rule, x being the solver's coordinates; a pure function."""
-    spec, methods, chart, information = rule
-    if chart == "natural":
-        x = spec.map("solver_to_natural", x)
+    spec, chart = rule.spec, rule.chart
+    x = in_chart(chart, lambda chart, x: spec.map("solver_to_natural", x) if chart == "natural" else x, x)
     at = expanded(spec, prepared, chart, x)
     basis, alias = prepared.basis, jnp.asarray(prepared.basis.alias)
     inner = jax.scipy.linalg.solve_triangular(basis.R, L.T, trans=1).T * (1.0 - alias)
     estimable = ~jnp.any((L != 0) & (alias > 0))  # a column that others span is as if it were not there
     local = local_of(spec, prepared, chart, x, at)
-    inv = inverse(getattr(local, information), local.Phi, local.P)
+    inv = inverse(jnp.stack([getattr(local, kind) for kind in INFORMATION])[rule.information], local.Phi, local.P)
     estimate = inner @ (basis.c + at.normal.beta)
     out = []
-    for method in methods:
+    for method in rule.methods:
         vcov, scale, status = local.Phi, jnp.ones(()), jnp.full((), TestStatus.OK)
         if method in SMALL_SAMPLE:
             status = jnp.where(inv.identified, TestStatus.OK, TestStatus.NOT_IDENTIFIED)
@@ -318,7 +324,9 @@ def _test_lane(rule: Rule, turn: Array, L: Array, rhs: Array, prepared: Prepared
             den = jnp.asarray(basis.n - basis.rank if method == "residual" else jnp.inf)
             df = jnp.broadcast_to(den, (len(inner),))
         if method.startswith("kenward"):
-            total = kenward_roger.adjustment(spec, prepared, chart, x, at, inv.W, method.endswith("full"))
+            total = kenward_roger.adjustment(at, inv.W)
+            if method.endswith("full"):
+                total = total + kenward_roger.curvature(spec, prepared, chart, x, local.P, inv.W)
             vcov = kenward_roger.adjusted(local.Phi, total)
         rows = turn @ inner
         if method == "satterthwaite":
@@ -334,7 +342,7 @@ def _result(
     L: Array, turn: Array, vcov: Array, estimate: Array, rhs: Array, df: Array, scale: Array, den: Array, status: Array
 ) -> _Found:  # fmt: skip
     """Standard errors and F; without a positive variance there is no test."""
-    rows, variance = turn @ L, jnp.einsum("mi,ij,mj->m", L, vcov, L)
+    rows, variance = turn @ L, quadratic(L, vcov)
     V = rows @ vcov @ rows.T
     unit = jax.lax.rsqrt(jnp.diagonal(V))  # each in its own standard error
     gap = unit * (turn @ (estimate - rhs))
@@ -344,7 +352,7 @@ def _result(
     return _Found(estimate, jnp.sqrt(jnp.maximum(variance, 0.0)), df, F, den, status)
 
 
-@compiled("spec", "kind", "count", "slots")
+@compiled("kind", "count", "slots")
 def _sandwiches(
     spec: Spec, kind: str, count: int, slots: int, turn: Array, L: Array, rhs: Array, prepared: Prepared, Q: Array,
     codes: Array, x: Array, y: Array,

@@ -262,28 +262,32 @@ def _small_sample(fit: Any, df: str, information: str | None, boundary_df: str |
 
 def _compiled(fit: Any, chart: str, information: str, df: str) -> tuple[np.ndarray, ...]:
     """A root of Phi; P, the information and, for Kenward-Roger, the adjusted covariance, in its basis."""
-    chosen = np.array([kind == information for kind in INFORMATION], float)
     with float64():
         spec, prepared = prepared_for(fit.model, fit.method)
         x = coordinates(spec, prepared, fit.theta, chart)
-        run = _program(prepared.statistics, len(x))
-        Phi, P, kind, total = jax.device_get(run(spec, prepared, chart, df == "kenward-roger-full", chosen, x))
+        at, size = (spec, prepared, float(chart == "natural"), x), (prepared.statistics, len(x))
+        Phi, P, kind, total = jax.device_get(_program(*size)(*at, INFORMATION.index(information)))
+        if df == "kenward-roger-full":
+            total = total + np.asarray(_curvature(*size)(*at, P, inverse(kind, Phi, P).W))
     R, inner = prepared.basis.R, root_of(Phi)
     change = np.eye(len(R)) + 2.0 * inner.T @ total @ inner
     return np.linalg.solve(R, inner) if len(R) else inner, inner.T @ P @ inner, kind, 0.5 * (change + change.T)
 
 
 def _quantities(
-    spec: Spec, prepared: Prepared, chart: str, full: bool, chosen: Array, x: Array
+    spec: Spec, prepared: Prepared, chart: Array, x: Array, information: Array
 ) -> tuple[Array, Array, Array, Array]:  # fmt: skip
-    """Phi, P, the `chosen` (3,) of the information matrices, and what adjusts Phi for Kenward-Roger; internal units."""
+    """Phi, P, one of the information matrices, and what adjusts Phi for Kenward-Roger; internal units.
+
+    Methods, information matrices and charts (0 of the solver, 1 of natural parameters) share one compiled program.
+    """
     at = expanded(spec, prepared, chart, x)
     found = local_of(spec, prepared, chart, x, at)
-    kind = jnp.tensordot(chosen, jnp.stack([found.observed, found.expected, found.average]), 1)
+    kind = jnp.stack([getattr(found, name) for name in INFORMATION])[information]
     W = inverse(kind, found.Phi, found.P).W
-    return found.Phi, found.P, kind, kenward_roger.adjustment(spec, prepared, chart, x, at, W, full)
+    return found.Phi, found.P, kind, kenward_roger.adjustment(at, W)
 
 
-_program = compiled_by_size(_quantities, "spec", "chart", "full")
+_program, _curvature = compiled_by_size(_quantities), compiled_by_size(kenward_roger.curvature)
 
 __all__ = ["DF", "FTest", "Rows", "Wald", "wald"]

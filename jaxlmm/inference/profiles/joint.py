@@ -86,7 +86,7 @@ def _evaluate(spec: Spec, prepared: Prepared, chart: Chart, reml: Array, z: Arra
     return Packing(len(z), ()).pack(Point(z, d, gradient, hessian, ()))
 
 
-_compiled = compiled_by_size(_evaluate, "spec")
+_compiled = compiled_by_size(_evaluate)
 
 Evaluate = Callable[[np.ndarray], Point]
 

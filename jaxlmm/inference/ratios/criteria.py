@@ -83,7 +83,7 @@ def conditional_aic(fit: Any) -> ConditionalAIC:
         found = jax.device_get(_pieces(spec, prepared, model.residual, x, rows))
     W = inverse(found.information, found.Phi, found.P).W
     edf = fit.nobs - found.trace
-    of_theta = float(np.einsum("ij,ni,nj->", W, found.de, found.dPy))
+    of_theta = float(np.sum((found.de @ W) * found.dPy))
     loglik = -0.5 * float(fit.nobs * np.log(2.0 * np.pi) + found.logdet + found.rss)
     residual = model.residual.structure.size(model.residual.dim)
     total = float(edf) + of_theta
@@ -102,7 +102,7 @@ class _Pieces(NamedTuple):
     P: Any
 
 
-@compiled("spec")
+@compiled()
 def _pieces(spec: Spec, prepared: Prepared, residual: Residual, x: Array, rows: Array) -> _Pieces:
     statistics, basis = prepared.statistics, prepared.basis
 

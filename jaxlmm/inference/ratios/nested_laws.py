@@ -84,7 +84,7 @@ class _Side(NamedTuple):
         return np.array(self.spec.map("solver_to_natural", jnp.asarray(s)))
 
 
-@compiled("spec", "chart")
+@compiled("chart")
 def _covariance(spec: Spec, few: Prepared, chart: str, x: Array) -> tuple[Array, Array]:
     def V(x: Array) -> Array:
         return few.statistics.covariance(spec.blocks(x, few.coords, chart))
@@ -92,13 +92,13 @@ def _covariance(spec: Spec, few: Prepared, chart: str, x: Array) -> tuple[Array,
     return V(x), jax.jacfwd(V)(x)
 
 
-@compiled("spec")
+@compiled()
 def _deviance(spec: Spec, prepared: Prepared, x: Array) -> Array:
     C: Blocks = spec.blocks(x, prepared.coords, "natural")
     return criterion_at(spec, prepared, C)[0]
 
 
-@compiled("spec")
+@compiled()
 def _information(spec: Spec, prepared: Prepared, x: Array) -> Array:
     return local(spec, prepared, "natural", x).expected
 

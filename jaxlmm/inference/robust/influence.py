@@ -17,6 +17,7 @@ from ...fitting.newton import Status
 from ...fitting.objective import Spec, coordinates
 from ...frames.columns import make_frame
 from ...frames.tables import Shown, Table, format_column
+from ...linalg import quadratic
 from ...runtime.precision import float64
 from ...runtime.programs import compiled
 from ..local import inverse
@@ -162,10 +163,10 @@ def influence(
         threshold=limit,
         cooks=_size(beta, found.information),
         cooks_theta=_size(moved, observed),
-        mdffits=np.einsum("mi,mij,mj->m", beta, after, beta) / max(p, 1),
+        mdffits=quadratic(beta[:, None], after)[:, 0] / max(p, 1),
         covratio=covratio,
         dfbeta=dfbeta,
-        dfbetas=dfbeta / np.sqrt(np.einsum("ij,mjk,ik->mi", root, inverse_after, root)),
+        dfbetas=dfbeta / np.sqrt(quadratic(root, inverse_after)),
         change=change,
         leverage=found.leverage,
         leverage_conditional=found.conditional,
@@ -177,7 +178,7 @@ def influence(
 
 def _size(change: np.ndarray, information: np.ndarray) -> np.ndarray:
     """Changes (m, k) in the metric of an information matrix (k, k), over k."""
-    return np.einsum("mi,ij,mj->m", change, information, change) / max(len(information), 1)
+    return quadratic(change, information) / max(len(information), 1)
 
 
 def _inverted(A: np.ndarray) -> np.ndarray:
@@ -195,11 +196,11 @@ def _reported(spec: Spec, K: tuple[Any, ...], x: Array) -> Array:
     return jnp.stack(values)[1:]
 
 
-@compiled("spec")
+@compiled()
 def _with_slopes(spec: Spec, K: tuple[Any, ...], x: Array) -> tuple[Array, Array]:
     return _reported(spec, K, x), jax.jacfwd(partial(_reported, spec, K))(x)
 
 
-@compiled("spec")
+@compiled()
 def _each_reported(spec: Spec, K: tuple[Any, ...], x: Array) -> Array:
     return jax.vmap(partial(_reported, spec, K))(x)

@@ -255,4 +255,4 @@ def _in_residual(spec: Spec, prepared: Prepared, x: Array, B: Array) -> Array:
     return -jax.jvp(lambda C: prepared.statistics.solve(C, B), (C,), (only,))[1]
 
 
-_solves, _slopes, _in_residuals = (compiled_by_size(f, "spec") for f in (_solve, _slope, _in_residual))
+_solves, _slopes, _in_residuals = (compiled_by_size(f) for f in (_solve, _slope, _in_residual))

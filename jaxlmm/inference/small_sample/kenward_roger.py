@@ -20,8 +20,7 @@ import numpy as np
 from jax import Array
 
 from ...covariance.kinds import module_of
-from ...fitting.objective import Spec
-from ...likelihood.engines import Blocks
+from ...fitting.objective import Spec, in_chart
 from ...likelihood.prepared import Prepared
 from ...linalg import inv_logdet
 from ..local import Expanded, blocks_at
@@ -30,34 +29,34 @@ ZERO = 1e-10
 RANK = 1e-10
 
 
-def adjustment(spec: Spec, prepared: Prepared, chart: str, x: Array, at: Expanded, W: Array, full: bool) -> Array:
-    """``sum_ij W_ij (Q_ij - P_i Phi P_j - R_ij / 4)`` (p, p) in the basis of `prepared`, R_ij = 0 unless `full`."""
+def adjustment(at: Expanded, W: Array) -> Array:
+    """``sum_ij W_ij (Q_ij - P_i Phi P_j)`` (p, p) in the basis of the statistics: all of the first-order form."""
     p = at.normal.beta.shape[0]
     P = at.P[:, :p, :p]
     Q = 0.5 * at.bend(W)[:p, :p]
-    total = 0.5 * (Q + Q.T) - jnp.einsum("ij,iab,bc,jcd->ad", W, P, at.normal.Phi, P)
-    return total - 0.25 * _curved(spec, prepared, chart, x, at.C, P, W) if full else total
+    return 0.5 * (Q + Q.T) - jnp.sum(P @ at.normal.Phi @ jnp.tensordot(W, P, 1), 0)
 
 
-def _curved(spec: Spec, prepared: Prepared, chart: str, x: Array, C: Blocks, P: Array, W: Array) -> Array:
-    """``sum_ij W_ij R_ij`` with second derivatives in the parameters of SAS, whatever the chart.
+def curvature(spec: Spec, prepared: Prepared, chart: Any, x: Array, P: Array, W: Array) -> Array:
+    """``-sum_ij W_ij R_ij / 4`` (p, p), what the full form adds, in the parameters of SAS whatever the chart.
 
     ``R_ij`` in the chart, plus the change of X'V^-1 X in every such parameter times that one's second derivative.
     """
 
     def in_sas(x: Array) -> Array:
-        return spec.map("to_sas", x, chart)
+        return in_chart(chart, lambda chart, x: spec.map("to_sas", x, chart), x)
 
     J = jax.jacfwd(in_sas)(x)
     moving = jnp.any(J != 0, 0)  # in the solver's chart a variance of zero does not, and is no parameter
     W = W * moving[:, None] * moving[None, :]
-    bent = _contracted(partial(blocks_at, spec, prepared, chart), x, W)
+    blocks = partial(blocks_at, spec, prepared, chart)
+    bent = _contracted(blocks, x, W)
     direction, p = jax.tree_util.tree_map(lambda a: a[None], bent), P.shape[1]
-    R = -prepared.statistics.expand(C, direction, jnp.zeros_like).gram_slopes[0, :p, :p]
+    R = -prepared.statistics.expand(blocks(x), direction, jnp.zeros_like).gram_slopes[0, :p, :p]
     size = jnp.sqrt(jnp.sum(J**2, -1))
     size = jnp.where(size > 0, size, 1.0)
     by_parameter = jnp.linalg.pinv((J / size[:, None]).T, rtol=RANK) @ P.reshape(len(P), -1)
-    return R + ((_contracted(in_sas, x, W) / size) @ by_parameter).reshape(P.shape[1:])
+    return -0.25 * (R + ((_contracted(in_sas, x, W) / size) @ by_parameter).reshape(P.shape[1:]))
 
 
 def _contracted(f: Any, x: Array, W: Array) -> Any:
@@ -84,10 +83,10 @@ def joint(L: Any, Phi: Any, P: Any, W: Any) -> tuple[Any, Any]:
     A = L @ Phi
     middle = A @ L.T
     inverse = np.linalg.inv(middle) if xp is np else inv_logdet(middle)[0]
-    S = xp.einsum("ab,bi,kij,cj->kac", inverse, A, P, A)
-    traces = xp.einsum("kaa->k", S)
+    S = inverse @ (A @ P @ A.T)
+    traces = xp.trace(S, axis1=1, axis2=2)
     A1 = traces @ W @ traces
-    A2 = xp.einsum("kl,kab,lba->", W, S, S)
+    A2 = xp.sum(xp.tensordot(W, S, 1) * xp.swapaxes(S, 1, 2))
     safe = xp.where(A2 > 0, A2, 1.0)
     B = (A1 + 6.0 * A2) / (2 * r)
     g = ((r + 1) * A1 - (r + 4) * A2) / ((r + 2) * safe)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ...covariance.kinds import module_of
-from ...linalg import eigh
+from ...linalg import eigh, quadratic
 
 EQUAL = 1e-8  # relative difference of degrees of freedom that are the same
 
@@ -21,8 +21,8 @@ def row_df(L: Any, Phi: Any, P: Any, W: Any) -> Any:
     xp = module_of(Phi)
     A = L @ Phi
     f = xp.sum(A * L, -1)
-    slope = -xp.einsum("mi,kij,mj->mk", A, P, A)
-    spread = xp.einsum("mk,kl,ml->m", slope, W, slope)
+    slope = -quadratic(A, P).T
+    spread = quadratic(slope, W)
     none = spread <= 0
     return xp.where(none, xp.inf, 2.0 * f**2 / xp.where(none, 1.0, spread))
 
