@@ -16,10 +16,11 @@ from ..errors import require_accurate
 from ..fitting.estimate import conditioned_blocks
 from ..fitting.units import Estimate
 from ..frames.relationship import Relatives
-from ..likelihood.engines import Blocks, Clusters, Iterative, arrange
+from ..likelihood.engines import MARGINAL, Blocks
+from ..likelihood.engines.marginal.layout import Clusters
 from ..likelihood.engines.orthogonal import bucket, group_sum, pad_first, pad_last, row_bucket
 from ..likelihood.engines.solving import FORWARD
-from ..likelihood.model import Model, layout_of
+from ..likelihood.model import Model
 from ..likelihood.parts import Field, Term
 from ..likelihood.prepared import Prepared, prepare, weighted
 from ..pytrees import replace
@@ -74,7 +75,7 @@ def random_effects(
     merged = tuple(_merge([random[t] for t in terms]) for terms in shared)
     C = Blocks(tuple(block_diagonal([found.random[t] for t in terms]) for terms in shared), found.residual)
     with float64():
-        if model.engine in ("grouped", "crossed", "iterative"):
+        if model.evaluator.by_level:
             out = _by_levels(_replanned(model, merged), C, estimate)
         else:
             out = _by_clusters(replace(model, random=merged), C, estimate, [kin[t[0]] if kin else None for t in shared])
@@ -86,7 +87,7 @@ def random_effects(
             k = block_diagonal([K[t] for t in terms])
             values, cov, pev = values @ k.T, k @ cov @ k.T, k @ pev @ k.T
         effects.append(Effects(tuple(terms), np.array(values), np.array(cov), np.array(pev)))
-    if model.engine != "iterative":
+    if not model.evaluator.stochastic:
         require_accurate(*(x for e in effects for x in (e.values, e.condvar)))
     return tuple(effects)
 
@@ -101,11 +102,8 @@ def _is_mergeable(first: Term | Field, other: Term | Field) -> bool:
 
 def _replanned(model: Model, merged: tuple[Term, ...]) -> Model:
     """The model with merged terms."""
-    if len(merged) == len(model.random):
-        return replace(model, random=merged)
-    options = model.layout.options if model.engine == "iterative" else Iterative()
-    layout = layout_of(model.engine, merged, len(model.y), options)
-    return replace(model, random=merged, layout=layout)
+    new = replace(model, random=merged)
+    return new if len(merged) == len(model.random) else replace(new, layout=model.evaluator.layout(new))
 
 
 def _by_levels(model: Model, C: Blocks, estimate: Estimate) -> Any:
@@ -133,8 +131,8 @@ def _by_clusters(
     ``u - a'y`` with ``a = V^-1 c'``: a sum of positive terms, one a part of V, where ``Cov(u) - c V^-1 c'`` would be a
     small difference. Outer terms reach beyond the cluster, and add what is not known of their effects.
     """
-    layout = arrange(model.random, model.residual, len(model.y))
-    model = replace(model, engine="marginal", layout=layout)
+    layout = MARGINAL.layout(model)
+    model = replace(model, evaluator=MARGINAL, layout=layout)
     statistics = prepare(model, compact=False).statistics
     rest = weighted(model, model.y - linear_predictor(model.X, estimate.coef, model.offset))
     columns = np.column_stack([rest, weighted(model, model.X)])

@@ -20,9 +20,9 @@ from jaxlmm.errors import DataError, JaxlmmError
 from jaxlmm.fitting.estimate import MAX_ITERATIONS, estimate
 from jaxlmm.fitting.newton import Status, minimise
 from jaxlmm.fitting.objective import Spec, objective, packing_of, scale_of
+from jaxlmm.likelihood.engines.dense import MAX_DENSE_ROWS
 from jaxlmm.likelihood.engines.layout import MAX_STACKED, MAX_STATISTICS, plan
 from jaxlmm.likelihood.engines.orthogonal import fine
-from jaxlmm.likelihood.model import MAX_DENSE_ROWS
 from jaxlmm.likelihood.prepared import prepare
 
 ENGINES = ("grouped", "dense")
