@@ -196,16 +196,14 @@ def models_of_responses(
     return models
 
 
-def _factor(model: Model) -> tuple[np.ndarray, int]:
-    """Codes and number of levels of the grouping factor of a model for which `is_stackable` holds."""
-    found = model.evaluator.factor(model)
-    assert found is not None
-    return found
+def _factor(model: Model) -> Any:
+    """Codes and number of levels of the grouping factor by which the engine takes data sets together, if any."""
+    return model.evaluator.factor(model)
 
 
 def is_stackable(model: Model) -> bool:
-    """Whether there is one grouping factor by which the engine takes data sets together."""
-    return model.evaluator.factor(model) is not None
+    """Whether data sets like this one are prepared together."""
+    return _factor(model) is not None
 
 
 def floats_of(model: Model) -> int:
