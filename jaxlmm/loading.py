@@ -55,8 +55,8 @@ def load(
     Raises
     ------
     DataError
-        For a file that is damaged, not from jaxlmm or from a later version; for a structure or an engine that is not known; when
-        this version makes another model of the data than the one that was fitted.
+        For a file that is damaged, not from jaxlmm or from a later version; for an unknown structure or engine;
+        when this version makes another model of the data than the one that was fitted.
     OSError
         Where there is no such file.
     """

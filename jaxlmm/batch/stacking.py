@@ -11,6 +11,7 @@ import numpy as np
 
 from ..fitting.boundary import has_few_groups
 from ..fitting.estimate import says_little
+from ..likelihood.engines.base import Lanes
 from ..likelihood.engines.orthogonal import group_sum, orthogonalise, project
 from ..likelihood.model import Model
 from ..likelihood.prepared import Basis, Prepared, inverse_chart, prepare, turned, weighted
@@ -119,8 +120,8 @@ class Table:
         per_lane = np.bincount(groups, minlength=self.lanes)
         free = [t.dim for t in model.random if t.structure.is_matrix and t.dim > 1]
         few = np.any([has_few_groups(dim, per_lane, counts) for dim in free] or [np.zeros(self.lanes, bool)], 0)
-        stacked = model.evaluator.stacked
-        for rows, statistics in stacked(model, columns, Z, self.group, self.lane, self.lanes, self.position):
+        lanes = Lanes(columns, Z, self.lane, self.lanes, self.group, self.position)
+        for rows, statistics in model.evaluator.stacked(model, lanes):
             yield Stack(rows, Prepared(statistics, take(basis, rows), model.coords), few[rows], spread[rows])
 
     def _rooted(self, a: np.ndarray) -> np.ndarray:

@@ -123,7 +123,7 @@ def test_the_grouped_engine_refuses_a_residual_structure():
 @pytest.mark.parametrize("engine", ["Grouped", "densse", "", None])
 def test_a_misspelt_engine(engine):
     data = short_data()
-    expected = f"engine: found {engine!r}, expected one of auto, dense, grouped, marginal"
+    expected = f"engine: found {engine!r}, expected one of auto, crossed, dense, grouped"
     with pytest.raises(DataError, match=expected):
         jaxlmm.Model(data["y"], np.ones((24, 1)), random=[jaxlmm.Term(np.ones(24), data["g"])], engine=engine)
     with pytest.raises(DataError, match=expected):

@@ -41,6 +41,25 @@ class Rows(NamedTuple):
         return isinstance(self.U, np.ndarray)
 
 
+class Lanes(NamedTuple):
+    """Rows of many data sets, one below the other, for `Engine.stacked` (NumPy).
+
+    Attributes
+    ----------
+    U (n, r), Z : as in `Rows`
+    lane : (n,) data set of each row, ascending;  count : number of data sets
+    group : (n,) level of `Engine.factor`, numbered through all data sets
+    position : (n,) level of each row for the residual structure, or None
+    """
+
+    U: np.ndarray
+    Z: list[np.ndarray]
+    lane: np.ndarray
+    count: int
+    group: np.ndarray
+    position: np.ndarray | None
+
+
 class Posterior(NamedTuple):
     """Random effects given the data, an entry a term: none of this is a difference of large numbers.
 

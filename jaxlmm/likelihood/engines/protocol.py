@@ -19,7 +19,7 @@ from ...errors import DataError
 from ...linalg import identity
 from ...pytrees import frozen_pytree, replace
 from ..parts import Field
-from .base import Blocks, Rows, Statistics
+from .base import Blocks, Lanes, Rows, Statistics
 from .solving import Apply, refined
 
 if TYPE_CHECKING:
@@ -108,16 +108,8 @@ class Engine:
         """Codes and number of levels of the one grouping factor by which `stacked` takes data sets together."""
         return None
 
-    def stacked(
-        self, model: Model, U: np.ndarray, Z: list[np.ndarray], group: np.ndarray, lane: np.ndarray, lanes: int,
-        position: np.ndarray | None,
-    ) -> Iterator[tuple[np.ndarray, Statistics]]:  # fmt: skip
-        """Statistics of data sets with rows of their own, one below the other, those of one shape together (NumPy).
-
-        Parameters
-        ----------
-        U (n, r), Z : rows of all data sets;  lane : (n,) data set of each row, ascending;  lanes : their number
-        group : (n,) level of `factor`, numbered through all data sets;  position : (n,) level for the residual
+    def stacked(self, model: Model, lanes: Lanes) -> Iterator[tuple[np.ndarray, Statistics]]:
+        """Statistics of data sets with rows of their own, those of one shape together (NumPy).
 
         Yields
         ------

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ..base import Rows
+from ..base import Lanes, Rows
 from ..layout import Layout
 from ..orthogonal import Patterns, Projection, bucket, orthogonalise, pad_last, products, project
 from .elimination import Factor
@@ -70,22 +70,21 @@ def cross_products(left: np.ndarray, ys: list[np.ndarray]) -> np.ndarray:
     return out
 
 
-def stacked(
-    U: np.ndarray, Z: list[np.ndarray], group: np.ndarray, lane: np.ndarray, lanes: int
-) -> Iterator[tuple[np.ndarray, Grouped]]:  # fmt: skip
-    """Statistics of data sets with one factor and rows of their own, see `GroupedEngine.stacked`."""
+def stacked(lanes: Lanes) -> Iterator[tuple[np.ndarray, Grouped]]:
+    """Statistics of data sets with one factor and rows of their own, those of one padded number of groups together."""
+    U, Z, lane, many, group, _ = lanes
     groups = int(group.max(initial=-1)) + 1
     F, units = orthogonalise(np.concatenate([np.zeros((len(U), 0)), *Z], 1), group, groups, np)
     B, rest = project(units, U, group, groups, np)
-    E = np.moveaxis(products(rest, lane, lanes, np), -1, 0)
+    E = np.moveaxis(products(rest, lane, many, np), -1, 0)
     home = np.zeros(groups, int)
     home[group] = lane
-    counts, per_lane = np.bincount(lane, minlength=lanes), np.bincount(home, minlength=lanes)
+    counts, per_lane = np.bincount(lane, minlength=many), np.bincount(home, minlength=many)
     position = np.arange(groups) - np.concatenate([[0], np.cumsum(per_lane)[:-1]])[home]
     shape = np.array([bucket(int(m)) for m in per_lane], int)
     for size in np.unique(shape):
         rows = np.flatnonzero(shape == size)
-        index = np.full(lanes, -1)
+        index = np.full(many, -1)
         index[rows] = np.arange(len(rows))
         mine = np.flatnonzero(index[home] >= 0)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ....errors import DataError
-from ..base import Rows
+from ..base import Lanes, Rows
 from ..crossed.layout import rest_of
 from ..layout import Layout, factors_of, is_plain, lacks_terms, plan
 from ..protocol import Engine
@@ -58,12 +58,9 @@ class GroupedEngine(Engine):
         """That of all terms."""
         return None if model.layout.outer else (model.layout.codes, model.layout.groups)
 
-    def stacked(
-        self, model: Model, U: np.ndarray, Z: list[np.ndarray], group: np.ndarray, lane: np.ndarray, lanes: int,
-        position: np.ndarray | None,
-    ) -> Iterator[tuple[np.ndarray, Grouped]]:  # fmt: skip
+    def stacked(self, model: Model, lanes: Lanes) -> Iterator[tuple[np.ndarray, Grouped]]:
         """Data sets of one padded number of groups together."""
-        yield from stacked(U, Z, group, lane, lanes)
+        yield from stacked(lanes)
 
     def draws(self, model: Model) -> bool:
         """With one factor."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ....errors import DataError
-from ..base import Rows
+from ..base import Lanes, Rows
 from ..dense import MAX_DENSE_ROWS
 from ..protocol import Engine
 from .engine import Marginal
@@ -56,14 +56,12 @@ class MarginalEngine(Engine):
             return None
         return residual.group, int(residual.group.max(initial=-1)) + 1
 
-    def stacked(
-        self, model: Model, U: np.ndarray, Z: list[np.ndarray], group: np.ndarray, lane: np.ndarray, lanes: int,
-        position: np.ndarray | None,
-    ) -> Iterator[tuple[np.ndarray, Marginal]]:  # fmt: skip
+    def stacked(self, model: Model, lanes: Lanes) -> Iterator[tuple[np.ndarray, Marginal]]:
         """All data sets together."""
+        U, _, lane, count, group, position = lanes
         assert position is not None
-        visits = repeated(U, group, position, lane, lanes, model.residual.dim)
-        yield np.arange(lanes), Marginal.of_many(visits, U.shape[1])
+        visits = repeated(U, group, position, lane, count, model.residual.dim)
+        yield np.arange(count), Marginal.of_many(visits, U.shape[1])
 
     def floats(self, model: Model) -> int:
         """Products of the rows of each pattern of visits."""
