@@ -138,7 +138,7 @@ def test_comparisons():
         large = fitted(engine, "y ~ x + (1 | id)")
         small = fitted(engine, "y ~ x", residual="iid()")
         law = jaxlmm.compare(fitted(engine, "y ~ 1 + (1 | id)", "ML"), fitted(engine, "y ~ x + (1 | id)", "ML"))
-        found.append([numbers(law.frame()), numbers(jaxlmm.compare(small, large).frame()), jaxlmm.rlrt(large).pvalue])
+        found.append([numbers(law.frame()), numbers(jaxlmm.compare(small, large).frame()), jaxlmm.rlrt(large).p])
     for own, known in zip(*found, strict=True):
         np.testing.assert_allclose(own, known, rtol=1e-5, atol=1e-8)
 
