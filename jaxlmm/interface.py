@@ -24,7 +24,7 @@ from .frames.columns import open_table
 from .frames.files import read_file
 from .frames.owned import copied, own_columns
 from .frames.relationship import between_levels
-from .likelihood.engines import Iterative
+from .likelihood.engines import Engine
 from .likelihood.model import Model
 from .likelihood.parts import Field, Residual, Term, unwritten
 from .results import Fit, fit_frame
@@ -42,7 +42,7 @@ def lmm(
     variance: str | None = None,
     relationship: Mapping[str, Any] | None = None,
     structures: Mapping[str, type[Covariance]] | None = None,
-    engine: str | Iterative = "auto",
+    engine: str | Engine = "auto",
     start: np.ndarray | None = None,
 ) -> Fit:
     """Fit a linear mixed model.
@@ -80,7 +80,7 @@ def lmm(
         through their relatives, see `Fit.ranef` and `Fit.predict`.
     structures : mapping of names to covariance classes, optional
         Further names for structures.
-    engine : "auto", or the name of one; see `jaxlmm.Model`; or `jaxlmm.Iterative` with options
+    engine : "auto", or the name of one; see `jaxlmm.Model`; `jaxlmm.Iterative` with options, or an object of your own
     start : (k,) array, optional
         Start value of theta, such as ``fit.theta`` of another fit, a singular one too.
 
@@ -134,7 +134,7 @@ def model_of(
     variance: str | None = None,
     relationship: Mapping[str, Any] | None = None,
     structures: Mapping[str, type[Covariance]] | None = None,
-    engine: str | Iterative = "auto",
+    engine: str | Engine = "auto",
 ) -> tuple[ModelFrame, Model]:
     """The arrays of a formula on data, and the model of them, not fitted; arguments as in `lmm`."""
     known, related = {**NAMES, **(structures or {})}, dict(relationship or {})

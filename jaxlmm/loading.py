@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from .fitting.units import Certificate, Estimate
 from .frames.relationship import Precision
 from .inference.fixed_effects.in_batches import LaneTests
 from .interface import model_of
-from .likelihood.engines import Iterative
+from .likelihood.engines import Engine, Iterative
 from .results import Fit
 from .runtime.precision import refuse_after_fork
 from .saving import Call, Unpacker, data_of, read
@@ -32,7 +32,9 @@ RECORDS = {
 SAME = 1e-9  # relative difference of sums of columns that is rounding
 
 
-def load(path: Any, structures: Mapping[str, type[Covariance]] | None = None) -> Fit | BatchFit:
+def load(
+    path: Any, structures: Mapping[str, type[Covariance]] | None = None, engines: Sequence[Engine] = ()
+) -> Fit | BatchFit:  # fmt: skip
     """Read what ``fit.save(path)`` or ``batch.save(path)`` has written.
 
     A fit does all that the original does, with the same numbers: the estimates are read bit for bit, the model is made
@@ -42,6 +44,7 @@ def load(path: Any, structures: Mapping[str, type[Covariance]] | None = None) ->
     ----------
     path : of the file
     structures : covariance classes of one's own that the fit was made with, by name, as in `jaxlmm.lmm`
+    engines : objects of engine classes of one's own, one of which the fit was made with
 
     Returns
     -------
@@ -52,19 +55,19 @@ def load(path: Any, structures: Mapping[str, type[Covariance]] | None = None) ->
     Raises
     ------
     DataError
-        For a file that is damaged, not from jaxlmm or from a later version; for a structure that is not known; when
-        this version makes another model of the data than the one that was fitted.
+        For a file that is damaged, not from jaxlmm or from a later version; for an unknown structure or engine;
+        when this version makes another model of the data than the one that was fitted.
     OSError
         Where there is no such file.
     """
     refuse_after_fork()
     archive = read(path)
     try:
-        found = _made(archive, Unpacker(archive.arrays, RECORDS, structures or {}, path), path)
+        found = _made(archive, Unpacker(archive.arrays, RECORDS, structures or {}, path, engines), path)
     except ImportError:
         raise
     except DataError as error:
-        if str(error).startswith((str(path), "structures:")):
+        if str(error).startswith((str(path), "structures:", "engines:")):
             raise
         raise _damaged(path, error) from error
     except Exception as error:  # what a damaged file leads to can be anything

@@ -9,7 +9,7 @@ import pandas as pd
 
 import jaxlmm
 from jaxlmm.fitting.estimate import blocks_at
-from jaxlmm.likelihood.engines import Dense, Rows
+from jaxlmm.likelihood.engines import DENSE, Whole
 
 
 @functools.cache
@@ -69,7 +69,7 @@ def covariance(fit):
     root = np.ones(fit.nobs) if model.weights is None else np.sqrt(model.weights)
     one = root[:, None]
     Z = tuple(part.Z * one if isinstance(part, jaxlmm.Term) else one for part in model.random)
-    engine = Dense.prepare(Rows(one, Z), (*model.random, model.residual))
+    engine = Whole(one, Z, (*model.random, model.residual), DENSE)
     C = blocks_at(model, fit.estimate)
     V = np.asarray(engine.covariance(C))
     R = np.asarray(engine.covariance(C._replace(random=tuple(0.0 * np.asarray(G) for G in C.random))))

@@ -18,7 +18,6 @@ from ..fitting.newton import Status
 from ..fitting.objective import Spec, loglik_at, moment_start, packing_of, scale_of
 from ..fitting.units import Estimates, in_units
 from ..frames.alignment import mask_of
-from ..likelihood.engines import Marginal
 from ..likelihood.model import Model
 from ..likelihood.prepared import weighted
 from ..runtime.precision import float64
@@ -37,10 +36,7 @@ def _starts(spec: Spec, shared: Shared, lanes: Lane, b: int) -> np.ndarray:
     scale = lanes.scale if shared.scale is None else shared.scale
     if shared.prepared is not None:
         start = np.tile(spec.start(shared.prepared.coords), (b, 1))
-        statistics = shared.prepared.statistics
-        if isinstance(statistics, Marginal):
-            statistics = statistics.of_columns(lanes.data.data)
-        return moment_start(spec, statistics, start, scale)
+        return moment_start(spec, shared.prepared.statistics.of_columns(lanes.data.data), start, scale)
     if any(spec.placed):
         return np.stack([spec.start(take(lanes.data.coords, i)) for i in range(b)])
     start = np.tile(spec.start((None,) * len(spec.parts)), (b, 1))
@@ -120,7 +116,7 @@ def refit_batch(
     names: tuple[str, ...] = (), kind: str = "dict", tests: Testing | None = None,
 ) -> BatchFit:  # fmt: skip
     """Fit one design to many responses; see `jaxlmm.fit_batch` for the arguments and the result."""
-    _refuse_iterative([model])
+    _refuse_stochastic([model])
     Y = as_batch("Y", Y, len(model.y))
     if missing not in ("status", "drop"):
         raise DataError(f"missing: found {missing!r}, expected 'status' or 'drop'")
@@ -165,7 +161,7 @@ def fit_drawn(
     names: tuple[str, ...] = (), kind: str = "dict", progress: Progress = "auto",
 ) -> BatchFit:  # fmt: skip
     """Fit replicates 0..count-1 whose statistics ``drawer(design)(replicates)`` gives, chunk by chunk."""
-    _refuse_iterative([model])
+    _refuse_stochastic([model])
     spec, p = Spec.of(model, method), model.X.shape[1]
     out = BatchFit.empty(count, p, spec, Status.NOT_RUN, names, kind)
     job = Job(spec, out, np.arange(p))
@@ -237,13 +233,14 @@ def _fit_shared(
     job.fit_responses(rows[good[varies]], design, data, None if job.testing is None else Y[varies])
 
 
-def _refuse_iterative(models: Sequence[Model]) -> None:
-    """The iterative engine has one data set at a time: its values belong to the path of one fit."""
-    if any(model.engine == "iterative" for model in models):
-        raise DataError(
-            "engine: 'iterative' fits one data set at a time, found it for a batch; call fit.refit(y) for one response "
-            "after the other, or use engine='crossed'"
-        )
+def _refuse_stochastic(models: Sequence[Model]) -> None:
+    """A stochastic engine has one data set at a time: its values belong to the path of one fit."""
+    for model in models:
+        if model.evaluator.stochastic:
+            raise DataError(
+                f"engine: {model.engine!r} fits one data set at a time, found it for a batch; call fit.refit(y) for "
+                "one response after the other, or use engine='crossed'"
+            )
 
 
 @door
@@ -296,7 +293,7 @@ def fit_batch(
     models = list(models)
     if not models:
         raise DataError("models: expected at least one model, found none")
-    _refuse_iterative(models)
+    _refuse_stochastic(models)
     specs = [Spec.of(m, method) for m in models]
     widths = [m.X.shape[1] for m in models]
     for i, (spec, width) in enumerate(zip(specs, widths, strict=True)):

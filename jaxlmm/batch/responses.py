@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..likelihood.engines import Varying, VaryingClusters, VaryingCrossed, VaryingRotated
+from ..likelihood.engines import Rows
 from ..likelihood.model import Model
+from ..likelihood.parts import Term
 from ..likelihood.prepared import Basis, Prepared, orthonormal, prepare, turned, weighted
 from ..tolerances import ALIASED
 
@@ -63,16 +64,6 @@ def assemble(shared: Shared, lane: Lane) -> tuple[Prepared, Any]:
     return Prepared(statistics, basis_of(shared, lane), shared.prepared.coords), scale
 
 
-class VaryingRows:
-    """The design side of the dense engine: its statistics are the rows."""
-
-    floats = 0
-
-    def __call__(self, columns: list[np.ndarray]) -> np.ndarray:
-        """Rows (b, n, count) of columns, each (n, b)."""
-        return np.stack([column.T for column in columns], -1)
-
-
 class Design:
     """A model without its response and, if asked, without the last column of its X.
 
@@ -89,19 +80,9 @@ class Design:
         fixed = model.X.shape[1] - column
         self._Q, R, _ = orthonormal(model.X[:, :fixed], model.weights)
         self._R = np.pad(R, (0, int(column)))
-        statistics = self.template.statistics
-        self.varying: Any = VaryingRows()
-        if model.engine == "marginal":
-            self.varying = VaryingClusters(self._Q, statistics.buckets)
-        elif model.engine == "spectral":
-            self.varying = VaryingRotated(self._Q, statistics)
-        elif model.engine in ("grouped", "crossed"):
-            pairs = zip(model.terms, self.template.basis.K, strict=True)
-            Z = tuple(turned(weighted(model, t.Z), K) for t, K in pairs)
-            if model.engine == "crossed":
-                self.varying = VaryingCrossed(self._Q, Z, model.layout)
-            else:
-                self.varying = Varying(self._Q, Z, model.layout, count, len(statistics.weight))
+        pairs = zip(model.random, self.template.basis.K, strict=True)
+        Z = tuple(turned(weighted(model, t.Z), K) if isinstance(t, Term) else None for t, K in pairs)
+        self.varying = model.evaluator.varying(Rows(self._Q, Z), model, self.template.statistics, count)
 
     @property
     def floats(self) -> int:

@@ -11,16 +11,11 @@ import numpy as np
 
 from ..fitting.boundary import has_few_groups
 from ..fitting.estimate import says_little
-from ..likelihood.engines import Engine, Grouped, Marginal
-from ..likelihood.engines.grouped.elimination import Factor
-from ..likelihood.engines.marginal.layout import MOST_LEVELS
-from ..likelihood.engines.marginal.statistics import repeated
-from ..likelihood.engines.orthogonal import bucket, group_sum, orthogonalise, products, project
+from ..likelihood.engines.base import Lanes
+from ..likelihood.engines.orthogonal import group_sum, orthogonalise, project
 from ..likelihood.model import Model
 from ..likelihood.prepared import Basis, Prepared, inverse_chart, prepare, turned, weighted
 from ..tolerances import ALIASED, origin, shifted
-
-PATTERNS = 32  # of visits that a data set is expected to have at most
 
 
 @dataclass(frozen=True)
@@ -72,7 +67,7 @@ class Table:
         factors = [_factor(m) for m in models]
         first = np.concatenate([[0], np.cumsum([levels for _, levels in factors])[:-1]])
         some = any(m.weights is not None for m in models)
-        terms = range(len(models[0].terms))
+        terms, residual = range(len(models[0].terms)), models[0].residual
         return cls(
             lane=np.repeat(np.arange(len(models)), sizes),
             lanes=len(models),
@@ -83,7 +78,7 @@ class Table:
             weights=np.concatenate([np.ones(len(m.y)) if m.weights is None else m.weights for m in models])
             if some
             else None,
-            position=np.concatenate([m.residual.position for m in models]) if models[0].engine == "marginal" else None,
+            position=None if residual.position is None else np.concatenate([m.residual.position for m in models]),
         )
 
     @classmethod
@@ -110,47 +105,23 @@ class Table:
             Z=tuple(t.Z[row] for t in model.terms),
             group=(np.cumsum(present) - 1)[codes],
             weights=None if weights is None else weights[lane, row],
-            position=model.residual.position[row] if model.engine == "marginal" else None,
+            position=None if model.residual.position is None else model.residual.position[row],
         )
 
     def stacks(self, model: Model) -> Iterator[Stack]:
         """Statistics, data sets of one padded number of groups together; `model` has the terms."""
         counts = np.bincount(self.lane, minlength=self.lanes)
-        statistics: Engine
-        if self.position is not None:
-            basis, columns, spread = self._basis(counts, [])
-            visits = repeated(columns, self.group, self.position, self.lane, self.lanes, model.residual.dim)
-            statistics = Marginal.of_many(visits, columns.shape[1])
-            few = np.zeros(self.lanes, bool)
-            yield Stack(np.arange(self.lanes), Prepared(statistics, basis, model.coords), few, spread)
-            return
-        charts = [
-            self._chart(self._rooted(z), t.structure.is_matrix) for z, t in zip(self.Z, model.random, strict=True)
-        ]
+        matrices = [t.structure.is_matrix for t in model.random]
+        charts = [self._chart(self._rooted(z), free) for z, free in zip(self.Z, matrices, strict=True)]
         basis, columns, spread = self._basis(counts, charts)
         Z = [turned(self._rooted(z), K[self.lane]) for z, (K, _) in zip(self.Z, charts, strict=True)]
-
-        groups = int(self.group.max(initial=-1)) + 1
-        inner = np.concatenate([np.zeros((len(self.y), 0)), *(Z[t] for t in model.layout.inner)], 1)
-        F, units = orthogonalise(inner, self.group, groups, np)
-        B, rest = project(units, columns, self.group, groups, np)
-        E = np.moveaxis(products(rest, self.lane, self.lanes, np), -1, 0)
-
-        home = np.zeros(groups, int)
-        home[self.group] = self.lane
-        per_lane = np.bincount(home, minlength=self.lanes)
-        position = np.arange(groups) - np.concatenate([[0], np.cumsum(per_lane)[:-1]])[home]
+        groups = np.zeros(int(self.group.max(initial=-1)) + 1, int)
+        groups[self.group] = self.lane
+        per_lane = np.bincount(groups, minlength=self.lanes)
         free = [t.dim for t in model.random if t.structure.is_matrix and t.dim > 1]
         few = np.any([has_few_groups(dim, per_lane, counts) for dim in free] or [np.zeros(self.lanes, bool)], 0)
-        shape = np.array([bucket(int(m)) for m in per_lane], int)
-        for size in np.unique(shape):
-            rows = np.flatnonzero(shape == size)
-            place = _Place(rows, size, home, position, self.lanes)
-            factor = Factor(place(F), place(B), E[rows][..., None])
-            parent = np.zeros((len(rows), size), np.int32)
-            meta = (model.layout.inner, (), (), 1, columns.shape[1])
-            count = counts[rows].astype(float)
-            statistics = Grouped(count, factor, None, place(np.ones(groups)), parent, None, meta)
+        lanes = Lanes(columns, Z, self.lane, self.lanes, self.group, self.position)
+        for rows, statistics in model.evaluator.stacked(model, lanes):
             yield Stack(rows, Prepared(statistics, take(basis, rows), model.coords), few[rows], spread[rows])
 
     def _rooted(self, a: np.ndarray) -> np.ndarray:
@@ -195,25 +166,6 @@ class Table:
         return inverse_chart(np.transpose(F, (2, 1, 0)) / np.sqrt(counts)[:, None, None], units)
 
 
-@dataclass(frozen=True)
-class _Place:
-    """Puts arrays with the groups of all data sets last (..., groups) into rows of some of them (b, ..., size)."""
-
-    rows: np.ndarray
-    size: int
-    home: np.ndarray
-    position: np.ndarray
-    lanes: int
-
-    def __call__(self, a: np.ndarray) -> np.ndarray:
-        index = np.full(self.lanes, -1)
-        index[self.rows] = np.arange(len(self.rows))
-        mine = np.flatnonzero(index[self.home] >= 0)
-        out = np.zeros((len(self.rows), *a.shape[:-1], self.size))
-        out[index[self.home[mine]], ..., self.position[mine]] = np.moveaxis(a[..., mine], -1, 0)
-        return out
-
-
 def take(tree: Any, rows: np.ndarray | int) -> Any:
     """Rows of every array of a pytree."""
     return jax.tree_util.tree_map(lambda a: a[rows], tree)
@@ -234,40 +186,30 @@ def models_of_responses(
             Model(
                 y[rows],
                 X,
-                [part.subset(rows, keep=model.engine == "crossed") for part in model.random],
+                [part.subset(rows, keep=model.evaluator.keeps_levels) for part in model.random],
                 model.residual.subset(rows),
                 None if own is None else own[rows],
                 None if model.offset is None else model.offset[rows],
-                model.engine,
+                model.evaluator,
                 checks=False,
             )
         )
     return models
 
 
-def _factor(model: Model) -> tuple[np.ndarray, int]:
-    """Codes and number of levels of the grouping factor of a model for which `is_stackable` holds."""
-    if model.engine == "grouped":
-        return model.layout.codes, model.layout.groups
-    return model.residual.group, int(model.residual.group.max(initial=-1)) + 1
+def _factor(model: Model) -> Any:
+    """Codes and number of levels of the grouping factor by which the engine takes data sets together, if any."""
+    return model.evaluator.factor(model)
 
 
 def is_stackable(model: Model) -> bool:
-    """Whether there is one grouping factor: of the terms, or of a residual structure over levels and no terms."""
-    if model.engine == "grouped":
-        return not model.layout.outer
-    over_levels = model.engine == "marginal" and not model.random and model.residual.coords is None
-    return over_levels and model.residual.dim <= MOST_LEVELS
+    """Whether data sets like this one are prepared together."""
+    return _factor(model) is not None
 
 
 def floats_of(model: Model) -> int:
     """Numbers that one of many data sets like this one takes when it is prepared on its own, at least."""
-    own = model.X.size + sum(t.Z.size for t in model.terms)
-    if model.engine != "marginal" or not is_stackable(model):
-        return own
-    levels, r = model.residual.dim, model.X.shape[1] + 1
-    patterns = min(_factor(model)[1], 2**levels, PATTERNS)
-    return own + patterns * levels * (levels + 1) * r * (r + 1) // 4
+    return model.X.size + sum(t.Z.size for t in model.terms) + model.evaluator.floats(model)
 
 
 def stacks_of_responses(
@@ -282,7 +224,7 @@ def stacks_of_responses(
 
 def stacks_of_models(models: Sequence[Model]) -> Iterator[Stack]:
     """Statistics of models with the same terms, those of one shape together."""
-    if all(is_stackable(m) and m.layout.inner == models[0].layout.inner for m in models):
+    if all(is_stackable(m) and m.evaluator == models[0].evaluator for m in models):
         yield from Table.of_models(models).stacks(models[0])
         return
     prepared = [prepare(m, orthogonal=True) for m in models]

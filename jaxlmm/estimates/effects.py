@@ -16,10 +16,11 @@ from ..errors import require_accurate
 from ..fitting.estimate import conditioned_blocks
 from ..fitting.units import Estimate
 from ..frames.relationship import Relatives
-from ..likelihood.engines import Blocks, Clusters, Iterative, arrange
+from ..likelihood.engines import MARGINAL, Blocks
+from ..likelihood.engines.marginal.layout import Clusters
 from ..likelihood.engines.orthogonal import bucket, group_sum, pad_first, pad_last, row_bucket
 from ..likelihood.engines.solving import FORWARD
-from ..likelihood.model import Model, layout_of
+from ..likelihood.model import Model
 from ..likelihood.parts import Field, Term
 from ..likelihood.prepared import Prepared, prepare, weighted
 from ..pytrees import once, replace
@@ -62,7 +63,7 @@ def effects_of(fit: Any, kin: Sequence[Relatives | None] | None = None) -> tuple
         found = once(fit, "effects", lambda: random_effects(fit.model, fit.estimate))
     else:
         found = random_effects(fit.model, fit.estimate, kin)
-    if fit.engine != "iterative":
+    if not fit.model.evaluator.stochastic:
         require_accurate(*(x for e in found for x in (e.values, e.condvar)))
     return found
 
@@ -92,16 +93,16 @@ def random_effects(
     is_own = len(merged) == len(model.random)  # else prepared with terms side by side
     C = Blocks(tuple(block_diagonal([found.random[t] for t in terms]) for terms in shared), found.residual)
     with float64():
-        if model.engine in ("grouped", "crossed", "iterative"):
+        if model.evaluator.by_level:
             prepared = prepare(model if is_own else _replanned(model, merged), compact=False, orthogonal=is_own)
             out = _by_levels(merged, prepared, C, estimate)
         else:
             turned = replace(model, random=merged)
-            if is_own and model.engine == "marginal":
+            if is_own and model.evaluator is MARGINAL:
                 layout, statistics = model.layout, prepare(model, compact=False, orthogonal=True).statistics
             else:
-                layout = arrange(merged, model.residual, len(model.y))
-                statistics = prepare(replace(turned, engine="marginal", layout=layout), compact=False).statistics
+                layout = MARGINAL.layout(turned)
+                statistics = prepare(replace(turned, evaluator=MARGINAL, layout=layout), compact=False).statistics
             relatives = [kin[t[0]] if kin else None for t in shared]
             out = _by_clusters(turned, layout, statistics, C, estimate, relatives)
     vcov = np.nan_to_num(estimate.vcov)  # aliased coefficients are zero
@@ -125,9 +126,8 @@ def _is_mergeable(first: Term | Field, other: Term | Field) -> bool:
 
 def _replanned(model: Model, merged: tuple[Term, ...]) -> Model:
     """The model with merged terms."""
-    options = model.layout.options if model.engine == "iterative" else Iterative()
-    layout = layout_of(model.engine, merged, len(model.y), options)
-    return replace(model, random=merged, layout=layout)
+    new = replace(model, random=merged)
+    return new if len(merged) == len(model.random) else replace(new, layout=model.evaluator.layout(new))
 
 
 def _by_levels(terms: Sequence[Any], prepared: Prepared, C: Blocks, estimate: Estimate) -> Any:
@@ -157,6 +157,9 @@ def _by_clusters(
     ``u - a'y`` with ``a = V^-1 c'``: a sum of positive terms, one a part of V, where ``Cov(u) - c V^-1 c'`` would be a
     small difference. Outer terms reach beyond the cluster, and add what is not known of their effects.
     """
+    layout = MARGINAL.layout(model)
+    model = replace(model, evaluator=MARGINAL, layout=layout)
+    statistics = prepare(model, compact=False).statistics
     rest = weighted(model, model.y - linear_predictor(model.X, estimate.coef, model.offset))
     columns = np.column_stack([rest, weighted(model, model.X)])
     parts, solved, outer, given = jax.device_get(_solved(statistics, C, pad_first(columns, row_bucket(len(rest)))))

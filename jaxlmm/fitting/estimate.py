@@ -20,7 +20,7 @@ from ..likelihood.prepared import Basis, Prepared, conditioned, lean, prepare, w
 from ..runtime.precision import float64
 from ..runtime.programs import compiled, compiled_by_size
 from .boundary import Ends, Search, has_few_groups
-from .monte_carlo import is_stochastic, monte_carlo, path_of
+from .monte_carlo import monte_carlo, path_of
 from .newton import Evaluate, Point, Status, minimise
 from .objective import Spec, moment_start, objective, packing_of, scale_of
 from .units import Certificate, Estimate, Estimates, in_units, root_of
@@ -50,7 +50,7 @@ def estimate(model: Model, method: str = "REML", start: np.ndarray | None = None
     prepared = prepare(model, orthogonal=True)
     scale = scale_of(spec, prepared.basis)
     packing = packing_of(spec, model.X.shape[1], with_slopes=True)
-    stochastic = is_stochastic(prepared)
+    stochastic = model.evaluator.stochastic
     at = partial(evaluator, spec, scale=scale)
     evaluate = path_of(spec, prepared, scale, packing, at) if stochastic else at(prepared)
 

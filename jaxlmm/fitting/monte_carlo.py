@@ -18,7 +18,7 @@ import numpy as np
 from jax import Array
 
 from ..likelihood.criterion import gram_slopes, solve_normal
-from ..likelihood.engines import Blocks, Krylov
+from ..likelihood.engines import Blocks
 from ..likelihood.prepared import Basis, Prepared
 from ..runtime.programs import compiled
 from .newton import Evaluate, Packing, Point
@@ -185,8 +185,3 @@ def _theta_slopes(spec: Spec, basis: Basis, scale: np.ndarray, point: Point) -> 
     J, of_sigma = jax.jacfwd(theta, (0, 1))(*none)
     known = np.where(np.isfinite(theta(*none)), 1.0, np.nan)
     return known[:, None] * np.asarray(J), np.asarray(of_sigma) ** 2 / (2.0 * nu) * spec.profiled
-
-
-def is_stochastic(prepared: Prepared) -> bool:
-    """Whether the criterion has a Monte Carlo error."""
-    return isinstance(prepared.statistics, Krylov)

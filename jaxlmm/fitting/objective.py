@@ -16,7 +16,7 @@ from ..covariance import Covariance
 from ..covariance.kinds import Kind, concatenated, module_of
 from ..errors import DataError
 from ..likelihood.criterion import Normal, deviance, gram_curvature, gram_slopes, profiled_deviance, solve_normal
-from ..likelihood.engines import Blocks, Marginal
+from ..likelihood.engines import Blocks
 from ..likelihood.model import Model, block_at
 from ..likelihood.parts import Residual, Term
 from ..likelihood.prepared import Basis, Prepared
@@ -157,7 +157,7 @@ def moment_start(spec: Spec, statistics: Any, s: np.ndarray, scale: np.ndarray) 
     Halves the evaluations of a model with many visits. Eigenvalues below a hundredth of the largest are raised to it:
     moments over the subjects that have both visits need not be positive definite.
     """
-    if spec.profiled or not spec.parts[-1][0].is_matrix or not isinstance(statistics, Marginal):
+    if spec.profiled or not spec.parts[-1][0].is_matrix:
         return s
     moments = statistics.level_moments()
     if moments is None or not np.all(np.isfinite(moments)):

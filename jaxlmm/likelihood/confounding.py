@@ -10,7 +10,7 @@ import numpy as np
 from ..covariance import Diagonal
 from ..errors import DataError
 from ..tolerances import ALIASED, column_rank, origin, shifted, unit_columns
-from .engines import is_function
+from .engines.crossed.layout import is_function
 from .parts import Field, Term
 
 

@@ -18,25 +18,14 @@ from ..errors import DataError
 from ..frames.columns import same_index
 from ..pytrees import frozen_pytree, is_traced, set_all
 from .confounding import check_terms
-from .engines import (
-    Blocks,
-    Iterative,
-    Rotation,
-    arrange,
-    cross,
-    engine_for,
-    incidence,
-    plan,
-)
+from .engines import Blocks, Engine, choose
 from .parts import Field, Residual, Term, check_design, check_weights, own_array, unwritten
 
 Structures = tuple[tuple[Covariance, Any], ...]
-ENGINES = ("auto", "dense", "grouped", "marginal", "spectral", "crossed", "iterative")
-MAX_DENSE_ROWS = 5000
 REPLACED = ("y", "X", "Z", "weights", "offset", "random", "residual")  # what `Model.replace` takes
 
 
-@frozen_pytree(data=("y", "X", "random", "residual", "weights", "offset", "layout"), meta=("engine",))
+@frozen_pytree(data=("y", "X", "random", "residual", "weights", "offset", "layout"), meta=("evaluator",))
 @dataclasses.dataclass(frozen=True, init=False, eq=False)
 class Model:
     """A linear mixed model: plain arrays in, a frozen pytree out.
@@ -57,7 +46,7 @@ class Model:
         of several factors), "marginal" (anything else, V by clusters of dependent rows), "spectral" (one relationship
         matrix and independent residuals, diagonal after one eigendecomposition), "dense" (any V, O(n^3)) or
         "iterative" (as "crossed", where nothing can be factored: with a Monte Carlo error; `jaxlmm.Iterative` has its
-        options)
+        options); or an object of a class of your own, see `jaxlmm.likelihood.engines.Engine`
     checks : False accepts data to which the model cannot be fitted (n <= p, collinear X, constant y), for
         `jaxlmm.fit_batch`, where they get a status; and confounded terms, of which only sums are then determined
 
@@ -74,11 +63,11 @@ class Model:
     weights: Any
     offset: Any
     layout: Any
-    engine: str
+    evaluator: Engine
 
     def __init__(
         self, y: Any, X: Any, random: Sequence[Term | Field] = (), residual: Residual | None = None,
-        weights: Any = None, offset: Any = None, engine: str | Iterative = "auto", checks: bool = True,
+        weights: Any = None, offset: Any = None, engine: str | Engine = "auto", checks: bool = True,
     ):  # fmt: skip
         check_flag("checks", checks)
         same_index("Model", y=y, X=X, weights=weights, offset=offset)
@@ -99,34 +88,14 @@ class Model:
             check_design(y, X)
             if not is_traced(random, X):
                 check_terms(random, X)
-        options = engine if isinstance(engine, Iterative) else Iterative()
-        engine = choose_engine("iterative" if isinstance(engine, Iterative) else engine, random, residual, n)
-        layout: Any = None
-        if engine == "marginal":
-            layout = arrange(random, residual, n)
-            largest = max((bucket.row.shape[1] for bucket in layout.buckets), default=0)
-            if largest > MAX_DENSE_ROWS:
-                raise DataError(
-                    f"engine: {largest} rows depend on each other through a residual structure, a field or a "
-                    f"relationship matrix, more than {MAX_DENSE_ROWS}, above which their covariance matrix is too large"
-                )
-        terms = [part for part in random if isinstance(part, Term)]
-        if engine == "spectral":
-            z = terms[0].Z[:, 0] if weights is None else terms[0].Z[:, 0] * np.sqrt(weights)
-            layout = Rotation.find(z, terms[0].group, terms[0].relationship)
-        if engine in ("grouped", "crossed", "iterative"):
-            layout = layout_of(engine, terms, n, options)
-        set_all(
-            self,
-            y=y,
-            X=X,
-            random=random,
-            residual=residual,
-            weights=weights,
-            offset=offset,
-            layout=layout,
-            engine=engine,
-        )
+        set_all(self, y=y, X=X, random=random, residual=residual, weights=weights, offset=offset)
+        evaluator = choose(engine, self)
+        set_all(self, evaluator=evaluator, layout=evaluator.layout(self))
+
+    @property
+    def engine(self) -> str:
+        """The name of the engine."""
+        return self.evaluator.name
 
     def replace(self, **leaves: Any) -> Model:
         """Copy with other arrays of the same shapes, which may be traced; their values are not checked.
@@ -144,8 +113,11 @@ class Model:
             For another number of rows or arrays; what the engine has decomposed.
         """
         refuse_unknown("Model.replace", leaves, REPLACED)
-        if self.engine == "spectral" and {"weights", "random", "Z"} & set(leaves):
-            raise DataError("replace: engine 'spectral' has decomposed the random part; make a new Model")
+        if settled := self.evaluator.settled & set(leaves):
+            raise DataError(
+                f"replace: engine {self.engine!r} has decomposed the random part, found {', '.join(sorted(settled))}; "
+                "make a new Model"
+            )
         if "Z" in leaves:
             leaves["random"] = self._with_designs(leaves.pop("Z"), leaves.get("random", self.random))
         n = len(self.y)
@@ -215,43 +187,6 @@ def _blocks(structures: Structures, coords: tuple[Any, ...], theta: Array) -> Bl
         blocks.append(block_at(structure.from_public(theta[start:stop], dim), dim, places))
         start = stop
     return Blocks(tuple(blocks[:-1]), blocks[-1])
-
-
-def factors_of(terms: Sequence[Any]) -> tuple[tuple[Any, ...], tuple[int, ...], tuple[int, ...]]:
-    """Codes, number of levels and number of effects of each term."""
-    return tuple(t.group for t in terms), tuple(t.levels for t in terms), tuple(t.dim for t in terms)
-
-
-def layout_of(engine: str, terms: Sequence[Term], n: int, options: Iterative) -> Any:
-    """Integer layout of terms with independent residuals for their engine."""
-    if engine == "iterative":
-        return incidence(*factors_of(terms), options)
-    return (plan if engine == "grouped" else cross)(*factors_of(terms), n)
-
-
-def choose_engine(engine: str, random: tuple[Term | Field, ...], residual: Residual, n: int) -> str:
-    """The engine that will do the work: the one that needs least of those that can."""
-    if engine not in ENGINES:
-        raise DataError(f"engine: found {engine!r}, expected one of {', '.join(ENGINES)}")
-    independent = residual.group is None
-    terms = independent and all(isinstance(part, Term) and part.relationship is None for part in random)
-    plain = terms and all(part.is_plain for part in random if isinstance(part, Term))
-    kin = independent and len(random) == 1 and isinstance(random[0], Term) and random[0].relationship is not None
-    kin = kin and random[0].dim == 1
-    if engine == "auto":
-        engine = engine_for(*factors_of(random), n) if plain else "spectral" if kin else "marginal"
-    if engine in ("grouped", "crossed", "iterative") and not terms:
-        raise DataError(
-            f"engine: {engine!r} needs independent residuals and terms without relationship matrices, this model has "
-            "others; use 'marginal'"
-        )
-    if engine in ("crossed", "iterative") and all(np.array_equal(part.group, random[0].group) for part in random):
-        raise DataError(f"engine: {engine!r} needs terms of at least two grouping factors; use 'grouped'")
-    if engine == "spectral" and not kin:
-        raise DataError("engine: 'spectral' needs one term with one effect and a relationship matrix, and no other")
-    if engine == "dense" and n > MAX_DENSE_ROWS:
-        raise DataError(f"engine: 'dense' forms an n x n matrix, sensible up to {MAX_DENSE_ROWS} rows; found {n}")
-    return engine
 
 
 def _of_rows(name: str, value: Any, n: int, dims: int) -> Any:

@@ -17,20 +17,9 @@ from ..errors import DataError
 from ..pytrees import once
 from ..runtime.programs import compiled
 from ..tolerances import ALIASED, origin, shifted
-from .engines import (
-    Crossed,
-    Dense,
-    Engine,
-    Grouped,
-    Krylov,
-    Marginal,
-    Rows,
-    Spectral,
-)
+from .engines import Rows, Statistics
 from .engines.orthogonal import orthogonalise
-from .model import (
-    Model,
-)
+from .model import Model
 from .parts import Term
 
 COLLINEAR = 0.1  # part of a column of Z that the others do not explain, below which the columns are orthogonalised
@@ -66,41 +55,38 @@ class Basis(NamedTuple):
 class Prepared(NamedTuple):
     """Everything the likelihood needs of a model, computed once."""
 
-    statistics: Any
+    statistics: Any  # `engines.Statistics`
     basis: Basis
     coords: tuple[Any, ...]  # as `Model.coords`
 
 
 def lean(prepared: Prepared) -> Prepared:
     """The same for compiled evaluations, without what only tells their shapes apart."""
-    statistics = prepared.statistics
-    return prepared._replace(statistics=statistics.lean()) if isinstance(statistics, Marginal) else prepared
+    return prepared._replace(statistics=prepared.statistics.lean())
 
 
-def prepare(
-    model: Model, compact: bool = True, clusters: bool = False, varying: int = 1, orthogonal: bool = False
-) -> Prepared:  # fmt: skip
+def prepare(model: Model, compact: bool = True, varying: int = 1, orthogonal: bool = False) -> Prepared:
     """Statistics of a model for its engine; in NumPy when the model is concrete, in one traced function otherwise.
 
     Those of NumPy arrays that nobody writes to are kept with the model: one of each kind is made.
 
     Parameters
     ----------
-    compact, clusters, varying : see ``Grouped.prepare``
+    compact, varying : see ``Engine.prepare``
     orthogonal : work with orthogonal columns of Z where the covariance matrix is free, see `conditioned`
     """
     if any(isinstance(leaf, Array) for leaf in jax.tree_util.tree_leaves(model)):
-        return _prepare_traced(model, compact, clusters, orthogonal)
-    kind = (compact, clusters, orthogonal, np, varying)
+        return _prepare_traced(model, compact, orthogonal)
+    kind = (compact, orthogonal, np, varying)
     data = (model.y, model.X, model.weights, model.offset, *(term.Z for term in model.terms))
     if any(isinstance(a, np.ndarray) and a.flags.writeable for a in data):
         return _prepare(model, *kind)
     return once(model, ("prepared", *kind), lambda: _prepare(model, *kind))
 
 
-@compiled("compact", "clusters", "orthogonal")
-def _prepare_traced(model: Model, compact: bool, clusters: bool, orthogonal: bool) -> Prepared:
-    return _prepare(model, compact, clusters, orthogonal, jnp)
+@compiled("compact", "orthogonal")
+def _prepare_traced(model: Model, compact: bool, orthogonal: bool) -> Prepared:
+    return _prepare(model, compact, orthogonal, jnp)
 
 
 def weighted(model: Model, a: Any, xp: Any = np) -> Any:
@@ -111,9 +97,7 @@ def weighted(model: Model, a: Any, xp: Any = np) -> Any:
     return a * (root[:, None] if a.ndim == 2 else root)
 
 
-def _prepare(
-    model: Model, compact: bool, clusters: bool, orthogonal: bool, xp: Any, varying: int = 1
-) -> Prepared:  # fmt: skip
+def _prepare(model: Model, compact: bool, orthogonal: bool, xp: Any, varying: int = 1) -> Prepared:
     n, _ = model.X.shape
     y = weighted(model, model.y if model.offset is None else model.y - model.offset, xp)
     Q, R, alias = orthonormal(model.X, model.weights, xp)
@@ -139,25 +123,9 @@ def _prepare(
     basis = Basis(R, c + again, log_weights, np.float64(n), alias, xp.zeros(()), tuple(K), tuple(units))
     basis = basis._replace(residual_sd=xp.sqrt(xp.sum(residual**2) / (n - basis.rank)))
     rows = Rows(xp.concatenate([Q, residual[:, None]], 1), tuple(Z))
-    statistics: Engine
-    if model.engine == "crossed" and xp is np and not clusters:
-        statistics = Crossed.prepare(rows, model.layout, compact)
-    elif model.engine == "iterative":
-        if xp is not np:
-            raise DataError(
-                "engine: 'iterative' needs concrete arrays, and takes no traced ones (jit, vmap and derivatives over y,"
-                " X, Z or weights); fit one data set at a time, or use engine='crossed'"
-            )
-        statistics = Krylov.prepare(rows, model.layout, compact)
-    elif model.engine in ("grouped", "crossed"):
-        layout = model.layout if model.engine == "grouped" else model.layout.for_groups
-        statistics = Grouped.prepare(rows, layout, compact, clusters, varying)
-    elif model.engine == "marginal":
-        statistics = Marginal.prepare(rows, (*model.random, model.residual), model.layout, compact and not clusters)
-    elif model.engine == "spectral":
-        statistics = Spectral.rotated(rows.U, model.layout)
-    else:
-        statistics = Dense.prepare(rows, (*model.random, model.residual))
+    statistics = model.evaluator.prepare(rows, model, compact, varying)
+    if not isinstance(statistics, Statistics):
+        raise DataError(f"engine: {model.engine!r} prepares {type(statistics).__name__}, expected engines.Statistics")
     return Prepared(statistics, basis, model.coords)
 
 

@@ -56,8 +56,8 @@ def simulated(fit: Any, n: int, seed: int, *curves: Callable[[Any], np.ndarray])
     """
     if n and n < FEWEST:
         raise DataError(f"n: expected 0 (no envelope) or at least {FEWEST} simulated data sets, found {n!r}")
-    if n and fit.engine == "iterative":
-        raise DataError("n: the iterative engine fits one data set at a time, use n=0 for no envelope")
+    if n and fit.model.evaluator.stochastic:
+        raise DataError(f"n: the {fit.engine} engine fits one data set at a time, use n=0 for no envelope")
     rows = [[np.asarray(curve(one)) for curve in curves] for one in refitted(fit, n, seed)]
     if len(rows) < n / 2:
         raise DataError(f"n: only {len(rows)} of {n} simulated data sets could be fitted; use n=0 for no envelope")

@@ -9,7 +9,7 @@ import numpy as np
 from ..errors import DataError
 from ..estimates.rows import Part, covariance, parts_of
 from ..inference.robust.partition import Partition, dependent
-from ..likelihood.model import MAX_DENSE_ROWS
+from ..likelihood.engines.dense import MAX_DENSE_ROWS
 
 KINDS = ("response", "pearson", "normalized")
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,6 +17,7 @@ from .. import covariance
 from ..covariance.known import Constant
 from ..covariance.parametric import Parametric
 from ..errors import DataError
+from ..likelihood.engines import NAMED, Engine
 from .archive import NUMBERS
 
 # by class alone: files of earlier versions know other modules
@@ -63,6 +64,8 @@ class Packer:
             return {"structure": [self.pack(type(value), what), state]}
         if isinstance(value, type) and issubclass(value, Parametric):
             return {"class": [name_of(value), [p.name for p in value.fields]]}
+        if isinstance(value, Engine) and not (dataclasses.is_dataclass(value) and value.name in NAMED):
+            return {"engine": value.name}
         if isinstance(value, tuple) and hasattr(value, "_fields"):
             return self._record(type(value), value._fields, value, what)
         if dataclasses.is_dataclass(value) and type(value).__module__.startswith("jaxlmm."):
@@ -92,12 +95,19 @@ class Unpacker:
     records : classes that may be made, by name
     structures : classes of covariance structures that are not shipped, by the name they have in formulas
     path : of the file, for messages
+    engines : that are not shipped
     """
 
     def __init__(
-        self, arrays: Mapping[str, np.ndarray], records: Mapping[str, Any], structures: Mapping[str, Any], path: Any
+        self,
+        arrays: Mapping[str, np.ndarray],
+        records: Mapping[str, Any],
+        structures: Mapping[str, Any],
+        path: Any,
+        engines: Sequence[Engine] = (),
     ):
         self.arrays, self.records, self.structures, self.path = arrays, records, structures, path
+        self.engines = {**NAMED, **{engine.name: engine for engine in engines}}
 
     def unpack(self, value: Any) -> Any:
         """The value of what `Packer.pack` gave.
@@ -105,7 +115,7 @@ class Unpacker:
         Raises
         ------
         DataError
-            For a covariance structure that is not known.
+            For a covariance structure or an engine that is not known.
         KeyError, TypeError, ValueError
             For what `Packer.pack` does not give.
         """
@@ -129,6 +139,13 @@ class Unpacker:
             return self.records[content[0]](content[1])
         if tag == "record":
             return self.records[content[0]](**{name: self.unpack(v) for name, v in content[1]})
+        if tag == "engine":
+            if content not in self.engines:
+                raise DataError(
+                    f"engines: {self.path} was made with the engine {content!r}, which is not one of jaxlmm; give an "
+                    "object of its class, jaxlmm.load(path, engines=[...])"
+                )
+            return self.engines[content]
         if tag == "class":
             return self.structure(*content)
         if tag == "structure":

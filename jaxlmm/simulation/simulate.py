@@ -111,7 +111,8 @@ class Sampler:
         present = np.diagonal(varying.F, axis1=0, axis2=1).T > 0
         self.design, self.fixed = design, np.asarray(basis.R) @ estimate.coef
         # roots of the covariances of the effects of the columns worked with
-        roots = [np.linalg.solve(basis.K[t], semidefinite_factor(estimate.covariances[t])) for t in model.layout.inner]
+        pairs = zip(basis.K, estimate.covariances, strict=True)
+        roots = [np.linalg.solve(K, semidefinite_factor(G)) for K, G in pairs]
         self.arrays = Sources(
             varying.F,
             varying.B,
@@ -125,7 +126,7 @@ class Sampler:
     @classmethod
     def applies(cls, model: Model) -> bool:
         """Whether statistics can be drawn without rows."""
-        return model.engine == "grouped" and not model.layout.outer
+        return model.evaluator.draws(model)
 
     def __call__(self, replicates: np.ndarray, seed: int) -> Responses:
         """Statistics of the given replicates (b,), each depending on the seed and its number only."""

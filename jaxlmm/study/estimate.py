@@ -173,7 +173,7 @@ class Fitter:
                 built = self._build(_without_lost(table, self.response))
             except JaxlmmError:
                 continue  # its status says so
-            shape = (built.frame.coef_names, built.model.engine, len(built.model.random))
+            shape = (built.frame.coef_names, built.model.evaluator, len(built.model.random))
             groups.setdefault(shape, []).append((i, built))
         for members in groups.values():
             index, first = np.array([i for i, _ in members]), members[0][1]

@@ -20,9 +20,9 @@ from jaxlmm.errors import DataError, JaxlmmError
 from jaxlmm.fitting.estimate import MAX_ITERATIONS, estimate
 from jaxlmm.fitting.newton import Status, minimise
 from jaxlmm.fitting.objective import Spec, objective, packing_of, scale_of
+from jaxlmm.likelihood.engines.dense import MAX_DENSE_ROWS
 from jaxlmm.likelihood.engines.layout import MAX_STACKED, MAX_STATISTICS, plan
 from jaxlmm.likelihood.engines.orthogonal import fine
-from jaxlmm.likelihood.model import MAX_DENSE_ROWS
 from jaxlmm.likelihood.prepared import prepare
 
 ENGINES = ("grouped", "dense")
@@ -123,7 +123,7 @@ def test_the_grouped_engine_refuses_a_residual_structure():
 @pytest.mark.parametrize("engine", ["Grouped", "densse", "", None])
 def test_a_misspelt_engine(engine):
     data = short_data()
-    expected = f"engine: found {engine!r}, expected one of auto, dense, grouped, marginal"
+    expected = f"engine: found {engine!r}, expected one of auto, crossed, dense, grouped"
     with pytest.raises(DataError, match=expected):
         jaxlmm.Model(data["y"], np.ones((24, 1)), random=[jaxlmm.Term(np.ones(24), data["g"])], engine=engine)
     with pytest.raises(DataError, match=expected):

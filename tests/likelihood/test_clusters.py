@@ -13,6 +13,7 @@ import jaxlmm
 from cases import some
 from jaxlmm import Autoregressive, Exponential, Field, Model, OrnsteinUhlenbeck, Residual, Term, Unstructured
 from jaxlmm.estimates.effects import random_effects
+from jaxlmm.fitting.estimate import estimate
 from jaxlmm.fitting.objective import Spec, objective, packing_of, scale_of
 from jaxlmm.likelihood.engines import Blocks
 from jaxlmm.likelihood.engines.marginal import layout as clusters
@@ -132,7 +133,7 @@ def test_differentiable_in_the_response(name):
 def test_predicted_effects(name):
     """Against c V^-1 (y - X beta) and Cov(u) - c V^-1 c' with matrices written out."""
     m = model(name, whole=True)
-    fit = jaxlmm.fitting.estimate.estimate(m)
+    fit = estimate(m)
     C = jaxlmm.fitting.estimate.blocks_at(m, fit)
     dense = prepare(model(name, whole=True, engine="dense"), compact=False).statistics
     root = np.sqrt(m.weights)
@@ -175,7 +176,7 @@ def test_many_responses_equal_single_fits(name):
         one = Model(
             Y[i][rows], m.X[rows], [p.subset(rows) for p in m.random], m.residual.subset(rows), weights=m.weights[rows]
         )
-        single = jaxlmm.fitting.estimate.estimate(one)
+        single = estimate(one)
         np.testing.assert_allclose(batch.loglik[i], single.loglik, atol=1e-6)
         np.testing.assert_allclose(batch.coef[i], single.coef, atol=1e-4)
 
@@ -186,7 +187,7 @@ def test_many_responses_equal_single_fits(name):
 )
 def test_draws_have_the_covariance_of_the_model(name):
     m = model(name)
-    fit = jaxlmm.fitting.estimate.estimate(m)
+    fit = estimate(m)
     C = jaxlmm.fitting.estimate.blocks_at(m, fit)
     dense = prepare(model(name, engine="dense"), compact=False).statistics
     root = np.sqrt(m.weights)
@@ -253,7 +254,7 @@ def test_a_field_may_take_over_all_of_the_variation():
     """The residual variance of zero is an ordinary boundary: lme4's profiled scale would run to infinity there."""
     for seed in (0, 1, 2):
         places, y = field_data(seed, 20.0, 1e-9)
-        fit = jaxlmm.fitting.estimate.estimate(Model(y, np.ones((60, 1)), Field(Exponential(), coords=places)))
+        fit = estimate(Model(y, np.ones((60, 1)), Field(Exponential(), coords=places)))
         assert fit.status == jaxlmm.Status.CONVERGED
         if fit.sigma == 0.0:
             assert fit.boundary[-1] and fit.theta[-1] == -np.inf
@@ -265,8 +266,8 @@ def test_ranges_are_searched_from_several_starts():
     for seed in range(4):
         places, y = field_data(seed, 4.0, 0.2)
         m = Model(y, np.ones((60, 1)), Field(jaxlmm.Gaussian(), coords=places))
-        fit = jaxlmm.fitting.estimate.estimate(m)
+        fit = estimate(m)
         assert fit.status == jaxlmm.Status.CONVERGED
         for start in (2.0, 8.0, 40.0):
-            other = jaxlmm.fitting.estimate.estimate(m, start=np.array([0.0, np.log(start), -0.7]))
+            other = estimate(m, start=np.array([0.0, np.log(start), -0.7]))
             assert other.loglik <= fit.loglik + 1e-6

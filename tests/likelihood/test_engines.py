@@ -141,15 +141,6 @@ def test_solutions_have_derivatives_in_the_blocks(kind, engine):
     np.testing.assert_allclose(second, P @ (VH @ P @ VK + VK @ P @ VH) @ P @ B, atol=1e-7)
 
 
-def test_clusters_are_the_groups_or_the_components():
-    for kind, clusters in (("one factor", 6), ("nested", 6), ("crossed", 1)):
-        C, engines, _, _ = parts(kind)
-        statistics = prepare(model(kind), compact=False, clusters=True).statistics
-        split = jax.jit(lambda statistics, C: statistics.cluster_grams(C))(statistics, C)
-        assert split.shape[0] == clusters
-        np.testing.assert_allclose(split.sum(0), gram(engines["dense"], C)[1], atol=1e-9)
-
-
 def test_row_products_need_rows():
     with pytest.raises(ValueError, match="compact=False"):
         prepare(model("one factor")).statistics.solve(parts("one factor")[0], np.ones((N, 1)))

@@ -77,16 +77,11 @@ def test_expansion_is_that_of_the_dense_matrix(compact):
     np.testing.assert_allclose(along[0], along[1], rtol=1e-9)
 
 
-def test_solve_and_clusters():
+def test_solve():
     A = symmetric(VISITS, VISITS)
     C, B = Blocks((), jnp.asarray(A @ A + np.eye(VISITS))), np.random.default_rng(1).normal(size=(len(data()[0]), 2))
     rows = prepare(model(), compact=False).statistics
     np.testing.assert_allclose(solved(rows, C, B), solved(prepare(model("dense")).statistics, C, B), atol=1e-10)
-    grams, (_, gram) = jax.jit(lambda C: (rows.cluster_grams(C), rows.gram(C)))(C)
-    assert grams.shape[0] == SUBJECTS
-    np.testing.assert_allclose(np.sum(grams, 0), gram, rtol=1e-10)
-    with pytest.raises(ValueError, match="compact"):
-        prepare(model(structure=CompoundSymmetry())).statistics.cluster_grams(C)
 
 
 US, CS = Unstructured(), CompoundSymmetry()

@@ -26,7 +26,6 @@ from ...runtime.precision import float64
 from ...runtime.programs import compiled_by_size
 from ..local import blocks_at
 
-ROUNDED = ("grouped", "crossed", "marginal")  # engines whose rows may be followed by rows of zeros
 MOST_NUMBERS = 1e8  # rows * rows of the largest cluster, above which the blocks of V^-1 are not formed
 
 
@@ -229,7 +228,7 @@ class Rowwise:
 
     def _long(self, B: np.ndarray) -> np.ndarray:
         """Rows of zeros behind those of B where the engine can have them, so that programs are shared."""
-        return pad_first(B, row_bucket(len(B))) if self.model.engine in ROUNDED else B
+        return pad_first(B, row_bucket(len(B))) if self.prepared.statistics.pads_rows else B
 
     def _compiled(self, choose: Any) -> Any:
         return choose(self.prepared.statistics, max(len(self.x), 1))

@@ -1,23 +1,25 @@
 """The interface of engines: covariance blocks in, log|V| and one small Gram matrix out.
 
-An engine is a pytree of statistics prepared once from data. It knows nothing of theta, REML or structures. With
-``V = sum_t Z_t (I (x) G_t) Z_t' + R`` and U the (n, r) matrix it was prepared with::
+An engine (`protocol.Engine`) prepares statistics once from data, a pytree that knows nothing of theta, REML or
+structures. With ``V = sum_t Z_t (I (x) G_t) Z_t' + R`` and U the (n, r) matrix they were prepared with::
 
     gram(C)          -> log|V|, U'V^-1 U
     solve(C, B)      -> V^-1 B for row-level B (n, b)
     posterior(C)     -> mean and covariance of random effects given the data, by level
-    cluster_grams(C) -> the Gram split by independent clusters, where V is block diagonal
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
+
+from ...errors import DataError
 
 
 class Blocks(NamedTuple):
@@ -32,6 +34,30 @@ class Rows(NamedTuple):
 
     U: Any
     Z: tuple[Any, ...]
+
+    @property
+    def is_concrete(self) -> bool:
+        """Whether values can be looked at."""
+        return isinstance(self.U, np.ndarray)
+
+
+class Lanes(NamedTuple):
+    """Rows of many data sets, one below the other, for `Engine.stacked` (NumPy).
+
+    Attributes
+    ----------
+    U (n, r), Z : as in `Rows`
+    lane : (n,) data set of each row, ascending;  count : number of data sets
+    group : (n,) level of `Engine.factor`, numbered through all data sets
+    position : (n,) level of each row for the residual structure, or None
+    """
+
+    U: np.ndarray
+    Z: list[np.ndarray]
+    lane: np.ndarray
+    count: int
+    group: np.ndarray
+    position: np.ndarray | None
 
 
 class Posterior(NamedTuple):
@@ -68,11 +94,11 @@ Weigh = Callable[[Array], Array]
 
 
 def expand(gram: Callable[[Blocks], tuple[Array, Array]], C: Blocks, D: Blocks, weigh: Weigh) -> Expansion:
-    """Expansion of any engine by forward-over-reverse differentiation.
+    """Expansion of any statistics by forward-over-reverse differentiation.
 
     Parameters
     ----------
-    gram : the engine's ``gram``
+    gram : their ``gram``
     D : k directions, blocks with k in front; `residual` is None where the residual block is fixed
     weigh : weights (r, r) at a Gram, the derivative of the criterion in it
     """
@@ -152,7 +178,7 @@ def _leaves(blocks: Blocks) -> list[Any]:
 
 
 def lengthened(solve: Callable[..., Array]) -> Callable[..., Array]:
-    """Decorator of `Engine.solve` for engines that keep rows of zeros behind the last, `row_count` in all."""
+    """Decorator of `Statistics.solve` for those that keep rows of zeros behind the last, `row_count` in all."""
 
     @wraps(solve)
     def padded(self: Any, C: Blocks, B: Any) -> Array:
@@ -162,28 +188,47 @@ def lengthened(solve: Callable[..., Array]) -> Callable[..., Array]:
     return padded
 
 
-class Engine(Protocol):
-    """What every engine offers."""
+class Statistics:
+    """Base class of statistics: what all offer, where they need not do better."""
 
-    name: ClassVar[str]
+    pads_rows: ClassVar[bool] = False  # whether `solve` takes rows of zeros behind the last
 
     @property
     def work(self) -> int:
         """Numbers that an evaluation works with, to choose how many data sets are evaluated side by side."""
-        ...
+        return sum(int(np.size(leaf)) for leaf in jax.tree_util.tree_leaves(self))
 
     def gram(self, C: Blocks) -> tuple[Array, Array]:
         """log|V| and U'V^-1 U (r, r)."""
-        ...
+        raise self._lacks("gram", "log|V| and U'V^-1 U")
 
     def expand(self, C: Blocks, D: Blocks, weigh: Weigh) -> Expansion:
         """The Gram with its derivatives along directions D of the blocks, see the function `expand`."""
-        ...
+        return expand(self.gram, C, D, weigh)
 
     def solve(self, C: Blocks, B: Array) -> Array:
         """V^-1 B for B (n, b), NaN in columns that fail the check of `solving.refined`."""
-        ...
+        raise self._lacks("solve", "V^-1 times rows")
 
-    def cluster_grams(self, C: Blocks) -> Array:
-        """U_c'V_c^-1 U_c (clusters, r, r); their sum is the Gram."""
-        ...
+    def posterior(self, C: Blocks) -> Posterior:
+        """Random effects given the data, of engines that predict `by_level`."""
+        raise self._lacks("posterior", "random effects by level")
+
+    def with_columns(self, lane: Any) -> Any:
+        """The same design with other last columns of U, in the form that `Engine.varying` gives them."""
+        raise self._lacks("with_columns", "many responses to one design")
+
+    def of_columns(self, lanes: Any) -> Any:
+        """The last columns of U alone, those of many data sets (b, ...), for `level_moments`."""
+        return self
+
+    def level_moments(self) -> np.ndarray | None:
+        """Mean products (..., q, q) of what X leaves of y between levels of the residual; None where not known."""
+        return None
+
+    def lean(self) -> Any:
+        """The same without what evaluations do not read, whose shapes would tell programs apart."""
+        return self
+
+    def _lacks(self, method: str, what: str) -> DataError:
+        return DataError(f"engine: {type(self).__name__} has no method {method!r}, by which it would give {what}")

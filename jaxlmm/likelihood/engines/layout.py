@@ -7,7 +7,7 @@ is cut into connected components of the design.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,6 +17,11 @@ from .orthogonal import (
     fine,
     pad_first,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ..model import Model
 
 MAX_STACKED = 1500
 MAX_STATISTICS = 2e8
@@ -51,6 +56,34 @@ class Layout:
     def outer(self) -> tuple[int, ...]:
         """Positions of the terms eliminated second."""
         return tuple(t for t in range(len(self.inner) + len(self.copies)) if t not in self.inner)
+
+
+def lacks_terms(model: Model) -> str | None:
+    """None for terms with independent levels and independent residuals, else what engines for them say."""
+    if (
+        model.residual.group is None
+        and all(t.relationship is None for t in model.terms)
+        and len(model.terms) == len(model.random)
+    ):
+        return None
+    return "needs independent residuals and terms without relationship matrices, this model has others; use 'marginal'"
+
+
+def lacks_factors(model: Model) -> str | None:
+    """None for terms of several grouping factors."""
+    if any(not np.array_equal(part.group, model.random[0].group) for part in model.random):
+        return None
+    return "needs terms of at least two grouping factors; use 'grouped'"
+
+
+def is_plain(model: Model) -> bool:
+    """Whether there are terms with independent levels and residuals that have to be beside them."""
+    return lacks_terms(model) is None and all(t.is_plain for t in model.terms)
+
+
+def factors_of(terms: Sequence[Any]) -> tuple[tuple[Any, ...], tuple[int, ...], tuple[int, ...]]:
+    """Codes, number of levels and number of effects of each term."""
+    return tuple(t.group for t in terms), tuple(t.levels for t in terms), tuple(t.dim for t in terms)
 
 
 def plan(groups: tuple[np.ndarray, ...], levels: tuple[int, ...], dims: tuple[int, ...], n: int) -> Layout:

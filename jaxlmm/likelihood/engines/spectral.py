@@ -11,7 +11,7 @@ levels * r^2, and so do its derivatives, closed forms as the eigenvalues s2 + g 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -19,9 +19,13 @@ from jax import Array
 
 from ...errors import DataError
 from ...pytrees import frozen_pytree, is_traced, replace
-from .base import Blocks, Expansion, Rows, Weigh
+from .base import Blocks, Expansion, Rows, Statistics, Weigh
 from .grouped.batches import cross_products
 from .orthogonal import orthogonalise, project
+from .protocol import Engine
+
+if TYPE_CHECKING:
+    from ..model import Model
 
 NEGATIVE = 1e-6  # eigenvalues above minus this part of the largest are zeros with rounding
 
@@ -85,7 +89,7 @@ class Rotation:
 
 @frozen_pytree(data=("rotation", "rest", "W", "E"))
 @dataclass(frozen=True, eq=False)
-class Spectral:
+class Spectral(Statistics):
     """Statistics of the spectral engine.
 
     Attributes
@@ -99,8 +103,6 @@ class Spectral:
     rest: Any
     W: Any
     E: Any
-
-    name: ClassVar[str] = "spectral"
 
     @classmethod
     def prepare(cls, rows: Rows, group: np.ndarray, A: np.ndarray) -> Spectral:
@@ -158,10 +160,6 @@ class Spectral:
         inside, left = self.rotation.apply(jnp.asarray(B))
         return self.rotation.undo(v[:, None] * inside, v0 * left)
 
-    def cluster_grams(self, C: Blocks) -> Array:
-        """One cluster: the relationship may join all levels."""
-        return self.gram(C)[1][None]
-
     # -- details ---------------------------------------------------------------------------------------------
 
     def _inverse(self, C: Blocks) -> tuple[Array, Array, Array]:
@@ -197,3 +195,36 @@ class VaryingRotated:
         parts = [self.rotation.apply(column) for column in columns]
         E = cross_products(self.left, [left for _, left in parts])
         return np.stack([inside.T for inside, _ in parts], 1), np.moveaxis(E, -1, 0)
+
+
+class SpectralEngine(Engine):
+    """One term with one effect and a relationship matrix, and independent residuals."""
+
+    name = "spectral"
+    settled = frozenset({"weights", "random", "Z"})
+
+    def can(self, model: Model) -> str | None:
+        """A relationship matrix of one term."""
+        terms = model.terms
+        kin = model.residual.group is None and len(model.random) == len(terms) == 1 and terms[0].dim == 1
+        if kin and terms[0].relationship is not None:
+            return None
+        return "needs one term with one effect and a relationship matrix, and no other"
+
+    def preference(self, model: Model) -> int | None:
+        """Wherever it can."""
+        return None if self.can(model) else 0
+
+    def layout(self, model: Model) -> Rotation:
+        """The decomposition."""
+        (term,) = model.terms
+        z = term.Z[:, 0] if model.weights is None else term.Z[:, 0] * np.sqrt(model.weights)
+        return Rotation.find(z, term.group, term.relationship)
+
+    def prepare(self, rows: Rows, model: Model, compact: bool = True, varying: int = 1) -> Spectral:
+        """Statistics of U, the rest being decomposed."""
+        return Spectral.rotated(rows.U, model.layout)
+
+    def varying(self, rows: Rows, model: Model, statistics: Any, count: int) -> VaryingRotated:
+        """See `VaryingRotated`."""
+        return VaryingRotated(rows.U, statistics)

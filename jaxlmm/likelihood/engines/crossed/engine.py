@@ -26,7 +26,7 @@ from jax import Array
 
 from ....linalg import block_diagonal, identity, inv_logdet, matmul, psd_cholesky, transpose
 from ....pytrees import frozen_pytree, replace
-from ..base import Blocks, Expansion, Posterior, Rows, Weigh, fitted, homogeneous, lengthened
+from ..base import Blocks, Expansion, Posterior, Rows, Statistics, Weigh, fitted, homogeneous, lengthened
 from ..grouped.batches import cross_products
 from ..grouped.elimination import Given, given
 from ..orthogonal import Projection, group_sum, orthogonalise, pad_first, project, row_bucket
@@ -78,7 +78,7 @@ class Columns(NamedTuple):
 
 @frozen_pytree(data=("n", "F", "E", "columns", "coupling", "source"), meta=("inner", "levels", "dims"))
 @dataclass(frozen=True, eq=False)
-class Crossed:
+class Crossed(Statistics):
     """Statistics of the crossed engine.
 
     Attributes
@@ -98,7 +98,7 @@ class Crossed:
     levels: tuple[int, ...]
     dims: tuple[int, ...]
 
-    name: ClassVar[str] = "crossed"
+    pads_rows: ClassVar[bool] = True
 
     @classmethod
     def prepare(cls, rows: Rows, layout: Crossing, compact: bool = True) -> Crossed:
@@ -144,10 +144,6 @@ class Crossed:
         s2 = C.residual[0, 0]
         at = self._solved(C, self.columns)
         return self.n * jnp.log(s2) + at.logdet, at.gram / s2
-
-    def cluster_grams(self, C: Blocks) -> Array:
-        """One cluster: crossed factors leave no independent rows."""
-        return self.gram(C)[1][None]
 
     @property
     def row_count(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -114,23 +114,18 @@ def cross(groups: tuple[np.ndarray, ...], levels: tuple[int, ...], dims: tuple[i
     )
 
 
-def engine_for(groups: tuple[np.ndarray, ...], levels: tuple[int, ...], dims: tuple[int, ...], n: int) -> str:
-    """The engine for terms with independent residuals: the first of these that can.
+class Rest(NamedTuple):
+    """What the choice between the engines for terms with independent residuals depends on, see `rest_of`."""
 
-    "grouped" for one factor, and two nested ones of few effects, which it writes out; "crossed" for others. Where too
-    many effects remain for it, "grouped" if they fall into small components that do not meet, else "iterative".
-    """
+    is_short: bool  # there is one factor, or there are two nested ones of few effects, which "grouped" writes out
+    is_moderate: bool  # "crossed" is fastest
+    is_possible: bool  # and not too many effects for it
+
+
+def rest_of(groups: tuple[np.ndarray, ...], levels: tuple[int, ...], dims: tuple[int, ...]) -> Rest:
+    """Which effects remain after the factor with most of them is eliminated."""
     others = factors(groups, levels, dims)[1:]
-    if not others:
-        return "grouped"
     nested = not is_crossed(list(zip(groups, levels, strict=True)))
-    if nested and len(others) == 1 and sum(dims[t] for t in others[0]) <= UNROLL:
-        return "grouped"
     left = effects_of(chain(*others), levels, dims)
-    if left <= (MANY_NESTED if nested else MAX_EFFECTS):
-        return "crossed"
-    try:
-        plan(groups, levels, dims, n)
-    except DataError:
-        return "crossed" if left <= MAX_EFFECTS else "iterative"
-    return "grouped"
+    short = nested and len(others) < 2 and sum(dims[t] for t in chain(*others)) <= UNROLL
+    return Rest(short, left <= (MANY_NESTED if nested else MAX_EFFECTS), left <= MAX_EFFECTS)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
-from ..base import Rows
+from ..base import Lanes, Rows
 from ..layout import Layout
-from ..orthogonal import Patterns, Projection, orthogonalise, pad_last, project
-from .engine import stack_rows
+from ..orthogonal import Patterns, Projection, bucket, orthogonalise, pad_last, products, project
+from .elimination import Factor
+from .engine import Grouped, stack_rows
 
 
 class Varying:
@@ -65,3 +68,33 @@ def cross_products(left: np.ndarray, ys: list[np.ndarray]) -> np.ndarray:
         for i, other in enumerate(ys):
             out[left.shape[1] + i, j] = np.einsum("nb,nb->b", other, y)
     return out
+
+
+def stacked(lanes: Lanes) -> Iterator[tuple[np.ndarray, Grouped]]:
+    """Statistics of data sets with one factor and rows of their own, those of one padded number of groups together."""
+    U, Z, lane, many, group, _ = lanes
+    groups = int(group.max(initial=-1)) + 1
+    F, units = orthogonalise(np.concatenate([np.zeros((len(U), 0)), *Z], 1), group, groups, np)
+    B, rest = project(units, U, group, groups, np)
+    E = np.moveaxis(products(rest, lane, many, np), -1, 0)
+    home = np.zeros(groups, int)
+    home[group] = lane
+    counts, per_lane = np.bincount(lane, minlength=many), np.bincount(home, minlength=many)
+    position = np.arange(groups) - np.concatenate([[0], np.cumsum(per_lane)[:-1]])[home]
+    shape = np.array([bucket(int(m)) for m in per_lane], int)
+    for size in np.unique(shape):
+        rows = np.flatnonzero(shape == size)
+        index = np.full(many, -1)
+        index[rows] = np.arange(len(rows))
+        mine = np.flatnonzero(index[home] >= 0)
+
+        def placed(a: np.ndarray, index: np.ndarray = index, mine: np.ndarray = mine, size: int = size) -> np.ndarray:
+            """Arrays with the groups of all data sets last (..., groups) as rows of these (b, ..., size)."""
+            out = np.zeros((int(index.max()) + 1, *a.shape[:-1], size))
+            out[index[home[mine]], ..., position[mine]] = np.moveaxis(a[..., mine], -1, 0)
+            return out
+
+        factor, parent = Factor(placed(F), placed(B), E[rows][..., None]), np.zeros((len(rows), size), np.int32)
+        meta = (tuple(range(len(Z))), (), (), 1, U.shape[1])
+        count = counts[rows].astype(float)
+        yield rows, Grouped(count, factor, None, placed(np.ones(groups)), parent, None, meta)

@@ -23,7 +23,7 @@ from jax import Array
 
 from ....linalg import block_diagonal, identity, matmul, psd_cholesky, transpose
 from ....pytrees import frozen_pytree, replace
-from ..base import Blocks, Expansion, Posterior, Rows, Weigh, expand, fitted, homogeneous, lengthened
+from ..base import Blocks, Expansion, Posterior, Rows, Statistics, Weigh, expand, fitted, homogeneous, lengthened
 from ..layout import Layout
 from ..orthogonal import (
     Patterns,
@@ -74,7 +74,7 @@ class Eliminated(NamedTuple):
 
 @frozen_pytree(data=("n", "factor", "cross", "weight", "parent", "source"), meta=("shape",))
 @dataclass(frozen=True, eq=False)
-class Grouped:
+class Grouped(Statistics):
     """Statistics of the grouped engine.
 
     ``shape`` is (inner, outer, copies, components, r): positions of the terms of both levels and sizes.
@@ -88,23 +88,20 @@ class Grouped:
     source: Source | None
     shape: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], int, int]
 
-    name: ClassVar[str] = "grouped"
+    pads_rows: ClassVar[bool] = True
 
     @classmethod
-    def prepare(
-        cls, rows: Rows, layout: Layout, compact: bool = True, clusters: bool = False, varying: int = 1
-    ) -> Grouped:
+    def prepare(cls, rows: Rows, layout: Layout, compact: bool = True, varying: int = 1) -> Grouped:
         """Statistics from rows.
 
         Parameters
         ----------
         compact : compress patterns and pad to a bucket of shapes (concrete values only); otherwise the rows are
             kept too and `solve` and `posterior` are available.
-        clusters : keep the Gram of each independent cluster apart (not compact).
         varying : number of last columns of U that `with_columns` may replace.
         """
         r = rows.U.shape[1]
-        if not (compact or clusters):
+        if not compact:
             size = row_bucket(layout.groups)
             layout = replace(layout, groups=size, parent=pad_first(layout.parent, size))
         concrete = not any(isinstance(leaf, Array) for leaf in jax.tree_util.tree_leaves((rows, layout)))
@@ -116,8 +113,6 @@ class Grouped:
             layout.components,
             layout.parent,
         )
-        if clusters and not layout.outer:
-            component, components, parent = codes, layout.groups, np.arange(layout.groups, dtype=np.int32)
         stop = (lambda x: x) if concrete else jax.lax.stop_gradient
         F, units = orthogonalise(stop(Z), codes, layout.groups, xp)
         B, left = project(units, stop(W), codes, layout.groups, xp)
@@ -169,10 +164,6 @@ class Grouped:
             return Expansion(found.logdet, found.gram, Blocks(slopes, None), found.gram_slopes, found.curvature)
 
         return homogeneous(self.n, C, D, weigh, relative)
-
-    def cluster_grams(self, C: Blocks) -> Array:
-        """U_c'V_c^-1 U_c of each connected component (prepare with ``clusters=True`` for each group)."""
-        return jnp.moveaxis(self._grams(C)[1], -1, 0)
 
     @property
     def row_count(self) -> int:

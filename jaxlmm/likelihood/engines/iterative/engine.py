@@ -15,7 +15,7 @@ largest eigenvalues of ``S - I`` is computed without randomness (Hutch++: Meyer,
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,12 +24,15 @@ from jax import Array
 
 from ....linalg import block_diagonal
 from ....pytrees import frozen_pytree, replace
-from ..base import Blocks, Expansion, Posterior, Rows, Weigh, fitted, homogeneous
+from ..base import Blocks, Expansion, Posterior, Rows, Statistics, Weigh, fitted, homogeneous
 from ..orthogonal import group_sum
 from .krylov import by_parts, quadratic_forms
+from .layout import Incidence, random_signs
 from .meeting import Meeting, meetings
-from .options import Incidence, Iterative, random_signs
 from .reduced import Answer, Columns, System, bilinear_matrix, levels_of
+
+if TYPE_CHECKING:
+    from .options import Iterative
 
 LEAST_TOLERANCE = 1e-13  # relative residual that is possible
 BASIS = 3e7  # numbers in the basis of a Lanczos process
@@ -67,7 +70,7 @@ class At(NamedTuple):
     meta=("members", "dims", "options", "valued"),
 )
 @dataclass(frozen=True, eq=False)
-class Krylov:
+class Krylov(Statistics):
     """Statistics of the iterative engine. Factors are ordered by their effects, terms of one factor merged.
 
     Attributes
@@ -96,8 +99,6 @@ class Krylov:
     dims: tuple[int, ...]
     options: Iterative
     valued: bool
-
-    name: ClassVar[str] = "iterative"
 
     @classmethod
     def prepare(cls, rows: Rows, layout: Incidence, compact: bool = True) -> Krylov:
@@ -158,10 +159,6 @@ class Krylov:
         s2 = C.residual[0, 0]
         logdet, gram = _relative(self, self._factors(tuple(G / s2 for G in C.random)))
         return self.n * jnp.log(s2) + logdet, gram / s2
-
-    def cluster_grams(self, C: Blocks) -> Array:
-        """One cluster: crossed factors leave no independent rows."""
-        return self.gram(C)[1][None]
 
     def solve(self, C: Blocks, B: Array) -> Array:
         """V^-1 B by ``R^-1 (B - Z G Z'V^-1 B)``."""

@@ -1,21 +1,26 @@
-"""Options of the iterative engine, its integer layout, and the random signs that it works with."""
+"""The iterative engine with its options: which models it can do, and how it is prepared."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING
 
-import jax
 import numpy as np
 
 from ....arguments import Seed, fresh_seed
 from ....errors import DataError
-from ....pytrees import frozen_pytree
-from ..crossed.layout import factors
+from ..base import Rows
+from ..layout import factors_of, is_plain, lacks_factors, lacks_terms
+from ..protocol import Engine
+from .engine import Krylov
+from .layout import Incidence, incidence
+
+if TYPE_CHECKING:
+    from ...model import Model
 
 
 @dataclasses.dataclass(frozen=True)
-class Iterative:
+class Iterative(Engine):
     """The iterative engine with its options: ``lmm(..., engine=jaxlmm.Iterative(probes=64))``.
 
     For crossed random effects that are too many for a factorisation. Coefficients and predicted effects are exact for
@@ -48,6 +53,9 @@ class Iterative:
     tolerance: float = 1e-5
     max_iterations: int = 2000
 
+    name = "iterative"
+    stochastic = by_level = True
+
     def __post_init__(self) -> None:
         if self.seed is None:
             object.__setattr__(self, "seed", fresh_seed())
@@ -61,37 +69,23 @@ class Iterative:
         if not 0.0 < self.tolerance < 0.1:
             raise DataError(f"tolerance: found {self.tolerance!r}, expected a number between 0 and 0.1")
 
+    def can(self, model: Model) -> str | None:
+        """Terms of several factors."""
+        return lacks_terms(model) or lacks_factors(model)
 
-@frozen_pytree(data=("codes",), meta=("members", "levels", "options"))
-@dataclasses.dataclass(frozen=True, eq=False)
-class Incidence:
-    """Integer layout of the iterative engine.
+    def preference(self, model: Model) -> int | None:
+        """Where nothing can be factored."""
+        return 2 if is_plain(model) and not lacks_factors(model) else None
 
-    Attributes
-    ----------
-    codes : (n,) level of each factor, that with most effects first, which is eliminated
-    members : positions of the terms of each factor;  levels : a number a factor
-    """
+    def layout(self, model: Model) -> Incidence:
+        """See `Incidence`."""
+        return incidence(*factors_of(model.terms), self)
 
-    codes: tuple[Any, ...]
-    members: tuple[tuple[int, ...], ...]
-    levels: tuple[int, ...]
-    options: Iterative
-
-
-def incidence(
-    groups: tuple[np.ndarray, ...], levels: tuple[int, ...], dims: tuple[int, ...], options: Iterative
-) -> Incidence:  # fmt: skip
-    """Factors of the terms, from the codes of each (host side, concrete)."""
-    members = factors(groups, levels, dims)
-    first = [terms[0] for terms in members]
-    return Incidence(tuple(groups[t] for t in first), members, tuple(levels[t] for t in first), options)
-
-
-def random_signs(seed: int, stream: tuple[int, int], shape: tuple[int, ...]) -> np.ndarray:
-    """Signs of +-1 that depend on the seed and the stream alone, whatever the precision (NumPy, int8)."""
-    key = jax.random.key(seed)
-    for number in stream:
-        key = jax.random.fold_in(key, number)
-    bits = np.asarray(jax.random.bits(key, shape, "uint8"))
-    return (2 * (bits & 1).astype(np.int8) - 1).astype(np.int8)
+    def prepare(self, rows: Rows, model: Model, compact: bool = True, varying: int = 1) -> Krylov:
+        """Statistics of concrete rows only."""
+        if not rows.is_concrete:
+            raise DataError(
+                "engine: 'iterative' needs concrete arrays, and takes no traced ones (jit, vmap and derivatives over y,"
+                " X, Z or weights); fit one data set at a time, or use engine='crossed'"
+            )
+        return Krylov.prepare(rows, model.layout, compact)

@@ -21,7 +21,7 @@ from jax import Array
 
 from ....linalg import identity, inv_logdet, matmul, psd_cholesky
 from ....pytrees import frozen_pytree, replace
-from ..base import Blocks, Expansion, Posterior, Rows, Weigh, directions, expand
+from ..base import Blocks, Expansion, Posterior, Rows, Statistics, Weigh, directions, expand
 from ..grouped.elimination import Cross, eliminate, posterior
 from ..grouped.engine import stack_columns, stacked_blocks, unstack
 from ..orthogonal import group_sum
@@ -32,7 +32,7 @@ from .statistics import Clustered, by_cluster, clustered
 
 @frozen_pytree(data=("buckets", "slot"), meta=("outer", "copies", "components", "r"))
 @dataclass(frozen=True, eq=False)
-class Marginal:
+class Marginal(Statistics):
     """Statistics of the marginal engine: buckets of clusters, and the layout of outer terms (see `Clusters`)."""
 
     buckets: tuple[Clustered, ...]
@@ -42,7 +42,7 @@ class Marginal:
     components: int
     r: int
 
-    name: ClassVar[str] = "marginal"
+    pads_rows: ClassVar[bool] = True
 
     @classmethod
     def prepare(cls, rows: Rows, parts: tuple[Any, ...], layout: Clusters, compact: bool = True) -> Marginal:
@@ -200,14 +200,6 @@ class Marginal:
             return tuple((jnp.zeros((*b.row.shape, 0)), jnp.zeros((len(b.row), 0, 0))) for b in self.buckets)
         K = jnp.moveaxis(self.given(C), -1, 0)
         return tuple((z, K[b.component]) for z, b in zip(self._outer_designs(), self.buckets, strict=True))
-
-    def cluster_grams(self, C: Blocks) -> Array:
-        """U_i'V_i^-1 U_i of each cluster, or component where terms are outer (prepare with ``compact=False``)."""
-        if self.outer:
-            return jnp.moveaxis(self._by_component_gram(C)[1], -1, 0)
-        if any(b.W is None for b in self.buckets):
-            raise ValueError("clusters need statistics prepared with compact=False")
-        return jnp.concatenate([_Solved(b, self.r, C).products(b.W) for b in self.buckets])
 
     def level_moments(self) -> np.ndarray | None:
         """Mean products (..., q, q) of what X leaves of y between levels, over the clusters that have both (NumPy).

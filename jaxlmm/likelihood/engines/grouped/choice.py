@@ -1,0 +1,67 @@
+"""Which models the grouped engine can do, and how it is prepared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ....errors import DataError
+from ..base import Lanes, Rows
+from ..crossed.layout import rest_of
+from ..layout import Layout, factors_of, is_plain, lacks_terms, plan
+from ..protocol import Engine
+from .batches import Varying, stacked
+from .engine import Grouped
+
+if TYPE_CHECKING:
+    from ...model import Model
+
+
+class GroupedEngine(Engine):
+    """Terms with independent levels and independent residuals, by group."""
+
+    name = "grouped"
+    by_level = True
+
+    def can(self, model: Model) -> str | None:
+        """Terms with independent levels."""
+        return lacks_terms(model)
+
+    def preference(self, model: Model) -> int | None:
+        """One factor, or few effects besides; else many in small components that do not meet."""
+        if not is_plain(model):
+            return None
+        rest = rest_of(*factors_of(model.terms))
+        if rest.is_short or rest.is_moderate:
+            return 0 if rest.is_short else None
+        try:
+            self.layout(model)
+        except DataError:
+            return None
+        return 0
+
+    def layout(self, model: Model) -> Layout:
+        """See `Layout`."""
+        return plan(*factors_of(model.terms), len(model.y))
+
+    def prepare(self, rows: Rows, model: Model, compact: bool = True, varying: int = 1) -> Grouped:
+        """See `Grouped.prepare`."""
+        return Grouped.prepare(rows, model.layout, compact, varying)
+
+    def varying(self, rows: Rows, model: Model, statistics: Any, count: int) -> Varying:
+        """See `Varying`."""
+        return Varying(rows.U, rows.Z, model.layout, count, len(statistics.weight))
+
+    def factor(self, model: Model) -> tuple[np.ndarray, int] | None:
+        """That of all terms."""
+        return None if model.layout.outer else (model.layout.codes, model.layout.groups)
+
+    def stacked(self, model: Model, lanes: Lanes) -> Iterator[tuple[np.ndarray, Grouped]]:
+        """Data sets of one padded number of groups together."""
+        yield from stacked(lanes)
+
+    def draws(self, model: Model) -> bool:
+        """With one factor."""
+        return self.factor(model) is not None
