@@ -47,7 +47,7 @@ class Lanes(NamedTuple):
     Attributes
     ----------
     U (n, r), Z : as in `Rows`
-    lane : (n,) data set of each row, ascending;  count : number of data sets
+    lane : (n,) data set of each row, ascending;  many : number of data sets
     group : (n,) level of `Engine.factor`, numbered through all data sets
     position : (n,) level of each row for the residual structure, or None
     """
@@ -55,7 +55,7 @@ class Lanes(NamedTuple):
     U: np.ndarray
     Z: list[np.ndarray]
     lane: np.ndarray
-    count: int
+    many: int
     group: np.ndarray
     position: np.ndarray | None
 
