@@ -16,11 +16,12 @@ from ..fitting.boundary import Search
 from ..fitting.estimate import says_little
 from ..fitting.newton import Status
 from ..fitting.objective import Spec, loglik_at, moment_start, packing_of, scale_of
-from ..fitting.units import Estimates, in_units
+from ..fitting.units import Estimates, at_ends
 from ..frames.alignment import mask_of
 from ..likelihood.engines import Marginal
 from ..likelihood.model import Model
 from ..likelihood.prepared import weighted
+from ..pytrees import replace
 from ..runtime.precision import float64
 from ..runtime.programs import compiled
 from .chunks import Progress, chunks, run
@@ -55,7 +56,7 @@ def _as_left(found: Estimates, spec: Spec, shared: Shared, lanes: Lane) -> Estim
     place = np.resize(left, 1 << (len(left) - 1).bit_length())  # few shapes to compile
     loglik = found.loglik.copy()
     loglik[left] = np.asarray(_logliks(spec, shared, take(lanes, place), found.theta[place]))[: len(left)]
-    return found._replace(loglik=loglik)
+    return replace(found, loglik=loglik)
 
 
 @compiled("spec")
@@ -87,8 +88,8 @@ class Job:
         ends, dual = search.optimum(np.arange(b), start, few=few)
         basis = basis_of(shared, lanes)
         point = packing.unpack(ends.best)
-        found = _as_left(in_units(spec, basis, scale, point, ends, dual), spec, shared, lanes)
-        self.out.put(rows, found, ends, self.columns)
+        found = _as_left(at_ends(spec, basis, scale, point, ends, dual), spec, shared, lanes)
+        self.out.put(rows, found, self.columns)
         if self.testing is not None:
             x = spec.in_absolute(point.x * scale, found.sigma)
             self.testing.put(self.out.tests, rows, Fitted(spec, shared, lanes, x, found, self.columns, responses))
