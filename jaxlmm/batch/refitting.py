@@ -24,13 +24,12 @@ from ..likelihood.prepared import weighted
 from ..pytrees import replace
 from ..runtime.precision import float64
 from ..runtime.programs import compiled
+from ..tolerances import FITTED_BY_X
 from .chunks import Progress, chunks, run
 from .fits import BatchFit, Fitted, Testing
 from .queue import Runner
 from .responses import Design, Lane, Responses, Shared, assemble, basis_of
 from .stacking import Stack, floats_of, stacks_of_models, stacks_of_responses, take
-
-ROUNDING = 1e-13  # of y less what X explains, relative to y: X fits y exactly
 
 
 def _starts(spec: Spec, shared: Shared, lanes: Lane, b: int) -> np.ndarray:
@@ -107,7 +106,7 @@ class Job:
     def fit_stack(self, rows: np.ndarray, stack: Stack) -> None:
         """Fit data sets of one shape with designs of their own; `rows` are those of all data sets stacked."""
         free = stack.prepared.basis.n - stack.prepared.basis.rank
-        good = np.flatnonzero((stack.spread > ROUNDING) & (free > 0))
+        good = np.flatnonzero((stack.spread > FITTED_BY_X) & (free > 0))
         bad = np.setdiff1d(np.arange(len(stack.rows)), good)
         self.out.status[rows[stack.rows[bad]]] = Status.BAD_RESPONSE
         prepared = take(stack.prepared, good)
@@ -232,7 +231,7 @@ def _fit_shared(
     offset = 0.0 if design.model.offset is None else design.model.offset
     size = np.sqrt(np.sum(weighted(design.model, (Y - offset).T) ** 2, 0))
     data = design.responses(Y, x)
-    varies = data.residual_sd * np.sqrt(Y.shape[1]) > ROUNDING * size
+    varies = data.residual_sd * np.sqrt(Y.shape[1]) > FITTED_BY_X * size
     job.out.status[rows[good[~varies]]] = Status.BAD_RESPONSE
     data = data if varies.all() else take(data, np.flatnonzero(varies))
     job.fit_responses(rows[good[varies]], design, data, None if job.testing is None else Y[varies])

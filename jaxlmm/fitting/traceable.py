@@ -15,7 +15,8 @@ from ..likelihood.prepared import Prepared, prepare
 from ..pytrees import replace
 from ..runtime.precision import pure
 from ..runtime.programs import compiled
-from .boundary import RISE, SINGULAR
+from ..tolerances import SINGULAR
+from .boundary import RISE
 from .estimate import MAX_ITERATIONS
 from .newton import Status, minimise
 from .objective import Spec, criterion_at, objective, packing_of, scale_of

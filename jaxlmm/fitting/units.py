@@ -13,15 +13,11 @@ from ..likelihood.criterion import Normal
 from ..likelihood.engines import Blocks
 from ..likelihood.prepared import Basis
 from ..pytrees import frozen_pytree, replace
-from ..tolerances import correlation_of
+from ..tolerances import NO_CURVATURE, NO_CURVATURE_AT_ALL, PERFECT, correlation_of
 from .boundary import SLOPE, Ends, boundaries
 from .monte_carlo import MonteCarlo
 from .newton import Point, Status
 from .objective import Spec
-
-PERFECT = 1e-8  # residual SD relative to that of least squares, below which the fit is perfect
-# roots of curvatures, relative to the largest and in themselves, below which a direction has none
-FLATTEST, SMALLEST = 1e-6, 1e-4
 
 
 @frozen_pytree(
@@ -204,5 +200,5 @@ def jacobi_eigenvalues(H: Any) -> Any:
     if not H.shape[-1]:
         return xp.full(H.shape[:-2], np.nan)
     d = xp.sqrt(xp.abs(xp.diagonal(H, axis1=-2, axis2=-1)))
-    d = xp.maximum(xp.maximum(d, FLATTEST * d.max(-1, keepdims=True)), SMALLEST)
+    d = xp.maximum(xp.maximum(d, NO_CURVATURE * d.max(-1, keepdims=True)), NO_CURVATURE_AT_ALL)
     return xp.linalg.eigvalsh(H / (d[..., :, None] * d[..., None, :]))[..., 0]

@@ -29,10 +29,9 @@ from ..likelihood.engines import Blocks
 from ..likelihood.model import Model
 from ..likelihood.prepared import Prepared, lean, prepare
 from ..linalg import eigh
+from ..tolerances import FLAT, INDEPENDENT
 
 INFORMATION = ("observed", "expected", "average")
-FLAT = 1e-8  # eigenvalue of the scaled information that counts as zero
-INDEPENDENT = 1e-6  # largest relative change of X'V^-1 X along a direction that inference does not need
 
 
 class Local(NamedTuple):

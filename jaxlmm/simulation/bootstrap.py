@@ -13,6 +13,7 @@ from ..batch.chunks import Progress
 from ..batch.fits import BatchFit, Replicate
 from ..batch.refitting import fit_drawn, refit_batch
 from ..batch.responses import Design, Responses
+from ..distributions import check_level
 from ..errors import DataError
 from ..fitting.units import Estimate, Estimates
 from ..frames.columns import make_frame
@@ -99,8 +100,7 @@ class Bootstrap(Shown):
         method : "percentile"; "basic", the percentile interval reflected at the estimate; or "bca", corrected for bias
             and skewness (Efron 1987), whose acceleration is that of leaving out groups of the factor with most levels
         """
-        if not 0.0 < level < 1.0:
-            raise DataError(f"level: expected a number between 0 and 1, found {level!r}")
+        check_level(level)
         if method not in METHODS:
             raise DataError(f"method: found {method!r}, expected one of {', '.join(METHODS)}")
         tails = np.array([0.5 * (1.0 - level), 0.5 * (1.0 + level)])

@@ -19,7 +19,7 @@ from ...fitting.units import root_of
 from ...likelihood.prepared import Prepared
 from ...runtime.precision import float64
 from ...runtime.programs import compiled_by_size
-from ...tolerances import REPEATED
+from ...tolerances import CONTRADICTED, REPEATED
 from ..hypotheses.coding import coding_of
 from ..local import INFORMATION, expanded, inverse, local_of, prepared_for
 from ..options import chart_of, check_options
@@ -30,8 +30,6 @@ from ..small_sample.degrees import between_within, containment_of, residual
 DF = (
     "satterthwaite", "kenward-roger", "kenward-roger-full", "containment", "between-within", "residual", "asymptotic",
 )  # fmt: skip
-SINGULAR = 1e-8  # singular value of hypotheses in their standard errors: no variance is left for a combination
-CONTRADICTED = 1e-6  # relative difference of right-hand sides that should be equal
 WORDS = {"satterthwaite": "Satterthwaite", "kenward-roger": "Kenward-Roger", "kenward-roger-full": "Kenward-Roger full"}
 NOT_DEFINITE = "the information of the covariance parameters is not positive definite: no degrees of freedom"
 NOT_POSITIVE = "the adjusted covariance of the coefficients is not positive definite; use df='satterthwaite'"
@@ -116,7 +114,7 @@ class Wald:
         gap, sizes = gap / se, (np.abs(L) @ np.abs(self.coef) + np.abs(rhs)) / se
         if np.any(np.abs(U[:, r:].T @ gap) > CONTRADICTED * np.linalg.norm(sizes)):
             raise DataError("rhs: rows of L are combinations of each other, and their right-hand sides contradict that")
-        if not (len(w) >= r and w[r - 1] > SINGULAR):
+        if not (len(w) >= r and w[r - 1] > REPEATED):
             return FTest(np.nan, float(r), np.nan, np.nan)
         full = L if r == len(L) else U[:, :r].T @ (L / se[:, None])
         scale, df = self._joint(full)

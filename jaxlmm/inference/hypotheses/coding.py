@@ -22,7 +22,7 @@ from ...errors import DataError
 from ...formula import expressions
 from ...formula.syntax import Side
 from ...frames.columns import Column
-from ...tolerances import OUTSIDE, REPEATED, origin, shifted
+from ...tolerances import INDEPENDENT, OUTSIDE, REPEATED, origin, shifted
 from .grid import columns_used
 
 TYPES = {1: 1, 2: 2, 3: 3, "1": 1, "2": 2, "3": 3, "I": 1, "II": 2, "III": 3}
@@ -276,7 +276,7 @@ def _reduced(T: np.ndarray, own: tuple[int, ...]) -> tuple[np.ndarray, list[int]
         if row == len(T):
             break
         best = row + int(np.argmax(np.abs(T[row:, j])))
-        if abs(T[best, j]) < 1e-6:
+        if abs(T[best, j]) < INDEPENDENT:
             continue
         T[[row, best]] = T[[best, row]]
         T[row] /= T[row, j]

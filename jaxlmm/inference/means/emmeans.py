@@ -9,6 +9,7 @@ import numpy as np
 
 from ...distributions import check_level
 from ...errors import DataError
+from ...tolerances import ESTIMABLE
 from ..hypotheses.grid import WEIGHTS, Grid, reference_grid
 from .table import EMMeans, text_of
 
@@ -72,7 +73,7 @@ def _averaged(
     known = np.isfinite(average).all(axis=1)
     average = np.where(known[:, None], average, 0.0)
     L, shift, extra = average @ grid.X, average @ grid.offset, average @ grid.extra
-    L[~known | (np.abs(extra) > 1e-6).any(axis=1)] = np.nan
+    L[~known | (np.abs(extra) > ESTIMABLE).any(axis=1)] = np.nan
     first = [int(np.flatnonzero(grid.cells(every) == c)[0]) for c in range(len(average))]
     codes = {name: grid.codes[first, list(grid.values).index(name)] for name in every}
     labels = {name: [grid.values[name][c] for c in codes[name]] for name in every} or {what: ["overall"]}

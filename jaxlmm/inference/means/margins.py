@@ -18,13 +18,13 @@ from ...design.encoding import expression_columns, side_columns
 from ...distributions import check_level
 from ...errors import DataError
 from ...frames.columns import Column, open_table
+from ...tolerances import ESTIMABLE
 from ..hypotheses.grid import coded_columns, columns_used, derivative, evaluate, extra, listed_values, reference_grid
 from .table import EMMeans, text_of
 
 Names = str | Sequence[str] | None
 Columns = dict[str, Any]  # arrays of numbers, columns of factors
 ROW = "row"  # by=, an average for each row: none
-ESTIMABLE = 1e-6
 CHANGES = ("reference", "pairwise", "sequential", "sd")
 
 

@@ -11,6 +11,7 @@ from functools import lru_cache
 import numpy as np
 
 from ...distributions import f_tail, t_quantile, t_tail
+from ...tolerances import POSITIVE
 
 METHODS = ("tukey", "dunnett", "mvt", "bonferroni", "holm", "sidak", "fdr", "none")
 _POINTS = 2**18  # directions on the sphere
@@ -126,7 +127,7 @@ class Reach:
 
     def __init__(self, correlation: np.ndarray):
         values, vectors = np.linalg.eigh(correlation)
-        keep = values > 1e-10 * values[-1]
+        keep = values > POSITIVE * values[-1]
         self.rank = int(keep.sum())
         B = vectors[:, keep] * np.sqrt(values[keep])
         parts = np.array_split(_sphere(self.rank), 64)

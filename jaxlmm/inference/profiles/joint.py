@@ -18,7 +18,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ...covariance.kinds import semidefinite_factor
 from ...errors import DataError
 from ...fitting.newton import Packing, Point, Status, minimise
 from ...fitting.objective import Spec, scale_of
@@ -27,7 +26,7 @@ from ...likelihood.criterion import LOG_2PI, solve_normal
 from ...likelihood.engines import Blocks
 from ...likelihood.model import Model
 from ...likelihood.prepared import Prepared
-from ...linalg import lower_from_vector, tril_indices
+from ...linalg import lower_from_vector, psd_cholesky, tril_indices
 from ...runtime.programs import compiled_by_size
 from ..delta import Parameters, Uncertain
 from ..local import prepared_for
@@ -103,7 +102,7 @@ def moved(spec: Spec, z: np.ndarray, source: Chart, target: Chart) -> np.ndarray
             values.append(structure.canonical(s * scale, dim) / scale)
             continue
         turn = np.linalg.solve(U, T) @ lower_from_vector(s, dim)
-        values.append(semidefinite_factor(turn @ turn.T)[tril_indices(dim)])
+        values.append(psd_cholesky(turn @ turn.T)[tril_indices(dim)])
     return np.concatenate([*values, z[k:]])
 
 
@@ -184,7 +183,7 @@ class Joint:
             turn = np.diag(unit)[:, order]
             turns.append(np.linalg.solve(self.prepared.basis.K[t], turn) if t < len(self.prepared.basis.K) else turn)
             relative = (value / np.outer(unit, unit))[np.ix_(order, order)]
-            values.append(semidefinite_factor(relative)[tril_indices(dim)])
+            values.append(psd_cholesky(relative)[tril_indices(dim)])
         return Chart(tuple(turns), self.scale), np.concatenate([np.zeros(0), *values, state.b])
 
     def parameters(self, z: Array) -> Parameters:

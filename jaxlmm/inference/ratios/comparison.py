@@ -15,12 +15,12 @@ from ...fitting.estimate import estimate
 from ...frames.columns import make_frame
 from ...frames.tables import Summary, Table, format_p
 from ...runtime.precision import float64
+from ...tolerances import REPEATED
 from .mixtures import Mixture
 from .nested_laws import null_law
 from .resampling import BootstrapTest, bootstrap_test, cleaned
 
 METHODS = ("lrt", "bootstrap")
-SPAN = 1e-8  # part of a unit column that is not in the span of others
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -222,7 +222,7 @@ def _is_spanned(X: np.ndarray, other: np.ndarray) -> bool:
     size = np.sqrt(np.sum(other**2, 0))
     Q = np.linalg.qr(other / np.where(size > 0, size, 1.0))[0]
     rest = X - Q @ (Q.T @ X)
-    return bool(np.all(np.sum(rest**2, 0) <= SPAN**2 * np.sum(X**2, 0)))
+    return bool(np.all(np.sum(rest**2, 0) <= REPEATED**2 * np.sum(X**2, 0)))
 
 
 def _log_scale(first: Any, fit: Any) -> float:

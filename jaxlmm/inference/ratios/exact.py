@@ -25,7 +25,6 @@ import numpy as np
 from jax import Array
 
 from ...arguments import Seed, door
-from ...covariance.kinds import semidefinite_factor
 from ...errors import DataError
 from ...fitting.estimate import blocks_at, estimate
 from ...fitting.objective import Spec, criterion_at
@@ -36,10 +35,12 @@ from ...likelihood.engines.orthogonal import group_sum
 from ...likelihood.model import Model
 from ...likelihood.parts import Term
 from ...likelihood.prepared import prepare, weighted
+from ...linalg import psd_cholesky
 from ...runtime.precision import float64
 from ...runtime.programs import compiled
 from ...runtime.sizes import check_draws
 from ...simulation.simulate import replicate_keys
+from ...tolerances import POSITIVE
 from .resampling import cleaned
 
 GRID = 200  # values of log lambda
@@ -48,7 +49,6 @@ NEWTON = 4  # steps from the best of the grid
 NUMBERS = 4e6  # drawn at a time
 MAX_EFFECTS = 5000
 MAX_NUMBERS = 2e8  # in a dense design of the effects
-POSITIVE = 1e-10  # eigenvalue relative to the largest
 
 Solve = Callable[[np.ndarray], np.ndarray]
 
@@ -183,7 +183,7 @@ def _spectra(X: np.ndarray, Z: np.ndarray, term: Term, solve: Solve | None) -> t
     ``E E' = Z (A (x) B) Z'``, B the covariance of the effects for a variance of one.
     """
     B = term.structure.from_natural(jnp.ones(1), term.dim).matrix(np.arange(term.dim, dtype=np.int32))
-    Z, m, k = Z @ semidefinite_factor(np.asarray(B)), term.levels, term.levels * term.dim
+    Z, m, k = Z @ psd_cholesky(np.asarray(B)), term.levels, term.levels * term.dim
     VX = X if solve is None else solve(X)
     cross = group_sum(Z[:, :, None] * VX[:, None, :], term.group, m, np).reshape(k, -1)
     if solve is None:
@@ -193,7 +193,7 @@ def _spectra(X: np.ndarray, Z: np.ndarray, term: Term, solve: Solve | None) -> t
         E = (np.eye(m)[term.group][:, :, None] * Z[:, None, :]).reshape(len(Z), k)
         whole = E.T @ solve(E)
     if term.relationship is not None:
-        root = np.kron(semidefinite_factor(term.relationship), np.eye(term.dim))
+        root = np.kron(psd_cholesky(term.relationship), np.eye(term.dim))
         whole, cross = root.T @ whole @ root, root.T @ cross
     inner = whole - cross @ np.linalg.solve(X.T @ VX, cross.T)
     mu, xi = np.linalg.eigvalsh(inner), np.linalg.eigvalsh(whole)

@@ -15,20 +15,18 @@ import numpy as np
 from jax import Array
 
 from ...covariance.kinds import PositiveKind
-from ...fitting.boundary import SINGULAR
 from ...fitting.objective import Spec, coordinates, criterion_at, scale_of
 from ...likelihood.engines import Blocks
 from ...likelihood.model import Model
 from ...likelihood.prepared import Prepared, prepare
 from ...runtime.precision import float64
 from ...runtime.programs import compiled
+from ...tolerances import FLAT_LAW, INDEPENDENT, SINGULAR
 from ..local import local
 from .mixtures import Mixture, cone_mixture
 from .tangent import tangent_cone
 
 SAME = 1e-7  # relative difference of covariances, and of -2 log-likelihoods, that are the same
-INDEPENDENT = 1e-6  # relative singular value of directions that are not the same
-FLAT = 1e-9  # eigenvalue of scaled information or relative singular value that is zero
 ROWS = 500  # most rows at which covariances of two models are compared
 LEVELS = 16  # levels of each grouping factor whose rows are among them
 FAR = 8.0  # logarithm of a range relative to its start value, or number without a unit, on the way to infinity
@@ -212,7 +210,7 @@ def _embedded(side: _Side, V: np.ndarray, theta: np.ndarray) -> np.ndarray | Non
                 break
             units = np.sqrt(np.sum(D**2, 0))
             units = np.where(units > 0, units, 1.0)
-            better = x + np.linalg.lstsq(D / units, V - now, rcond=FLAT)[0] / units
+            better = x + np.linalg.lstsq(D / units, V - now, rcond=FLAT_LAW)[0] / units
             if not np.max(np.abs(side.covariance(better, "natural")[0] - V)) <= np.max(np.abs(now - V)):
                 break
             x = better
@@ -227,7 +225,7 @@ def _inverse(information: np.ndarray) -> np.ndarray | None:
     if not np.all(d > 0):
         return None
     scaled = information / np.outer(d, d)
-    return None if np.linalg.eigvalsh(scaled)[0] < FLAT else np.linalg.inv(scaled) / np.outer(d, d)
+    return None if np.linalg.eigvalsh(scaled)[0] < FLAT_LAW else np.linalg.inv(scaled) / np.outer(d, d)
 
 
 def _is_lost(side: _Side, x: np.ndarray, D: np.ndarray) -> bool:
@@ -253,7 +251,7 @@ def _added(small: np.ndarray, large: np.ndarray) -> int | None:
     if not (np.all(np.isfinite(small)) and np.all(np.isfinite(large))):
         return None
     small, large = (A / np.maximum(np.sqrt(np.sum(A**2, 0)), 1e-300) for A in (small, large))
-    rest = small - large @ np.linalg.lstsq(large, small, rcond=FLAT)[0]
+    rest = small - large @ np.linalg.lstsq(large, small, rcond=FLAT_LAW)[0]
     ranks = [int(np.linalg.matrix_rank(A, tol=INDEPENDENT)) for A in (small, large)]
     if ranks[1] < large.shape[1] or np.max(np.abs(rest), initial=0.0) > INDEPENDENT:
         return None

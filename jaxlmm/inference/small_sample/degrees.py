@@ -14,8 +14,8 @@ import numpy as np
 from ...design.encoding import INTERCEPT
 from ...errors import DataError
 from ...formula import expressions
+from ...tolerances import OUTSIDE
 
-_TOLERANCE = 1e-7  # relative length below which a direction is rounding
 _LARGEST = 2e8  # numbers in [X Z]
 
 
@@ -140,7 +140,7 @@ def _rank_contributions(frame: Any) -> tuple[list[tuple[frozenset[str], int]], f
         for _ in range(2):  # twice for rounding
             columns = columns - basis @ (basis.T @ columns)
         U, s, _ = np.linalg.svd(columns, full_matrices=False)
-        rank = int(np.sum(s > _TOLERANCE))
+        rank = int(np.sum(s > OUTSIDE))
         basis = np.column_stack([basis, U[:, :rank]])
         found.append((parts, rank))
     return found, float(len(frame.y) - basis.shape[1])

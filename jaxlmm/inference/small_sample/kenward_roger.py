@@ -24,10 +24,10 @@ from ...fitting.objective import Spec
 from ...likelihood.engines import Blocks
 from ...likelihood.prepared import Prepared
 from ...linalg import inv_logdet
+from ...tolerances import POSITIVE
 from ..local import Expanded, blocks_at
 
-ZERO = 1e-10
-RANK = 1e-10
+ZERO = 1e-10  # terms of the scale of F, of order one, that are rounding
 
 
 def adjustment(spec: Spec, prepared: Prepared, chart: str, x: Array, at: Expanded, W: Array, full: bool) -> Array:
@@ -56,7 +56,7 @@ def _curved(spec: Spec, prepared: Prepared, chart: str, x: Array, C: Blocks, P: 
     R = -prepared.statistics.expand(C, direction, jnp.zeros_like).gram_slopes[0, :p, :p]
     size = jnp.sqrt(jnp.sum(J**2, -1))
     size = jnp.where(size > 0, size, 1.0)
-    by_parameter = jnp.linalg.pinv((J / size[:, None]).T, rtol=RANK) @ P.reshape(len(P), -1)
+    by_parameter = jnp.linalg.pinv((J / size[:, None]).T, rtol=POSITIVE) @ P.reshape(len(P), -1)
     return R + ((_contracted(in_sas, x, W) / size) @ by_parameter).reshape(P.shape[1:])
 
 

@@ -26,6 +26,7 @@ from jax import Array
 
 from ....linalg import block_diagonal, identity, inv_logdet, matmul, psd_cholesky, transpose
 from ....pytrees import frozen_pytree, replace
+from ....tolerances import ABSENT
 from ..base import Blocks, Expansion, Posterior, Rows, Weigh, fitted, homogeneous, lengthened
 from ..grouped.batches import cross_products
 from ..grouped.elimination import Given, given
@@ -35,8 +36,6 @@ from .coupling import Coupling, coupling_of, entries_of
 from .layout import Crossing
 from .remaining import remaining
 from .traces import Solved, traces
-
-CLEAN = 1e-13  # relative size below which what one factor does not span of another is zero
 
 
 class Source(NamedTuple):
@@ -326,7 +325,7 @@ def unspanned(Z: list[np.ndarray], layout: Crossing, entries: Any, effects: int)
     for value in entries.value:
         spanned = csr_array((value, (entries.level, entries.effect)), shape=(layout.groups, effects))
         A -= (spanned.T @ spanned).toarray()
-    A[np.abs(A) <= CLEAN * size[:, None] * size] = 0.0
+    A[np.abs(A) <= ABSENT * size[:, None] * size] = 0.0
     return A
 
 
