@@ -134,7 +134,7 @@ def _local(spec: Spec, basis: Basis, scale: np.ndarray, point: Point) -> tuple[n
         gram = np.linalg.inv(normal.Phi[0])
         P = np.concatenate([P[:, :p, :p], -2.0 * gram[None]]) / sigma**2
         Phi = sigma**2 * Phi
-        degrees = np.concatenate([np.zeros(0), *(c.degrees(dim) for c, dim in spec.parts)])
+        degrees = spec.degrees
         J = np.diag(np.append(scale * sigma**degrees, sigma))
         J[:-1, -1] = x * sigma**degrees * degrees  # in log sigma
     back = np.linalg.inv(J)
@@ -149,12 +149,8 @@ def _from_theta(spec: Spec, model: Model, theta: np.ndarray, basis: Basis) -> np
     if theta.shape != (model.size,) or np.any(np.isnan(theta)) or (spec.profiled and np.isinf(theta[-1])):
         raise DataError(wrong)
     sigma = np.exp(theta[-1]) if spec.profiled else 1.0
-    values = []
-    for t, (structure, dim, v) in enumerate(spec.split(theta)):
-        s = structure.public_to_solver(v, dim) / sigma ** structure.degrees(dim)
-        turned = t < len(basis.K) and not spec.placed[t]
-        values.append(structure.in_basis(s, dim, np.linalg.inv(basis.K[t])) if turned else s)
-    s = np.concatenate([np.zeros(0), *values])
+    s = spec.map("public_to_solver", theta) / sigma**spec.degrees
+    s = np.asarray(spec.in_basis(s, [np.linalg.inv(K) for K in basis.K]))
     if not np.all(np.isfinite(s)):
         raise DataError(wrong)
     return s

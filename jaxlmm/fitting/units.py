@@ -149,7 +149,7 @@ def in_units(
     xp, lead, p = module_of(x), x.shape[:-1], basis.R.shape[-1]
     sigma = xp.full(lead, np.nan)
     if spec.independent:
-        nu = basis.n - basis.rank if spec.reml else basis.n
+        nu = basis.n - spec.reml * basis.rank
         sigma = xp.sqrt(normal.rss / nu if spec.profiled else blocks.residual[..., 0, 0])
     square = (sigma**2 if spec.profiled else xp.ones(lead))[..., None, None]
     root = xp.linalg.inv(basis.R) if p else xp.zeros((0, 0))

@@ -101,9 +101,9 @@ class Uncertain:
     def values(self, x: Array) -> tuple[Array, tuple[Array, ...], tuple[Covariance, ...]]:
         """Public theta, covariance blocks and structures at coordinates x, in the user's basis of the terms."""
         theta, blocks, structures = [], [], []
-        for i, ((structure, dim, s), places) in enumerate(zip(self.spec.split(x), self.coords, strict=True)):
-            if i < len(self.K) and not self.spec.placed[i]:
-                s = structure.in_basis(s, dim, self.K[i])
+        for (structure, dim, s), places in zip(
+            self.spec.split(self.spec.in_basis(x, self.K)), self.coords, strict=True
+        ):
             bound = structure.from_solver(s, dim)
             theta.append(structure.solver_to_public(s, dim))
             structures.append(bound)

@@ -13,14 +13,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
 from ...errors import DataError
 from ...fitting.newton import Packing, Point, Status, minimise
-from ...fitting.objective import Spec, scale_of
+from ...fitting.objective import Spec, scale_of, second_order
 from ...fitting.units import Estimate
 from ...likelihood.criterion import LOG_2PI, solve_normal
 from ...likelihood.engines import Blocks
@@ -62,25 +61,21 @@ def _evaluate(spec: Spec, prepared: Prepared, chart: Chart, reml: Array, z: Arra
     p, sd = basis.R.shape[0], basis.residual_sd
     s, v = z[: len(z) - p], jnp.append(-sd * z[len(z) - p :], 1.0)
     blocks = partial(_turned, spec, coords, chart)
-    D = jax.vmap(lambda direction: jax.jvp(blocks, (s,), (direction,))[1])(jnp.eye(len(s)))
 
     def weigh(gram: Array) -> Array:
         return v[:, None] * v[None, :] + reml * jnp.pad(solve_normal(gram, basis.alias).Phi, ((0, 1), (0, 1)))
 
-    found = statistics.expand(blocks(s), D, weigh)
+    _, found, gradient, curvature = second_order(statistics, blocks, s, weigh)
     normal = solve_normal(found.gram, basis.alias)
     penalty = normal.logdet + basis.logdet_scale() - basis.rank * LOG_2PI
     d = basis.n * LOG_2PI + found.logdet - basis.log_weights + v @ found.gram @ v + reml * penalty
 
-    def pulled(s: Array) -> Array:
-        return jax.vjp(blocks, s)[1](found.slopes)[0]
-
     P = found.gram_slopes
     PPhi = P[:, :p, :p] @ normal.Phi
-    of_s = found.curvature + jax.jacfwd(pulled)(s) - reml * jnp.einsum("iab,jba->ij", PPhi, PPhi)
+    of_s = curvature - reml * jnp.einsum("iab,jba->ij", PPhi, PPhi)
     of_both = -2.0 * sd * (P @ v)[:, :p]
     of_b = 2.0 * sd**2 * (found.gram[:p, :p] + jnp.diag(jnp.asarray(basis.alias)))
-    gradient = jnp.concatenate([pulled(s), -2.0 * sd * (found.gram @ v)[:p]])
+    gradient = jnp.concatenate([gradient, -2.0 * sd * (found.gram @ v)[:p]])
     hessian = jnp.block([[of_s, of_both], [of_both.T, of_b]])
     return Packing(len(z), ()).pack(Point(z, d, gradient, hessian, ()))
 
