@@ -120,7 +120,7 @@ class BatchFit(Shown, Estimates):
 
 
 class Fitted(NamedTuple):
-    """What tests of lanes start from: the fits of lanes of one shape."""
+    """What tests start from: the fits of data sets of one shape."""
 
     spec: Spec
     shared: Shared
@@ -128,11 +128,11 @@ class Fitted(NamedTuple):
     x: np.ndarray  # (b, k) coordinates of ``spec.absolute``
     found: Estimates
     columns: np.ndarray  # positions of the coefficients in those of the user
-    rows: tuple[Model, np.ndarray] | None  # the design and the responses (b, n), where lanes share a design
+    rows: tuple[Model, np.ndarray] | None  # the design and the responses (b, n), where data sets share it
 
 
 class Testing(Protocol):
-    """Tests of given hypotheses in every lane, see `jaxlmm.Tests`."""
+    """Tests of given hypotheses in every data set, see `jaxlmm.Tests`."""
 
     def empty(self, b: int, kind: str = "dict") -> dict[str, Any]:
         """Results without numbers for b data sets, with frames of a library."""

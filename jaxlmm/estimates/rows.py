@@ -1,6 +1,6 @@
 """Covariances between rows, part by part: ``V = sum_t V_t``, for rows of the data and rows that were not observed.
 
-A part is one of the model's random terms or fields, or its residual. V is linear in the covariance block of a part, so
+A part is one of the model's random terms or random functions, or its residual. V is linear in the covariance block of a part, so
 one class serves V itself and its derivatives in the covariance parameters.
 """
 
@@ -98,7 +98,7 @@ class FieldRows:
 
     @classmethod
     def of(cls, field: Field, scale: np.ndarray) -> FieldRows:
-        """From the arrays of a field; without groups every row is one."""
+        """From the arrays of a random function; without groups every row is one."""
         if field.group is None:
             n = len(scale)
             return cls(np.arange(n), np.zeros(n, int), scale)

@@ -17,7 +17,7 @@ from .readers import library_of, read_column
 __all__ = [
     "Column",
     "Levels",
-    "Table",
+    "OpenTable",
     "extend_rows",
     "library_of",
     "make_frame",
@@ -28,7 +28,7 @@ __all__ = [
 
 
 @dataclass(frozen=True, eq=False)
-class Table:
+class OpenTable:
     """A data frame of any supported kind: ``"pandas"``, ``"polars"``, ``"pyarrow"`` or ``"dict"``."""
 
     kind: str
@@ -48,7 +48,7 @@ class Table:
         return read_column(name, self.data[name])
 
 
-def open_table(data: Any, what: str = "data") -> Table:
+def open_table(data: Any, what: str = "data") -> OpenTable:
     """Recognise a data frame.
 
     Parameters
@@ -65,16 +65,16 @@ def open_table(data: Any, what: str = "data") -> Table:
     """
     library, shape = library_of(data), getattr(data, "shape", None)
     if library in ("pandas", "polars") and type(data).__name__ == "DataFrame" and shape is not None:
-        table = Table(library, data, tuple(c for c in data.columns if isinstance(c, str)), shape[0])
+        table = OpenTable(library, data, tuple(c for c in data.columns if isinstance(c, str)), shape[0])
     elif library == "pyarrow" and type(data).__name__ == "Table":
-        table = Table(library, data, tuple(data.column_names), data.num_rows)
+        table = OpenTable(library, data, tuple(data.column_names), data.num_rows)
     elif isinstance(data, Mapping):
         sizes = {str(k): _length(v, str(k), what) for k, v in data.items()}
         if len(set(sizes.values())) > 1:
             listed = ", ".join(f"{k}: {s}" for k, s in list(sizes.items())[:10])
             raise DataError(f"the columns of {what} have different lengths ({listed})")
         _check_indexes(data, what)
-        table = Table("dict", data, tuple(sizes), next(iter(sizes.values()), 0))
+        table = OpenTable("dict", data, tuple(sizes), next(iter(sizes.values()), 0))
     else:
         found = f"{type(data).__module__}.{type(data).__qualname__}".removeprefix("builtins.")
         raise DataError(

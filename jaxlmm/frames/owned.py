@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
-from .columns import Column, Table, index_of, library_of, open_table
+from .columns import Column, OpenTable, index_of, library_of, open_table
 
 ADVICE = "give an array with a value for each of the rows used (.to_numpy() of a Series), or fit again"
 
@@ -77,7 +77,7 @@ def check_index(fit: Any, name: str, values: Any) -> None:
         _unchanged(fit, f"{name}: the index of the {type(values).__name__} may be of other rows; {ADVICE}")
 
 
-def _unchanged(fit: Any, consequence: str) -> Table:
+def _unchanged(fit: Any, consequence: str) -> OpenTable:
     """The caller's data, refused where they are not as they were."""
     change = None if fit.given is fit.data else _change(open_table(fit.data), fit.given)
     if change:
@@ -85,7 +85,7 @@ def _unchanged(fit: Any, consequence: str) -> Table:
     return open_table(fit.given)
 
 
-def _change(own: Table, given: Any) -> str | None:
+def _change(own: OpenTable, given: Any) -> str | None:
     """What of the columns of the model is not as it was, None if they are the same."""
     try:
         now = open_table(given)

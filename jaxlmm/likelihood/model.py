@@ -107,7 +107,7 @@ class Model:
             largest = max((bucket.row.shape[1] for bucket in layout.buckets), default=0)
             if largest > MAX_DENSE_ROWS:
                 raise DataError(
-                    f"engine: {largest} rows depend on each other through a residual structure, a field or a "
+                    f"engine: {largest} rows depend on each other through a residual structure, a random function or a "
                     f"relationship matrix, more than {MAX_DENSE_ROWS}, above which their covariance matrix is too large"
                 )
         terms = [part for part in random if isinstance(part, Term)]

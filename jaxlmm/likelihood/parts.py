@@ -17,7 +17,7 @@ from ..frames.alignment import refuse_masked, same_index
 from ..pytrees import frozen_pytree, is_traced, replace, set_all
 from ..tolerances import FITTED_BY_X, column_rank, not_semidefinite, origin, shifted, unit_columns
 
-MOST_PLACES = 1_000_000  # numbers of levels of a field
+MOST_PLACES = 1_000_000  # numbers of levels of a random function
 
 
 def as_array(name: str, value: Any, shape: tuple[int | None, ...]) -> Any:
@@ -165,7 +165,7 @@ class Field:
         self, structure: Covariance, group: Any = None, position: Any = None, coords: Any = None, dim: Any = None,
         name: str = "",
     ):  # fmt: skip
-        name = name or "field"
+        name = name or "random function"
         structure = Covariance.checked(structure, f"structure of {name}")
         if (position is None) == (coords is None):
             raise DataError(f"{name}: give position or coords, one of the two")
@@ -192,7 +192,7 @@ class Field:
         return None if self.coords is None else self.coords[self.sets[self.group], self.position]
 
     def subset(self, rows: np.ndarray, keep: bool = True) -> Any:
-        """The field of some rows, with the same levels."""
+        """The random function at some rows, with the same levels."""
         if self.group is None:
             return self
         if self.coords is None:

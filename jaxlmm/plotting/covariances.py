@@ -58,7 +58,7 @@ def covariances(fit: Any, by: str | None, at: str | None) -> Covariances:
     row[codes, position] = np.arange(len(codes))
     if np.sum(row >= 0) < len(codes):
         raise DataError("at: some groups have a position more than once; expected one row of a group at each")
-    residuals, pairs = fit.residuals("response", random=False), Pairs(fit)
+    residuals, pairs = fit.residuals("response", random=False), RowPairs(fit)
     empirical, model = np.full((m, m), np.nan), np.full((m, m), np.nan)
     groups = np.zeros((m, m), int)
     for a in range(m):
@@ -119,7 +119,7 @@ def _heat(ax: Any, C: np.ndarray, labels: tuple[str, ...], most: float) -> None:
         spine.set_visible(False)
 
 
-class Pairs:
+class RowPairs:
     """What a fit says of pairs of rows i (m,) and j (m,)."""
 
     def __init__(self, fit: Any):
@@ -169,7 +169,7 @@ def semivariogram(
     if not column.is_number:
         raise DataError(f"time: {time!r} is a factor, expected a numeric column to take differences of")
     t, residuals = np.asarray(column.values, np.float64), fit.residuals(kind, random=False)
-    pairs = Pairs(fit)
+    pairs = RowPairs(fit)
     lags, squares, models = [], [], []
     for i, j in pairs_within(codes, LARGEST, seed):
         lags.append(np.abs(t[i] - t[j]))
@@ -191,7 +191,7 @@ def semivariogram(
     return Semivariogram(means[0], count, means[1], means[2], variance)
 
 
-def _expected(pairs: Pairs, kind: str, i: np.ndarray, j: np.ndarray) -> np.ndarray:
+def _expected(pairs: RowPairs, kind: str, i: np.ndarray, j: np.ndarray) -> np.ndarray:
     if kind == "normalized":  # uncorrelated with variance one
         return np.ones(len(i))
 

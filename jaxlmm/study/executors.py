@@ -26,7 +26,7 @@ ATTEMPTS = 3  # times that a chunk is given to a worker which then dies
 AHEAD = 4  # parts a worker that may wait to be written
 
 
-class Part(NamedTuple):
+class Finished(NamedTuple):
     """A chunk that was done, and with what."""
 
     task: Task
@@ -37,7 +37,7 @@ class Part(NamedTuple):
 class Executor(Protocol):
     """Does chunks in any order."""
 
-    def parts(self, study: Study, tasks: Sequence[Task]) -> Generator[Part, None, None]:
+    def parts(self, study: Study, tasks: Sequence[Task]) -> Generator[Finished, None, None]:
         """Parts as they come. Closing the iterator ends all work.
 
         Raises
@@ -109,13 +109,13 @@ class Child:
             self.process.wait(5)
         return f"exit status {self.process.returncode}"
 
-    def run(self, task: Task) -> Part:
+    def run(self, task: Task) -> Finished:
         """Do a chunk."""
         self._send(task)
         kind, answer = self._receive()
         if kind != "done":
             raise StudyError(answer)
-        return Part(task, answer, self.environment)
+        return Finished(task, answer, self.environment)
 
     def close(self) -> None:
         """End it, whatever it does."""
@@ -166,12 +166,12 @@ class Processes:
             raise StudyError(f"workers: expected a positive integer, found {workers!r}")
         self.workers = workers
 
-    def parts(self, study: Study, tasks: Sequence[Task]) -> Generator[Part, None, None]:
+    def parts(self, study: Study, tasks: Sequence[Task]) -> Generator[Finished, None, None]:
         """See `Executor`."""
         payload, deal = payload_of(study), Deal(tasks)
         gpus = _gpus()
         count = min(self.workers or len(gpus) or cores(), len(tasks))
-        found: queue.Queue[Part | BaseException] = queue.Queue(AHEAD * count)
+        found: queue.Queue[Finished | BaseException] = queue.Queue(AHEAD * count)
         crew = [_Hand(payload, deal, found, gpus[i % len(gpus)] if gpus else None) for i in range(count)]
         for hand in crew:
             hand.start()
@@ -204,7 +204,7 @@ class _Hand(threading.Thread):
             if self.child is not None:
                 self.child.close()
 
-    def _done(self, task: Task) -> Part:
+    def _done(self, task: Task) -> Finished:
         """Do a chunk, by another process if the first one dies of something else than the chunk."""
         for attempt in range(ATTEMPTS):
             try:
@@ -232,7 +232,7 @@ class _Hand(threading.Thread):
             self.child.process.kill()
 
 
-def _arrivals(found: queue.Queue[Part | BaseException], count: int) -> Generator[Part, None, None]:
+def _arrivals(found: queue.Queue[Finished | BaseException], count: int) -> Generator[Finished, None, None]:
     """Parts that others hand in, or the error that one of them met."""
     for _ in range(count):
         part = found.get()
@@ -264,7 +264,7 @@ class Inline:
     here, each does chunks of its own.
     """
 
-    def parts(self, study: Study, tasks: Sequence[Task]) -> Generator[Part, None, None]:
+    def parts(self, study: Study, tasks: Sequence[Task]) -> Generator[Finished, None, None]:
         """See `Executor`."""
         if not is_one_thread():
             yield from Processes(1).parts(study, tasks)
@@ -278,7 +278,7 @@ class Inline:
                 yield _here(bench, task, devices[0], known)
             return
         deal = Deal(tasks)
-        found: queue.Queue[Part | BaseException] = queue.Queue(AHEAD * len(devices))
+        found: queue.Queue[Finished | BaseException] = queue.Queue(AHEAD * len(devices))
         stop = threading.Event()
 
         def work(device: Any) -> None:
@@ -298,8 +298,8 @@ class Inline:
             stop.set()
 
 
-def _here(bench: Bench, task: Task, device: Any, known: dict[str, Any]) -> Part:
+def _here(bench: Bench, task: Task, device: Any, known: dict[str, Any]) -> Finished:
     try:
-        return Part(task, bench.run(task, device), known)
+        return Finished(task, bench.run(task, device), known)
     except Exception as error:
         raise StudyError(message_of(error, task, bench.study.cells)) from error

@@ -229,7 +229,7 @@ class Tests:
         return [Rule(spec, tuple(methods), *chart) for chart, methods in groups.items()]
 
     def _fill(self, out: LaneTests, rows: np.ndarray, index: np.ndarray, found: _Found) -> None:
-        """Write the results of some lanes."""
+        """Write the results of some data sets."""
         here = rows[index]
         lost = np.where(found.status == TestStatus.OK, 1.0, np.nan)
         out.estimate[here] = found.estimate
@@ -242,7 +242,7 @@ class Tests:
         out.status[here] = found.status
 
     def _run(self, rule: Rule, fitted: Fitted, index: np.ndarray) -> list[_Found]:
-        """Map tests over lanes, as many side by side as the solver has; a result a method."""
+        """Map tests over data sets, as many side by side as the solver has; a result a method."""
         L = self.L[:, fitted.columns]
         statistics = (fitted.lanes.data if fitted.shared.prepared is None else fitted.shared.prepared).statistics
         capacity, slots = sizes(len(index), statistics.work)

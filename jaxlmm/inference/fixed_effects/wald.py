@@ -36,7 +36,7 @@ NOT_POSITIVE = "the adjusted covariance of the coefficients is not positive defi
 NOT_IDENTIFIED = "the data do not determine the covariance parameters that the coefficients' variances depend on"
 
 
-class Rows(NamedTuple):
+class RowTests(NamedTuple):
     """One t test a row: arrays (m,)."""
 
     estimate: np.ndarray
@@ -81,16 +81,16 @@ class Wald:
     parameters: tuple[str, np.ndarray] | None = field(default=None, repr=False)
     _coding: Callable[[], Any] | None = field(default=None, repr=False)
 
-    def rows(self, L: Any, rhs: Any = 0.0) -> Rows:
+    def rows(self, L: Any, rhs: Any = 0.0) -> RowTests:
         """Test ``L beta = rhs`` row by row, L (m, p)."""
         L = self.checked(L)
         estimate, se = L @ self.coef - rhs, np.linalg.norm(L @ self.root, axis=1)
         df = np.asarray(self._row_df(L), float) if len(L) else np.zeros(0)
         with np.errstate(divide="ignore", invalid="ignore"):
             t = estimate / se
-        return Rows(estimate + rhs, se, df, t, t_tail(t, df))
+        return RowTests(estimate + rhs, se, df, t, t_tail(t, df))
 
-    def interval(self, rows: Rows, level: float = 0.95) -> np.ndarray:
+    def interval(self, rows: RowTests, level: float = 0.95) -> np.ndarray:
         """Confidence limits (m, 2) of rows."""
         half = t_quantile(0.5 * (1.0 + check_level(level)), rows.df) * rows.se
         return np.stack([rows.estimate - half, rows.estimate + half], -1)
@@ -284,4 +284,4 @@ def _quantities(
 
 _program = compiled_by_size(_quantities, "spec", "chart", "full")
 
-__all__ = ["DF", "FTest", "Rows", "Wald", "wald"]
+__all__ = ["DF", "FTest", "RowTests", "Wald", "wald"]

@@ -29,7 +29,7 @@ TYPES = {1: 1, 2: 2, 3: 3, "1": 1, "2": 2, "3": 3, "I": 1, "II": 2, "III": 3}
 
 
 @dataclass(frozen=True, eq=False)
-class _Term:
+class _CodedTerm:
     """A term: its columns of X, and those of the over-parametrised model in the coordinates of an orthonormal basis."""
 
     label: str
@@ -38,7 +38,7 @@ class _Term:
     own: tuple[int, ...]
     W: np.ndarray
 
-    def contains(self, other: _Term) -> bool:
+    def contains(self, other: _CodedTerm) -> bool:
         """Whether it has the covariates of the other term, its factors, and further factors."""
         return self.covariates == other.covariates and self.classes > other.classes
 
@@ -55,7 +55,7 @@ class Coding:
 
     columns: np.ndarray
     C: np.ndarray
-    terms: list[_Term]
+    terms: list[_CodedTerm]
 
     @classmethod
     def of_columns(cls, p: int) -> Coding:
@@ -163,7 +163,7 @@ def _clean(L: np.ndarray) -> np.ndarray:
 # -- the over-parametrised model
 
 
-def _terms(fit: Any, basis: np.ndarray) -> list[_Term]:
+def _terms(fit: Any, basis: np.ndarray) -> list[_CodedTerm]:
     """The intercept (without label) and the terms; W spans what X spans, or it is no description of the model."""
     frame = fit.frame
     formula, side = frame.formula, frame.formula.side
@@ -171,7 +171,7 @@ def _terms(fit: Any, basis: np.ndarray) -> list[_Term]:
     within = {name for names in side.terms if len(names) > 1 for name in names}
     alone = {names[0] for names in side.terms if side.intercept} - within  # whose origin no other term depends on
     for logical_too in (True, False):
-        every = [_Term("", frozenset(), (), (), basis.T @ np.ones((len(basis), 1)))] if side.intercept else []
+        every = [_CodedTerm("", frozenset(), (), (), basis.T @ np.ones((len(basis), 1)))] if side.intercept else []
         missed = 0.0
         own = _own(fit)
         for names, columns in zip(side.terms, own, strict=True):
@@ -183,7 +183,7 @@ def _terms(fit: Any, basis: np.ndarray) -> list[_Term]:
             inside = basis.T @ W
             missed = max(missed, float(np.max(np.sum(W**2, 0) - np.sum(inside**2, 0)) / len(basis)))
             label = formula.readable(":".join(names))
-            every.append(_Term(label, classes, tuple(sorted(set(names) - classes)), columns, inside))
+            every.append(_CodedTerm(label, classes, tuple(sorted(set(names) - classes)), columns, inside))
         if missed < OUTSIDE:
             return every
     raise DataError(f"anova: the terms of {formula.fixed!r} are coded so that their hypotheses are not defined")
@@ -223,7 +223,7 @@ def _labels(fit: Any) -> list[str]:
 # -- linear algebra of small matrices
 
 
-def _adjusted(term: _Term, before: list[_Term], R: np.ndarray) -> np.ndarray:
+def _adjusted(term: _CodedTerm, before: list[_CodedTerm], R: np.ndarray) -> np.ndarray:
     """Rows of what the term adds to the space of other terms: ``Q' X``, Q orthonormal in the order of its columns."""
     Q = _span([t.W for t in before], len(R))
     start = Q.shape[1]
@@ -243,7 +243,7 @@ def _span(parts: list[np.ndarray], q: int) -> np.ndarray:
     return U[:, s > OUTSIDE * max(s.max(initial=0.0), 1e-300)]
 
 
-def _type_three(term: _Term, above: list[_Term], terms: list[_Term], R: np.ndarray) -> np.ndarray:
+def _type_three(term: _CodedTerm, above: list[_CodedTerm], terms: list[_CodedTerm], R: np.ndarray) -> np.ndarray:
     """Functions of a term and those above it, orthogonal to functions of those above it alone."""
     M = {id(t): np.linalg.solve(R, t.W) for t in terms}
     others = [M[id(t)] for t in terms if t is not term and t not in above]

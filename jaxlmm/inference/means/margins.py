@@ -29,7 +29,7 @@ CHANGES = ("reference", "pairwise", "sequential", "sd")
 
 
 @dataclass(frozen=True, eq=False)
-class _Rows:
+class _AveragedRows:
     """The rows that are averaged over.
 
     Attributes
@@ -174,7 +174,7 @@ def _needed(fit: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*own, *offsets)))
 
 
-def _rows(fit: Any, by: Names, newdata: Any, replaced: Sequence[str]) -> _Rows:
+def _rows(fit: Any, by: Names, newdata: Any, replaced: Sequence[str]) -> _AveragedRows:
     """The rows of the fit, of a frame or of the reference grid, and the averages that they are in.
 
     Columns of newdata that are `replaced` need not be there.
@@ -210,7 +210,7 @@ def _rows(fit: Any, by: Names, newdata: Any, replaced: Sequence[str]) -> _Rows:
         read = table.column
     names = [] if by is None else [by] if isinstance(by, str) else list(by)
     if names == [ROW]:
-        return _Rows(columns, n, np.arange(n), {ROW: list(range(n))}, offset)
+        return _AveragedRows(columns, n, np.arange(n), {ROW: list(range(n))}, offset)
     factors = []
     for name in names:
         column = read(name)
@@ -223,12 +223,12 @@ def _rows(fit: Any, by: Names, newdata: Any, replaced: Sequence[str]) -> _Rows:
             levels = unique.tolist()
         factors.append((codes, levels))
     if not names:
-        return _Rows(columns, n, np.zeros(n, int), {}, offset)
+        return _AveragedRows(columns, n, np.zeros(n, int), {}, offset)
     found, groups = np.unique(np.stack([codes for codes, _ in factors]), axis=1, return_inverse=True)
     labels = {
         name: [levels[c] for c in row] for name, row, (_, levels) in zip(names, found, factors, strict=True)
     }  # fmt: skip
-    return _Rows(columns, n, groups.reshape(-1), labels, offset)
+    return _AveragedRows(columns, n, groups.reshape(-1), labels, offset)
 
 
 def _plain(column: Column) -> np.ndarray | Column:

@@ -15,7 +15,7 @@ from ..delta import Natural, delta, natural
 from ..fixed_effects.wald import check_tests
 from .joint import Joint
 from .profile import end_points
-from .targets import Target, Which, request, select
+from .targets import ProfileTarget, Which, request, select
 
 METHODS = ("wald", "profile", "bootstrap")
 
@@ -81,7 +81,7 @@ def wald_intervals(fit: Any, level: float, which: Which, df: str) -> Intervals:
     return Intervals(names, np.array([*(value for value, _ in others), *fit.coef[places]]), limits)
 
 
-def _wald_of(target: Target, at: Natural, level: float) -> tuple[float, tuple[float, float]]:
+def _wald_of(target: ProfileTarget, at: Natural, level: float) -> tuple[float, tuple[float, float]]:
     """Estimate and limits of one covariance parameter."""
     with float64():
         value = target.shown(target.function(target.z).value)

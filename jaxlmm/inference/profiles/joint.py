@@ -40,7 +40,7 @@ class Chart(NamedTuple):
     scale: Any
 
 
-class State(NamedTuple):
+class ProfileState(NamedTuple):
     """An estimate in no chart: of each part the covariance matrix (q, q) or scaled coordinates, and b (p,)."""
 
     parts: tuple[np.ndarray, ...]
@@ -131,15 +131,15 @@ class Joint:
         self._compiled = _compiled(prepared.statistics, self.k)
         self._states = {method: self._state_of(estimate)}
 
-    def _state_of(self, estimate: Estimate) -> State:
+    def _state_of(self, estimate: Estimate) -> ProfileState:
         blocks, values = (*estimate.covariances, estimate.residual), []
         for t, (structure, dim, u) in enumerate(self.spec.split(estimate.theta)):
             place = slice(self.offsets[t], self.offsets[t] + len(u))
             s = blocks[t] if self.units[t] is not None else structure.public_to_solver(u, dim) / self.scale[place]
             values.append(np.asarray(s))
-        return State(tuple(values), (self.prepared.basis.R @ estimate.coef - self.prepared.basis.c) / self.sd)
+        return ProfileState(tuple(values), (self.prepared.basis.R @ estimate.coef - self.prepared.basis.c) / self.sd)
 
-    def state(self, criterion: str) -> State:
+    def state(self, criterion: str) -> ProfileState:
         """The maximum of a criterion, "REML" or "ML"; of that which the fit has not used, found from its estimate."""
         if criterion not in self._states:
             chart, z = self.chart(self._states[self.method])
@@ -153,7 +153,7 @@ class Joint:
             self._states[criterion] = self._state_at(chart, packing.unpack(found.best).x)
         return self._states[criterion]
 
-    def _state_at(self, chart: Chart, z: np.ndarray) -> State:
+    def _state_at(self, chart: Chart, z: np.ndarray) -> ProfileState:
         values = []
         for t, (structure, dim, s) in enumerate(self.spec.split(z[: self.k])):
             if self.units[t] is not None:
@@ -162,9 +162,9 @@ class Joint:
             else:
                 place = slice(self.offsets[t], self.offsets[t] + len(s))
                 values.append(structure.canonical(s * self.scale[place], dim) / self.scale[place])
-        return State(tuple(values), z[self.k :])
+        return ProfileState(tuple(values), z[self.k :])
 
-    def chart(self, state: State, part: int = -1, first: tuple[int, ...] = ()) -> tuple[Chart, np.ndarray]:
+    def chart(self, state: ProfileState, part: int = -1, first: tuple[int, ...] = ()) -> tuple[Chart, np.ndarray]:
         """A chart in which the `first` effects of a part come first, and the coordinates of a state in it."""
         turns: list[Any] = []
         values = []

@@ -32,7 +32,7 @@ LARGEST = 5000  # rows of a cluster whose V_g CR2 decomposes
 
 
 class Adjusted(NamedTuple):
-    """Adjusted scores in whitened coordinates; NumPy or JAX, leading axes of lanes by `jax.vmap`.
+    """Adjusted scores in whitened coordinates; NumPy or JAX, leading axes of data sets by `jax.vmap`.
 
     Attributes
     ----------
