@@ -20,10 +20,7 @@ from .newton import Point, Status
 from .objective import Spec
 
 
-@frozen_pytree(
-    data=("theta", "sigma", "loglik", "coef", "vcov", "covariances", "residual", "status", "iterations", "decrement",
-          "boundary", "min_eigenvalue")
-)  # fmt: skip
+@frozen_pytree()
 @dataclass(frozen=True, eq=False)
 class Estimates:
     """Estimates of one data set, or with leading axes (b,) of many; NaN where there are none. A pytree.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,9 @@ from ..runtime.precision import float64
 from ..runtime.programs import compiled_by_size
 from .local import expanded, inverse, local_of, prepared_for
 from .options import check_information
+
+if TYPE_CHECKING:
+    from ..results import Fit
 
 
 class Parameters(NamedTuple):
@@ -100,15 +103,11 @@ class Uncertain:
 
     def values(self, x: Array) -> tuple[Array, tuple[Array, ...], tuple[Covariance, ...]]:
         """Public theta, covariance blocks and structures at coordinates x, in the user's basis of the terms."""
-        theta, blocks, structures = [], [], []
-        for (structure, dim, s), places in zip(
-            self.spec.split(self.spec.in_basis(x, self.K)), self.coords, strict=True
-        ):
-            bound = structure.from_solver(s, dim)
-            theta.append(structure.solver_to_public(s, dim))
-            structures.append(bound)
-            blocks.append(block_at(bound, dim, places))
-        return jnp.concatenate([jnp.zeros(0), *theta]), tuple(blocks), tuple(structures)
+        s = self.spec.in_basis(x, self.K)
+        bound = tuple(structure.from_solver(v, dim) for structure, dim, v in self.spec.split(s))
+        each = zip(bound, self.spec.parts, self.coords, strict=True)
+        blocks = tuple(block_at(structure, dim, places) for structure, (_, dim), places in each)
+        return self.spec.map("solver_to_public", s), blocks, bound
 
     def parameters(self, coef: Array, x: Array) -> Parameters:
         """Everything at fixed effects and coordinates."""
@@ -117,7 +116,7 @@ class Uncertain:
         return Parameters(coef, theta, blocks[:-1], blocks[-1], sigma, structures)
 
 
-def uncertain(fit: Any, information: str = "observed") -> Uncertain:
+def uncertain(fit: Fit, information: str = "observed") -> Uncertain:
     """Covariance of the covariance parameters by an information matrix."""
     check_information(information)
     with float64():
@@ -144,7 +143,7 @@ def _information(spec: Spec, prepared: Any, information: str, x: Array) -> Array
 _program = compiled_by_size(_information, "spec", "information")
 
 
-def delta(fit: Any, g: Callable[[Parameters], Any], information: str = "observed") -> Delta:
+def delta(fit: Fit, g: Callable[[Parameters], Any], information: str = "observed") -> Delta:
     """Value and standard error of ``g(parameters)``; see ``Fit.delta``."""
     at = uncertain(fit, information)
     name = getattr(g, "__name__", "value").replace("<lambda>", "value")
@@ -193,7 +192,7 @@ class Natural(NamedTuple):
         return np.sqrt(np.diagonal(self.vcov)[places])
 
 
-def natural(fit: Any, information: str = "observed") -> Natural:
+def natural(fit: Fit, information: str = "observed") -> Natural:
     """Covariance of the natural parameters (delta method); NaN for a parameter on the boundary of its space."""
     at = uncertain(fit, information)
     with float64():

@@ -14,7 +14,7 @@ move.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -22,6 +22,9 @@ from ..errors import DataError
 from ..estimates.rows import covariance, parts_of
 from . import canvas
 from .canvas import column_of, groups_of
+
+if TYPE_CHECKING:
+    from ..results import Fit
 
 MOST = 40  # positions
 
@@ -35,7 +38,7 @@ class Covariances(NamedTuple):
     groups: np.ndarray
 
 
-def covariances(fit: Any, by: str | None, at: str | None) -> Covariances:
+def covariances(fit: Fit, by: str | None, at: str | None) -> Covariances:
     """Both matrices; by default of the residual structure over the levels of a factor."""
     own = fit.frame.residual
     if by is None and at is None:
@@ -79,7 +82,7 @@ def correlations(C: np.ndarray) -> np.ndarray:
     return C / np.outer(sd, sd)
 
 
-def plot_covariances(fit: Any, by: str | None, at: str | None, correlation: bool, ax: Any) -> Any:
+def plot_covariances(fit: Fit, by: str | None, at: str | None, correlation: bool, ax: Any) -> Any:
     """See ``FitPlots.covariance``."""
     found = covariances(fit, by, at)
     both = [correlations(C) if correlation else C for C in (found.empirical, found.model)]
@@ -122,7 +125,7 @@ def _heat(ax: Any, C: np.ndarray, labels: tuple[str, ...], most: float) -> None:
 class RowPairs:
     """What a fit says of pairs of rows i (m,) and j (m,)."""
 
-    def __init__(self, fit: Any):
+    def __init__(self, fit: Fit):
         self.fit = fit
         self.parts, self.blocks = parts_of(fit.model, fit.estimate)
 
@@ -161,7 +164,7 @@ class Semivariogram(NamedTuple):
 
 
 def semivariogram(
-    fit: Any, by: str, time: str, kind: str, bins: int, robust: bool, max_lag: float | None, seed: int = 0
+    fit: Fit, by: str, time: str, kind: str, bins: int, robust: bool, max_lag: float | None, seed: int = 0
 ) -> Semivariogram:  # fmt: skip
     """Semivariances by lag, in bins of equal numbers of pairs; equal lags are never parted."""
     codes, _ = groups_of(fit, "by", by)
@@ -215,7 +218,7 @@ def _bins(lag: np.ndarray, bins: int) -> np.ndarray:
 
 
 def plot_semivariogram(
-    fit: Any, by: str, time: str, kind: str, bins: int, robust: bool, max_lag: float | None, ax: Any
+    fit: Fit, by: str, time: str, kind: str, bins: int, robust: bool, max_lag: float | None, ax: Any
 ) -> Any:  # fmt: skip
     """See ``FitPlots.semivariogram``."""
     found = semivariogram(fit, by, time, kind, bins, robust, max_lag)

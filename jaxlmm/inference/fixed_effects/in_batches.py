@@ -208,8 +208,7 @@ class Tests:
         if not fitted.spec.reml and (refused := [m for m in self.df if m.startswith("kenward")]):
             raise DataError(f"df: {refused[0]!r} is for REML fits, found method 'ML'")
         good = np.isin(fitted.found.status, [s for s in Status if s.is_fitted])
-        singular = np.any(fitted.found.boundary, -1)
-        for lanes, on_boundary in ((good & ~singular, False), (good & singular, True)):
+        for lanes, on_boundary in ((good & ~fitted.found.singular, False), (good & fitted.found.singular, True)):
             index = np.flatnonzero(lanes)
             for rule in self._rules(fitted.spec.absolute, on_boundary) if len(index) else ():
                 for method, found in zip(rule.methods, self._run(rule, fitted, index), strict=True):

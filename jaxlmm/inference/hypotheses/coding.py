@@ -13,7 +13,7 @@ one, so that neither codings nor units nor the way that rows are written matter.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,6 +24,9 @@ from ...formula.syntax import Side
 from ...frames.columns import Column
 from ...tolerances import INDEPENDENT, OUTSIDE, REPEATED, origin, shifted
 from .grid import columns_used
+
+if TYPE_CHECKING:
+    from ...results import Fit
 
 TYPES = {1: 1, 2: 2, 3: 3, "1": 1, "2": 2, "3": 3, "I": 1, "II": 2, "III": 3}
 
@@ -74,7 +77,7 @@ class Coding:
         return _clean(T[: len(pivots)]) @ self.C
 
 
-def coding_of(fit: Any) -> Coding:
+def coding_of(fit: Fit) -> Coding:
     """The treatment coding of the fixed part of a fit; of one that none describes, its own columns in units of one."""
     X = fit.frame.X
     p = X.shape[1]
@@ -104,7 +107,7 @@ def coding_of(fit: Any) -> Coding:
     return Coding(A, np.linalg.solve(A, every) if p else every, coded)
 
 
-def term_hypotheses(fit: Any, type: int | str = 3) -> dict[str, np.ndarray]:
+def term_hypotheses(fit: Fit, type: int | str = 3) -> dict[str, np.ndarray]:
     """Rows of hypotheses (r, p) of every term but the intercept.
 
     Parameters
@@ -163,7 +166,7 @@ def _clean(L: np.ndarray) -> np.ndarray:
 # -- the over-parametrised model
 
 
-def _terms(fit: Any, basis: np.ndarray) -> list[_CodedTerm]:
+def _terms(fit: Fit, basis: np.ndarray) -> list[_CodedTerm]:
     """The intercept (without label) and the terms; W spans what X spans, or it is no description of the model."""
     frame = fit.frame
     formula, side = frame.formula, frame.formula.side
@@ -210,12 +213,12 @@ def _columns_of(
     return np.roll(columns, -1, axis=1)
 
 
-def _own(fit: Any) -> list[tuple[int, ...]]:
+def _own(fit: Fit) -> list[tuple[int, ...]]:
     """Columns of X of every term but the intercept."""
     return [columns for _, columns in fit.frame.fixed_terms][int(fit.frame.formula.side.intercept) :]
 
 
-def _labels(fit: Any) -> list[str]:
+def _labels(fit: Fit) -> list[str]:
     formula = fit.frame.formula
     return [formula.readable(":".join(names)) for names in formula.side.terms]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,9 +13,12 @@ from ...tolerances import ESTIMABLE
 from ..hypotheses.grid import WEIGHTS, Grid, reference_grid
 from .table import EMMeans, text_of
 
+if TYPE_CHECKING:
+    from ...results import Fit
+
 
 def emmeans(
-    fit: Any, specs: str | Sequence[str], df: str = "satterthwaite", at: Mapping[str, Any] | None = None,
+    fit: Fit, specs: str | Sequence[str], df: str = "satterthwaite", at: Mapping[str, Any] | None = None,
     weights: str = "equal", level: float = 0.95, **options: Any,
 ) -> EMMeans:  # fmt: skip
     """Estimated marginal means (least-squares means): predictions at a reference grid, averaged over other factors.
@@ -47,7 +50,7 @@ def emmeans(
 
 
 def emtrends(
-    fit: Any, var: str, specs: str | Sequence[str] = "1", df: str = "satterthwaite",
+    fit: Fit, var: str, specs: str | Sequence[str] = "1", df: str = "satterthwaite",
     at: Mapping[str, Any] | None = None, weights: str = "equal", level: float = 0.95, **options: Any,
 ) -> EMMeans:  # fmt: skip
     """Slopes of a numeric predictor, averaged like means: the derivative of the fixed part with respect to it.
@@ -63,7 +66,7 @@ def emtrends(
 
 
 def _averaged(
-    fit: Any, grid: Grid, names: tuple[str, ...], by: tuple[str, ...], df: str, weights: str, level: float,
+    fit: Fit, grid: Grid, names: tuple[str, ...], by: tuple[str, ...], df: str, weights: str, level: float,
     options: dict[str, Any], title: str, what: str,
 ) -> EMMeans:  # fmt: skip
     if weights not in WEIGHTS:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from ...frames.columns import Column, open_table
 from ...tolerances import ESTIMABLE
 from ..hypotheses.grid import coded_columns, columns_used, derivative, evaluate, extra, listed_values, reference_grid
 from .table import EMMeans, text_of
+
+if TYPE_CHECKING:
+    from ...results import Fit
 
 Names = str | Sequence[str] | None
 Columns = dict[str, Any]  # arrays of numbers, columns of factors
@@ -53,7 +56,7 @@ class _AveragedRows:
 
 
 def predictions(
-    fit: Any, by: Names = None, newdata: Any = None, at: Mapping[str, Any] | None = None, df: str = "satterthwaite",
+    fit: Fit, by: Names = None, newdata: Any = None, at: Mapping[str, Any] | None = None, df: str = "satterthwaite",
     level: float = 0.95, **options: Any,
 ) -> EMMeans:  # fmt: skip
     """Average predictions of the population mean; see ``Fit.predictions``.
@@ -74,7 +77,7 @@ def predictions(
 
 
 def comparisons(
-    fit: Any, variables: str | Sequence[str], change: Any = None, by: Names = None, newdata: Any = None,
+    fit: Fit, variables: str | Sequence[str], change: Any = None, by: Names = None, newdata: Any = None,
     at: Mapping[str, Any] | None = None, df: str = "satterthwaite", level: float = 0.95, **options: Any,
 ) -> EMMeans:  # fmt: skip
     """Average changes of the population mean when a predictor changes and others stay; see ``Fit.comparisons``."""
@@ -91,7 +94,7 @@ def comparisons(
 
 
 def slopes(
-    fit: Any, variables: str | Sequence[str], by: Names = None, newdata: Any = None,
+    fit: Fit, variables: str | Sequence[str], by: Names = None, newdata: Any = None,
     at: Mapping[str, Any] | None = None, df: str = "satterthwaite", level: float = 0.95, **options: Any,
 ) -> EMMeans:  # fmt: skip
     """Average derivatives of the population mean with respect to numeric predictors; see ``Fit.slopes``."""
@@ -103,7 +106,7 @@ def slopes(
 
 
 def _each(
-    fit: Any, variables: str | Sequence[str], effects: Callable[..., list[tuple[str, np.ndarray]]], by: Names,
+    fit: Fit, variables: str | Sequence[str], effects: Callable[..., list[tuple[str, np.ndarray]]], by: Names,
     newdata: Any, at: Mapping[str, Any] | None, title: str, df: str, level: float, options: dict[str, Any],
 ) -> EMMeans:  # fmt: skip
     """The average effects of some variables, one after the other."""
@@ -136,7 +139,7 @@ class _Labels:
 
 
 def _table(
-    fit: Any, blocks: list[np.ndarray], labels: _Labels, title: str, df: str, level: float, options: dict[str, Any]
+    fit: Fit, blocks: list[np.ndarray], labels: _Labels, title: str, df: str, level: float, options: dict[str, Any]
 ) -> EMMeans:  # fmt: skip
     """Linear functions from means of all columns, the offset and what is beyond the combinations that X knows."""
     means = np.concatenate(blocks)
@@ -153,7 +156,7 @@ def _table(
 # -- rows
 
 
-def _predictors(fit: Any, names: Sequence[str]) -> dict[str, Column]:
+def _predictors(fit: Fit, names: Sequence[str]) -> dict[str, Column]:
     """Columns of predictors at the rows of the fit."""
     formula = fit.frame.formula
     known = side_columns(formula.side, formula)
@@ -164,7 +167,7 @@ def _predictors(fit: Any, names: Sequence[str]) -> dict[str, Column]:
     return columns_used(fit, names)
 
 
-def _needed(fit: Any) -> tuple[str, ...]:
+def _needed(fit: Fit) -> tuple[str, ...]:
     """Columns that the fixed part and the offset are made of."""
     frame, formula = fit.frame, fit.frame.formula
     own = side_columns(formula.side, formula)
@@ -174,7 +177,7 @@ def _needed(fit: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*own, *offsets)))
 
 
-def _rows(fit: Any, by: Names, newdata: Any, replaced: Sequence[str]) -> _AveragedRows:
+def _rows(fit: Fit, by: Names, newdata: Any, replaced: Sequence[str]) -> _AveragedRows:
     """The rows of the fit, of a frame or of the reference grid, and the averages that they are in.
 
     Columns of newdata that are `replaced` need not be there.

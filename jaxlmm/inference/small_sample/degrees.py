@@ -7,7 +7,7 @@ convention; Satterthwaite's and Kenward and Roger's take the estimated covarianc
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,15 +16,18 @@ from ...errors import DataError
 from ...formula import expressions
 from ...tolerances import OUTSIDE
 
+if TYPE_CHECKING:
+    from ...results import Fit
+
 _LARGEST = 2e8  # numbers in [X Z]
 
 
-def residual(fit: Any) -> float:
+def residual(fit: Fit) -> float:
     """Rows minus the rank of X."""
     return float(fit.frame.X.shape[0] - fit.frame.X.shape[1])
 
 
-def containment(fit: Any, L: np.ndarray) -> np.ndarray:
+def containment(fit: Fit, L: np.ndarray) -> np.ndarray:
     """Degrees of freedom (m,) of rows of L (m, p) by containment, the default of SAS PROC MIXED with random effects.
 
     A random effect contains a term of the fixed part where all of the term's factors and covariates are among its own:
@@ -59,7 +62,7 @@ def containment_of(frame: Any) -> Callable[[np.ndarray], np.ndarray]:
     return degrees
 
 
-def between_within(fit: Any, L: np.ndarray) -> np.ndarray:
+def between_within(fit: Fit, L: np.ndarray) -> np.ndarray:
     """Degrees of freedom (m,) of rows of L (m, p) between and within subjects (Schluchter & Elashoff 1990).
 
     A coefficient belongs to the coarsest level of nested groups within whose groups its column of X is constant: with
