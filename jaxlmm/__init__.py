@@ -41,7 +41,8 @@ from .covariance import (
 from .covariance.parameter import Correlation, CovarianceMatrix, Positive, Real, Variance, each_level, interval
 from .errors import DataError, DroppedColumnsWarning, Float64RequiredError, FormulaError, JaxlmmError, PrecisionWarning
 from .fitting.newton import Status
-from .fitting.traceable import Estimates, fit
+from .fitting.traceable import fit
+from .fitting.units import Estimates
 from .frames.relationship import Precision
 from .inference.delta import Parameters
 from .inference.fixed_effects.in_batches import LaneTests, Tests, TestStatus

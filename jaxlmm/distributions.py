@@ -9,10 +9,10 @@ import numpy as np
 from .errors import DataError
 
 
-def check_level(level: Any) -> float:
+def check_level(level: Any, name: str = "level") -> float:
     """Refuse what is not between 0 and 1."""
     if isinstance(level, bool) or not isinstance(level, (int, float, np.number)) or not 0.0 < level < 1.0:
-        raise DataError(f"level: expected a number between 0 and 1, found {level!r}")
+        raise DataError(f"{name}: expected a number between 0 and 1, found {level!r}")
     return float(level)
 
 

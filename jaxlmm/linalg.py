@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from .tolerances import PIVOT
+from .tolerances import PIVOT, ZERO_PIVOT
 
 UNROLL = 6
 JACOBI = 4
@@ -155,21 +155,23 @@ def _rotate(A: list[list[Array]], Q: list[list[Array]], i: int, j: int) -> None:
         Q[m][i], Q[m][j] = c * x - s * y, s * x + c * y
 
 
-def psd_cholesky(G: Array) -> Array:
-    """Lower Cholesky factor of a positive semidefinite matrix (q, q); a zero pivot gives a zero column.
+def psd_cholesky(G: Any) -> Any:
+    """Lower Cholesky factors of positive semidefinite matrices (..., q, q); a zero pivot gives a zero column.
 
-    For values only: the derivative of this factorisation does not exist at a zero pivot.
+    For values only: the derivative of this factorisation does not exist at a zero pivot. NumPy's for NumPy's.
     """
-    q = G.shape[-1]
-    tiny = 1e-15 * jnp.abs(jnp.diagonal(G))
-    L = jnp.zeros_like(G)
-    rows = jnp.arange(q, dtype=jnp.int32)
+    xp = jnp if isinstance(G, Array) else np
+    q, L = G.shape[-1], xp.zeros(G.shape, xp.result_type(G, float))
+    rows = np.arange(q, dtype=np.int32)
     for j in range(q):
-        column = G[:, j] - L @ L[j]
-        pivot = column[j]
-        positive = pivot > tiny[j]
-        column = column * jnp.where(positive, jax.lax.rsqrt(jnp.where(positive, pivot, 1.0)), 0.0)
-        L = L.at[:, j].set(jnp.where(rows >= j, column, 0.0))
+        column = G[..., j] - (L[..., :, :j] @ L[..., j, :j, None])[..., 0]
+        pivot = column[..., j : j + 1]
+        positive = pivot > ZERO_PIVOT * abs(G[..., j, j, None])
+        column = xp.where(positive & (rows >= j), column / xp.sqrt(xp.where(positive, pivot, 1.0)), 0.0)
+        if xp is np:
+            L[..., j] = column
+        else:
+            L = L.at[..., j].set(column)
     return L
 
 

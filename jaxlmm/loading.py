@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,10 +25,23 @@ from .saving.archive import Archive, digest_of, sentence
 from .saving.columns import column_of
 from .saving.fits import layout
 
-RECORDS = {
-    cls.__name__: cls
-    for cls in (BatchFit, Certificate, Estimate, Iterative, LaneTests, MonteCarlo, Over, Precision, Status)
+
+def _estimate(certificate: Certificate | None = None, **numbers: Any) -> Estimate:
+    """An estimate; in files of version 0.1 some of its numbers are in its certificate."""
+    return Estimate(**numbers, **({} if certificate is None else vars(certificate)))
+
+
+def _batch(**numbers: Any) -> BatchFit:
+    """A batch; in files of version 0.1 two fields have other names."""
+    if "varcorr" in numbers:
+        numbers |= {"covariances": numbers.pop("varcorr"), "boundary": numbers.pop("singular")[:, None]}
+    return BatchFit(**numbers)
+
+
+RECORDS: dict[str, Callable[..., Any]] = {
+    cls.__name__: cls for cls in (Certificate, Iterative, LaneTests, MonteCarlo, Over, Precision, Status)
 }
+RECORDS |= {"Estimate": _estimate, "BatchFit": _batch}
 SAME = 1e-9  # relative difference of sums of columns that is rounding
 
 

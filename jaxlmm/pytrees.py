@@ -13,17 +13,22 @@ from .arguments import refuse_unknown
 T = TypeVar("T")
 
 
-def frozen_pytree(data: Sequence[str], meta: Sequence[str] = ()) -> Callable[[type[T]], type[T]]:
-    """Class decorator: register a frozen dataclass as a pytree whose constructor checks are skipped by JAX."""
+def frozen_pytree(data: Sequence[str] | None = None, meta: Sequence[str] = ()) -> Callable[[type[T]], type[T]]:
+    """Class decorator: register a frozen dataclass as a pytree whose constructor checks are skipped by JAX.
+
+    All of its fields are data where none are named.
+    """
 
     def register(cls: type[T]) -> type[T]:
+        names = [f.name for f in dataclasses.fields(cls)] if data is None else data  # type: ignore[arg-type]
+
         def flatten_with_keys(obj: Any) -> tuple[Any, Any]:
-            children = [(jax.tree_util.GetAttrKey(name), getattr(obj, name)) for name in data]
+            children = [(jax.tree_util.GetAttrKey(name), getattr(obj, name)) for name in names]
             return children, tuple(getattr(obj, name) for name in meta)
 
         def unflatten(aux: Any, children: Any) -> Any:
             obj = object.__new__(cls)
-            for name, value in (*zip(data, children, strict=True), *zip(meta, aux, strict=True)):
+            for name, value in (*zip(names, children, strict=True), *zip(meta, aux, strict=True)):
                 object.__setattr__(obj, name, value)
             return obj
 

@@ -57,8 +57,7 @@ from .runtime.precision import float64
 from .saving import Call, save_batch, save_fit
 from .simulation.bootstrap import Bootstrap, Statistic, bootstrap
 from .simulation.draws import Draws
-
-FLAT = 1e-6  # smallest eigenvalue of the scaled information below which a direction has no curvature
+from .tolerances import NEARLY_FLAT
 
 
 class ConvergenceWarning(UserWarning):
@@ -758,7 +757,7 @@ class Fit(Shown):
             lines.append(
                 f"the terms of {a.name} and {b.name} share an effect: only the sum of its variances is determined"
             )
-        if self.converged and not self.singular and c.min_eigenvalue < FLAT:
+        if self.converged and not self.singular and c.min_eigenvalue < NEARLY_FLAT:
             among = " and ".join(flat_parts(self.model, self.method, self.estimate))
             lines.append(f"the likelihood is flat: the data do not tell the covariance parameters of {among} apart")
         return "\n".join(lines)

@@ -38,13 +38,13 @@ def check_covariance(structure: Covariance, dim: Any = 4, coords: Any = None, se
     variances to zero and correlations to their limits. So at random values, at the start, at correlation zero and with
     each coordinate at each end of its range, the matrix has to be finite, symmetric and positive semidefinite, and
     its first and second derivatives in the coordinates of the solver and of ``fit.theta`` have to be finite. It has
-    to be proportional to its `Variance` and `CovarianceMatrix` fields together, to belong to the `levels` that are
+    to be proportional to its `Variance` and `CovarianceMatrix` parameters together, to belong to the `levels` that are
     asked for (any of them, in any order: subjects miss visits), and values have to survive the way to
     unconstrained coordinates and back. Derivatives are compared with finite differences, for those who write rules
     of their own.
 
     Common causes of a failure: ``rho ** abs(i - j)`` has NaN derivatives at rho = 0, and so has the square root of a
-    sum of squares at distance zero (`jaxlmm.covariance.powers` and `jaxlmm.covariance.distances` do not); a field
+    sum of squares at distance zero (`jaxlmm.covariance.powers` and `jaxlmm.covariance.distances` do not); a parameter
     that is a standard deviation instead of a variance; correlations that are bounded one by one, but not jointly.
 
     Parameters
@@ -62,7 +62,7 @@ def check_covariance(structure: Covariance, dim: Any = 4, coords: Any = None, se
     Raises
     ------
     AssertionError
-        With the name of the structure, what is wrong, and at which values of its fields.
+        With the name of the structure, what is wrong, and at which values of its parameters.
     JaxlmmError
         When `structure` is not a covariance structure, or has values that are not fixed.
     """

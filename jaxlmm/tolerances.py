@@ -22,14 +22,56 @@ ALIASED = 1e-10
 ABSENT = 1e-13
 # Of columns of X over the groups of a pattern, each of length one, that others leave.
 SPANNED = 1e-12
-# Part of a hypothesis, in standard errors or relative to its length, that others do not say.
+# Eigenvalue of a cross-product relative to the largest, or to that of columns of length one, below which it is zero.
+NO_LENGTH = 1e-12
+# Eigenvalue, or singular value, of what a test or a distribution stands on, relative to the largest, that is zero.
+POSITIVE = 1e-10
+# Part of y, relative to its length, that X leaves: less, and X fits it exactly.
+FITTED_BY_X = 1e-13
+# Residual standard deviation relative to that of least squares: less, and the fit is perfect.
+PERFECT = 1e-8
+# Part of a hypothesis, in standard errors or relative to its length, or of a unit column, that others do not say.
 REPEATED = 1e-8
+# Difference of right-hand sides of hypotheses that should be equal, relative to their sizes.
+CONTRADICTED = 1e-6
 # Part of a unit column of a term's description that lies outside of the space that it should be in.
 OUTSIDE = 1e-7
 # Asymmetry of a correlation matrix, and its negative eigenvalues, that are rounding of what users computed.
 SYMMETRY = 1e-8
+# Smallest eigenvalue of a correlation matrix that has an inverse.
+DEFINITE = 1e-12
+# Smallest pivot of a Cholesky factor relative to the largest, above which no eigenvalue is needed to see that.
+FAR_FROM_SINGULAR = 1e-5
+# Negative eigenvalue relative to the largest that is rounding of a product of three matrices.
+NEGATIVE = 1e-6
+# Asymmetry of a matrix that a structure computes, relative to its largest entry.
+MIRRORED = 1e-10
 # Pivot of a covariance matrix relative to its diagonal of which hardly a digit is left: not positive definite.
 PIVOT = 1e-13
+# The same of a matrix that may be singular: the pivot is zero.
+ZERO_PIVOT = 1e-15
+# Pivot of a factor in the solver's coordinates, in standard deviations of the residual and not above its entries, that
+# is zero.
+NULL = 1e-8
+# Standard deviation relative to that of the residual, distance of a correlation from its bound (as an angle): less,
+# and the parameter is on the boundary; lme4's tolerance of isSingular.
+SINGULAR = 1e-4
+# The same where levels have variances of their own, which may be in other units than most rows.
+FAINT = 1e-6
+# Eigenvalue of the information of covariance parameters, scaled to unit diagonal, that is zero.
+FLAT = 1e-8
+# The same of the laws that two nested models allow, and of directions from one to the other.
+FLAT_LAW = 1e-9
+# The same where the summary of a fit says that the likelihood is flat.
+NEARLY_FLAT = 1e-6
+# Roots of curvatures, relative to the largest and in themselves, below which a direction has none.
+NO_CURVATURE, NO_CURVATURE_AT_ALL = 1e-6, 1e-4
+# Relative change of X'V^-1 X along a direction, or relative singular value or pivot of directions, that counts.
+INDEPENDENT = 1e-6
+# Smallest relative eigenvalue of the information that rows leave when others, a cluster, are taken away.
+DETERMINED = 1e-8
+# Coefficients that the fit has not, in a hypothesis: more, and it has no estimate.
+ESTIMABLE = 1e-6
 # Digits, in bits, to which rows of Z agree that are the same.
 SAME_BITS = 46
 
@@ -73,3 +115,30 @@ def correlation_of(A: np.ndarray) -> np.ndarray:
     d = np.diagonal(A, axis1=-2, axis2=-1)
     unit = np.sqrt(np.where(d > 0, d, 1.0))
     return A / unit[..., :, None] / unit[..., None, :]
+
+
+def not_semidefinite(K: np.ndarray, definite: bool = False) -> str:
+    """Why a square matrix is not symmetric and positive semidefinite, or `definite`; empty when it is."""
+    if not np.all(np.isfinite(K)):
+        return "it has entries that are NaN or infinite"
+    C = correlation_of(K)
+    gap = np.abs(C - C.T)
+    if gap.max(initial=0.0) > SYMMETRY:
+        i, j = np.unravel_index(int(np.argmax(gap)), gap.shape)
+        return f"it is not symmetric, entry ({i}, {j}) is {K[i, j]:.6g}, entry ({j}, {i}) is {K[j, i]:.6g}"
+    if _is_far_from_singular(C):
+        return ""
+    smallest = float(np.linalg.eigvalsh(C)[0]) if len(C) else 0.0
+    if smallest >= -SYMMETRY and not (definite and smallest <= DEFINITE):
+        return ""
+    kind = "definite" if definite else "semidefinite"
+    return f"it is not positive {kind} (scaled to a diagonal of ones, it has the eigenvalue {smallest:.3g})"
+
+
+def _is_far_from_singular(C: np.ndarray) -> bool:
+    """Whether a Cholesky factor exists with pivots well away from zero, which is known much sooner than eigenvalues."""
+    try:
+        pivots = np.diagonal(np.linalg.cholesky(C))
+    except np.linalg.LinAlgError:
+        return False
+    return bool(pivots.min(initial=np.inf) > FAR_FROM_SINGULAR * pivots.max(initial=0.0))

@@ -101,6 +101,9 @@ def test_psd_cholesky_of_singular_matrices(rank):
     zero[1], zero[:, 1] = 0, 0
     L = np.asarray(psd_cholesky(jnp.asarray(zero)))
     np.testing.assert_array_equal(L[:, 1], 0)
+    together = psd_cholesky(np.stack([G, zero]))  # in NumPy, with leading axes
+    assert isinstance(together, np.ndarray)
+    np.testing.assert_allclose(together[1], L, atol=1e-12)
 
 
 def test_packing_is_column_by_column():

@@ -144,6 +144,15 @@ def test_the_top_of_the_package_can_be_taken_in_at_a_glance():
         assert first, f"{path.relative_to(PACKAGE)} does not say what it is for"
 
 
+def test_a_class_name_stands_once():
+    found: dict[str, list[str]] = {}
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                found.setdefault(node.name.lstrip("_"), []).append(str(path.relative_to(PACKAGE)))
+    assert not {name: places for name, places in found.items() if len(places) > 1}
+
+
 def test_no_module_bears_the_name_of_a_public_function():
     modules = {path.stem for path in PACKAGE.glob("*.py")} | {
         path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()

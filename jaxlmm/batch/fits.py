@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
-from ..fitting.boundary import Ends
 from ..fitting.newton import Status
 from ..fitting.objective import Spec
 from ..fitting.units import Estimates
@@ -21,52 +20,22 @@ if TYPE_CHECKING:
     from ..plotting import BatchPlots
 
 
-@dataclass(frozen=True, eq=False)
-class Replicate:
-    """The numbers of one row of a `BatchFit`, by the same names."""
-
-    loglik: float
-    coef: np.ndarray
-    vcov: np.ndarray
-    theta: np.ndarray
-    varcorr: tuple[np.ndarray, ...]
-    residual: np.ndarray
-    sigma: float
-    status: Status
-
-    @property
-    def se(self) -> np.ndarray:
-        """Standard errors of the fixed effects (p,)."""
-        return np.sqrt(np.diagonal(self.vcov))
+Replicate = Estimates  # one row of a `BatchFit`: its numbers by the same names
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class BatchFit(Shown):
+class BatchFit(Shown, Estimates):
     """Fits of many data sets, one row each; nothing is dropped, `status` says how each ended.
 
     Attributes
     ----------
-    loglik (b,), coef (b, p), vcov (b, p, p), theta (b, k), sigma (b,) : as in `jaxlmm.Fit`, NaN where not fitted
-    varcorr : covariance matrices (b, q, q), one array a term
-    residual : (b, d, d) covariance of the residuals of a subject, sigma squared where they are independent; like
-        `varcorr` empty, d = 0, for structures over coordinates
-    status : (b,) `jaxlmm.Status`;  converged, singular : (b,) bool
-    decrement, min_eigenvalue : (b,) certificate;  iterations : (b,) evaluations
+    theta (b, k), coef (b, p), loglik (b,), ... : as in `jaxlmm.Estimates`, an axis of data sets before all others; NaN
+        where not fitted
+    converged, singular : (b,) bool
+    coef_names : names of the coefficients;  kind : of the frames that it gives
     tests : the tests that were asked for, by method: `jaxlmm.LaneTests`
     """
 
-    loglik: np.ndarray
-    coef: np.ndarray
-    vcov: np.ndarray
-    theta: np.ndarray
-    varcorr: tuple[np.ndarray, ...]
-    residual: np.ndarray
-    sigma: np.ndarray
-    status: np.ndarray
-    singular: np.ndarray
-    decrement: np.ndarray
-    min_eigenvalue: np.ndarray
-    iterations: np.ndarray
     coef_names: tuple[str, ...] = ()
     kind: str = "dict"
     tests: dict[str, Any] = field(default_factory=dict)
@@ -76,21 +45,12 @@ class BatchFit(Shown):
 
     def __getitem__(self, row: int) -> Replicate:
         """One fit."""
-        return Replicate(
-            float(self.loglik[row]), self.coef[row], self.vcov[row], self.theta[row],
-            tuple(G[row] for G in self.varcorr), self.residual[row], float(self.sigma[row]),
-            Status(int(self.status[row])),
-        )  # fmt: skip
+        return self.row(row)
 
     @property
     def converged(self) -> np.ndarray:
         """Whether each fit reached a certified optimum (b,), those with aliased columns of X included."""
         return np.isin(self.status, [s for s in Status if s.is_fitted])
-
-    @property
-    def se(self) -> np.ndarray:
-        """Standard errors of the fixed effects (b, p)."""
-        return np.sqrt(np.diagonal(self.vcov, axis1=-2, axis2=-1))
 
     if TYPE_CHECKING:  # hung on by `jaxlmm.results`: what computes the numbers knows neither pictures nor files
 
@@ -142,27 +102,25 @@ class BatchFit(Shown):
         def nan(*shape: int) -> np.ndarray:
             return np.full((b, *shape), np.nan)
 
-        covariances = tuple(nan(dim, dim) for dim in spec.sizes)
+        *covariances, residual = (nan(dim, dim) for dim in spec.sizes)
         return cls(
-            nan(), nan(p), nan(p, p), nan(k), covariances[:-1], covariances[-1], nan(),
-            np.full(b, status, int), np.zeros(b, bool), nan(), nan(), np.zeros(b, int), names, kind,
-            {} if testing is None else testing.empty(b, kind),
+            theta=nan(k), sigma=nan(), loglik=nan(), coef=nan(p), vcov=nan(p, p), covariances=tuple(covariances),
+            residual=residual, status=np.full(b, status, int), iterations=np.zeros(b, int), decrement=nan(),
+            boundary=np.zeros((b, len(spec.parts)), bool), min_eigenvalue=nan(), coef_names=names, kind=kind,
+            tests={} if testing is None else testing.empty(b, kind),
         )  # fmt: skip
 
-    def put(self, rows: np.ndarray, found: Estimates, ends: Ends, columns: np.ndarray) -> None:
+    def put(self, rows: np.ndarray, found: Estimates, columns: np.ndarray) -> None:
         """Fill rows with what was found; `columns` are the positions of the coefficients."""
-        for name in ("loglik", "theta", "residual", "sigma", "status", "min_eigenvalue"):
-            getattr(self, name)[rows] = getattr(found, name)
-        self.coef[np.ix_(rows, columns)] = found.coef
-        self.vcov[np.ix_(rows, columns, columns)] = found.vcov
-        for mine, theirs in zip(self.varcorr, found.covariances, strict=True):
-            mine[rows] = theirs
-        self.singular[rows] = np.any(found.boundary, -1)
-        self.decrement[rows], self.iterations[rows] = ends.decrement, ends.iterations
+        places = {"coef": np.ix_(rows, columns), "vcov": np.ix_(rows, columns, columns)}
+        for name, values in vars(found).items():
+            mine = getattr(self, name)
+            for own, theirs in zip(mine, values, strict=True) if name == "covariances" else ((mine, values),):
+                own[places.get(name, rows)] = theirs
 
 
 class Fitted(NamedTuple):
-    """What tests of lanes start from: the fits of lanes of one shape."""
+    """What tests start from: the fits of data sets of one shape."""
 
     spec: Spec
     shared: Shared
@@ -170,11 +128,11 @@ class Fitted(NamedTuple):
     x: np.ndarray  # (b, k) coordinates of ``spec.absolute``
     found: Estimates
     columns: np.ndarray  # positions of the coefficients in those of the user
-    rows: tuple[Model, np.ndarray] | None  # the design and the responses (b, n), where lanes share a design
+    rows: tuple[Model, np.ndarray] | None  # the design and the responses (b, n), where data sets share it
 
 
 class Testing(Protocol):
-    """Tests of given hypotheses in every lane, see `jaxlmm.Tests`."""
+    """Tests of given hypotheses in every data set, see `jaxlmm.Tests`."""
 
     def empty(self, b: int, kind: str = "dict") -> dict[str, Any]:
         """Results without numbers for b data sets, with frames of a library."""

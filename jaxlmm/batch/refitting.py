@@ -16,19 +16,19 @@ from ..fitting.boundary import Search
 from ..fitting.estimate import says_little
 from ..fitting.newton import Status
 from ..fitting.objective import Spec, loglik_at, moment_start, packing_of, scale_of
-from ..fitting.units import Estimates, in_units
+from ..fitting.units import Estimates, at_ends
 from ..frames.alignment import mask_of
 from ..likelihood.model import Model
 from ..likelihood.prepared import weighted
+from ..pytrees import replace
 from ..runtime.precision import float64
 from ..runtime.programs import compiled
+from ..tolerances import FITTED_BY_X
 from .chunks import Progress, chunks, run
 from .fits import BatchFit, Fitted, Testing
 from .queue import Runner
 from .responses import Design, Lane, Responses, Shared, assemble, basis_of
 from .stacking import Stack, floats_of, stacks_of_models, stacks_of_responses, take
-
-ROUNDING = 1e-13  # of y less what X explains, relative to y: X fits y exactly
 
 
 def _starts(spec: Spec, shared: Shared, lanes: Lane, b: int) -> np.ndarray:
@@ -51,7 +51,7 @@ def _as_left(found: Estimates, spec: Spec, shared: Shared, lanes: Lane) -> Estim
     place = np.resize(left, 1 << (len(left) - 1).bit_length())  # few shapes to compile
     loglik = found.loglik.copy()
     loglik[left] = np.asarray(_logliks(spec, shared, take(lanes, place), found.theta[place]))[: len(left)]
-    return found._replace(loglik=loglik)
+    return replace(found, loglik=loglik)
 
 
 @compiled()
@@ -83,8 +83,8 @@ class Job:
         ends, dual = search.optimum(np.arange(b), start, few=few)
         basis = basis_of(shared, lanes)
         point = packing.unpack(ends.best)
-        found = _as_left(in_units(spec, basis, scale, point, ends, dual), spec, shared, lanes)
-        self.out.put(rows, found, ends, self.columns)
+        found = _as_left(at_ends(spec, basis, scale, point, ends, dual), spec, shared, lanes)
+        self.out.put(rows, found, self.columns)
         if self.testing is not None:
             x = spec.in_absolute(point.x * scale, found.sigma)
             self.testing.put(self.out.tests, rows, Fitted(spec, shared, lanes, x, found, self.columns, responses))
@@ -102,7 +102,7 @@ class Job:
     def fit_stack(self, rows: np.ndarray, stack: Stack) -> None:
         """Fit data sets of one shape with designs of their own; `rows` are those of all data sets stacked."""
         free = stack.prepared.basis.n - stack.prepared.basis.rank
-        good = np.flatnonzero((stack.spread > ROUNDING) & (free > 0))
+        good = np.flatnonzero((stack.spread > FITTED_BY_X) & (free > 0))
         bad = np.setdiff1d(np.arange(len(stack.rows)), good)
         self.out.status[rows[stack.rows[bad]]] = Status.BAD_RESPONSE
         prepared = take(stack.prepared, good)
@@ -227,7 +227,7 @@ def _fit_shared(
     offset = 0.0 if design.model.offset is None else design.model.offset
     size = np.sqrt(np.sum(weighted(design.model, (Y - offset).T) ** 2, 0))
     data = design.responses(Y, x)
-    varies = data.residual_sd * np.sqrt(Y.shape[1]) > ROUNDING * size
+    varies = data.residual_sd * np.sqrt(Y.shape[1]) > FITTED_BY_X * size
     job.out.status[rows[good[~varies]]] = Status.BAD_RESPONSE
     data = data if varies.all() else take(data, np.flatnonzero(varies))
     job.fit_responses(rows[good[varies]], design, data, None if job.testing is None else Y[varies])

@@ -37,7 +37,7 @@ class Stack:
 
 
 @dataclass(frozen=True)
-class Table:
+class GroupedRows:
     """Rows of many data sets, one below the other, for models with one grouping factor.
 
     That of their terms, or the subjects of a residual structure over levels.
@@ -61,7 +61,7 @@ class Table:
     position: np.ndarray | None
 
     @classmethod
-    def of_models(cls, models: Sequence[Model]) -> Table:
+    def of_models(cls, models: Sequence[Model]) -> GroupedRows:
         """Models for which `is_stackable` holds."""
         sizes = np.array([len(m.y) for m in models])
         factors = [_factor(m) for m in models]
@@ -82,7 +82,7 @@ class Table:
         )
 
     @classmethod
-    def of_responses(cls, model: Model, Y: np.ndarray, weights: np.ndarray | None, x: np.ndarray | None) -> Table:
+    def of_responses(cls, model: Model, Y: np.ndarray, weights: np.ndarray | None, x: np.ndarray | None) -> GroupedRows:
         """Responses Y (b, n) to one model, rows where they are NaN left out.
 
         `weights` (b, n) replace those of the model, `x` (b, n) the last column of X.
@@ -215,9 +215,9 @@ def floats_of(model: Model) -> int:
 def stacks_of_responses(
     model: Model, Y: np.ndarray, weights: np.ndarray | None, x: np.ndarray | None
 ) -> Iterator[Stack]:  # fmt: skip
-    """Statistics of responses with designs of their own, see `Table.of_responses`."""
+    """Statistics of responses with designs of their own, see `GroupedRows.of_responses`."""
     if is_stackable(model):
-        yield from Table.of_responses(model, Y, weights, x).stacks(model)
+        yield from GroupedRows.of_responses(model, Y, weights, x).stacks(model)
     else:
         yield from stacks_of_models(models_of_responses(model, Y, weights, x))
 
@@ -225,7 +225,7 @@ def stacks_of_responses(
 def stacks_of_models(models: Sequence[Model]) -> Iterator[Stack]:
     """Statistics of models with the same terms, those of one shape together."""
     if all(is_stackable(m) and m.evaluator == models[0].evaluator for m in models):
-        yield from Table.of_models(models).stacks(models[0])
+        yield from GroupedRows.of_models(models).stacks(models[0])
         return
     prepared = [prepare(m, orthogonal=True) for m in models]
     spread = np.array([_spread(m, q.basis) for m, q in zip(models, prepared, strict=True)])

@@ -17,10 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ..linalg import lower_from_vector, tril_indices
-from ..tolerances import SYMMETRY, correlation_of
+from ..linalg import lower_from_vector, psd_cholesky, tril_indices
+from ..tolerances import NULL, not_semidefinite
 
-NULL = 1e-8  # pivot of a factor, in standard deviations of the residual and not above its entries, that is zero
 NEARLY_ZERO = 1e-20  # its fourth power is a variance that is zero for all purposes, with derivatives of its root
 Bound = float | Callable[[int], float]
 
@@ -375,7 +374,7 @@ class CovarianceMatrixKind:
 
     def to_solver(self, value: np.ndarray, dim: int) -> np.ndarray:
         """Solver coordinates of a natural value (host side)."""
-        L = semidefinite_factor(np.asarray(value))
+        L = psd_cholesky(np.asarray(value))
         if self.rank is not None:  # zero pivots leave zero columns, which need not be the last ones
             L = L[:, np.argsort(~np.any(L, 0), kind="stable")]
         return L[self.entries(dim)]
@@ -421,7 +420,7 @@ class CovarianceMatrixKind:
         least = NULL * np.minimum(np.abs(s).max(-1, initial=0.0), 1.0)
         odd = np.any((pivots < least[..., None]) & (below > 0), -1)
         for lane in map(tuple, np.argwhere(odd)):
-            s[lane] = semidefinite_factor(L[lane] @ L[lane].T)[self.entries(dim)]
+            s[lane] = psd_cholesky(L[lane] @ L[lane].T)[self.entries(dim)]
         return s
 
     def solver_to_public(self, s: Any, dim: int) -> Any:
@@ -451,29 +450,6 @@ class CovarianceMatrixKind:
 
     def __str__(self) -> str:
         return "a symmetric positive semidefinite matrix (levels, levels)"
-
-
-def not_semidefinite(K: np.ndarray) -> str:
-    """Why a square matrix is not symmetric and positive semidefinite; empty when it is."""
-    if not np.all(np.isfinite(K)):
-        return "it has entries that are not finite"
-    C = correlation_of(K)
-    if np.max(np.abs(C - C.T), initial=0.0) > SYMMETRY:
-        return f"it is not symmetric (by {np.max(np.abs(K - K.T)):.3g})"
-    if np.min(np.linalg.eigvalsh(C), initial=0.0) >= -SYMMETRY:
-        return ""
-    return f"it is not positive semidefinite (it has the eigenvalue {np.min(np.linalg.eigvalsh(K)):.3g})"
-
-
-def semidefinite_factor(G: np.ndarray) -> np.ndarray:
-    """Lower Cholesky factor of a positive semidefinite matrix in NumPy; a zero pivot gives a zero column."""
-    q = len(G)
-    L = np.zeros((q, q))
-    for j in range(q):
-        column = G[j:, j] - L[j:] @ L[j]
-        if column[0] > 1e-15 * G[j, j]:
-            L[j:, j] = column / np.sqrt(column[0])
-    return L
 
 
 Kind = VarianceKind | PositiveKind | RealKind | IntervalKind | CovarianceMatrixKind

@@ -8,9 +8,9 @@ import numpy as np
 from jax import Array
 
 from ..errors import JaxlmmError
+from ..tolerances import not_semidefinite
 from .base import Covariance
 from .helpers import submatrix
-from .kinds import not_semidefinite
 from .parameter import Variance
 
 

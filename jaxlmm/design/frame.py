@@ -15,7 +15,7 @@ from ..formula.specs import FieldSpec, ResidualSpec, Structures, field_of
 from ..formula.structures import take_arm
 from ..formula.syntax import Bar, Formula
 from ..frames.alignment import aligned
-from ..frames.columns import Column, Levels, Table, make_frame, open_table, read_column
+from ..frames.columns import Column, Levels, OpenTable, make_frame, open_table, read_column
 from ..tolerances import ARITHMETIC, COMBINATION, origin, shifted
 from .encoding import Encoder, encode, expression_columns, finite, side_columns, values_of
 from .fields import FrameField, frame_field, frame_residual
@@ -318,7 +318,7 @@ def _bar_columns(bars: Sequence[Bar], formula: Formula) -> tuple[str, ...]:
 
 
 def _used_columns(
-    formula: Formula, table: Table, specs: list[FieldSpec | None], residual: ResidualSpec
+    formula: Formula, table: OpenTable, specs: list[FieldSpec | None], residual: ResidualSpec
 ) -> dict[str, Column]:  # fmt: skip
     texts = (formula.response, *formula.offsets)
     names = expression_columns(texts, formula) + side_columns(formula.side, formula)
@@ -327,7 +327,7 @@ def _used_columns(
     return {name: table.column(name) for name in dict.fromkeys(names)}
 
 
-def _argument(what: str, value: Any, table: Table) -> Column:
+def _argument(what: str, value: Any, table: OpenTable) -> Column:
     """Read the argument `weights` or `offset`: a column's name or an array."""
     if isinstance(value, str):
         if value not in table.names:

@@ -10,6 +10,7 @@ import numpy as np
 from ..covariance import NAMES, Composite, Covariance
 from ..errors import DataError
 from ..runtime.precision import float64
+from ..tolerances import MIRRORED
 
 MOST_PLACES = 6
 _SHIPPED = frozenset(NAMES.values())
@@ -37,5 +38,5 @@ def try_matrix(structure: Covariance, places: np.ndarray, dim: Any, what: str) -
     if not np.isfinite(matrix).all():
         raise DataError(f"{what}: {name}.matrix has values that are NaN or infinite at its start values")
     gap = float(abs(matrix - matrix.T).max(initial=0.0))
-    if gap > 1e-10 * float(abs(matrix).max(initial=0.0)):
+    if gap > MIRRORED * float(abs(matrix).max(initial=0.0)):
         raise DataError(f"{what}: {name}.matrix is not symmetric, entries differ from their mirror images by {gap:.3g}")

@@ -1,7 +1,7 @@
 """Covariances between rows, part by part: ``V = sum_t V_t``, for rows of the data and rows that were not observed.
 
-A part is one of the model's random terms or fields, or its residual. V is linear in the covariance block of a part, so
-one class serves V itself and its derivatives in the covariance parameters.
+A part is a random term or random function of the model, or its residual. V is linear in the covariance block of a
+part, so one class serves V itself and its derivatives in the covariance parameters.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class FieldRows:
 
     @classmethod
     def of(cls, field: Field, scale: np.ndarray) -> FieldRows:
-        """From the arrays of a field; without groups every row is one."""
+        """From the arrays of a random function; without groups every row is one."""
         if field.group is None:
             n = len(scale)
             return cls(np.arange(n), np.zeros(n, int), scale)

@@ -13,16 +13,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..covariance.kinds import IntervalKind, PositiveKind, semidefinite_factor
-from ..linalg import lower_from_vector, tril_indices
+from ..covariance.kinds import IntervalKind, PositiveKind
+from ..linalg import lower_from_vector, psd_cholesky, tril_indices
+from ..tolerances import FAINT, POSITIVE, SINGULAR
 from .newton import Packing, Point, Status
 from .objective import Spec
 
-SINGULAR = 1e-4  # lme4's tolerance of isSingular, on relative standard deviations
-FAINT = 1e-6  # the same where levels have variances of their own, which may be in other units than most rows
 RISE = 1e-9  # relative rise of the criterion that is allowed when a parameter is put on the boundary
 SLOPE = -1e-6  # slope into the cone, absolute and relative to the largest, below which a point is not optimal
-RESTARTS = 3
+RESTARTS = 3  # times that a run is continued from inside the cone
 # Further starts: correlation between neighbouring effects, and times the start values. Where a covariance matrix came
 # out singular; and, with the last ones, where it has few groups, as then the likelihood often has several optima.
 FURTHER_STARTS = ((0.0, 0.1), (0.0, 10.0))
@@ -236,7 +235,7 @@ def _cone_slopes(v: np.ndarray, S: np.ndarray, dim: int, size: np.ndarray) -> tu
     L = lower_from_vector(v, dim)
     G = L @ np.swapaxes(L, -1, -2)
     w, Q = np.linalg.eigh(G)
-    null = w <= np.maximum(SINGULAR**2, 1e-10 * w[:, -1:])
+    null = w <= np.maximum(SINGULAR**2, POSITIVE * w[:, -1:])
     largest = np.maximum(np.abs(S).max((-1, -2)), 1e-300)
     within = (np.swapaxes(Q, -1, -2) @ S @ Q) * null[:, :, None] * null[:, None, :]
     within[:, np.arange(dim), np.arange(dim)] += ~null * (1.0 + dim * largest)[:, None]  # elsewhere no slope counts
@@ -245,8 +244,7 @@ def _cone_slopes(v: np.ndarray, S: np.ndarray, dim: int, size: np.ndarray) -> tu
     into = np.flatnonzero((relative < SLOPE) & (slope[:, 0] < SLOPE))
     step = (Q[into] @ direction[into, :, :1])[..., 0]
     inside = G[into] + 1e-2 * step[:, :, None] * step[:, None, :]
-    factors = [semidefinite_factor(one)[rows, columns] for one in inside]
-    return relative, np.reshape(factors, (len(into), v.shape[1])), into
+    return relative, psd_cholesky(inside)[:, rows, columns], into
 
 
 def boundaries(spec: Spec, s: np.ndarray) -> np.ndarray:

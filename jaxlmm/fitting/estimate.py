@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -17,13 +16,14 @@ from ..likelihood.loglik import ml, reml
 from ..likelihood.model import Model
 from ..likelihood.parts import Term
 from ..likelihood.prepared import Basis, Prepared, conditioned, lean, prepare, weighted
+from ..pytrees import replace
 from ..runtime.precision import float64
 from ..runtime.programs import compiled, compiled_by_size
 from .boundary import Ends, Search, has_few_groups
 from .monte_carlo import monte_carlo, path_of
 from .newton import Evaluate, Point, Status, minimise
 from .objective import Spec, moment_start, objective, packing_of, scale_of
-from .units import Certificate, Estimate, Estimates, in_units, root_of
+from .units import Estimate, Estimates, at_ends, root_of
 
 MAX_ITERATIONS = 200
 INSIDE = 0.05  # how far a start on the boundary is moved towards the usual one
@@ -78,9 +78,9 @@ def estimate(model: Model, method: str = "REML", start: np.ndarray | None = None
         ends = ends._replace(best=again[None]) if np.all(np.isfinite(again)) else ends
     point = packing.unpack(ends.best)
     with np.errstate(all="ignore"):  # rows that are not finite are NaN in the end
-        found = in_units(spec, prepared.basis, scale, point, ends, dual)
+        found = at_ends(spec, prepared.basis, scale, point, ends, dual)
         local = _local(spec, prepared.basis, scale, point)
-        single = _single(spec, found, point, ends, float(dual[0]), local)
+        single = _single(spec, found, point, float(dual[0]), local)
         if stochastic:
             return _with_errors(single, spec, prepared, scale, packing.unpack(ends.best[0]))
         return _as_left(single, spec, model)
@@ -134,7 +134,7 @@ def _local(spec: Spec, basis: Basis, scale: np.ndarray, point: Point) -> tuple[n
         gram = np.linalg.inv(normal.Phi[0])
         P = np.concatenate([P[:, :p, :p], -2.0 * gram[None]]) / sigma**2
         Phi = sigma**2 * Phi
-        degrees = np.concatenate([np.zeros(0), *(c.degrees(dim) for c, dim in spec.parts)])
+        degrees = spec.degrees
         J = np.diag(np.append(scale * sigma**degrees, sigma))
         J[:-1, -1] = x * sigma**degrees * degrees  # in log sigma
     back = np.linalg.inv(J)
@@ -149,12 +149,8 @@ def _from_theta(spec: Spec, model: Model, theta: np.ndarray, basis: Basis) -> np
     if theta.shape != (model.size,) or np.any(np.isnan(theta)) or (spec.profiled and np.isinf(theta[-1])):
         raise DataError(wrong)
     sigma = np.exp(theta[-1]) if spec.profiled else 1.0
-    values = []
-    for t, (structure, dim, v) in enumerate(spec.split(theta)):
-        s = structure.public_to_solver(v, dim) / sigma ** structure.degrees(dim)
-        turned = t < len(basis.K) and not spec.placed[t]
-        values.append(structure.in_basis(s, dim, np.linalg.inv(basis.K[t])) if turned else s)
-    s = np.concatenate([np.zeros(0), *values])
+    s = spec.map("public_to_solver", theta) / sigma**spec.degrees
+    s = np.asarray(spec.in_basis(s, [np.linalg.inv(K) for K in basis.K]))
     if not np.all(np.isfinite(s)):
         raise DataError(wrong)
     return s
@@ -199,27 +195,20 @@ def _blocks_of(model: Model, theta: Array) -> Blocks:
 
 
 def _single(
-    spec: Spec, found: Estimates, point: Point, ends: Ends, dual: float, local: tuple[np.ndarray, ...]
+    spec: Spec, found: Estimates, point: Point, dual: float, local: tuple[np.ndarray, np.ndarray, np.ndarray]
 ) -> Estimate:  # fmt: skip
     """The first row, with its certificate."""
+    numbers = dict(vars(found.row(0)))
+    numbers |= {name: float(numbers[name]) for name in ("decrement", "min_eigenvalue")}
+    numbers |= {"boundary": tuple(map(bool, numbers["boundary"])), "iterations": int(numbers["iterations"])}
+    if not spec.independent:
+        numbers["sigma"] = None
+    information, slopes, root = local
     return Estimate(
-        theta=found.theta[0],
-        sigma=float(found.sigma[0]) if spec.independent else None,
-        loglik=float(found.loglik[0]),
-        coef=found.coef[0],
-        vcov=found.vcov[0],
-        covariances=tuple(G[0] for G in found.covariances),
-        residual=found.residual[0],
-        boundary=tuple(bool(b) for b in found.boundary[0]),
-        status=Status(int(found.status[0])),
-        certificate=Certificate(
-            gradient_norm=float(np.abs(point.gradient[0]).max(initial=0.0)),
-            decrement=float(ends.decrement[0]),
-            min_eigenvalue=float(found.min_eigenvalue[0]),
-            dual=None if np.isnan(dual) else dual,
-            iterations=int(ends.iterations[0]),
-        ),
-        information=local[0],
-        slopes=local[1],
-        root=local[2],
+        **numbers,
+        gradient_norm=float(np.abs(point.gradient[0]).max(initial=0.0)),
+        dual=None if np.isnan(dual) else dual,
+        information=information,
+        slopes=slopes,
+        root=root,
     )

@@ -21,6 +21,7 @@ from ..likelihood.criterion import gram_slopes, solve_normal
 from ..likelihood.engines import Blocks
 from ..likelihood.prepared import Basis, Prepared
 from ..runtime.programs import compiled
+from ..tolerances import NO_LENGTH
 from .newton import Evaluate, Packing, Point
 from .objective import Spec, criterion_at, deviance_of
 
@@ -127,7 +128,7 @@ def monte_carlo(spec: Spec, prepared: Prepared, scale: np.ndarray, point: Point)
     value, logdets, gradients = jax.device_get(_spread(spec, final, jnp.asarray(scale), jnp.asarray(s)))
     k = len(s)
     noise = np.cov(gradients, rowvar=False).reshape(k, k)
-    inverse = np.linalg.pinv(point.hessian, rcond=1e-12, hermitian=True)
+    inverse = np.linalg.pinv(point.hessian, rcond=NO_LENGTH, hermitian=True)
     J, of_sigma = _theta_slopes(spec, prepared.basis, scale, point)
     with np.errstate(all="ignore"):
         theta_se = np.sqrt(np.diagonal(J @ inverse @ noise @ inverse @ J.T) / options.probes)

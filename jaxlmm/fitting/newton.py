@@ -19,13 +19,14 @@ from jax import Array
 
 from ..linalg import eigh
 
-DECREMENT = 1e-13
-STATIONARY = 1e-6
-CURVATURE = 1e-7
-NOISE = 1e-11
-FIRST_RADIUS = 1.0
+DECREMENT = 1e-13  # Newton decrement below which a run has converged: twice what -2 log-likelihood can still fall
+STATIONARY = 1e-6  # decrement below which a point may be left along negative curvature, or rounding may end the run
+CURVATURE = 1e-7  # negative eigenvalue of the Hessian, relative to the largest, that counts
+FLATTEST = 1e-10  # eigenvalue relative to the largest that smaller ones are raised to, in the quadratic model
+NOISE = 1e-11  # change of the criterion, relative to it, that is rounding: neither a gain nor a loss
+FIRST_RADIUS = 1.0  # of the trust region, in scaled coordinates
 LARGEST_RADIUS = 1e8
-SMALLEST_RADIUS = 1e-9
+SMALLEST_RADIUS = 1e-9  # below which the run has stalled
 
 Evaluate = Callable[[Any], Any]
 
@@ -149,7 +150,7 @@ def newton_step(gradient: Any, hessian: Any, radius: Any, xp: Any) -> tuple[Any,
     """Step, predicted decrease, Newton decrement and smallest relative curvature."""
     w, Q = eigh(hessian) if xp is jnp else np.linalg.eigh(hessian)
     largest = xp.max(xp.abs(w), initial=0.0)
-    modified = xp.maximum(xp.abs(w), 1e-10 * largest + 1e-300)
+    modified = xp.maximum(xp.abs(w), FLATTEST * largest + 1e-300)
     c = Q.T @ gradient
     decrement = xp.sum(c**2 / modified)
     curvature = xp.min(w, initial=xp.inf) / (largest + 1e-300)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -68,8 +68,7 @@ class Spec:
         """Solver coordinates (..., m) of `absolute` from those (..., k) of the fit, and sigma (...) if profiled."""
         if not self.profiled:
             return s
-        degrees = np.concatenate([np.zeros(0), *(c.degrees(dim) for c, dim in self.parts)])
-        return concatenated(s, [s * sigma[..., None] ** degrees, sigma[..., None]])
+        return concatenated(s, [s * sigma[..., None] ** self.degrees, sigma[..., None]])
 
     def split(self, s: Any) -> list[tuple[Covariance, int, Any]]:
         """Structure, dimension and coordinates of each part."""
@@ -103,26 +102,31 @@ class Spec:
         values = [getattr(c, method)(v, dim, *args) for c, dim, v in self.split(s)]
         return concatenated(s, values)
 
+    @property
+    def degrees(self) -> np.ndarray:
+        """The power of the standard deviation of y that every solver coordinate (k,) is proportional to."""
+        return np.concatenate([np.zeros(0), *(structure.degrees(dim) for structure, dim in self.parts)])
+
+    def in_basis(self, s: Any, K: Sequence[Any]) -> Any:
+        """Solver coordinates (..., k) with the effects of each term multiplied by K: `Basis.K` leads to the user's."""
+        values = [
+            structure.in_basis(v, dim, K[t]) if t < len(K) and not self.placed[t] else v
+            for t, (structure, dim, v) in enumerate(self.split(s))
+        ]
+        return concatenated(s, values)
+
     def theta(self, s: Any, sigma: Any, K: tuple[Any, ...]) -> Any:
         """Public coordinates (..., m) of solver coordinates s (..., k), terms being relative to sigma (...)."""
-        values = []
-        for t, (structure, dim, v) in enumerate(self.split(s)):
-            v = structure.in_basis(v, dim, K[t]) if t < len(K) and not self.placed[t] else v
-            factor = sigma[..., None] ** structure.degrees(dim) if self.profiled else 1.0
-            values.append(structure.solver_to_public(v * factor, dim))
-        if self.profiled:
-            values.append(module_of(s).log(sigma)[..., None])
-        return concatenated(s, values)
+        s = self.in_basis(s, K)
+        if not self.profiled:
+            return self.map("solver_to_public", s)
+        theta = self.map("solver_to_public", s * sigma[..., None] ** self.degrees)
+        return concatenated(s, [theta, module_of(s).log(sigma)[..., None]])
 
     def coordinates(self, theta: Any, K: tuple[Any, ...], chart: str = "solver") -> Any:
         """Coordinates (k,) of a chart at a public theta of absolute covariances, terms in the basis of `Basis.K`."""
-        xp, values = module_of(theta), []
-        for t, (structure, dim, u) in enumerate(self.split(theta)):
-            s = structure.public_to_solver(u, dim)
-            if t < len(K) and not self.placed[t]:
-                s = structure.in_basis(s, dim, xp.linalg.inv(K[t]))
-            values.append(structure.solver_to_natural(jnp.asarray(s), dim) if chart == "natural" else s)
-        return xp.concatenate([xp.zeros(0), *(xp.asarray(v) for v in values)])
+        s = self.in_basis(self.map("public_to_solver", theta), [module_of(theta).linalg.inv(each) for each in K])
+        return s if chart == "solver" else module_of(s).asarray(self.map("solver_to_natural", jnp.asarray(s)))
 
     @property
     def kinds(self) -> list[tuple[Kind, int]]:
@@ -188,11 +192,38 @@ class Evaluation(NamedTuple):
     gram_slopes: Any = None  # (k, p+1, p+1) derivatives of the Gram in the coordinates, where asked for
 
 
+def along_coordinates(blocks: Callable[[Array], Blocks], x: Array) -> Blocks:
+    """Derivatives (k, ...) of covariance blocks in each of their coordinates x (k,)."""
+    return jax.vmap(lambda direction: jax.jvp(blocks, (x,), (direction,))[1])(jnp.eye(len(x)))
+
+
+def pulled_back(blocks: Callable[[Array], Blocks], x: Array, slopes: Blocks) -> tuple[Array, Array]:
+    """Gradient (k,) of what has `slopes` in the blocks, and the Hessian (k, k) that the blocks' curvature makes."""
+
+    def gradient(x: Array) -> Array:
+        return jax.vjp(blocks, x)[1](slopes)[0]
+
+    return gradient(x), jax.jacfwd(gradient)(x)
+
+
+def second_order(
+    statistics: Any, blocks: Callable[[Array], Blocks], s: Array, weigh: Callable[[Array], Array],
+    fixed_residual: bool = False,
+) -> tuple[Blocks, Any, Array, Array]:  # fmt: skip
+    """Blocks, the engine's expansion, gradient and Hessian in coordinates s (k,), but for curvature in the Gram.
+
+    The gradient in the blocks is the engine's closed form; the chain to the coordinates is autodiff.
+    """
+    C, D = blocks(s), along_coordinates(blocks, s)
+    found = statistics.expand(C, D._replace(residual=None) if fixed_residual else D, weigh)
+    gradient, bent = pulled_back(blocks, s, found.slopes)
+    return C, found, gradient, found.curvature + bent
+
+
 def objective(spec: Spec, prepared: Prepared, scale: Array, with_slopes: bool = False) -> Evaluate:
     """-2 log-likelihood of scaled solver coordinates with exact gradient and Hessian, as a packed `Point`.
 
-    Sigma is profiled where it can be. The gradient in the blocks is the engine's closed form; the chain to the
-    coordinates, and the Hessian of the whole, is autodiff through rules that are closed forms again.
+    Sigma is profiled where it can be.
     """
     statistics, basis, coords = prepared
     n, rank, reml, profiled = basis.n, basis.rank, spec.reml, spec.profiled
@@ -202,23 +233,15 @@ def objective(spec: Spec, prepared: Prepared, scale: Array, with_slopes: bool = 
         def blocks(s: Array) -> Blocks:
             return spec.blocks(s * scale, coords)
 
-        C = blocks(s)
-        D = jax.vmap(lambda direction: jax.jvp(blocks, (s,), (direction,))[1])(jnp.eye(len(s)))
-
         def weigh(gram: Array) -> Array:
             return gram_slopes(solve_normal(gram, basis.alias), n, rank, reml, profiled)
 
-        found = statistics.expand(C, D._replace(residual=None) if profiled else D, weigh)
+        C, found, gradient, curvature = second_order(statistics, blocks, s, weigh, fixed_residual=profiled)
         d, normal = deviance_of(spec, basis, found.logdet, found.gram)
-
-        def pulled(s: Array) -> Array:
-            return jax.vjp(blocks, s)[1](found.slopes)[0]
-
-        of_criterion = gram_curvature(normal, found.gram_slopes, n, rank, reml, profiled)
-        H = found.curvature + of_criterion + jax.jacfwd(pulled)(s)
+        H = curvature + gram_curvature(normal, found.gram_slopes, n, rank, reml, profiled)
         along = found.gram_slopes if with_slopes else None
         aux = Evaluation(spec.kept(C), spec.kept(found.slopes), normal, along)
-        return packing.pack(Point(s, d, pulled(s), H, aux))
+        return packing.pack(Point(s, d, gradient, H, aux))
 
     return evaluate
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -12,41 +12,20 @@ from jax import Array
 from ..errors import DataError
 from ..likelihood.model import Model
 from ..likelihood.prepared import Prepared, prepare
+from ..pytrees import replace
 from ..runtime.precision import pure
 from ..runtime.programs import compiled
-from .boundary import RISE, SINGULAR
+from ..tolerances import SINGULAR
+from .boundary import RISE
 from .estimate import MAX_ITERATIONS
 from .newton import Status, minimise
 from .objective import Spec, criterion_at, objective, packing_of, scale_of
+from .units import Estimates, in_units, jacobi_eigenvalues
 
 if TYPE_CHECKING:  # a third of a second, which only those who use it should wait for
     import optax
 
 GRADIENT = 1e-6  # largest entry of the scaled gradient at which a first-order optimiser has converged
-
-
-class Estimates(NamedTuple):
-    """What `jaxlmm.fit` returns: a pytree of JAX arrays.
-
-    Attributes
-    ----------
-    theta (k,), sigma (), loglik (), coef (p,), vcov (p, p) : as in `jaxlmm.Fit`; sigma is NaN where the residual has a
-        structure
-    covariances : covariance matrix (q, q) of each term;  residual : residual block
-    status : () a `jaxlmm.Status`;  iterations : () evaluations
-    decrement : () Newton decrement; with ``optimizer=`` the largest entry of the scaled gradient
-    """
-
-    theta: Any
-    sigma: Any
-    loglik: Any
-    coef: Any
-    vcov: Any
-    covariances: tuple[Any, ...]
-    residual: Any
-    status: Any
-    iterations: Any
-    decrement: Any
 
 
 def fit(
@@ -93,54 +72,40 @@ def _check_optimizer(optimizer: Any) -> None:
 
 @compiled("optimizer", "max_iterations")
 def _fit(spec: Spec, optimizer: Any, max_iterations: int, model: Model, start: Array) -> Estimates:
-    prepared, p = prepare(model, compact=False, orthogonal=True), model.X.shape[1]
+    prepared = prepare(model, compact=False, orthogonal=True)
     basis = prepared.basis
     scale = jax.lax.stop_gradient(scale_of(spec, basis, jnp))
-    s, decrement, iterations, status = _optimum(optimizer, max_iterations, spec, prepared, scale, start)
+    s, decrement, iterations, status, flattest = _optimum(optimizer, max_iterations, spec, prepared, scale, start)
     C = spec.blocks(s * scale, prepared.coords)
     d, normal = criterion_at(spec, prepared, C)
-    nu = basis.n - spec.reml * basis.rank
-    sigma = jnp.full((), jnp.nan)
-    if spec.independent:
-        sigma = jnp.sqrt(normal.rss / nu if spec.profiled else C.residual[0, 0])
-    square = sigma**2 if spec.profiled else jnp.ones(())
-    root = jax.scipy.linalg.solve_triangular(basis.R, jnp.eye(p)) if p else jnp.zeros((0, 0))
-    return Estimates(
-        theta=spec.theta(s * scale, sigma, basis.K),
-        sigma=sigma,
-        loglik=-0.5 * d,
-        coef=root @ (basis.c + normal.beta),
-        vcov=square * root @ normal.Phi @ root.T,
-        covariances=tuple(
-            (G if placed else K @ G @ K.T) * square
-            for G, K, placed in zip(C.random, basis.K, spec.placed, strict=False)
-        ),
-        residual=C.residual * square,
-        status=status.astype(jnp.int32),
-        iterations=iterations.astype(jnp.int32),
-        decrement=decrement,
-    )
+    found = in_units(
+        spec, basis, s * scale, -0.5 * d, normal, C, status=status.astype(jnp.int32),
+        iterations=iterations.astype(jnp.int32), decrement=decrement, boundary=None, min_eigenvalue=flattest,
+    )  # fmt: skip
+    ends = [jnp.any(jnp.isinf(u)) for _, _, u in spec.split(found.theta)]
+    return replace(found, boundary=jnp.array(ends, bool))
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _optimum(
     optimizer: Any, max_iterations: int, spec: Spec, prepared: Prepared, scale: Array, start: Array
-) -> tuple[Array, Array, Array, Array]:  # fmt: skip
-    """Scaled solver coordinates of the optimum, and decrement, iterations and status as floats."""
+) -> tuple[Array, ...]:  # fmt: skip
+    """Scaled solver coordinates of the optimum, and decrement, iterations, status and `min_eigenvalue` as floats."""
     if optimizer is None:
         evaluate, packing = objective(spec, prepared, scale), packing_of(spec, prepared.basis.R.shape[0])
         state = minimise(evaluate, packing, start, max_iterations, jnp)
         best = packing.unpack(state.best)
         s, value, decrement, iterations, status = best.x, best.value, state.decrement, state.iteration, state.status
+        flattest = jacobi_eigenvalues(best.hessian)
     else:
         s, value, decrement, iterations = _first_order(spec, optimizer, max_iterations, prepared, scale, start)
         status = jnp.where(decrement < GRADIENT, Status.CONVERGED, Status.MAX_ITERATIONS)
-        status = jnp.where(jnp.isfinite(value), status, Status.NOT_FINITE)
+        status, flattest = jnp.where(jnp.isfinite(value), status, Status.NOT_FINITE), jnp.full((), jnp.nan)
     s = spec.map("canonical", s)
     edge = spec.map("snapped", s, SINGULAR)
     at_edge = _value(spec, prepared, scale, edge)
     s = jnp.where(at_edge <= value + RISE * jnp.maximum(1.0, jnp.abs(value)), edge, s)
-    return s, decrement, iterations.astype(float), status.astype(float)
+    return s, decrement, iterations.astype(float), status.astype(float), flattest
 
 
 @_optimum.defjvp

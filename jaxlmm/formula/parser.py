@@ -60,7 +60,7 @@ def _parse(text: str, known_structures: frozenset[str] | None, columns: frozense
 
 
 @dataclass
-class _Sum:
+class _Parsed:
     """Terms, bars and offsets met while parsing; ``()`` is the intercept, ``("0",)`` its removal."""
 
     terms: list[tuple[str, ...]] = field(default_factory=list)
@@ -120,9 +120,9 @@ class _Parser(StructureReader):
 
     # -- sums and products of terms
 
-    def sum(self) -> _Sum:
+    def sum(self) -> _Parsed:
         start = self.token.position
-        total = _Sum(position=start)
+        total = _Parsed(position=start)
         sign = self.next().text if self.token.text in ("+", "-") else "+"
         while True:
             position = self.token.position
@@ -141,7 +141,7 @@ class _Parser(StructureReader):
             sign = self.next().text
 
     @staticmethod
-    def _subtract(total: _Sum, value: _Sum) -> None:
+    def _subtract(total: _Parsed, value: _Parsed) -> None:
         removed = {frozenset(t) for t in value.terms if t not in ((), ("0",))}
         total.terms = [t for t in total.terms if t in ((), ("0",)) or frozenset(t) not in removed]
         if () in value.terms:
@@ -149,7 +149,7 @@ class _Parser(StructureReader):
         if ("0",) in value.terms:
             total.terms.append(())
 
-    def product(self) -> _Sum:
+    def product(self) -> _Parsed:
         left = self.interaction()
         while self.token.text in ("*", "/") or self.token.text.startswith("%"):
             operator = self.next()
@@ -164,20 +164,20 @@ class _Parser(StructureReader):
             else:
                 nest: tuple[str, ...] = tuple(dict.fromkeys(f for term in left.terms for f in term))
                 terms = left.terms + self._cross([nest], right.terms, operator.position)
-            left = _Sum(_unique(terms), position=left.position)
+            left = _Parsed(_unique(terms), position=left.position)
         return left
 
-    def interaction(self) -> _Sum:
+    def interaction(self) -> _Parsed:
         left = self.power()
         while self.token.text == ":":
             operator = self.next()
             right = self.power()
             self._plain(left, "combined by ':'", left.position)
             self._plain(right, "combined by ':'", right.position)
-            left = _Sum(self._cross(left.terms, right.terms, operator.position), position=left.position)
+            left = _Parsed(self._cross(left.terms, right.terms, operator.position), position=left.position)
         return left
 
-    def power(self) -> _Sum:
+    def power(self) -> _Parsed:
         base = self.primary()
         if self.token.text not in ("^", "**"):
             return base
@@ -192,14 +192,14 @@ class _Parser(StructureReader):
             if len(grown) == len(terms):
                 break
             terms = grown
-        return _Sum(sorted(terms, key=len), position=base.position)
+        return _Parsed(sorted(terms, key=len), position=base.position)
 
     def _cross(self, left: list[tuple[str, ...]], right: list[tuple[str, ...]], position: int) -> list[tuple[str, ...]]:
         if len(left) * len(right) > _MOST_TERMS:
             self.fail(f"this makes more than {_MOST_TERMS} terms", position)
         return _unique([tuple(dict.fromkeys(a + b)) for a in left for b in right])
 
-    def _plain(self, value: _Sum, what: str, position: int, constants: bool = False) -> None:
+    def _plain(self, value: _Parsed, what: str, position: int, constants: bool = False) -> None:
         """Refuse bars, offsets and (mostly) constants where only ordinary terms make sense."""
         if value.bars:
             self.fail(f"a random-effect term cannot be {what}, only added", value.bars[0].position)
@@ -208,14 +208,14 @@ class _Parser(StructureReader):
         if not constants and any(t in ((), ("0",)) for t in value.terms):
             self.fail(f"0 and 1 (the intercept) cannot be {what}", position)
 
-    def primary(self) -> _Sum:
+    def primary(self) -> _Parsed:
         token = self.next()
         if token.text == "(" and token.kind == "operator":
             return self.parenthesis(token)
         if token.kind == "number":
             if token.text not in ("0", "1"):
                 self.fail("numbers other than 0 and 1 (the intercept) need I(...), as in I(2 * x)", token.position)
-            return _Sum([()] if token.text == "1" else [("0",)], position=token.position)
+            return _Parsed([()] if token.text == "1" else [("0",)], position=token.position)
         if token.kind == "name" and self.token.text == "(":
             return self.call(token)
         if token.kind in ("name", "quoted"):
@@ -223,21 +223,21 @@ class _Parser(StructureReader):
         self.at -= 1
         self.unexpected(token)
 
-    def parenthesis(self, opening: Token) -> _Sum:
+    def parenthesis(self, opening: Token) -> _Parsed:
         if any(token.text == "@" for token in self.tokens[self.at : self._closing(self.at - 1)]):
             return self.composite(opening)
         inner = self.sum()
         if self.token.text in ("|", "||"):
             bars = self.bar(inner, opening.position, None)
             self.expect(")", "after the grouping factor")
-            return _Sum(bars=bars, position=opening.position)
+            return _Parsed(bars=bars, position=opening.position)
         self.expect(")", "to close the parenthesis")
         inner.position = opening.position
         return inner
 
     # -- function calls and random-effect terms
 
-    def call(self, name: Token) -> _Sum:
+    def call(self, name: Token) -> _Parsed:
         closing = self._closing(self.at)
         inside = self.tokens[self.at + 1 : closing]
         if self._has_bar(inside) or name.text == "matern" or name.text.startswith("sp_"):
@@ -245,7 +245,7 @@ class _Parser(StructureReader):
         start = self.at - 1
         self.at = closing + 1
         if name.text == "offset":
-            return _Sum(offsets=[self._elementwise(inside, "an offset", name.position)], position=name.position)
+            return _Parsed(offsets=[self._elementwise(inside, "an offset", name.position)], position=name.position)
         return self._term(self.tokens[start : closing + 1])
 
     def _closing(self, opening: int) -> int:
@@ -265,7 +265,7 @@ class _Parser(StructureReader):
                 return True
         return False
 
-    def structure(self, name: Token) -> _Sum:
+    def structure(self, name: Token) -> _Parsed:
         """Parse ``name(lhs | group, option=value)``, or without a bar a structure over all rows."""
         self.check_known(name)
         self.expect("(", "after the name of a structure")
@@ -284,16 +284,16 @@ class _Parser(StructureReader):
         else:
             self.fail(f"{name.text} over all rows takes columns, such as {name.text}(x + y)", name.position)
         self.expect(")", f"to close {name.text}(...)")
-        return _Sum(bars=bars, position=name.position)
+        return _Parsed(bars=bars, position=name.position)
 
-    def composite(self, opening: Token) -> _Sum:
+    def composite(self, opening: Token) -> _Parsed:
         """Parse ``(us(trait) @ ar1(time) | group, by=arm)``."""
         self.at -= 1
         bars = []
         for item in self.item():
             options = (("by", item.arm[0]), ("shared", item.shared)) if item.arm else ()
             bars.append(Bar(Side(False), item.group, True, None, options, item.position, item.shape))
-        return _Sum(bars=bars, position=opening.position)
+        return _Parsed(bars=bars, position=opening.position)
 
     def arm_and_group(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Parse the one grouping factor of a product of structures."""
@@ -304,7 +304,7 @@ class _Parser(StructureReader):
         return (), levels[0]
 
     def bar(
-        self, inner: _Sum, position: int, structure: str | None, columns: tuple[str, ...] = ()
+        self, inner: _Parsed, position: int, structure: str | None, columns: tuple[str, ...] = ()
     ) -> list[Bar]:  # fmt: skip
         """Parse from the bar up to the closing parenthesis; nesting and ``||`` are expanded as in lme4."""
         operator = self.next()
@@ -323,11 +323,11 @@ class _Parser(StructureReader):
 
     # -- expressions
 
-    def _term(self, tokens: list[Token]) -> _Sum:
+    def _term(self, tokens: list[Token]) -> _Parsed:
         text = self._expression(tokens)
         if not set(expressions.variables(text)) - set(expressions.CONSTANTS):
             self.fail("this term uses no column", tokens[0].position)
-        return _Sum([(text,)], position=tokens[0].position)
+        return _Parsed([(text,)], position=tokens[0].position)
 
     def _elementwise(self, tokens: list[Token], what: str, position: int) -> str:
         if not tokens:

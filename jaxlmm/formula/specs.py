@@ -25,7 +25,7 @@ from ..covariance import (
 )
 from ..errors import FormulaError, JaxlmmError
 from .structures import parse_place, parse_residual, parse_variance, take_arm
-from .syntax import Bar, Composite, Item, Part
+from .syntax import Bar, Composed, Item, Part
 
 # Over effects as well as over levels: with a plain left side, us(x | g), these are of an intercept and a slope.
 _OF_EFFECTS = tuple(NAMES[name] for name in ("us", "diag", "iid", "cs", "csh", "hf", "rr", "fa"))
@@ -158,9 +158,9 @@ def make_structure(
         raise FormulaError(f"structure {name!r}: {error}", text, position) from None
 
 
-def tree_of(shape: Part | Composite, known: Structures, text: str) -> Leaf | Node:
+def tree_of(shape: Part | Composed, known: Structures, text: str) -> Leaf | Node:
     """The structures that a parsed text names."""
-    if isinstance(shape, Composite):
+    if isinstance(shape, Composed):
         return Node(shape.operator, tuple(tree_of(part, known, text) for part in shape.parts))
     structure = make_structure(known, shape.name, shape.options, text, shape.position)
     if not shape.columns and not isinstance(structure, Identity):

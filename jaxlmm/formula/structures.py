@@ -7,10 +7,10 @@ from collections.abc import Collection
 from dataclasses import replace
 
 from ..errors import FormulaError
-from .syntax import Composite, Item, Part
+from .syntax import Composed, Item, Part
 from .tokens import Options, Reader, Token
 
-Shape = Part | Composite
+Shape = Part | Composed
 
 EXAMPLES = "such as us(visit | id), ar1(week | arm / id) or sp_exp(lat + lon) + iid()"
 
@@ -34,7 +34,7 @@ def parse_residual(text: str, known: Collection[str]) -> tuple[Item, ...]:
             "residual must be text such as 'us(visit | id)' or a structure over columns such as "
             f"Unstructured().over('visit | id'), got {type(text).__name__}"
         )
-    return _Residual(text, frozenset(known)).items()
+    return _ResidualReader(text, frozenset(known)).items()
 
 
 def parse_place(text: str, name: str) -> tuple[Item, tuple[str, ...]]:
@@ -44,7 +44,7 @@ def parse_place(text: str, name: str) -> tuple[Item, tuple[str, ...]]:
     -------
     the item of a structure of this name, and the columns that it is over
     """
-    return _Residual(text, None).place(name)
+    return _ResidualReader(text, None).place(name)
 
 
 def parse_variance(text: str, known: Collection[str]) -> tuple[str, str, tuple[object, ...], Options]:
@@ -131,8 +131,8 @@ class StructureReader(Reader):
             found += self.item()
         return found
 
-    def _sum_of(self, items: list[Item], opening: Token) -> Composite:
-        return Composite("+", tuple(self._shape([item], opening) for item in items))
+    def _sum_of(self, items: list[Item], opening: Token) -> Composed:
+        return Composed("+", tuple(self._shape([item], opening) for item in items))
 
     def _columns(self, name: Token) -> tuple[str, ...]:
         columns = self.plain_columns()
@@ -176,13 +176,13 @@ def take_arm(options: Options) -> tuple[Options, tuple[str, ...], tuple[str, ...
     return tuple(given.items()), (str(by),) if by else (), names
 
 
-def _joined(operator: str, left: Shape, right: Shape) -> Composite:
+def _joined(operator: str, left: Shape, right: Shape) -> Composed:
     """``a @ b @ c`` is one product of three."""
-    first = left.parts if isinstance(left, Composite) and left.operator == operator else (left,)
-    return Composite(operator, (*first, right))
+    first = left.parts if isinstance(left, Composed) and left.operator == operator else (left,)
+    return Composed(operator, (*first, right))
 
 
-class _Residual(StructureReader):
+class _ResidualReader(StructureReader):
     what = "residual"
 
     def items(self) -> tuple[Item, ...]:

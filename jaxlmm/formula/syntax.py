@@ -58,11 +58,11 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Composite:
+class Composed:
     """Structures put together by ``+`` (sum), ``*`` (product entry by entry) or ``@`` (Kronecker product)."""
 
     operator: str
-    parts: tuple[Part | Composite, ...]
+    parts: tuple[Part | Composed, ...]
 
     @property
     def text(self) -> str:
@@ -86,7 +86,7 @@ class Item:
     position : int
     """
 
-    shape: Part | Composite
+    shape: Part | Composed
     group: tuple[str, ...] = ()
     arm: tuple[str, ...] = ()
     shared: tuple[str, ...] = ()
@@ -130,7 +130,7 @@ class Bar:
     structure: str | None = None
     options: tuple[tuple[str, object], ...] = ()
     position: int = 0
-    shape: Part | Composite | None = None
+    shape: Part | Composed | None = None
 
     @property
     def lhs(self) -> str:

@@ -17,7 +17,7 @@ from .readers import library_of, narwhals_for, read_column
 __all__ = [
     "Column",
     "Levels",
-    "Table",
+    "OpenTable",
     "extend_rows",
     "labels_of",
     "library_of",
@@ -30,7 +30,7 @@ __all__ = [
 
 
 @dataclass(frozen=True, eq=False)
-class Table:
+class OpenTable:
     """A data frame of any kind that narwhals knows, ``"pandas"``, ``"polars"``, ``"pyarrow"`` ..., or ``"dict"``."""
 
     kind: str
@@ -47,7 +47,7 @@ class Table:
         return read_column(name, self.data[name])
 
 
-def open_table(data: Any, what: str = "data") -> Table:
+def open_table(data: Any, what: str = "data") -> OpenTable:
     """Recognise a data frame.
 
     Parameters
@@ -65,14 +65,14 @@ def open_table(data: Any, what: str = "data") -> Table:
     nw = narwhals_for(library_of(data))
     if nw is not None and nw.dependencies.is_into_dataframe(data):
         kind = nw.Implementation.from_native_namespace(nw.get_native_namespace(data)).value
-        table = Table(kind, data, tuple(name for name in labels_of(data) if isinstance(name, str)), len(data))
+        table = OpenTable(kind, data, tuple(name for name in labels_of(data) if isinstance(name, str)), len(data))
     elif isinstance(data, Mapping):
         sizes = {str(k): _length(v, str(k), what) for k, v in data.items()}
         if len(set(sizes.values())) > 1:
             listed = ", ".join(f"{k}: {s}" for k, s in list(sizes.items())[:10])
             raise DataError(f"the columns of {what} have different lengths ({listed})")
         same_index(what, **{str(name): values for name, values in data.items()})
-        table = Table("dict", data, tuple(sizes), next(iter(sizes.values()), 0))
+        table = OpenTable("dict", data, tuple(sizes), next(iter(sizes.values()), 0))
     else:
         found = f"{type(data).__module__}.{type(data).__qualname__}".removeprefix("builtins.")
         raise DataError(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
-from ..tolerances import SYMMETRY, correlation_of
+from ..tolerances import not_semidefinite
 from .alignment import refuse_masked
 from .columns import Levels, index_of, read_column
 
@@ -114,7 +114,11 @@ def between_levels(
     given, what = relationships[group], f"relationship[{group!r}]"
     is_precision = isinstance(given, Precision)
     matrix, labels = _matrix(given, what)
-    _check(matrix, what, is_precision)
+    kind = "definite" if is_precision else "semidefinite"
+    problem = not_semidefinite(matrix, is_precision)
+    if problem or not np.any(matrix):
+        problem = problem or f"it is not positive {kind}, all of it is zero"
+        raise DataError(f"{what}: expected a symmetric, positive {kind} matrix, but {problem}")
     if labels is None:
         if len(matrix) != len(levels):
             raise DataError(
@@ -194,31 +198,3 @@ def places_of(wanted: Levels, among: Levels) -> list[int | None]:
     by_label = {label: i for i, label in enumerate(among)}
     by_key = {key: i for i, key in enumerate(among.keys)}
     return [by_key.get(key, by_label.get(label)) for label, key in zip(wanted, wanted.keys, strict=True)]
-
-
-def _check(matrix: np.ndarray, what: str, is_precision: bool) -> None:
-    if not np.isfinite(matrix).all():
-        raise DataError(f"{what}: the matrix has values that are NaN or infinite")
-    scaled = correlation_of(matrix)
-    gap = abs(scaled - scaled.T)
-    if gap.max(initial=0.0) > SYMMETRY:
-        i, j = np.unravel_index(int(np.argmax(gap)), gap.shape)
-        raise DataError(
-            f"{what}: the matrix is not symmetric, entry ({i}, {j}) is {matrix[i, j]:.6g}, entry ({j}, {i}) is "
-            f"{matrix[j, i]:.6g}"
-        )
-    if _is_definite(scaled):
-        return
-    smallest = float(np.linalg.eigvalsh(scaled)[0]) if len(matrix) else 0.0
-    if smallest < -SYMMETRY or not np.any(matrix) or (is_precision and smallest <= SYMMETRY * 1e-4):
-        kind = "definite" if is_precision else "semidefinite"
-        raise DataError(f"{what}: the matrix is not positive {kind}, its smallest eigenvalue is {smallest:.3g}")
-
-
-def _is_definite(matrix: np.ndarray) -> bool:
-    """Whether a Cholesky factor exists with pivots well away from zero, which is known much sooner than eigenvalues."""
-    try:
-        pivots = np.diagonal(np.linalg.cholesky(matrix))
-    except np.linalg.LinAlgError:
-        return False
-    return bool(pivots.min(initial=np.inf) > 1e-5 * pivots.max(initial=0.0))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,9 @@ from ..runtime.precision import float64
 from ..runtime.programs import compiled_by_size
 from .local import INFORMATION, inverse, local, prepared_for
 from .options import check_information
+
+if TYPE_CHECKING:
+    from ..results import Fit
 
 
 class Parameters(NamedTuple):
@@ -101,15 +104,11 @@ class Uncertain:
 
     def values(self, x: Array) -> tuple[Array, tuple[Array, ...], tuple[Covariance, ...]]:
         """Public theta, covariance blocks and structures at coordinates x, in the user's basis of the terms."""
-        theta, blocks, structures = [], [], []
-        for i, ((structure, dim, s), places) in enumerate(zip(self.spec.split(x), self.coords, strict=True)):
-            if i < len(self.K) and not self.spec.placed[i]:
-                s = structure.in_basis(s, dim, self.K[i])
-            bound = structure.from_solver(s, dim)
-            theta.append(structure.solver_to_public(s, dim))
-            structures.append(bound)
-            blocks.append(block_at(bound, dim, places))
-        return jnp.concatenate([jnp.zeros(0), *theta]), tuple(blocks), tuple(structures)
+        s = self.spec.in_basis(x, self.K)
+        bound = tuple(structure.from_solver(v, dim) for structure, dim, v in self.spec.split(s))
+        each = zip(bound, self.spec.parts, self.coords, strict=True)
+        blocks = tuple(block_at(structure, dim, places) for structure, (_, dim), places in each)
+        return self.spec.map("solver_to_public", s), blocks, bound
 
     def parameters(self, coef: Array, x: Array) -> Parameters:
         """Everything at fixed effects and coordinates."""
@@ -118,7 +117,7 @@ class Uncertain:
         return Parameters(coef, theta, blocks[:-1], blocks[-1], sigma, structures)
 
 
-def uncertain(fit: Any, information: str = "observed") -> Uncertain:
+def uncertain(fit: Fit, information: str = "observed") -> Uncertain:
     """Covariance of the covariance parameters by an information matrix."""
     check_information(information)
     with float64():
@@ -146,7 +145,7 @@ def _information(spec: Spec, prepared: Any, x: Array) -> Array:
 _program = compiled_by_size(_information)
 
 
-def delta(fit: Any, g: Callable[[Parameters], Any], information: str = "observed") -> Delta:
+def delta(fit: Fit, g: Callable[[Parameters], Any], information: str = "observed") -> Delta:
     """Value and standard error of ``g(parameters)``; see ``Fit.delta``."""
     at = uncertain(fit, information)
     name = getattr(g, "__name__", "value").replace("<lambda>", "value")
@@ -195,7 +194,7 @@ class Natural(NamedTuple):
         return np.sqrt(np.diagonal(self.vcov)[places])
 
 
-def natural(fit: Any, information: str = "observed") -> Natural:
+def natural(fit: Fit, information: str = "observed") -> Natural:
     """Covariance of the natural parameters (delta method); NaN for a parameter on the boundary of its space."""
     at = uncertain(fit, information)
     with float64():

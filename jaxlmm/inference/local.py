@@ -23,16 +23,15 @@ import numpy as np
 from jax import Array
 
 from ..covariance.kinds import module_of
-from ..fitting.objective import Spec
+from ..fitting.objective import Spec, along_coordinates, pulled_back
 from ..likelihood.criterion import Normal, gram_curvature, gram_slopes, solve_normal
 from ..likelihood.engines import Blocks
 from ..likelihood.model import Model
 from ..likelihood.prepared import Prepared, lean, prepare
 from ..linalg import eigh
+from ..tolerances import FLAT, INDEPENDENT
 
 INFORMATION = ("observed", "expected", "average")
-FLAT = 1e-8  # eigenvalue of the scaled information that counts as zero
-INDEPENDENT = 1e-6  # largest relative change of X'V^-1 X along a direction that inference does not need
 
 
 class Local(NamedTuple):
@@ -75,7 +74,7 @@ def expanded(spec: Spec, prepared: Prepared, chart: Any, x: Array) -> Expanded:
     """
     basis, blocks, statistics = prepared.basis, partial(blocks_at, spec, prepared, chart), prepared.statistics
     C = blocks(x)
-    D = jax.vmap(lambda direction: jax.jvp(blocks, (x,), (direction,))[1])(jnp.eye(len(x)))
+    D = along_coordinates(blocks, x)
     normal = solve_normal(statistics.gram(C)[1], basis.alias)
     total = gram_slopes(normal, basis.n, basis.rank, spec.reml, False)
     of_rss = gram_slopes(normal, basis.n, basis.rank, 0.0, False)
@@ -102,11 +101,9 @@ def local_of(spec: Spec, prepared: Prepared, chart: Any, x: Array, at: Expanded)
     Pv = (at.P @ v)[:, :p]
     average = 0.25 * (at.total - at.of_trace - 2.0 * Pv @ normal.Phi @ Pv.T)
 
-    def pulled(x: Array) -> Array:
-        return jax.vjp(partial(blocks_at, spec, prepared, chart), x)[1](at.slopes)[0]
-
+    _, bent = pulled_back(partial(blocks_at, spec, prepared, chart), x, at.slopes)
     of_criterion = gram_curvature(normal, at.P, basis.n, basis.rank, spec.reml, False)
-    observed = 0.5 * (at.total + of_criterion + jax.jacfwd(pulled)(x))
+    observed = 0.5 * (at.total + of_criterion + bent)
     return Local(normal.Phi, at.P[:, :p, :p], observed, expected, average)
 
 

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ..covariance.kinds import semidefinite_factor
 from ..errors import DataError
 from ..likelihood.engines.orthogonal import bucket
 from ..likelihood.model import Model
 from ..likelihood.parts import Term
+from ..linalg import psd_cholesky
 from ..runtime.precision import float64
 from ..runtime.programs import compiled
 from ..runtime.sizes import check_count, check_draws
@@ -36,10 +36,10 @@ def normal_draws(fit: Any, n: int = 1000, seed: int = 0, chains: int = 4) -> Dra
     moving = np.isfinite(np.diagonal(at.theta))
     W = np.where(np.outer(moving, moving), at.theta, 0.0)
     effects = [entry for entry in fit.ranef().values() if np.all(np.isfinite(entry.pev))]
-    roots = [semidefinite_factor(fit.vcov), semidefinite_factor(W)]
+    roots = [psd_cholesky(fit.vcov), psd_cholesky(np.asarray(W))]
     centres = [fit.coef, fit.theta]
     for entry in effects:
-        roots.append(np.stack([semidefinite_factor(V) for V in entry.pev]))
+        roots.append(psd_cholesky(np.asarray(entry.pev)))
         centres.append(entry.values)
     count = chains * n
     sizes = [np.size(centre) for centre in centres]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,8 +12,11 @@ from ..errors import DataError
 from ..likelihood.parts import Field, Residual, Term
 from .delta import Delta, Parameters, delta
 
+if TYPE_CHECKING:
+    from ..results import Fit
 
-def r2(fit: Any) -> Delta:
+
+def r2(fit: Fit) -> Delta:
     """See ``Fit.r2``: variance of the fixed part, and of it with the random parts, over all variance.
 
     The variance of a random part is its mean over the rows, ``mean_i z_i'G z_i`` (Johnson 2014, Methods in Ecology and
@@ -32,7 +35,7 @@ def r2(fit: Any) -> Delta:
     return _named(delta(fit, shares), ("marginal", "conditional"))
 
 
-def icc(fit: Any) -> Delta:
+def icc(fit: Fit) -> Delta:
     """See ``Fit.icc``: each random part's mean variance over the sum of all and the residual's."""
     if not fit.model.random:
         raise DataError("icc: the model has no random parts; correlations of residuals are in fit.varcorr()")

@@ -16,9 +16,9 @@ from ..errors import DataError
 from ..frames.alignment import refuse_masked
 from ..frames.columns import same_index
 from ..pytrees import frozen_pytree, is_traced, replace, set_all
-from ..tolerances import SYMMETRY, column_rank, correlation_of, origin, shifted, unit_columns
+from ..tolerances import FITTED_BY_X, column_rank, not_semidefinite, origin, shifted, unit_columns
 
-MOST_PLACES = 1_000_000  # numbers of levels of a field
+MOST_PLACES = 1_000_000  # numbers of levels of a random function
 
 
 def as_array(name: str, value: Any, shape: tuple[int | None, ...]) -> Any:
@@ -166,7 +166,7 @@ class Field:
         self, structure: Covariance, group: Any = None, position: Any = None, coords: Any = None, dim: Any = None,
         name: str = "",
     ):  # fmt: skip
-        name = name or "field"
+        name = name or "random function"
         structure = Covariance.checked(structure, f"structure of {name}")
         if (position is None) == (coords is None):
             raise DataError(f"{name}: give position or coords, one of the two")
@@ -193,7 +193,7 @@ class Field:
         return None if self.coords is None else self.coords[self.sets[self.group], self.position]
 
     def subset(self, rows: np.ndarray, keep: bool = True) -> Any:
-        """The field of some rows, with the same levels."""
+        """The random function at some rows, with the same levels."""
         if self.group is None:
             return self
         if self.coords is None:
@@ -304,14 +304,8 @@ def _missing(labels: np.ndarray) -> int:
 def check_relationship(name: str, A: Any, levels: int) -> Any:
     """A symmetric positive semidefinite matrix between the levels of a grouping factor."""
     A = as_array(f"relationship of {name}", A, (levels, levels))
-    C = correlation_of(A)
-    if np.abs(C - C.T).max(initial=0.0) > SYMMETRY:
-        raise DataError(f"relationship of {name}: expected a symmetric matrix")
-    smallest = float(np.linalg.eigvalsh(C)[0])
-    if smallest < -SYMMETRY or not np.any(A):
-        raise DataError(
-            f"relationship of {name}: expected a positive semidefinite matrix, found the eigenvalue {smallest:.3g}"
-        )
+    if problem := not_semidefinite(A) or ("" if np.any(A) else "it is zero"):
+        raise DataError(f"relationship of {name}: expected a symmetric, positive semidefinite matrix, but {problem}")
     return 0.5 * (A + A.T)
 
 
@@ -340,5 +334,5 @@ def check_design(y: Any, X: Any) -> None:
         raise DataError(f"y: constant response, all {n} values equal {float(y[0]):g}; there is nothing to model")
     Q, _ = np.linalg.qr(unit_columns(shifted(X, origin(X))))
     left = y - Q @ (Q.T @ y)
-    if np.sum((left - Q @ (Q.T @ left)) ** 2) <= (1e-13 * np.sqrt(np.sum(y**2))) ** 2:
+    if np.sum((left - Q @ (Q.T @ left)) ** 2) <= (FITTED_BY_X * np.sqrt(np.sum(y**2))) ** 2:
         raise DataError("y: the columns of X fit it exactly; no variation is left to estimate a variance from")

@@ -14,7 +14,7 @@ move.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -23,6 +23,9 @@ from ..estimates.rows import covariance, parts_of
 from ..tolerances import correlation_of
 from . import canvas
 from .canvas import column_of, groups_of
+
+if TYPE_CHECKING:
+    from ..results import Fit
 
 MOST = 40  # positions
 
@@ -36,7 +39,7 @@ class Covariances(NamedTuple):
     groups: np.ndarray
 
 
-def covariances(fit: Any, by: str | None, at: str | None) -> Covariances:
+def covariances(fit: Fit, by: str | None, at: str | None) -> Covariances:
     """Both matrices; by default of the residual structure over the levels of a factor."""
     own = fit.frame.residual
     if by is None and at is None:
@@ -59,7 +62,7 @@ def covariances(fit: Any, by: str | None, at: str | None) -> Covariances:
     row[codes, position] = np.arange(len(codes))
     if np.sum(row >= 0) < len(codes):
         raise DataError("at: some groups have a position more than once; expected one row of a group at each")
-    residuals, pairs = fit.residuals("response", random=False), Pairs(fit)
+    residuals, pairs = fit.residuals("response", random=False), RowPairs(fit)
     empirical, model = np.full((m, m), np.nan), np.full((m, m), np.nan)
     groups = np.zeros((m, m), int)
     for a in range(m):
@@ -74,7 +77,7 @@ def covariances(fit: Any, by: str | None, at: str | None) -> Covariances:
     return Covariances(tuple(labels), empirical, model, groups)
 
 
-def plot_covariances(fit: Any, by: str | None, at: str | None, correlation: bool, ax: Any) -> Any:
+def plot_covariances(fit: Fit, by: str | None, at: str | None, correlation: bool, ax: Any) -> Any:
     """See ``FitPlots.covariance``."""
     found = covariances(fit, by, at)
     both = [correlation_of(C) if correlation else C for C in (found.empirical, found.model)]
@@ -114,10 +117,10 @@ def _heat(ax: Any, C: np.ndarray, labels: tuple[str, ...], most: float) -> None:
         spine.set_visible(False)
 
 
-class Pairs:
+class RowPairs:
     """What a fit says of pairs of rows i (m,) and j (m,)."""
 
-    def __init__(self, fit: Any):
+    def __init__(self, fit: Fit):
         self.fit = fit
         self.parts, self.blocks = parts_of(fit.model, fit.estimate)
 
@@ -156,7 +159,7 @@ class Semivariogram(NamedTuple):
 
 
 def semivariogram(
-    fit: Any, by: str, time: str, kind: str, bins: int, robust: bool, max_lag: float | None, seed: int = 0
+    fit: Fit, by: str, time: str, kind: str, bins: int, robust: bool, max_lag: float | None, seed: int = 0
 ) -> Semivariogram:  # fmt: skip
     """Semivariances by lag, in bins of equal numbers of pairs; equal lags are never parted."""
     codes, _ = groups_of(fit, "by", by)
@@ -164,7 +167,7 @@ def semivariogram(
     if not column.is_number:
         raise DataError(f"time: {time!r} is a factor, expected a numeric column to take differences of")
     t, residuals = np.asarray(column.values, np.float64), fit.residuals(kind, random=False)
-    pairs = Pairs(fit)
+    pairs = RowPairs(fit)
     lags, squares, models = [], [], []
     for i, j in pairs_within(codes, LARGEST, seed):
         lags.append(np.abs(t[i] - t[j]))
@@ -186,7 +189,7 @@ def semivariogram(
     return Semivariogram(means[0], count, means[1], means[2], variance)
 
 
-def _expected(pairs: Pairs, kind: str, i: np.ndarray, j: np.ndarray) -> np.ndarray:
+def _expected(pairs: RowPairs, kind: str, i: np.ndarray, j: np.ndarray) -> np.ndarray:
     if kind == "normalized":  # uncorrelated with variance one
         return np.ones(len(i))
 
@@ -210,7 +213,7 @@ def _bins(lag: np.ndarray, bins: int) -> np.ndarray:
 
 
 def plot_semivariogram(
-    fit: Any, by: str, time: str, kind: str, bins: int, robust: bool, max_lag: float | None, ax: Any
+    fit: Fit, by: str, time: str, kind: str, bins: int, robust: bool, max_lag: float | None, ax: Any
 ) -> Any:  # fmt: skip
     """See ``FitPlots.semivariogram``."""
     found = semivariogram(fit, by, time, kind, bins, robust, max_lag)

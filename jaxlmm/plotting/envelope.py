@@ -10,12 +10,15 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from ..distributions import check_level
 from ..errors import DataError
+
+if TYPE_CHECKING:
+    from ..results import Fit
 
 FEWEST = 19
 
@@ -27,7 +30,7 @@ class Envelope(NamedTuple):
     upper: np.ndarray
 
 
-def refitted(fit: Any, n: int, seed: int) -> Iterator[Any]:
+def refitted(fit: Fit, n: int, seed: int) -> Iterator[Any]:
     """The model fitted to n simulated responses, in one batch; those that did not converge are left out.
 
     They serve for predictions and residuals: certificate and information are still those of `fit`.
@@ -35,18 +38,17 @@ def refitted(fit: Any, n: int, seed: int) -> Iterator[Any]:
     if not n:
         return
     Y = fit.simulate(n, seed)
-    batch = fit.refit(Y, progress=False)
+    batch: Any = fit.refit(Y, progress=False)
     for i in np.flatnonzero(batch.converged):
         one = batch[int(i)]
-        estimate = dataclasses.replace(
-            fit.estimate, theta=one.theta, sigma=None if fit.sigma is None else one.sigma, loglik=one.loglik,
-            coef=one.coef, vcov=one.vcov, covariances=one.varcorr, residual=one.residual,
-        )  # fmt: skip
+        changed = {name: getattr(one, name) for name in ("theta", "loglik", "coef", "vcov", "covariances", "residual")}
+        sigma = None if fit.sigma is None else one.sigma
+        estimate = dataclasses.replace(fit.estimate, sigma=sigma, **changed)
         frame = dataclasses.replace(fit.frame, y=Y[i])
         yield dataclasses.replace(fit, frame=frame, model=fit.model.replace(y=Y[i]), estimate=estimate)
 
 
-def simulated(fit: Any, n: int, seed: int, *curves: Callable[[Any], np.ndarray]) -> tuple[np.ndarray, ...]:
+def simulated(fit: Fit, n: int, seed: int, *curves: Callable[[Any], np.ndarray]) -> tuple[np.ndarray, ...]:
     """Values (r, m) of each curve, a function of a fit, for the r of n simulated data sets that could be fitted.
 
     Raises

@@ -27,7 +27,7 @@ class Profiles(Protocol):
     """What is drawn, see `jaxlmm.inference.profiles.profile.Profile`."""
 
     @property
-    def curves(self) -> tuple[Curve, ...]:
+    def curves(self) -> tuple[DrawnCurve, ...]:
         """The profiles."""
         ...
 
@@ -132,7 +132,7 @@ def plot_pairs(profile: Profiles, levels: Sequence[float]) -> np.ndarray:
 
 
 def _draw_pair(
-    ax: Any, curves: Sequence[Curve], traces: dict[tuple[int, int], np.ndarray], pair: tuple[int, int],
+    ax: Any, curves: Sequence[DrawnCurve], traces: dict[tuple[int, int], np.ndarray], pair: tuple[int, int],
     heights: Sequence[float], natural: bool,
 ) -> None:  # fmt: skip
     """Contours and traces of a pair, across and up; on the scale of the quantities or of zeta."""
@@ -162,7 +162,7 @@ def _draw_pair(
 POINTS = 121
 
 
-class Curve(Protocol):
+class DrawnCurve(Protocol):
     """What is drawn of a profile, see `jaxlmm.inference.profiles.profile.Curve`."""
 
     @property
@@ -194,7 +194,7 @@ class Curve(Protocol):
         ...
 
 
-def plot_zeta(curves: Sequence[Curve], level: float = 0.95, ax: Any = None, columns: int = canvas.COLUMNS) -> Any:
+def plot_zeta(curves: Sequence[DrawnCurve], level: float = 0.95, ax: Any = None, columns: int = canvas.COLUMNS) -> Any:
     """A panel for each profile: zeta against the quantity, its interval of one level marked; see ``Profile.plot``."""
     goal = float(t_quantile(0.5 * (1.0 + check_level(level)), np.inf))
     axes = canvas.panels(len(curves), ax, columns, 3.2, 2.7)
@@ -204,7 +204,7 @@ def plot_zeta(curves: Sequence[Curve], level: float = 0.95, ax: Any = None, colu
     return canvas.squeezed(axes)
 
 
-def draw_zeta(ax: Any, curve: Curve, level: float, goal: float) -> None:
+def draw_zeta(ax: Any, curve: DrawnCurve, level: float, goal: float) -> None:
     """The curve, zero, and the limits of the interval, joined to the zeta that they belong to."""
     zeta = np.linspace(curve.zeta[0], curve.zeta[-1], POINTS)
     canvas.zero(ax)

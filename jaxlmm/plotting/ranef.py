@@ -7,7 +7,7 @@ at their estimates, to the predictor (BLUP), which is drawn towards zero the mor
 from __future__ import annotations
 
 from itertools import combinations
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from ..errors import DataError
 from ..likelihood.parts import Term
 from . import canvas
 from .canvas import chosen
+
+if TYPE_CHECKING:
+    from ..results import Fit
 
 LABELLED = 60  # most levels with their labels
 VARIANCES = ("condvar", "pev")
@@ -31,7 +34,7 @@ class Caterpillar(NamedTuple):
     half: np.ndarray
 
 
-def caterpillar(fit: Any, group: str | None, variance: str, sort: str | None, level: float) -> Caterpillar:
+def caterpillar(fit: Fit, group: str | None, variance: str, sort: str | None, level: float) -> Caterpillar:
     """Effects with intervals, sorted by a column, or with `sort` "" as the levels come."""
     if variance not in VARIANCES:
         raise DataError(f"variance: found {variance!r}, expected 'condvar' or 'pev'")
@@ -50,7 +53,7 @@ def caterpillar(fit: Any, group: str | None, variance: str, sort: str | None, le
 
 
 def plot_caterpillar(
-    fit: Any, group: str | None, variance: str, sort: str | None, level: float, ax: Any
+    fit: Fit, group: str | None, variance: str, sort: str | None, level: float, ax: Any
 ) -> Any:  # fmt: skip
     """See ``FitPlots.ranef``."""
     found = caterpillar(fit, group, variance, sort, level)
@@ -91,7 +94,7 @@ class Shrinkage(NamedTuple):
     predicted: np.ndarray
 
 
-def shrinkage(fit: Any, group: str | None, coef: bool) -> Shrinkage:
+def shrinkage(fit: Fit, group: str | None, coef: bool) -> Shrinkage:
     """Estimates of groups alone and predictors, as deviations; with `coef` the fixed effects of the same name added."""
     parts = fit.frame.parts
     mine = [t for t, part in enumerate(fit.model.random) if isinstance(part, Term)]
@@ -99,8 +102,9 @@ def shrinkage(fit: Any, group: str | None, coef: bool) -> Shrinkage:
     mine = [t for t in mine if parts[t].group_label == group]
     effects = fit.ranef()[group]
     predicted, columns = effects.values, effects.columns
-    codes = np.asarray(fit.model.random[mine[0]].group)
-    Z = np.concatenate([fit.model.random[t].Z for t in mine], 1)
+    terms: list[Any] = [fit.model.random[t] for t in mine]
+    codes = np.asarray(terms[0].group)
+    Z = np.concatenate([term.Z for term in terms], 1)
     rest = fit.residuals() + np.sum(Z * predicted[codes], 1)
     root = np.ones(len(rest)) if fit.model.weights is None else np.sqrt(fit.model.weights)
     alone = np.full_like(predicted, np.nan)
@@ -116,7 +120,7 @@ def shrinkage(fit: Any, group: str | None, coef: bool) -> Shrinkage:
     return Shrinkage(group, parts[mine[0]].levels, columns, alone, predicted)
 
 
-def plot_shrinkage(fit: Any, group: str | None, coef: bool, ax: Any) -> Any:
+def plot_shrinkage(fit: Fit, group: str | None, coef: bool, ax: Any) -> Any:
     """See ``FitPlots.shrinkage``."""
     found = shrinkage(fit, group, coef)
     if not np.isfinite(found.alone).any():

@@ -8,7 +8,7 @@ make it robust: outliers are to be seen.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,13 +17,16 @@ from . import canvas
 from .canvas import chosen, column_of
 from .envelope import Envelope, envelope, simulated
 
+if TYPE_CHECKING:
+    from ..results import Fit
+
 
 def root_size(values: np.ndarray) -> np.ndarray:
     """Roots of absolute values, whose distribution is less skew than theirs."""
     return np.sqrt(np.abs(values))
 
 
-def plot_diagnostics(fit: Any, kind: str, n: int, seed: int, level: float, ax: Any) -> np.ndarray:
+def plot_diagnostics(fit: Fit, kind: str, n: int, seed: int, level: float, ax: Any) -> np.ndarray:
     """See ``FitPlots.diagnostics``."""
     places, mean, _ = trend(fit, "fitted", kind, True)
     _, spread, _ = trend(fit, "fitted", kind, True, root_size)
@@ -48,7 +51,7 @@ def plot_diagnostics(fit: Any, kind: str, n: int, seed: int, level: float, ax: A
     return axes
 
 
-def _draw_observed(ax: Any, fit: Any) -> None:
+def _draw_observed(ax: Any, fit: Fit) -> None:
     """The response against fitted values, where there are no random effects to look at."""
     x = fit.fitted
     ends = np.array([x.min(), x.max()])
@@ -71,7 +74,7 @@ def quartile_line(scores: np.ndarray, values: np.ndarray) -> tuple[float, float]
     return float(u - slope * a), float(slope)
 
 
-def sample(fit: Any, of: str, column: str | None, kind: str, random: bool) -> tuple[Callable[[Any], np.ndarray], str]:
+def sample(fit: Fit, of: str, column: str | None, kind: str, random: bool) -> tuple[Callable[[Any], np.ndarray], str]:
     """The function that gives the sorted values of any fit, and their name."""
     if of == "residuals":
         return lambda f: np.sort(f.residuals(kind, random)), name_of(kind, random)
@@ -83,7 +86,7 @@ def sample(fit: Any, of: str, column: str | None, kind: str, random: bool) -> tu
 
 
 def plot_quantiles(
-    fit: Any, of: str, column: str | None, kind: str, random: bool, n: int, seed: int, level: float, simultaneous: bool,
+    fit: Fit, of: str, column: str | None, kind: str, random: bool, n: int, seed: int, level: float, simultaneous: bool,
     ax: Any,
 ) -> Any:  # fmt: skip
     """See ``FitPlots.qq``."""
@@ -121,7 +124,7 @@ def name_of(kind: str, random: bool) -> str:
     return f"{'' if kind == 'response' else kind + ' '}{which}residuals"
 
 
-def fitted_of(fit: Any, random: bool) -> np.ndarray:
+def fitted_of(fit: Fit, random: bool) -> np.ndarray:
     """Conditional means of the rows, or population means."""
     return fit.fitted if random else fit.predict(random=False)
 
@@ -133,7 +136,7 @@ def level_means(codes: np.ndarray, values: np.ndarray, levels: int) -> np.ndarra
 
 
 def trend(
-    fit: Any, against: str, kind: str, random: bool, size: Callable[[np.ndarray], np.ndarray] = np.asarray
+    fit: Fit, against: str, kind: str, random: bool, size: Callable[[np.ndarray], np.ndarray] = np.asarray
 ) -> tuple[np.ndarray, Callable[[Any], np.ndarray], Column | None]:  # fmt: skip
     """Places (m,), the function that gives the curve of any fit there, and the column if it is not fitted values.
 
@@ -153,7 +156,7 @@ def trend(
 
 
 def plot_residuals(
-    fit: Any, kind: str, against: str, random: bool, n: int, seed: int, level: float, simultaneous: bool, ax: Any
+    fit: Fit, kind: str, against: str, random: bool, n: int, seed: int, level: float, simultaneous: bool, ax: Any
 ) -> Any:  # fmt: skip
     """See ``FitPlots.residuals``."""
     places, curve, column = trend(fit, against, kind, random)
@@ -166,7 +169,7 @@ def plot_residuals(
 
 
 def draw_trend(
-    ax: Any, fit: Any, kind: str, random: bool, column: Column | None, places: np.ndarray, curve: np.ndarray,
+    ax: Any, fit: Fit, kind: str, random: bool, column: Column | None, places: np.ndarray, curve: np.ndarray,
     around: Envelope | None, size: Callable[[np.ndarray], np.ndarray] | None = None, name: str = "",
 ) -> None:  # fmt: skip
     """Points, curve and envelope."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,10 +12,13 @@ from ..covariance import NAMES
 from ..errors import DataError, FormulaError
 from ..formula.parser import parse
 
+if TYPE_CHECKING:
+    from ..results import Fit
+
 Random = bool | str | Sequence[str]
 
 
-def parts_of(fit: Any, random: Random) -> tuple[bool, ...]:
+def parts_of(fit: Fit, random: Random) -> tuple[bool, ...]:
     """Whether each random part of a fit is wanted.
 
     Raises
@@ -50,7 +53,7 @@ def _plain(text: str) -> str:
     return "".join(text.split())
 
 
-def _canonical(fit: Any, text: str) -> list[str]:
+def _canonical(fit: Fit, text: str) -> list[str]:
     """Terms that a text such as ``(x | a/b)`` stands for, as the parts of the fit have theirs."""
     formula = fit.frame.formula
     try:
@@ -61,6 +64,6 @@ def _canonical(fit: Any, text: str) -> list[str]:
     return [_plain(f"{bar.structure or ''}({bar.lhs} | {bar.group_label})") for bar in bars]
 
 
-def _refuse(fit: Any, name: str) -> None:
+def _refuse(fit: Fit, name: str) -> None:
     known = list(dict.fromkeys(text for part in fit.frame.parts for text in (part.text, part.group_label)))
     raise DataError(f"random: found {name!r}, expected True, False, or terms of the fit; {nearest(name, known)}")

@@ -58,7 +58,7 @@ class Predicted(NamedTuple):
     extra: np.ndarray
 
 
-class Joint(NamedTuple):
+class JointRows(NamedTuple):
     """Rows of the data and new ones: parts, coordinates, clusters (N,), and the column (m,) of each new row."""
 
     parts: tuple[Part, ...]
@@ -127,13 +127,13 @@ class Predictor:
                 whole[here] = part
         return out
 
-    def _joined(self, new: NewRows, state: Callable[[int], str]) -> Joint:
+    def _joined(self, new: NewRows, state: Callable[[int], str]) -> JointRows:
         parts, coords = joined(self.model, new, self.rows.prepared.basis.K, state)
         clusters = _clusters(parts)
         own = np.unique(clusters[len(self.model.y) :], return_inverse=True)[1]
-        return Joint(parts, coords, clusters, Partition.of(own).slot)
+        return JointRows(parts, coords, clusters, Partition.of(own).slot)
 
-    def _chunk(self, new: NewRows, joint: Joint, size: int, errors: bool, W: np.ndarray | None) -> Predicted:
+    def _chunk(self, new: NewRows, joint: JointRows, size: int, errors: bool, W: np.ndarray | None) -> Predicted:
         n, m, k = len(self.model.y), len(new), len(self.x)
         parts, coords, clusters, turn = joint
         with float64():
@@ -166,7 +166,7 @@ class Predictor:
         extra = nothing if W is None else 2.0 * self._spread(sums, rest, common, c, W)
         return Predicted(mean, np.maximum(mse, 0.0), slopes, extra)
 
-    def _effects(self, joint: Joint, C: tuple[Any, ...], sums: _Sums, E: np.ndarray) -> np.ndarray:
+    def _effects(self, joint: JointRows, C: tuple[Any, ...], sums: _Sums, E: np.ndarray) -> np.ndarray:
         """Predicted random effects and functions at the new rows, summed (m,)."""
         n, total = len(self.model.y), np.zeros(len(joint.turn))
         others: list[tuple[Part, np.ndarray]] = []  # functions, and levels that may be predicted through relatives

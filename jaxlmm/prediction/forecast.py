@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,12 +18,15 @@ from .choice import Random, parts_of
 from .errors import Predictor
 from .newdata import ABSENT, FRESH, SHARED, NewRows, check_known, rows_of_data, rows_of_fit
 
+if TYPE_CHECKING:
+    from ..results import Fit
+
 INTERVALS = (None, "confidence", "prediction")
 MANY = 1e12  # degrees of freedom that are infinite but for rounding
 
 
 def predict(
-    fit: Any, newdata: Any = None, random: Random = True, se: bool = False, interval: str | None = None,
+    fit: Fit, newdata: Any = None, random: Random = True, se: bool = False, interval: str | None = None,
     level: float = 0.95, df: str = "satterthwaite", allow_new_levels: bool = False, residual: bool = False,
     **method: Any,
 ) -> Any:  # fmt: skip
@@ -59,7 +62,7 @@ def predict(
     return _conditional_mean(fit, new, parts)
 
 
-def _check(fit: Any, random: Random, se: bool, interval: str | None, residual: bool) -> None:
+def _check(fit: Fit, random: Random, se: bool, interval: str | None, residual: bool) -> None:
     if interval not in INTERVALS:
         raise DataError(f"interval: found {interval!r}, expected None, 'confidence' or 'prediction'")
     if residual and not (isinstance(random, (bool, np.bool_)) and random):
@@ -70,7 +73,7 @@ def _check(fit: Any, random: Random, se: bool, interval: str | None, residual: b
         raise DataError(f"se: the fit has no optimum, so its errors are not known: {fit.estimate.status.advice}")
 
 
-def _conditional_mean(fit: Any, new: NewRows, parts: Sequence[bool]) -> np.ndarray:
+def _conditional_mean(fit: Fit, new: NewRows, parts: Sequence[bool]) -> np.ndarray:
     """Means with predicted random effects, those of new levels zero, and random functions at the rows of the fit."""
     terms = []
     for part, unknown, (group, place), there in zip(fit.model.random, new.unknown, new.parts, parts, strict=False):
@@ -83,7 +86,7 @@ def _conditional_mean(fit: Any, new: NewRows, parts: Sequence[bool]) -> np.ndarr
     return linear_predictor(new.X, fit.coef, new.offset, tuple(terms), values)
 
 
-def _with_errors(fit: Any, new: NewRows, state: Any, level: float, df: str, method: dict[str, Any]) -> Any:
+def _with_errors(fit: Fit, new: NewRows, state: Any, level: float, df: str, method: dict[str, Any]) -> Any:
     if method.get("robust") is not None:
         raise DataError(
             "robust: sandwich covariances are for population means; use random=False, interval='confidence'"
@@ -104,7 +107,7 @@ def _with_errors(fit: Any, new: NewRows, state: Any, level: float, df: str, meth
     return _frame(fit, found.mean, error, freedom, level)
 
 
-def _frame(fit: Any, mean: np.ndarray, error: np.ndarray, df: np.ndarray, level: float) -> Any:
+def _frame(fit: Fit, mean: np.ndarray, error: np.ndarray, df: np.ndarray, level: float) -> Any:
     half = t_quantile(0.5 * (1.0 + check_level(level)), df) * error
     columns = {"estimate": mean, "std_error": error, "df": df, "lower": mean - half, "upper": mean + half}
     return make_frame(fit.frame.kind, columns)

@@ -18,7 +18,8 @@ import numpy as np
 
 from ..errors import DataError
 
-NAME, FORMAT = "jaxlmm", 1
+NAME, FORMAT = "jaxlmm", 2
+READ = (1, FORMAT)  # the formats that this version reads; those of 0.1 have other names for some estimates
 HEADER, TEMPORARY = "header.json", ".tmp-"
 LONGEST = 40  # characters of a name or a version that are taken over
 SHOWN = 200  # of an error of another library
@@ -134,10 +135,10 @@ def _archive(file: zipfile.ZipFile, size: int) -> Archive:
     found = header["format"]
     if isinstance(found, bool) or not isinstance(found, int) or found < 1:
         raise ValueError(f"its format is {found!r}")
-    if found != FORMAT:
+    if found not in READ:
         raise _Foreign(
             f"has format {found}, written by jaxlmm {str(header.get('version'))[:LONGEST]}; this is jaxlmm "
-            f"{version(NAME)}, which reads format {FORMAT}: install a version that is as new"
+            f"{version(NAME)}, which reads formats up to {FORMAT}: install a version that is as new"
         )
     arrays = {name.removesuffix(".npy"): _array(file.read(name)) for name in names if name != HEADER}
     return Archive(header["kind"], header["content"], arrays, header.get("sha256"))

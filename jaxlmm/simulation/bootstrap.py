@@ -13,12 +13,13 @@ from ..batch.chunks import Progress
 from ..batch.fits import BatchFit, Replicate
 from ..batch.refitting import fit_drawn, refit_batch
 from ..batch.responses import Design, Responses
+from ..distributions import check_level
 from ..errors import DataError
-from ..fitting.newton import Status
-from ..fitting.units import Estimate
+from ..fitting.units import Estimate, Estimates
 from ..frames.columns import make_frame
 from ..frames.tables import Shown, Table, format_column
 from ..likelihood.model import Model
+from ..pytrees import replace
 from ..runtime.sizes import check_count, check_draws
 from .draws import Draws
 from .simulate import Sampler, simulate_rows
@@ -99,8 +100,7 @@ class Bootstrap(Shown):
         method : "percentile"; "basic", the percentile interval reflected at the estimate; or "bca", corrected for bias
             and skewness (Efron 1987), whose acceleration is that of leaving out groups of the factor with most levels
         """
-        if not 0.0 < level < 1.0:
-            raise DataError(f"level: expected a number between 0 and 1, found {level!r}")
+        check_level(level)
         if method not in METHODS:
             raise DataError(f"method: found {method!r}, expected one of {', '.join(METHODS)}")
         tails = np.array([0.5 * (1.0 - level), 0.5 * (1.0 + level)])
@@ -161,8 +161,8 @@ def bootstrap(
         values = standard(fits, profiled) if statistic is None else _each(statistic, fits)
         return np.where(fits.converged[:, None], values, np.nan)
 
-    original = _batch_of_one(estimate)
-    center = standard(original, profiled)[0] if statistic is None else _vector(statistic, original[0])
+    original = replace(estimate, sigma=np.nan if estimate.sigma is None else estimate.sigma)
+    center = standard(original, profiled) if statistic is None else _vector(statistic, original)
     names = standard_names(coef_names, terms, profiled) if statistic is None else _numbered(statistic, len(center))
     values = evaluated(fits) if n else np.zeros((0, len(center)))
 
@@ -179,18 +179,18 @@ def _drawer(model: Model, estimate: Estimate, seed: int, design: Design) -> Call
     return lambda replicates: design.responses(simulate_rows(model, estimate, replicates, seed))
 
 
-def standard(fits: BatchFit, sigma: bool = True) -> np.ndarray:
-    """Coefficients, standard deviations and correlations of the random effects, sigma: (b, m)."""
-    columns = [*fits.coef.T]
+def standard(fits: Estimates, sigma: bool = True) -> np.ndarray:
+    """Coefficients, standard deviations and correlations of the random effects, sigma: (..., m)."""
+    columns = [*np.moveaxis(fits.coef, -1, 0)]
     for G in fits.varcorr:
-        sd = np.sqrt(np.diagonal(G, axis1=1, axis2=2))
+        sd = np.sqrt(np.diagonal(G, axis1=-2, axis2=-1))
         with np.errstate(divide="ignore", invalid="ignore"):
-            corr = G / (sd[:, :, None] * sd[:, None, :])
-        for i in range(G.shape[1]):
-            columns += [sd[:, i], *(corr[:, i, j] for j in range(i))]
+            corr = G / (sd[..., :, None] * sd[..., None, :])
+        for i in range(G.shape[-1]):
+            columns += [sd[..., i], *(corr[..., i, j] for j in range(i))]
     if sigma:
         columns.append(fits.sigma)
-    return np.stack(columns, 1)
+    return np.stack(columns, -1)
 
 
 def standard_names(
@@ -219,16 +219,6 @@ def _vector(statistic: Statistic, one: Replicate) -> np.ndarray:
 def _numbered(statistic: Statistic, count: int) -> tuple[str, ...]:
     name = getattr(statistic, "__name__", "statistic").replace("<lambda>", "statistic")
     return (name,) if count == 1 else tuple(f"{name}{i + 1}" for i in range(count))
-
-
-def _batch_of_one(estimate: Estimate) -> BatchFit:
-    sigma = np.nan if estimate.sigma is None else estimate.sigma
-    zero = np.zeros(1)
-    return BatchFit(
-        np.array([estimate.loglik]), estimate.coef[None], estimate.vcov[None], estimate.theta[None],
-        tuple(G[None] for G in estimate.covariances), estimate.residual[None], np.array([sigma]),
-        np.array([int(Status.CONVERGED)]), np.zeros(1, bool), zero, zero, np.zeros(1, int),
-    )  # fmt: skip
 
 
 def _without_blocks(model: Model) -> np.ndarray:

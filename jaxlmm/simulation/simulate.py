@@ -11,7 +11,6 @@ import numpy as np
 from jax import Array
 
 from ..batch.responses import Design, Responses
-from ..covariance.kinds import semidefinite_factor
 from ..estimates.effects import block_diagonal, linear_predictor
 from ..fitting.estimate import blocks_at
 from ..fitting.units import Estimate
@@ -19,9 +18,11 @@ from ..likelihood.engines import Blocks
 from ..likelihood.engines.orthogonal import bucket
 from ..likelihood.model import Model
 from ..likelihood.parts import Field, Residual, Term
+from ..linalg import psd_cholesky
 from ..runtime.precision import float64
 from ..runtime.programs import compiled
 from ..runtime.sizes import check_count, check_draws
+from ..tolerances import NO_LENGTH
 
 
 def simulate(model: Model, estimate: Estimate, n: int, seed: int) -> np.ndarray:
@@ -48,18 +49,13 @@ def simulate_rows(model: Model, estimate: Estimate, replicates: np.ndarray, seed
 
 def draw_rows(model: Model, mean: np.ndarray, blocks: Blocks, keys: Array) -> np.ndarray:
     """Responses (b, rows) with a mean (rows,) and absolute covariance blocks, one for each key (b,)."""
-    factors = tuple(_root(G) for G in (*blocks.random, blocks.residual))
+    factors = tuple(psd_cholesky(G) for G in (*blocks.random, blocks.residual))
     kin = tuple(
-        None if isinstance(part, Field) or part.relationship is None else semidefinite_factor(part.relationship)
+        None if isinstance(part, Field) or part.relationship is None else psd_cholesky(np.asarray(part.relationship))
         for part in model.random
     )
     with float64():
         return np.array(_draw(keys, mean, model.random, model.residual, model.weights, factors, kin))
-
-
-def _root(G: np.ndarray) -> np.ndarray:
-    """Lower root of a covariance matrix, or of each of a stack."""
-    return semidefinite_factor(G) if G.ndim == 2 else np.stack([semidefinite_factor(one) for one in G])
 
 
 @compiled()
@@ -107,12 +103,12 @@ class Sampler:
         model, basis = design.model, design.template.basis
         n = model.X.shape[0]
         w, V = np.linalg.eigh(varying.left.T @ varying.left)
-        here = w > 1e-12
+        here = w > NO_LENGTH
         present = np.diagonal(varying.F, axis1=0, axis2=1).T > 0
         self.design, self.fixed = design, np.asarray(basis.R) @ estimate.coef
         # roots of the covariances of the effects of the columns worked with
         pairs = zip(basis.K, estimate.covariances, strict=True)
-        roots = [np.linalg.solve(K, semidefinite_factor(G)) for K, G in pairs]
+        roots = [np.linalg.solve(K, psd_cholesky(G)) for K, G in pairs]
         self.arrays = Sources(
             varying.F,
             varying.B,

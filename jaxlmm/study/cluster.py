@@ -13,7 +13,7 @@ from contextlib import ExitStack, suppress
 from typing import Any
 
 from .declare import Study, Task
-from .executors import Lasting, Part, payload_of
+from .executors import Finished, Lasting, payload_of
 from .store import StudyError
 
 AHEAD = 3  # chunks that are with the scheduler, for each thread of the cluster
@@ -34,7 +34,7 @@ class Dask:
             raise StudyError("workers: is for a cluster on this machine; a scheduler has the workers that it has")
         self.address, self.workers = address, workers
 
-    def parts(self, study: Study, tasks: Sequence[Task]) -> Generator[Part, None, None]:
+    def parts(self, study: Study, tasks: Sequence[Task]) -> Generator[Finished, None, None]:
         """See `jaxlmm.study.executors.Executor`."""
         try:
             import distributed
@@ -61,7 +61,7 @@ class Dask:
 
 def _parts(
     distributed: Any, client: Any, payload: bytes, key: str, tasks: Sequence[Task]
-) -> Generator[Part, None, None]:
+) -> Generator[Finished, None, None]:
     """Parts as they come, with no more chunks at the scheduler than keep it busy."""
     waiting = iter(tasks)
 
@@ -80,7 +80,7 @@ def _parts(
             raise StudyError(answer)
         for new in submit():
             pending.add(new)
-        yield Part(Task(*answer[0]), *answer[1:])
+        yield Finished(Task(*answer[0]), *answer[1:])
 
 
 def work(payload: bytes, key: str, task: tuple[int, int, int]) -> Any:

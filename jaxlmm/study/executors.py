@@ -26,7 +26,7 @@ ATTEMPTS = 3  # times that a chunk is given to a worker which then dies
 AHEAD = 4  # parts a worker that may wait to be written
 
 
-class Part(NamedTuple):
+class Finished(NamedTuple):
     """A chunk that was done, and with what."""
 
     task: Task
@@ -37,7 +37,7 @@ class Part(NamedTuple):
 class Executor(Protocol):
     """Does chunks in any order."""
 
-    def parts(self, study: Study, tasks: Sequence[Task]) -> Generator[Part, None, None]:
+    def parts(self, study: Study, tasks: Sequence[Task]) -> Generator[Finished, None, None]:
         """Parts as they come. Closing the iterator ends all work.
 
         Raises
@@ -109,13 +109,13 @@ class Child:
             self.process.wait(5)
         return f"exit status {self.process.returncode}"
 
-    def run(self, task: Task) -> Part:
+    def run(self, task: Task) -> Finished:
         """Do a chunk."""
         self._send(task)
         kind, answer = self._receive()
         if kind != "done":
             raise StudyError(answer)
-        return Part(task, answer, self.environment)
+        return Finished(task, answer, self.environment)
 
     def close(self) -> None:
         """End it, whatever it does."""
@@ -135,7 +135,7 @@ class Lasting:
         self.child: Child | None = None
         self.killed = False
 
-    def run(self, task: Task) -> Part:
+    def run(self, task: Task) -> Finished:
         """Do a chunk."""
         for attempt in range(ATTEMPTS):
             try:
@@ -202,17 +202,17 @@ class Processes:
             raise StudyError(f"workers: expected a positive integer, found {workers!r}")
         self.workers = workers
 
-    def parts(self, study: Study, tasks: Sequence[Task]) -> Generator[Part, None, None]:
+    def parts(self, study: Study, tasks: Sequence[Task]) -> Generator[Finished, None, None]:
         """See `Executor`."""
         payload, gpus = payload_of(study), _gpus()
         count = min(self.workers or len(gpus) or cores(), len(tasks))
         yield from _shared(tasks, [Lasting(payload, gpus[i % len(gpus)] if gpus else None) for i in range(count)])
 
 
-def _shared(tasks: Sequence[Task], workers: Sequence[Any]) -> Generator[Part, None, None]:
+def _shared(tasks: Sequence[Task], workers: Sequence[Any]) -> Generator[Finished, None, None]:
     """Parts of several workers, each kept busy by a thread; or the error that one of them met."""
     deal, stop = Deal(tasks), threading.Event()
-    found: queue.Queue[Part | BaseException] = queue.Queue(AHEAD * len(workers))
+    found: queue.Queue[Finished | BaseException] = queue.Queue(AHEAD * len(workers))
 
     def work(worker: Any) -> None:
         cell: int | None = None
@@ -266,7 +266,7 @@ class Inline:
     here, each does chunks of its own.
     """
 
-    def parts(self, study: Study, tasks: Sequence[Task]) -> Generator[Part, None, None]:
+    def parts(self, study: Study, tasks: Sequence[Task]) -> Generator[Finished, None, None]:
         """See `Executor`."""
         if not is_one_thread():
             yield from Processes(1).parts(study, tasks)
@@ -283,10 +283,10 @@ class Seat:
     def __init__(self, study: Study, device: Any):
         self.bench, self.device, self.environment = Bench(study), device, environment(device)
 
-    def run(self, task: Task) -> Part:
+    def run(self, task: Task) -> Finished:
         """Do a chunk."""
         try:
-            return Part(task, self.bench.run(task, self.device), self.environment)
+            return Finished(task, self.bench.run(task, self.device), self.environment)
         except Exception as error:
             raise StudyError(message_of(error, task, self.bench.study.cells)) from error
 

@@ -26,7 +26,7 @@ from ..likelihood.model import Model, block_at
 from ..runtime.precision import float64
 from ..runtime.programs import compiled
 from ..simulation.simulate import draw_rows
-from ..tolerances import SYMMETRY, correlation_of
+from ..tolerances import not_semidefinite
 from .declare import Study, accepted, resolved
 
 LOST = 1_000_000  # what the key of lost rows is folded with, beyond any term's
@@ -313,6 +313,6 @@ def _expected(structure: Covariance) -> str:
 
 def _checked(block: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
     """A block that is a covariance matrix."""
-    if not np.all(np.isfinite(block)) or np.any(np.linalg.eigvalsh(correlation_of(block)) < -SYMMETRY):
-        raise DataError(f"covariance[{names[0]!r}]: these values do not make a positive semidefinite matrix")
+    if problem := not_semidefinite(block):
+        raise DataError(f"covariance[{names[0]!r}]: these values do not make a positive semidefinite matrix: {problem}")
     return block

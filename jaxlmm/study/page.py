@@ -17,7 +17,7 @@ from ..errors import DataError
 from ..frames.tables import Table
 from ..saving.archive import write_atomically
 from . import plots
-from .results import Results, Summary, performance_table, read
+from .results import Performance, Results, performance_table, read
 from .store import status
 
 PAGE = "report.html"
@@ -44,7 +44,7 @@ def report(path: Any, level: float = 0.95, alpha: float = 0.05) -> Path:
     return page
 
 
-def _page(results: Results, summary: Summary) -> Iterator[str]:
+def _page(results: Results, summary: Performance) -> Iterator[str]:
     study = results.manifest["study"]
     yield f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{html.escape(study['name'])}</title>"
     yield f"<style>{STYLE}</style></head><body><h1>{html.escape(study['name'])}</h1>"
@@ -60,7 +60,7 @@ def _page(results: Results, summary: Summary) -> Iterator[str]:
     yield f"<pre>{html.escape(json.dumps(results.manifest['environments'], indent=1))}</pre></body></html>\n"
 
 
-def _pictures(results: Results, summary: Summary, target: str) -> Iterator[tuple[str, Callable[[], Any]]]:
+def _pictures(results: Results, summary: Performance, target: str) -> Iterator[tuple[str, Callable[[], Any]]]:
     """Captions and functions that draw."""
     rows = [k for k, row in enumerate(results.rows) if row.target == target]
 

@@ -11,7 +11,7 @@ from ..distributions import t_quantile
 from ..errors import DataError
 from ..plotting import MARKERS, new_figure
 from .declare import ESTIMATE, Row
-from .results import Results, Summary
+from .results import Performance, Results
 from .sizing import SampleSize
 
 BAND = 1.959963984540054  # Monte Carlo bands and bars are of 95 %
@@ -54,7 +54,7 @@ def _plain(text: str) -> str:
     return text.replace("$", r"\$")
 
 
-def plot_curve(summary: Summary, factor: str, measure: str = "power", target: str | None = None) -> Any:
+def plot_curve(summary: Performance, factor: str, measure: str = "power", target: str | None = None) -> Any:
     """A measure over a numeric factor, with Monte Carlo bars: a panel for each combination of the other factors.
 
     Returns
@@ -104,7 +104,7 @@ def _band(ax: Any, nominal: float, n: np.ndarray, vertical: bool = False) -> Non
     (ax.axvline if vertical else ax.axhline)(nominal, color="0.6", linewidth=0.8, zorder=0)
 
 
-def plot_coverage(summary: Summary, target: str | None = None, measure: str = "coverage") -> Any:
+def plot_coverage(summary: Performance, target: str | None = None, measure: str = "coverage") -> Any:
     """Coverage (or type-I error) in every cell with Monte Carlo bars; the band is where the nominal rate would fall.
 
     Returns
@@ -182,7 +182,7 @@ def plot_zip(
     return figure
 
 
-def plot_nested_loop(summary: Summary, measure: str = "coverage", target: str | None = None) -> Any:
+def plot_nested_loop(summary: Performance, measure: str = "coverage", target: str | None = None) -> Any:
     """Nested loop plot (Ruecker & Schwarzer 2014): a measure over all cells in order, the factors as steps below.
 
     Returns

@@ -25,7 +25,7 @@ PAIRED = ("estimate", "rejected", "covered", "variance")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Summary(Shown):
+class Performance(Shown):
     """Measures of performance by cell, estimator, test and target.
 
     Attributes
@@ -160,8 +160,8 @@ class Results:
                 blocks.setdefault(name, []).append(values)
         return make_frame(self.kind, {name: np.concatenate(values) for name, values in blocks.items()})
 
-    def summary(self, level: float = 0.95, alpha: float = 0.05) -> Summary:
-        """Measures of performance with Monte Carlo standard errors, see `Summary.frame`.
+    def summary(self, level: float = 0.95, alpha: float = 0.05) -> Performance:
+        """Measures of performance with Monte Carlo standard errors, see `Performance.frame`.
 
         Parameters
         ----------
@@ -176,7 +176,7 @@ class Results:
         ]
         found = performance(Moments(*map(np.stack, zip(*totals, strict=True))), truth, self.null)
         value, mcse, n = ({name: triple[i] for name, triple in found.items()} for i in range(3))
-        return Summary(self, level, alpha, value, mcse, n)
+        return Performance(self, level, alpha, value, mcse, n)
 
     def statuses(self) -> Any:
         """How many data sets ended how: the factors, estimator, test, target, status, count."""
@@ -248,7 +248,7 @@ def _library() -> str:
     return "pandas" if find_spec("pandas") and find_spec("narwhals") else "dict"
 
 
-__all__ = ["Results", "StudyError", "Summary", "read"]
+__all__ = ["Results", "StudyError", "Performance", "read"]
 SHOWN = {
     "bias": ("bias", 1.0, 4), "empirical_se": ("empirical SE", 1.0, 4), "model_se": ("model SE", 1.0, 4),
     "relative_error_se": ("SE error %", 1.0, 2), "coverage": ("coverage %", 100.0, 2),

@@ -14,7 +14,7 @@ from ..arguments import door
 from ..errors import DataError
 from .chunk import rehearse
 from .declare import Study
-from .executors import Executor, Inline, Part, Processes, has_gpu_driver
+from .executors import Executor, Finished, Inline, Processes, has_gpu_driver
 from .results import Results, read
 from .store import OpenStore, locked, speed
 
@@ -72,7 +72,7 @@ def run(
     return read(out)
 
 
-def _written(parts: Generator[Part, None, None], store: OpenStore, mixed: bool) -> Iterator[int]:
+def _written(parts: Generator[Finished, None, None], store: OpenStore, mixed: bool) -> Iterator[int]:
     """Write parts as they come, each while the next one is computed; how many data sets are on disk now."""
     with closing(parts), ThreadPoolExecutor(1) as pool:
         writing: deque[tuple[Future[None], int]] = deque()

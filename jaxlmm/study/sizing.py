@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..arguments import refuse_unknown
+from ..distributions import check_level
 from ..errors import DataError
 from ..frames.columns import make_frame
 from ..linalg import quadratic
@@ -108,8 +109,7 @@ def sample_size(
         raise DataError(f"study: expected one cell, found {len(study.cells)}; sizes are tried in place of {factor!r}")
     if factor not in study.cells[0]:
         raise DataError(f"factor: found {factor!r}, expected one of {', '.join(study.cells[0]) or '(no factors)'}")
-    if not 0.0 < power < 1.0 or not 0.0 < alpha < 1.0:
-        raise DataError(f"power, alpha: expected numbers between 0 and 1, found {power!r} and {alpha!r}")
+    check_level(power, "power"), check_level(alpha, "alpha")
     if not 0 < low < high or step < 1 or stages < 1:
         raise DataError(f"low, high, step, stages: expected 0 < low < high and positive integers, found {low}, {high}, "
                         f"{step}, {stages}")  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -35,6 +36,22 @@ def test_a_lane_is_the_single_fit(kind):
     assert len(fit) == 24
     for i, single in enumerate(singles(kind)):
         assert_lane(fit, i, single)
+
+
+def test_one_record_for_a_fit_a_batch_and_its_rows():
+    fit, single = batch("one-way"), singles("one-way")[3]
+    assert type(fit[3]) is jaxlmm.Replicate is jaxlmm.Estimates
+    assert isinstance(fit, jaxlmm.Estimates) and isinstance(single, jaxlmm.Estimates)
+    leaves = jax.tree_util.tree_leaves
+    for field in dataclasses.fields(jaxlmm.Estimates):
+        whole, row, alone = (leaves(getattr(one, field.name)) for one in (fit, fit[3], single))
+        for own, one in zip(whole, row, strict=True):
+            np.testing.assert_array_equal(own[3], one)
+        if field.name not in ("iterations", "decrement"):
+            for own, one in zip(alone, row, strict=True):
+                np.testing.assert_allclose(own, one, rtol=1e-4, atol=1e-6)
+    assert fit[3].status is Status(fit.status[3]) and fit[3].singular == fit.singular[3]
+    np.testing.assert_array_equal(fit[3].se, fit.se[3])
 
 
 def test_maximum_likelihood():

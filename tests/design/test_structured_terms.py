@@ -18,7 +18,7 @@ from jaxlmm.design.frame import build_frame
 from jaxlmm.formula.parser import parse
 from jaxlmm.formula.specs import residual_of
 from jaxlmm.formula.structures import parse_place, parse_residual, parse_variance
-from jaxlmm.formula.syntax import Composite, Item, Part
+from jaxlmm.formula.syntax import Composed, Item, Part
 from jaxlmm.frames.levels import Levels
 from jaxlmm.frames.relationship import Precision, between_levels
 
@@ -83,8 +83,8 @@ ITEMS = {
         Item(Part("iid", (), (), 20), position=20),
     ],
     "iid(variance=1)": [Item(Part("iid", (), (("variance", 1),)))],
-    "(us(trait) @ ar1(time) | id)": [Item(Composite("@", (US, AR1)), ("id",))],
-    "(us(trait) * ar1(time) | arm / id)": [Item(Composite("*", (US, AR1)), ("id",), ("arm",))],
+    "(us(trait) @ ar1(time) | id)": [Item(Composed("@", (US, AR1)), ("id",))],
+    "(us(trait) * ar1(time) | arm / id)": [Item(Composed("*", (US, AR1)), ("id",), ("arm",))],
     "(us(trait) + ar1(time) | id)": [Item(US, ("id",)), Item(AR1, ("id",))],
     "`my id`(t | id)": None,
 }

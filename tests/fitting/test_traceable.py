@@ -39,6 +39,9 @@ def test_equals_the_host_driven_fit(kind):
     np.testing.assert_allclose(np.exp(found.theta), np.exp(single.theta), rtol=1e-6)
     np.testing.assert_allclose(found.coef, single.coef, rtol=1e-6)
     np.testing.assert_allclose(found.vcov, single.vcov, rtol=1e-6)
+    np.testing.assert_allclose(found.min_eigenvalue, single.min_eigenvalue, rtol=1e-4)
+    assert not found.boundary.any() and not any(single.boundary)
+    np.testing.assert_allclose(found.se, single.se, rtol=1e-6)
 
 
 @pytest.mark.parametrize("kind", some(KINDS, "uneven slopes", "residual"))
@@ -85,7 +88,7 @@ def test_a_variance_of_zero_stays_there():
     model, y = batches.design(kind), batches.responses(kind)[i]
     found, change = jax.jvp(lambda y: jaxlmm.fit(model.replace(y=y)), (jnp.asarray(y),), (jnp.ones_like(y),))
     assert float(found.theta[0]) == -np.inf and float(found.covariances[0][0, 0]) == 0.0
-    assert float(change.covariances[0][0, 0]) == 0.0
+    assert float(change.covariances[0][0, 0]) == 0.0 and found.boundary.tolist() == [True] and bool(found.singular)
     assert all(np.isfinite(leaf).all() for leaf in (change.coef, change.theta, change.loglik, change.vcov))
 
 

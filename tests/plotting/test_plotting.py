@@ -22,7 +22,7 @@ import jaxlmm  # noqa: E402
 import oracle  # noqa: E402
 from cases import load_data  # noqa: E402
 from jaxlmm.plotting import batches, canvas, covariances, means, profiles, ranef  # noqa: E402
-from jaxlmm.plotting.covariances import Pairs, pairs_within  # noqa: E402
+from jaxlmm.plotting.covariances import RowPairs, pairs_within  # noqa: E402
 from jaxlmm.plotting.envelope import envelope, refitted  # noqa: E402
 from jaxlmm.plotting.residuals import local_linear, normal_scores, quartile_line  # noqa: E402
 
@@ -315,7 +315,7 @@ def test_covariances_of_pairs_of_rows():
     V = variance * (person[:, None] == person) * np.exp(-np.abs(t[:, None] - t) / length) / np.sqrt(np.outer(w, w))
     V += np.exp(2 * theta[0]) * (site[:, None] == site)
     i, j = (k.ravel() for k in np.indices((n, n)))
-    np.testing.assert_allclose(Pairs(fit).covariance(i, j).reshape(n, n), V, rtol=1e-8)
+    np.testing.assert_allclose(RowPairs(fit).covariance(i, j).reshape(n, n), V, rtol=1e-8)
     seen = [p for a, b in pairs_within(person, 4, 0) for p in zip(a, b, strict=True)]
     assert len(set(seen)) == 15 * 6 and all(person[a] == person[b] for a, b in seen)
 

@@ -17,7 +17,7 @@ import jaxlmm
 from jaxlmm.__main__ import main
 from jaxlmm.study import Estimator, MixedModel, Study, Target, designs, plots, read, status
 from jaxlmm.study.chunk import Bench
-from jaxlmm.study.executors import Part
+from jaxlmm.study.executors import Finished
 from jaxlmm.study.measures import Moments
 from jaxlmm.study.page import PAGE, report
 from jaxlmm.study.results import Results
@@ -34,7 +34,7 @@ class Here:
     def parts(self, study, tasks):
         bench = Bench(study)
         for task in tasks:
-            yield Part(task, bench.run(task), {"here": True})
+            yield Finished(task, bench.run(task), {"here": True})
 
 
 def declared(**changes):

@@ -212,8 +212,7 @@ class Tests:
         if not fitted.spec.reml and (refused := [m for m in self.df if m.startswith("kenward")]):
             raise DataError(f"df: {refused[0]!r} is for REML fits, found method 'ML'")
         good = np.isin(fitted.found.status, [s for s in Status if s.is_fitted])
-        singular = np.any(fitted.found.boundary, -1)
-        for lanes, on_boundary in ((good & ~singular, False), (good & singular, True)):
+        for lanes, on_boundary in ((good & ~fitted.found.singular, False), (good & fitted.found.singular, True)):
             index = np.flatnonzero(lanes)
             for rule in self._rules(fitted.spec.absolute, on_boundary) if len(index) else ():
                 for method, found in zip(rule.methods, self._run(rule, fitted, index), strict=True):
@@ -236,7 +235,7 @@ class Tests:
         ]
 
     def _fill(self, out: LaneTests, rows: np.ndarray, index: np.ndarray, found: _Found) -> None:
-        """Write the results of some lanes."""
+        """Write the results of some data sets."""
         here = rows[index]
         lost = np.where(found.status == TestStatus.OK, 1.0, np.nan)
         out.estimate[here] = found.estimate
@@ -249,7 +248,7 @@ class Tests:
         out.status[here] = found.status
 
     def _run(self, rule: Rule, fitted: Fitted, index: np.ndarray) -> list[_Found]:
-        """Map tests over lanes, as many side by side as the solver has; a result a method."""
+        """Map tests over data sets, as many side by side as the solver has; a result a method."""
         L = self.L[:, fitted.columns]
         statistics = (fitted.lanes.data if fitted.shared.prepared is None else fitted.shared.prepared).statistics
         capacity, slots = sizes(len(index), statistics.work)

@@ -12,7 +12,7 @@ from ...errors import DataError
 from ...frames.alignment import refuse_masked
 from ...frames.columns import make_frame
 from ...frames.tables import Shown, Table, format_column, format_df, format_p, format_t, notes
-from .wald import FTest, Rows, Wald
+from .wald import FTest, RowTests, Wald
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -22,7 +22,7 @@ class LinearTest(Shown):
     Attributes
     ----------
     names (m,), L (m, p), rhs (m,) : the hypotheses
-    rows : `Rows`, arrays (m,): estimate, se, df, statistic (t), p;  limits (m, 2) at `level`
+    rows : `RowTests`, arrays (m,): estimate, se, df, statistic (t), p;  limits (m, 2) at `level`
     joint : `FTest`: statistic (F), num_df, den_df, p
     label : the method in words;  note : what to know about it, or empty
     """
@@ -30,7 +30,7 @@ class LinearTest(Shown):
     names: tuple[str, ...]
     L: np.ndarray
     rhs: np.ndarray
-    rows: Rows
+    rows: RowTests
     joint: FTest
     limits: np.ndarray
     level: float

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ from ...fitting.units import root_of
 from ...likelihood.prepared import Prepared
 from ...runtime.precision import float64
 from ...runtime.programs import compiled_by_size
-from ...tolerances import REPEATED
+from ...tolerances import CONTRADICTED, REPEATED
 from ..hypotheses.coding import coding_of
 from ..local import INFORMATION, expanded, inverse, local_of, prepared_for
 from ..options import chart_of, check_options
@@ -27,18 +27,19 @@ from ..robust.sandwich import KINDS, sandwich
 from ..small_sample import kenward_roger, satterthwaite
 from ..small_sample.degrees import between_within, containment_of, residual
 
+if TYPE_CHECKING:
+    from ...results import Fit
+
 DF = (
     "satterthwaite", "kenward-roger", "kenward-roger-full", "containment", "between-within", "residual", "asymptotic",
 )  # fmt: skip
-SINGULAR = 1e-8  # singular value of hypotheses in their standard errors: no variance is left for a combination
-CONTRADICTED = 1e-6  # relative difference of right-hand sides that should be equal
 WORDS = {"satterthwaite": "Satterthwaite", "kenward-roger": "Kenward-Roger", "kenward-roger-full": "Kenward-Roger full"}
 NOT_DEFINITE = "the information of the covariance parameters is not positive definite: no degrees of freedom"
 NOT_POSITIVE = "the adjusted covariance of the coefficients is not positive definite; use df='satterthwaite'"
 NOT_IDENTIFIED = "the data do not determine the covariance parameters that the coefficients' variances depend on"
 
 
-class Rows(NamedTuple):
+class RowTests(NamedTuple):
     """One t test a row: arrays (m,)."""
 
     estimate: np.ndarray
@@ -83,16 +84,16 @@ class Wald:
     parameters: tuple[str, np.ndarray] | None = field(default=None, repr=False)
     _coding: Callable[[], Any] | None = field(default=None, repr=False)
 
-    def rows(self, L: Any, rhs: Any = 0.0) -> Rows:
+    def rows(self, L: Any, rhs: Any = 0.0) -> RowTests:
         """Test ``L beta = rhs`` row by row, L (m, p)."""
         L = self.checked(L)
         estimate, se = L @ self.coef - rhs, np.linalg.norm(L @ self.root, axis=1)
         df = np.asarray(self._row_df(L), float) if len(L) else np.zeros(0)
         with np.errstate(divide="ignore", invalid="ignore"):
             t = estimate / se
-        return Rows(estimate + rhs, se, df, t, t_tail(t, df))
+        return RowTests(estimate + rhs, se, df, t, t_tail(t, df))
 
-    def interval(self, rows: Rows, level: float = 0.95) -> np.ndarray:
+    def interval(self, rows: RowTests, level: float = 0.95) -> np.ndarray:
         """Confidence limits (m, 2) of rows."""
         half = t_quantile(0.5 * (1.0 + check_level(level)), rows.df) * rows.se
         return np.stack([rows.estimate - half, rows.estimate + half], -1)
@@ -116,7 +117,7 @@ class Wald:
         gap, sizes = gap / se, (np.abs(L) @ np.abs(self.coef) + np.abs(rhs)) / se
         if np.any(np.abs(U[:, r:].T @ gap) > CONTRADICTED * np.linalg.norm(sizes)):
             raise DataError("rhs: rows of L are combinations of each other, and their right-hand sides contradict that")
-        if not (len(w) >= r and w[r - 1] > SINGULAR):
+        if not (len(w) >= r and w[r - 1] > REPEATED):
             return FTest(np.nan, float(r), np.nan, np.nan)
         full = L if r == len(L) else U[:, :r].T @ (L / se[:, None])
         scale, df = self._joint(full)
@@ -167,7 +168,7 @@ def check_tests(
 
 
 def wald(
-    fit: Any, df: str = "satterthwaite", information: str | None = None, boundary_df: str | None = None,
+    fit: Fit, df: str = "satterthwaite", information: str | None = None, boundary_df: str | None = None,
     robust: str | None = None, cluster: Any = None,
 ) -> Wald:  # fmt: skip
     """Choose the covariance of the coefficients and the degrees of freedom; see ``Fit.test`` for the arguments."""
@@ -179,7 +180,7 @@ def wald(
     return _small_sample(fit, df, information, boundary_df)
 
 
-def _plain(fit: Any, df: str, vcov: np.ndarray, root: np.ndarray, prefix: str) -> Wald:
+def _plain(fit: Fit, df: str, vcov: np.ndarray, root: np.ndarray, prefix: str) -> Wald:
     """Degrees of freedom from the design alone."""
     rule: Callable[[np.ndarray], np.ndarray]
     if df == "containment":
@@ -196,7 +197,7 @@ def _plain(fit: Any, df: str, vcov: np.ndarray, root: np.ndarray, prefix: str) -
     )  # fmt: skip
 
 
-def _robust(fit: Any, df: str, kind: str, cluster: Any) -> Wald:
+def _robust(fit: Fit, df: str, kind: str, cluster: Any) -> Wald:
     """A sandwich estimator, with its own degrees of freedom or those of the design."""
     if df.startswith("kenward"):
         raise DataError(f"df: {df!r} has a covariance of its own; with robust= use 'satterthwaite' or a simple one")
@@ -219,7 +220,7 @@ def _robust(fit: Any, df: str, kind: str, cluster: Any) -> Wald:
     return Wald(fit.coef_names, fit.coef, found.vcov, root, df, None, label, note, found.df, joint, None, coding)
 
 
-def _small_sample(fit: Any, df: str, information: str | None, boundary_df: str | None) -> Wald:
+def _small_sample(fit: Fit, df: str, information: str | None, boundary_df: str | None) -> Wald:
     """Satterthwaite and Kenward-Roger."""
     is_kr = df != "satterthwaite"
     if is_kr and fit.method != "REML":
@@ -260,7 +261,7 @@ def _small_sample(fit: Any, df: str, information: str | None, boundary_df: str |
     )  # fmt: skip
 
 
-def _compiled(fit: Any, chart: str, information: str, df: str) -> tuple[np.ndarray, ...]:
+def _compiled(fit: Fit, chart: str, information: str, df: str) -> tuple[np.ndarray, ...]:
     """A root of Phi; P, the information and, for Kenward-Roger, the adjusted covariance, in its basis."""
     with float64():
         spec, prepared = prepared_for(fit.model, fit.method)
@@ -290,4 +291,4 @@ def _quantities(
 
 _program, _curvature = compiled_by_size(_quantities), compiled_by_size(kenward_roger.curvature)
 
-__all__ = ["DF", "FTest", "Rows", "Wald", "wald"]
+__all__ = ["DF", "FTest", "RowTests", "Wald", "wald"]

@@ -13,7 +13,7 @@ one, so that neither codings nor units nor the way that rows are written matter.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,14 +22,17 @@ from ...errors import DataError
 from ...formula import expressions
 from ...formula.syntax import Side
 from ...frames.columns import Column
-from ...tolerances import OUTSIDE, REPEATED, origin, shifted
+from ...tolerances import INDEPENDENT, OUTSIDE, REPEATED, origin, shifted
 from .grid import columns_used
+
+if TYPE_CHECKING:
+    from ...results import Fit
 
 TYPES = {1: 1, 2: 2, 3: 3, "1": 1, "2": 2, "3": 3, "I": 1, "II": 2, "III": 3}
 
 
 @dataclass(frozen=True, eq=False)
-class _Term:
+class _CodedTerm:
     """A term: its columns of X, and those of the over-parametrised model in the coordinates of an orthonormal basis."""
 
     label: str
@@ -38,7 +41,7 @@ class _Term:
     own: tuple[int, ...]
     W: np.ndarray
 
-    def contains(self, other: _Term) -> bool:
+    def contains(self, other: _CodedTerm) -> bool:
         """Whether it has the covariates of the other term, its factors, and further factors."""
         return self.covariates == other.covariates and self.classes > other.classes
 
@@ -55,7 +58,7 @@ class Coding:
 
     columns: np.ndarray
     C: np.ndarray
-    terms: list[_Term]
+    terms: list[_CodedTerm]
 
     @classmethod
     def of_columns(cls, p: int) -> Coding:
@@ -74,7 +77,7 @@ class Coding:
         return _clean(T[: len(pivots)]) @ self.C
 
 
-def coding_of(fit: Any) -> Coding:
+def coding_of(fit: Fit) -> Coding:
     """The treatment coding of the fixed part of a fit; of one that none describes, its own columns in units of one."""
     X = fit.frame.X
     p = X.shape[1]
@@ -104,7 +107,7 @@ def coding_of(fit: Any) -> Coding:
     return Coding(A, np.linalg.solve(A, every) if p else every, coded)
 
 
-def term_hypotheses(fit: Any, type: int | str = 3) -> dict[str, np.ndarray]:
+def term_hypotheses(fit: Fit, type: int | str = 3) -> dict[str, np.ndarray]:
     """Rows of hypotheses (r, p) of every term but the intercept.
 
     Parameters
@@ -163,7 +166,7 @@ def _clean(L: np.ndarray) -> np.ndarray:
 # -- the over-parametrised model
 
 
-def _terms(fit: Any, basis: np.ndarray) -> list[_Term]:
+def _terms(fit: Fit, basis: np.ndarray) -> list[_CodedTerm]:
     """The intercept (without label) and the terms; W spans what X spans, or it is no description of the model."""
     frame = fit.frame
     formula, side = frame.formula, frame.formula.side
@@ -171,7 +174,7 @@ def _terms(fit: Any, basis: np.ndarray) -> list[_Term]:
     within = {name for names in side.terms if len(names) > 1 for name in names}
     alone = {names[0] for names in side.terms if side.intercept} - within  # whose origin no other term depends on
     for logical_too in (True, False):
-        every = [_Term("", frozenset(), (), (), basis.T @ np.ones((len(basis), 1)))] if side.intercept else []
+        every = [_CodedTerm("", frozenset(), (), (), basis.T @ np.ones((len(basis), 1)))] if side.intercept else []
         missed = 0.0
         own = _own(fit)
         for names, columns in zip(side.terms, own, strict=True):
@@ -183,7 +186,7 @@ def _terms(fit: Any, basis: np.ndarray) -> list[_Term]:
             inside = basis.T @ W
             missed = max(missed, float(np.max(np.sum(W**2, 0) - np.sum(inside**2, 0)) / len(basis)))
             label = formula.readable(":".join(names))
-            every.append(_Term(label, classes, tuple(sorted(set(names) - classes)), columns, inside))
+            every.append(_CodedTerm(label, classes, tuple(sorted(set(names) - classes)), columns, inside))
         if missed < OUTSIDE:
             return every
     raise DataError(f"anova: the terms of {formula.fixed!r} are coded so that their hypotheses are not defined")
@@ -210,12 +213,12 @@ def _columns_of(
     return np.roll(columns, -1, axis=1)
 
 
-def _own(fit: Any) -> list[tuple[int, ...]]:
+def _own(fit: Fit) -> list[tuple[int, ...]]:
     """Columns of X of every term but the intercept."""
     return [columns for _, columns in fit.frame.fixed_terms][int(fit.frame.formula.side.intercept) :]
 
 
-def _labels(fit: Any) -> list[str]:
+def _labels(fit: Fit) -> list[str]:
     formula = fit.frame.formula
     return [formula.readable(":".join(names)) for names in formula.side.terms]
 
@@ -223,7 +226,7 @@ def _labels(fit: Any) -> list[str]:
 # -- linear algebra of small matrices
 
 
-def _adjusted(term: _Term, before: list[_Term], R: np.ndarray) -> np.ndarray:
+def _adjusted(term: _CodedTerm, before: list[_CodedTerm], R: np.ndarray) -> np.ndarray:
     """Rows of what the term adds to the space of other terms: ``Q' X``, Q orthonormal in the order of its columns."""
     Q = _span([t.W for t in before], len(R))
     start = Q.shape[1]
@@ -243,7 +246,7 @@ def _span(parts: list[np.ndarray], q: int) -> np.ndarray:
     return U[:, s > OUTSIDE * max(s.max(initial=0.0), 1e-300)]
 
 
-def _type_three(term: _Term, above: list[_Term], terms: list[_Term], R: np.ndarray) -> np.ndarray:
+def _type_three(term: _CodedTerm, above: list[_CodedTerm], terms: list[_CodedTerm], R: np.ndarray) -> np.ndarray:
     """Functions of a term and those above it, orthogonal to functions of those above it alone."""
     M = {id(t): np.linalg.solve(R, t.W) for t in terms}
     others = [M[id(t)] for t in terms if t is not term and t not in above]
@@ -276,7 +279,7 @@ def _reduced(T: np.ndarray, own: tuple[int, ...]) -> tuple[np.ndarray, list[int]
         if row == len(T):
             break
         best = row + int(np.argmax(np.abs(T[row:, j])))
-        if abs(T[best, j]) < 1e-6:
+        if abs(T[best, j]) < INDEPENDENT:
             continue
         T[[row, best]] = T[[best, row]]
         T[row] /= T[row, j]

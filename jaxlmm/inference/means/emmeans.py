@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...distributions import check_level
 from ...errors import DataError
+from ...tolerances import ESTIMABLE
 from ..hypotheses.grid import WEIGHTS, Grid, reference_grid
 from .table import EMMeans, scale_of, text_of
 
+if TYPE_CHECKING:
+    from ...results import Fit
+
 
 def emmeans(
-    fit: Any, specs: str | Sequence[str], df: str = "satterthwaite", at: Mapping[str, Any] | None = None,
+    fit: Fit, specs: str | Sequence[str], df: str = "satterthwaite", at: Mapping[str, Any] | None = None,
     weights: str = "equal", level: float = 0.95, **options: Any,
 ) -> EMMeans:  # fmt: skip
     """Estimated marginal means (least-squares means): predictions at a reference grid, averaged over other factors.
@@ -46,7 +50,7 @@ def emmeans(
 
 
 def emtrends(
-    fit: Any, var: str, specs: str | Sequence[str] = "1", df: str = "satterthwaite",
+    fit: Fit, var: str, specs: str | Sequence[str] = "1", df: str = "satterthwaite",
     at: Mapping[str, Any] | None = None, weights: str = "equal", level: float = 0.95, **options: Any,
 ) -> EMMeans:  # fmt: skip
     """Slopes of a numeric predictor, averaged like means: the derivative of the fixed part with respect to it.
@@ -62,7 +66,7 @@ def emtrends(
 
 
 def _averaged(
-    fit: Any, grid: Grid, names: tuple[str, ...], by: tuple[str, ...], df: str, weights: str, level: float,
+    fit: Fit, grid: Grid, names: tuple[str, ...], by: tuple[str, ...], df: str, weights: str, level: float,
     options: dict[str, Any], title: str, what: str,
 ) -> EMMeans:  # fmt: skip
     if weights not in WEIGHTS:
@@ -72,7 +76,7 @@ def _averaged(
     known = np.isfinite(average).all(axis=1)
     average = np.where(known[:, None], average, 0.0)
     L, shift, extra = average @ grid.X, average @ grid.offset, average @ grid.extra
-    L[~known | (np.abs(extra) > 1e-6).any(axis=1)] = np.nan
+    L[~known | (np.abs(extra) > ESTIMABLE).any(axis=1)] = np.nan
     first = [int(np.flatnonzero(grid.cells(every) == c)[0]) for c in range(len(average))]
     codes = {name: grid.codes[first, list(grid.values).index(name)] for name in every}
     labels = {name: [grid.values[name][c] for c in codes[name]] for name in every} or {what: ["overall"]}

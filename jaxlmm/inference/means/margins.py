@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,18 +18,21 @@ from ...design.encoding import expression_columns, side_columns
 from ...distributions import check_level
 from ...errors import DataError
 from ...frames.columns import Column, open_table
+from ...tolerances import ESTIMABLE
 from ..hypotheses.grid import coded_columns, columns_used, derivative, evaluate, extra, listed_values, reference_grid
 from .table import EMMeans, scale_of, text_of
+
+if TYPE_CHECKING:
+    from ...results import Fit
 
 Names = str | Sequence[str] | None
 Columns = dict[str, Any]  # arrays of numbers, columns of factors
 ROW = "row"  # by=, an average for each row: none
-ESTIMABLE = 1e-6
 CHANGES = ("reference", "pairwise", "sequential", "sd")
 
 
 @dataclass(frozen=True, eq=False)
-class _Rows:
+class _AveragedRows:
     """The rows that are averaged over.
 
     Attributes
@@ -53,7 +56,7 @@ class _Rows:
 
 
 def predictions(
-    fit: Any, by: Names = None, newdata: Any = None, at: Mapping[str, Any] | None = None, df: str = "satterthwaite",
+    fit: Fit, by: Names = None, newdata: Any = None, at: Mapping[str, Any] | None = None, df: str = "satterthwaite",
     level: float = 0.95, **options: Any,
 ) -> EMMeans:  # fmt: skip
     """Average predictions of the population mean; see ``Fit.predictions``.
@@ -74,7 +77,7 @@ def predictions(
 
 
 def comparisons(
-    fit: Any, variables: str | Sequence[str], change: Any = None, by: Names = None, newdata: Any = None,
+    fit: Fit, variables: str | Sequence[str], change: Any = None, by: Names = None, newdata: Any = None,
     at: Mapping[str, Any] | None = None, df: str = "satterthwaite", level: float = 0.95, **options: Any,
 ) -> EMMeans:  # fmt: skip
     """Average changes of the population mean when a predictor changes and others stay; see ``Fit.comparisons``."""
@@ -91,7 +94,7 @@ def comparisons(
 
 
 def slopes(
-    fit: Any, variables: str | Sequence[str], by: Names = None, newdata: Any = None,
+    fit: Fit, variables: str | Sequence[str], by: Names = None, newdata: Any = None,
     at: Mapping[str, Any] | None = None, df: str = "satterthwaite", level: float = 0.95, **options: Any,
 ) -> EMMeans:  # fmt: skip
     """Average derivatives of the population mean with respect to numeric predictors; see ``Fit.slopes``."""
@@ -103,7 +106,7 @@ def slopes(
 
 
 def _each(
-    fit: Any, variables: str | Sequence[str], effects: Callable[..., list[tuple[str, np.ndarray]]], by: Names,
+    fit: Fit, variables: str | Sequence[str], effects: Callable[..., list[tuple[str, np.ndarray]]], by: Names,
     newdata: Any, at: Mapping[str, Any] | None, title: str, df: str, level: float, options: dict[str, Any],
 ) -> EMMeans:  # fmt: skip
     """The average effects of some variables, one after the other."""
@@ -136,7 +139,7 @@ class _Labels:
 
 
 def _table(
-    fit: Any, blocks: list[np.ndarray], labels: _Labels, title: str, df: str, level: float, options: dict[str, Any]
+    fit: Fit, blocks: list[np.ndarray], labels: _Labels, title: str, df: str, level: float, options: dict[str, Any]
 ) -> EMMeans:  # fmt: skip
     """Linear functions from means of all columns, the offset and what is beyond the combinations that X knows."""
     means = np.concatenate(blocks)
@@ -153,7 +156,7 @@ def _table(
 # -- rows
 
 
-def _predictors(fit: Any, names: Sequence[str]) -> dict[str, Column]:
+def _predictors(fit: Fit, names: Sequence[str]) -> dict[str, Column]:
     """Columns of predictors at the rows of the fit."""
     formula = fit.frame.formula
     known = side_columns(formula.side, formula)
@@ -164,7 +167,7 @@ def _predictors(fit: Any, names: Sequence[str]) -> dict[str, Column]:
     return columns_used(fit, names)
 
 
-def _needed(fit: Any) -> tuple[str, ...]:
+def _needed(fit: Fit) -> tuple[str, ...]:
     """Columns that the fixed part and the offset are made of."""
     frame, formula = fit.frame, fit.frame.formula
     own = side_columns(formula.side, formula)
@@ -174,7 +177,7 @@ def _needed(fit: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*own, *offsets)))
 
 
-def _rows(fit: Any, by: Names, newdata: Any, replaced: Sequence[str]) -> _Rows:
+def _rows(fit: Fit, by: Names, newdata: Any, replaced: Sequence[str]) -> _AveragedRows:
     """The rows of the fit, of a frame or of the reference grid, and the averages that they are in.
 
     Columns of newdata that are `replaced` need not be there.
@@ -210,7 +213,7 @@ def _rows(fit: Any, by: Names, newdata: Any, replaced: Sequence[str]) -> _Rows:
         read = table.column
     names = [] if by is None else [by] if isinstance(by, str) else list(by)
     if names == [ROW]:
-        return _Rows(columns, n, np.arange(n), {ROW: list(range(n))}, offset)
+        return _AveragedRows(columns, n, np.arange(n), {ROW: list(range(n))}, offset)
     factors = []
     for name in names:
         column = read(name)
@@ -223,12 +226,12 @@ def _rows(fit: Any, by: Names, newdata: Any, replaced: Sequence[str]) -> _Rows:
             levels = unique.tolist()
         factors.append((codes, levels))
     if not names:
-        return _Rows(columns, n, np.zeros(n, int), {}, offset)
+        return _AveragedRows(columns, n, np.zeros(n, int), {}, offset)
     found, groups = np.unique(np.stack([codes for codes, _ in factors]), axis=1, return_inverse=True)
     labels = {
         name: [levels[c] for c in row] for name, row, (_, levels) in zip(names, found, factors, strict=True)
     }  # fmt: skip
-    return _Rows(columns, n, groups.reshape(-1), labels, offset)
+    return _AveragedRows(columns, n, groups.reshape(-1), labels, offset)
 
 
 def _plain(column: Column) -> np.ndarray | Column:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.polynomial import Chebyshev
 
 from ...distributions import f_tail, t_quantile, t_tail
+from ...tolerances import POSITIVE
 
 METHODS = ("tukey", "dunnett", "mvt", "bonferroni", "holm", "sidak", "fdr", "none")
 _NODES = 16  # degrees of freedom from which limits at others are interpolated
@@ -130,7 +131,7 @@ class Reach:
 
     def __init__(self, correlation: np.ndarray):
         values, vectors = np.linalg.eigh(correlation)
-        keep = values > 1e-10 * values[-1]
+        keep = values > POSITIVE * values[-1]
         self.rank = int(keep.sum())
         B = vectors[:, keep] * np.sqrt(values[keep])
         parts = np.array_split(_sphere(self.rank), 64)

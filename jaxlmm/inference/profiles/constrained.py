@@ -37,7 +37,7 @@ Evaluate = Callable[[np.ndarray], Point]
 
 
 @dataclass(frozen=True)
-class Node:
+class CurvePoint:
     """A point of a profile.
 
     Attributes
@@ -73,7 +73,7 @@ def _tangent_space(gradient: np.ndarray) -> np.ndarray:
     return np.linalg.qr(gradient[:, None], mode="complete")[0][:, 1:]
 
 
-def node(point: Point, at: Level, lowest: float) -> Node:
+def node(point: Point, at: Level, lowest: float) -> CurvePoint:
     """What is known of the profile at a constrained minimum."""
     a, square = at.gradient, at.gradient @ at.gradient
     multiplier = a @ point.gradient / square
@@ -86,10 +86,10 @@ def node(point: Point, at: Level, lowest: float) -> Node:
     zeta = np.sqrt(max(point.value - lowest, 0.0))
     curvature = np.sqrt(max(0.5 * tangent @ W @ tangent, 0.0))
     slope = abs(multiplier) / (2.0 * zeta) if zeta > CLOSE else curvature
-    return Node(at.value, point.x, tangent, float(point.value), float(zeta), float(slope))
+    return CurvePoint(at.value, point.x, tangent, float(point.value), float(zeta), float(slope))
 
 
-def minimum_on(evaluate: Evaluate, function: Function, psi: float, z: np.ndarray, lowest: float) -> Node | None:
+def minimum_on(evaluate: Evaluate, function: Function, psi: float, z: np.ndarray, lowest: float) -> CurvePoint | None:
     """The minimum of the criterion over the level set ``function(z) == psi``; None where there is none.
 
     Newton's method along the level set: saddle-free steps of the Lagrangian's Hessian in the tangent space, within a
@@ -132,14 +132,14 @@ def minimum_on(evaluate: Evaluate, function: Function, psi: float, z: np.ndarray
 class Branch:
     """One side of a profile: nodes away from the estimate, and how it ended: "", "bound", "extreme" or "open"."""
 
-    nodes: tuple[Node, ...]
+    nodes: tuple[CurvePoint, ...]
     end: str
 
 
-def center_of(point: Point, at: Level) -> Node:
+def center_of(point: Point, at: Level) -> CurvePoint:
     """The node at the estimate; where the function is stationary there, its tangent and slope are zero."""
     if _is_stationary(at):
-        return Node(at.value, point.x, np.zeros_like(point.x), float(point.value), 0.0, 0.0)
+        return CurvePoint(at.value, point.x, np.zeros_like(point.x), float(point.value), 0.0, 0.0)
     return node(point, at, float(point.value))
 
 
@@ -147,7 +147,7 @@ def _is_stationary(at: Level) -> bool:
     return float(np.linalg.norm(at.gradient)) <= STATIONARY * float(np.linalg.norm(at.hessian))
 
 
-def _departure(evaluate: Evaluate, function: Function, center: Node, side: int, zeta: float) -> Node | None:
+def _departure(evaluate: Evaluate, function: Function, center: CurvePoint, side: int, zeta: float) -> CurvePoint | None:
     """A node near an estimate at which the function is stationary (on the boundary): along its largest curvature."""
     w, U = np.linalg.eigh(side * function(center.z).hessian)
     if not w[-1] > 0:
@@ -159,7 +159,7 @@ def _departure(evaluate: Evaluate, function: Function, center: Node, side: int, 
 
 
 def follow(
-    evaluate: Evaluate, function: Function, center: Node, side: int, goals: np.ndarray, bound: float
+    evaluate: Evaluate, function: Function, center: CurvePoint, side: int, goals: np.ndarray, bound: float
 ) -> Branch:  # fmt: skip
     """Nodes whose zeta are the `goals`, ascending, on one `side` (-1 or 1) of the center, as far as there are any.
 
@@ -182,8 +182,8 @@ def follow(
 
 
 def _reach(
-    evaluate: Evaluate, function: Function, center: Node, low: Node, side: int, goal: float, bound: float
-) -> tuple[Node, str]:  # fmt: skip
+    evaluate: Evaluate, function: Function, center: CurvePoint, low: CurvePoint, side: int, goal: float, bound: float
+) -> tuple[CurvePoint, str]:  # fmt: skip
     """The node with zeta equal to `goal`, and how the branch ends if that is not reached."""
     if side * (bound - low.psi) <= 0:
         return low, "bound"
@@ -223,6 +223,6 @@ def _reach(
     return low, "open"
 
 
-def _newton(at: Node, goal: float, otherwise: float) -> float:
+def _newton(at: CurvePoint, goal: float, otherwise: float) -> float:
     """Distance to where zeta is `goal` by its slope."""
     return (goal - at.zeta) / at.slope if at.slope > 0 else otherwise

@@ -13,21 +13,19 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ...covariance.kinds import semidefinite_factor
 from ...errors import DataError
 from ...fitting.newton import Packing, Point, Status, minimise
-from ...fitting.objective import Spec, scale_of
+from ...fitting.objective import Spec, scale_of, second_order
 from ...fitting.units import Estimate
 from ...likelihood.criterion import LOG_2PI, solve_normal
 from ...likelihood.engines import Blocks
 from ...likelihood.model import Model
 from ...likelihood.prepared import Prepared
-from ...linalg import lower_from_vector, tril_indices
+from ...linalg import lower_from_vector, psd_cholesky, tril_indices
 from ...runtime.programs import compiled_by_size
 from ..delta import Parameters, Uncertain
 from ..local import prepared_for
@@ -42,7 +40,7 @@ class Chart(NamedTuple):
     scale: Any
 
 
-class State(NamedTuple):
+class ProfileState(NamedTuple):
     """An estimate in no chart: of each part the covariance matrix (q, q) or scaled coordinates, and b (p,)."""
 
     parts: tuple[np.ndarray, ...]
@@ -63,25 +61,21 @@ def _evaluate(spec: Spec, prepared: Prepared, chart: Chart, reml: Array, z: Arra
     p, sd = basis.R.shape[0], basis.residual_sd
     s, v = z[: len(z) - p], jnp.append(-sd * z[len(z) - p :], 1.0)
     blocks = partial(_turned, spec, coords, chart)
-    D = jax.vmap(lambda direction: jax.jvp(blocks, (s,), (direction,))[1])(jnp.eye(len(s)))
 
     def weigh(gram: Array) -> Array:
         return v[:, None] * v[None, :] + reml * jnp.pad(solve_normal(gram, basis.alias).Phi, ((0, 1), (0, 1)))
 
-    found = statistics.expand(blocks(s), D, weigh)
+    _, found, gradient, curvature = second_order(statistics, blocks, s, weigh)
     normal = solve_normal(found.gram, basis.alias)
     penalty = normal.logdet + basis.logdet_scale() - basis.rank * LOG_2PI
     d = basis.n * LOG_2PI + found.logdet - basis.log_weights + v @ found.gram @ v + reml * penalty
 
-    def pulled(s: Array) -> Array:
-        return jax.vjp(blocks, s)[1](found.slopes)[0]
-
     P = found.gram_slopes
     PPhi = P[:, :p, :p] @ normal.Phi
-    of_s = found.curvature + jax.jacfwd(pulled)(s) - reml * jnp.einsum("iab,jba->ij", PPhi, PPhi)
+    of_s = curvature - reml * jnp.einsum("iab,jba->ij", PPhi, PPhi)
     of_both = -2.0 * sd * (P @ v)[:, :p]
     of_b = 2.0 * sd**2 * (found.gram[:p, :p] + jnp.diag(jnp.asarray(basis.alias)))
-    gradient = jnp.concatenate([pulled(s), -2.0 * sd * (found.gram @ v)[:p]])
+    gradient = jnp.concatenate([gradient, -2.0 * sd * (found.gram @ v)[:p]])
     hessian = jnp.block([[of_s, of_both], [of_both.T, of_b]])
     return Packing(len(z), ()).pack(Point(z, d, gradient, hessian, ()))
 
@@ -103,7 +97,7 @@ def moved(spec: Spec, z: np.ndarray, source: Chart, target: Chart) -> np.ndarray
             values.append(structure.canonical(s * scale, dim) / scale)
             continue
         turn = np.linalg.solve(U, T) @ lower_from_vector(s, dim)
-        values.append(semidefinite_factor(turn @ turn.T)[tril_indices(dim)])
+        values.append(psd_cholesky(turn @ turn.T)[tril_indices(dim)])
     return np.concatenate([*values, z[k:]])
 
 
@@ -137,15 +131,15 @@ class Joint:
         self._compiled = _compiled(prepared.statistics, self.k)
         self._states = {method: self._state_of(estimate)}
 
-    def _state_of(self, estimate: Estimate) -> State:
+    def _state_of(self, estimate: Estimate) -> ProfileState:
         blocks, values = (*estimate.covariances, estimate.residual), []
         for t, (structure, dim, u) in enumerate(self.spec.split(estimate.theta)):
             place = slice(self.offsets[t], self.offsets[t] + len(u))
             s = blocks[t] if self.units[t] is not None else structure.public_to_solver(u, dim) / self.scale[place]
             values.append(np.asarray(s))
-        return State(tuple(values), (self.prepared.basis.R @ estimate.coef - self.prepared.basis.c) / self.sd)
+        return ProfileState(tuple(values), (self.prepared.basis.R @ estimate.coef - self.prepared.basis.c) / self.sd)
 
-    def state(self, criterion: str) -> State:
+    def state(self, criterion: str) -> ProfileState:
         """The maximum of a criterion, "REML" or "ML"; of that which the fit has not used, found from its estimate."""
         if criterion not in self._states:
             chart, z = self.chart(self._states[self.method])
@@ -159,7 +153,7 @@ class Joint:
             self._states[criterion] = self._state_at(chart, packing.unpack(found.best).x)
         return self._states[criterion]
 
-    def _state_at(self, chart: Chart, z: np.ndarray) -> State:
+    def _state_at(self, chart: Chart, z: np.ndarray) -> ProfileState:
         values = []
         for t, (structure, dim, s) in enumerate(self.spec.split(z[: self.k])):
             if self.units[t] is not None:
@@ -168,9 +162,9 @@ class Joint:
             else:
                 place = slice(self.offsets[t], self.offsets[t] + len(s))
                 values.append(structure.canonical(s * self.scale[place], dim) / self.scale[place])
-        return State(tuple(values), z[self.k :])
+        return ProfileState(tuple(values), z[self.k :])
 
-    def chart(self, state: State, part: int = -1, first: tuple[int, ...] = ()) -> tuple[Chart, np.ndarray]:
+    def chart(self, state: ProfileState, part: int = -1, first: tuple[int, ...] = ()) -> tuple[Chart, np.ndarray]:
         """A chart in which the `first` effects of a part come first, and the coordinates of a state in it."""
         turns: list[Any] = []
         values = []
@@ -184,7 +178,7 @@ class Joint:
             turn = np.diag(unit)[:, order]
             turns.append(np.linalg.solve(self.prepared.basis.K[t], turn) if t < len(self.prepared.basis.K) else turn)
             relative = (value / np.outer(unit, unit))[np.ix_(order, order)]
-            values.append(semidefinite_factor(relative)[tril_indices(dim)])
+            values.append(psd_cholesky(relative)[tril_indices(dim)])
         return Chart(tuple(turns), self.scale), np.concatenate([np.zeros(0), *values, state.b])
 
     def parameters(self, z: Array) -> Parameters:

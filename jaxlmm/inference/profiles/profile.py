@@ -19,9 +19,12 @@ from ...errors import DataError
 from ...frames.columns import make_frame
 from ...frames.tables import Shown, Table, format_column
 from ...runtime.precision import float64
-from .constrained import Branch, Node, center_of, follow, minimum_on
+from .constrained import Branch, CurvePoint, center_of, follow, minimum_on
 from .joint import Joint, moved
-from .targets import Target, Which, coefficients, function_target, request, select
+from .targets import ProfileTarget, Which, coefficients, function_target, request, select
+
+if TYPE_CHECKING:
+    from ...results import Fit
 
 SPACING = 0.5  # of zeta between the nodes of a curve
 USUAL = (0.5, 0.8, 0.9, 0.95, 0.99)  # levels at whose limits a curve has nodes
@@ -46,7 +49,7 @@ class Curve:
     zeta: np.ndarray
     lower_end: str
     upper_end: str
-    _target: Target = field(repr=False)
+    _target: ProfileTarget = field(repr=False)
     _psi: np.ndarray = field(repr=False)
     _slope: np.ndarray = field(repr=False)
     _z: np.ndarray = field(repr=False)  # (m, ...) coordinates of the nodes in the chart of the target
@@ -161,7 +164,7 @@ def _normal_quantile(level: float) -> float:
     return float(t_quantile(0.5 * (1.0 + check_level(level)), np.inf))
 
 
-def profiled(fit: Any, which: Which) -> tuple[Joint, list[Target]]:
+def profiled(fit: Fit, which: Which) -> tuple[Joint, list[ProfileTarget]]:
     """The quantities that `which` names."""
     joint, wanted = Joint(fit.model, fit.estimate, fit.method), request(which)
     if isinstance(wanted, Mapping):
@@ -170,7 +173,7 @@ def profiled(fit: Any, which: Which) -> tuple[Joint, list[Target]]:
     return joint, found + (list(coefficients(joint, fit.coef_names, coefs)) if coefs else [])
 
 
-def curve_of(joint: Joint, target: Target, goals: np.ndarray) -> Curve:
+def curve_of(joint: Joint, target: ProfileTarget, goals: np.ndarray) -> Curve:
     """The profile of one target with nodes at the given values of zeta, ascending and positive."""
     evaluate = joint.evaluator(target.chart, target.criterion)
     at = target.function(target.z)
@@ -198,7 +201,7 @@ def curve_of(joint: Joint, target: Target, goals: np.ndarray) -> Curve:
     return Curve(target.name, target.criterion, estimate, value, zeta, ends[0], ends[1], target, psi, slope, z)
 
 
-def _cut(joint: Joint, target: Target, center: Node, goals: np.ndarray) -> tuple[np.ndarray, bool]:
+def _cut(joint: Joint, target: ProfileTarget, center: CurvePoint, goals: np.ndarray) -> tuple[np.ndarray, bool]:
     """The goals that are below the rise with a needed standard deviation of zero, and whether others were not."""
     most = np.inf
     for sd in target.needs:
@@ -209,7 +212,7 @@ def _cut(joint: Joint, target: Target, center: Node, goals: np.ndarray) -> tuple
     return np.append(goals[goals < 0.999 * most], max(0.999 * most, 1e-3)), True
 
 
-def _warn(target: Target, center: Node, *branches: Branch) -> None:
+def _warn(target: ProfileTarget, center: CurvePoint, *branches: Branch) -> None:
     lowest = min(node.value for branch in branches for node in branch.nodes)
     if lowest < center.value - BETTER:
         warnings.warn(
@@ -219,7 +222,7 @@ def _warn(target: Target, center: Node, *branches: Branch) -> None:
         )
 
 
-def profile(fit: Any, which: Which = None, level: float = 0.999) -> Profile:
+def profile(fit: Fit, which: Which = None, level: float = 0.999) -> Profile:
     """Profile the likelihood of a fit, see ``Fit.profile``."""
     last = _normal_quantile(level)
     even = np.linspace(0.0, last, max(int(np.ceil(last / SPACING)), 1) + 1)[1:]
@@ -227,12 +230,12 @@ def profile(fit: Any, which: Which = None, level: float = 0.999) -> Profile:
     return _profile(fit, which, np.unique([*even, *usual]))
 
 
-def end_points(fit: Any, which: Which, level: float) -> Profile:
+def end_points(fit: Fit, which: Which, level: float) -> Profile:
     """Profiles with no nodes but the estimates and the limits of intervals of one level."""
     return _profile(fit, which, np.array([_normal_quantile(level)]))
 
 
-def _profile(fit: Any, which: Which, goals: np.ndarray) -> Profile:
+def _profile(fit: Fit, which: Which, goals: np.ndarray) -> Profile:
     if not fit.converged:
         raise DataError(f"profile: the fit has no optimum to profile around ({fit.status})")
     with float64():

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,11 +24,14 @@ from ..delta import Parameters
 from .constrained import Function, Level
 from .joint import Chart, Joint
 
+if TYPE_CHECKING:
+    from ...results import Fit
+
 HALF_PI = 0.5 * np.pi
 
 
 @dataclass(frozen=True)
-class Target:
+class ProfileTarget:
     """One quantity to be profiled.
 
     Attributes
@@ -53,7 +56,7 @@ class Target:
     scale: str
     limits: tuple[float, float]
     place: tuple[int, ...]
-    needs: tuple[Target, ...] = ()
+    needs: tuple[ProfileTarget, ...] = ()
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -117,7 +120,7 @@ def _unit_vector(size: int, i: int, value: float = 1.0) -> np.ndarray:
     return out
 
 
-class Effects(NamedTuple):
+class ShownEffects(NamedTuple):
     """A part whose standard deviations and correlations are shown: labels of its effects, its place in the model."""
 
     label: str
@@ -137,7 +140,7 @@ def request(which: Which) -> Mapping[str, Callable[..., Any]] | list[str] | None
     return [which] if isinstance(which, str) else list(which)
 
 
-def select(joint: Joint, fit: Any, wanted: list[str] | None) -> tuple[list[str], list[Target]]:
+def select(joint: Joint, fit: Fit, wanted: list[str] | None) -> tuple[list[str], list[ProfileTarget]]:
     """The coefficients and the covariance parameters among the `wanted`: names, "coef" and "covariance" for all."""
     named = set(wanted or ("coef", "covariance"))
     coefs = [name for name in fit.coef_names if name in named or "coef" in named]
@@ -151,7 +154,7 @@ def select(joint: Joint, fit: Any, wanted: list[str] | None) -> tuple[list[str],
     return coefs, [target for target in found if target.name in rest or "covariance" in rest]
 
 
-def coefficients(joint: Joint, names: Sequence[str], wanted: Sequence[str]) -> Iterator[Target]:
+def coefficients(joint: Joint, names: Sequence[str], wanted: Sequence[str]) -> Iterator[ProfileTarget]:
     """Coefficients, by the ML criterion whatever the fit has used (as lme4 does: REML has none for them)."""
     chart, z = joint.chart(joint.state("ML"))
     root = np.linalg.inv(joint.prepared.basis.R)
@@ -159,26 +162,26 @@ def coefficients(joint: Joint, names: Sequence[str], wanted: Sequence[str]) -> I
         if name in wanted:
             a = np.concatenate([np.zeros(joint.k), joint.sd * root[j]])
             function = linear(a, float(root[j] @ joint.prepared.basis.c))
-            yield Target(name, "ML", "coef", chart, z, function, float, "line", (-np.inf, np.inf), ())
+            yield ProfileTarget(name, "ML", "coef", chart, z, function, float, "line", (-np.inf, np.inf), ())
 
 
-def covariances(joint: Joint, fit: Any, criterion: str) -> Iterator[Target]:
+def covariances(joint: Joint, fit: Fit, criterion: str) -> Iterator[ProfileTarget]:
     """Standard deviations and correlations of free covariance matrices, parameters of other structures, sigma."""
     natural = natural_parameters(fit.frame, fit.model, fit.estimate)
-    own = (*fit.frame.parts, fit.frame.residual)
+    own: tuple[Any, ...] = (*fit.frame.parts, fit.frame.residual)
     for t, (named, found) in enumerate(zip(own, natural, strict=True)):
         residual = t == len(natural) - 1
         label = "Residual" if residual else named.group_label
         if residual and joint.spec.independent and len(found.names) == 1:
             yield from _sigma(joint, criterion)
         elif joint.units[t] is not None:
-            yield from _matrix(joint, Effects(label, named.columns, t), criterion)
+            yield from _matrix(joint, ShownEffects(label, named.columns, t), criterion)
         else:
             names = [f"{name}|{label}" for name in found.names]
             yield from _parameters(joint, t, criterion, names, found.places.start)
 
 
-def _matrix(joint: Joint, effects: Effects, criterion: str) -> Iterator[Target]:
+def _matrix(joint: Joint, effects: ShownEffects, criterion: str) -> Iterator[ProfileTarget]:
     """Standard deviations and correlations of a free covariance matrix, in lme4's order."""
     state, t = joint.state(criterion), effects.part
     begin, q = joint.offsets[t], len(effects.columns)
@@ -186,21 +189,25 @@ def _matrix(joint: Joint, effects: Effects, criterion: str) -> Iterator[Target]:
     for i, name in ((i, name) for i, j, name in _names(effects) if i == j):
         chart, z = joint.chart(state, t, (i,))
         function = linear(_unit_vector(len(z), begin, joint.units[t][i]))
-        sds[i] = Target(name, criterion, "covariance", chart, z, function, float, "log", (0.0, np.inf), (t, i, i))
+        sds[i] = ProfileTarget(
+            name, criterion, "covariance", chart, z, function, float, "log", (0.0, np.inf), (t, i, i)
+        )
     for i, j, name in _names(effects):
         if i == j:
             yield sds[i]
         else:
             chart, z = joint.chart(state, t, (j, i))
             function, ends, needs = angle(begin + 1, begin + q), (-1.0, 1.0), (sds[i], sds[j])
-            yield Target(name, criterion, "covariance", chart, z, function, _sine, "sine", ends, (t, i, j), needs)
+            yield ProfileTarget(
+                name, criterion, "covariance", chart, z, function, _sine, "sine", ends, (t, i, j), needs
+            )
 
 
 def _sine(psi: float) -> float:
     return float(np.sin(psi))
 
 
-def _names(effects: Effects) -> Iterator[tuple[int, int, str]]:
+def _names(effects: ShownEffects) -> Iterator[tuple[int, int, str]]:
     columns, label = effects.columns, effects.label
     for i, column in enumerate(columns):
         yield i, i, f"sd_{column}|{label}"
@@ -222,15 +229,15 @@ def _entry(structure: Any, dim: Any) -> Callable[..., Any]:
     return expanded(entry)
 
 
-def _sigma(joint: Joint, criterion: str) -> Iterator[Target]:
+def _sigma(joint: Joint, criterion: str) -> Iterator[ProfileTarget]:
     """The standard deviation of independent residuals, the last coordinate of the parts."""
     chart, z = joint.chart(joint.state(criterion))
     function = linear(_unit_vector(len(z), joint.k - 1, joint.scale[-1]))
     part = len(joint.spec.parts) - 1
-    yield Target("sigma", criterion, "covariance", chart, z, function, float, "log", (0.0, np.inf), (part, 0, 0))
+    yield ProfileTarget("sigma", criterion, "covariance", chart, z, function, float, "log", (0.0, np.inf), (part, 0, 0))
 
 
-def _parameters(joint: Joint, t: int, criterion: str, names: list[str], first: int) -> Iterator[Target]:
+def _parameters(joint: Joint, t: int, criterion: str, names: list[str], first: int) -> Iterator[ProfileTarget]:
     """Shown parameters of a structure, which often are functions of one coordinate each."""
     chart, z = joint.chart(joint.state(criterion))
     structure, dim = joint.spec.parts[t]
@@ -242,7 +249,7 @@ def _parameters(joint: Joint, t: int, criterion: str, names: list[str], first: i
         kind = kinds[depends[0]] if len(depends) == 1 else None
         if not isinstance(kind, VarianceKind | IntervalKind | PositiveKind):
             limits, function = (np.nan, np.nan), smooth(entry, place, scale, m)
-            yield Target(name, criterion, "covariance", chart, z, function, float, "line", limits, (first + m,))
+            yield ProfileTarget(name, criterion, "covariance", chart, z, function, float, "line", limits, (first + m,))
             continue
         i = int(depends[0])
 
@@ -254,10 +261,10 @@ def _parameters(joint: Joint, t: int, criterion: str, names: list[str], first: i
         form = {VarianceKind: "log", IntervalKind: "sine", PositiveKind: "line"}[type(kind)]
         limits = (shown(-HALF_PI), shown(HALF_PI)) if form == "sine" else (0.0, np.inf)
         function = linear(_unit_vector(len(z), place.start + i))
-        yield Target(name, criterion, "covariance", chart, z, function, shown, form, limits, (first + m,))
+        yield ProfileTarget(name, criterion, "covariance", chart, z, function, shown, form, limits, (first + m,))
 
 
-def function_target(joint: Joint, name: str, f: Callable[[Parameters], Any], criterion: str) -> Target:
+def function_target(joint: Joint, name: str, f: Callable[[Parameters], Any], criterion: str) -> ProfileTarget:
     """A function of the user's, by the criterion of the fit."""
     chart, z = joint.chart(joint.state(criterion))
 
@@ -268,4 +275,4 @@ def function_target(joint: Joint, name: str, f: Callable[[Parameters], Any], cri
         return value.reshape(())
 
     function = smooth(expanded(of_coordinates))
-    return Target(name, criterion, "function", chart, z, function, float, "line", (np.nan, np.nan), ())
+    return ProfileTarget(name, criterion, "function", chart, z, function, float, "line", (np.nan, np.nan), ())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -15,12 +15,15 @@ from ...fitting.estimate import estimate
 from ...frames.columns import make_frame
 from ...frames.tables import Shown, Summary, Table, format_p
 from ...runtime.precision import float64
+from ...tolerances import REPEATED
 from .mixtures import Mixture
 from .nested_laws import null_law
 from .resampling import BootstrapTest, bootstrap_test, cleaned
 
+if TYPE_CHECKING:
+    from ...results import Fit
+
 METHODS = ("lrt", "bootstrap")
-SPAN = 1e-8  # part of a unit column that is not in the span of others
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -220,10 +223,10 @@ def _is_spanned(X: np.ndarray, other: np.ndarray) -> bool:
     size = np.sqrt(np.sum(other**2, 0))
     Q = np.linalg.qr(other / np.where(size > 0, size, 1.0))[0]
     rest = X - Q @ (Q.T @ X)
-    return bool(np.all(np.sum(rest**2, 0) <= SPAN**2 * np.sum(X**2, 0)))
+    return bool(np.all(np.sum(rest**2, 0) <= REPEATED**2 * np.sum(X**2, 0)))
 
 
-def _log_scale(first: Any, fit: Any) -> float:
+def _log_scale(first: Any, fit: Fit) -> float:
     """What the REML log-likelihood of another basis of the same X has more: ``log|X'X| / 2`` less that of the first.
 
     The likelihood of orthonormal contrasts, ``loglik + log|X'X| / 2``, is the same (Harville 1974).
@@ -234,7 +237,7 @@ def _log_scale(first: Any, fit: Any) -> float:
     return float(logs[0] - logs[1])
 
 
-def _by_ml(fit: Any) -> Any:
+def _by_ml(fit: Fit) -> Any:
     """The fit by maximum likelihood."""
     if fit.method == "ML":
         return fit

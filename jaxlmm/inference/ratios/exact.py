@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,6 @@ import numpy as np
 from jax import Array
 
 from ...arguments import Seed, door
-from ...covariance.kinds import semidefinite_factor
 from ...errors import DataError
 from ...fitting.estimate import blocks_at, estimate
 from ...fitting.objective import Spec, criterion_at
@@ -36,11 +35,16 @@ from ...likelihood.engines.orthogonal import group_sum
 from ...likelihood.model import Model
 from ...likelihood.parts import Term
 from ...likelihood.prepared import prepare, weighted
+from ...linalg import psd_cholesky
 from ...runtime.precision import float64
 from ...runtime.programs import compiled
 from ...runtime.sizes import check_draws
 from ...simulation.simulate import replicate_keys
+from ...tolerances import POSITIVE
 from .resampling import cleaned
+
+if TYPE_CHECKING:
+    from ...results import Fit
 
 GRID = 200  # values of log lambda
 REACH = 1e5  # lambda mu from the inverse of this to this
@@ -48,7 +52,6 @@ NEWTON = 4  # steps from the best of the grid
 NUMBERS = 4e6  # drawn at a time
 MAX_EFFECTS = 5000
 MAX_NUMBERS = 2e8  # in a dense design of the effects
-POSITIVE = 1e-10  # eigenvalue relative to the largest
 
 Solve = Callable[[np.ndarray], np.ndarray]
 
@@ -94,7 +97,7 @@ class ExactTest(Shown):
 
 
 @door
-def rlrt(fit: Any, term: str | int | None = None, n: int = 10_000, seed: Seed = 0) -> ExactTest:
+def rlrt(fit: Fit, term: str | int | None = None, n: int = 10_000, seed: Seed = 0) -> ExactTest:
     """Test that the variance of one random term is zero, with the finite-sample law of the likelihood ratio.
 
     Restricted for REML fits, the ordinary one for ML fits. Exact for a single variance besides that of the residuals,
@@ -114,7 +117,8 @@ def rlrt(fit: Any, term: str | int | None = None, n: int = 10_000, seed: Seed = 
     """
     check_draws("n", n, 3)
     t = _position(fit, term)
-    model, part = fit.model, fit.model.random[t]
+    model = fit.model
+    part: Any = model.random[t]
     _check(model, part, fit.frame.parts[t].text)
     others = [other for i, other in enumerate(model.random) if i != t]
     with float64():
@@ -130,7 +134,7 @@ def rlrt(fit: Any, term: str | int | None = None, n: int = 10_000, seed: Seed = 
     return ExactTest(statistic, float(p), replicates, fit.frame.parts[t].text, fit.method, exact, fit.frame.kind)
 
 
-def _position(fit: Any, term: str | int | None) -> int:
+def _position(fit: Fit, term: str | int | None) -> int:
     """Position of the term that is tested."""
     texts = [part.text for part in fit.frame.parts]
     if term is None and len(texts) == 1:
@@ -183,7 +187,7 @@ def _spectra(X: np.ndarray, Z: np.ndarray, term: Term, solve: Solve | None) -> t
     ``E E' = Z (A (x) B) Z'``, B the covariance of the effects for a variance of one.
     """
     B = term.structure.from_natural(jnp.ones(1), term.dim).matrix(np.arange(term.dim, dtype=np.int32))
-    Z, m, k = Z @ semidefinite_factor(np.asarray(B)), term.levels, term.levels * term.dim
+    Z, m, k = Z @ psd_cholesky(np.asarray(B)), term.levels, term.levels * term.dim
     VX = X if solve is None else solve(X)
     cross = group_sum(Z[:, :, None] * VX[:, None, :], term.group, m, np).reshape(k, -1)
     if solve is None:
@@ -193,7 +197,7 @@ def _spectra(X: np.ndarray, Z: np.ndarray, term: Term, solve: Solve | None) -> t
         E = (np.eye(m)[term.group][:, :, None] * Z[:, None, :]).reshape(len(Z), k)
         whole = E.T @ solve(E)
     if term.relationship is not None:
-        root = np.kron(semidefinite_factor(term.relationship), np.eye(term.dim))
+        root = np.kron(psd_cholesky(term.relationship), np.eye(term.dim))
         whole, cross = root.T @ whole @ root, root.T @ cross
     inner = whole - cross @ np.linalg.solve(X.T @ VX, cross.T)
     mu, xi = np.linalg.eigvalsh(inner), np.linalg.eigvalsh(whole)

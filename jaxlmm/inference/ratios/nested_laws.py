@@ -15,20 +15,18 @@ import numpy as np
 from jax import Array
 
 from ...covariance.kinds import PositiveKind
-from ...fitting.boundary import SINGULAR
 from ...fitting.objective import Spec, coordinates, criterion_at, scale_of
 from ...likelihood.engines import Blocks
 from ...likelihood.model import Model
 from ...likelihood.prepared import Prepared, prepare
 from ...runtime.precision import float64
 from ...runtime.programs import compiled
+from ...tolerances import FLAT_LAW, INDEPENDENT, SINGULAR
 from ..local import local
 from .mixtures import Mixture, cone_mixture
 from .tangent import tangent_cone
 
 SAME = 1e-7  # relative difference of covariances, and of -2 log-likelihoods, that are the same
-INDEPENDENT = 1e-6  # relative singular value of directions that are not the same
-FLAT = 1e-9  # eigenvalue of scaled information or relative singular value that is zero
 ROWS = 500  # most rows at which covariances of two models are compared
 LEVELS = 16  # levels of each grouping factor whose rows are among them
 FAR = 8.0  # logarithm of a range relative to its start value, or number without a unit, on the way to infinity
@@ -47,7 +45,7 @@ class Null(NamedTuple):
     note: str = ""
 
 
-class _Side(NamedTuple):
+class _Nested(NamedTuple):
     """One of the two models: all the data, and a few rows with a dense V."""
 
     spec: Spec
@@ -56,7 +54,7 @@ class _Side(NamedTuple):
     scale: np.ndarray  # (k,) of solver coordinates
 
     @classmethod
-    def of(cls, model: Model, method: str, rows: np.ndarray) -> _Side:
+    def of(cls, model: Model, method: str, rows: np.ndarray) -> _Nested:
         spec, prepared = Spec.of(model, method).absolute, prepare(model)
         few = Model(
             model.y[rows],
@@ -119,12 +117,12 @@ def null_law(small: Any, large: Any, seed: int = 0) -> Null:
     with float64(), np.errstate(all="ignore"):
         rows = _few_rows(small.model, large.model)
         same_mean = large.model.replace(X=small.model.X)
-        sides = _Side.of(small.model, small.method, rows), _Side.of(same_mean, large.method, rows)
+        sides = _Nested.of(small.model, small.method, rows), _Nested.of(same_mean, large.method, rows)
         found = _law(*sides, small.theta, large.theta, seed)
     return found if found.mixture is None else Null(found.mixture.plus(added), found.note)
 
 
-def _law(small: _Side, large: _Side, theta_small: np.ndarray, theta_large: np.ndarray, seed: int) -> Null:
+def _law(small: _Nested, large: _Nested, theta_small: np.ndarray, theta_large: np.ndarray, seed: int) -> Null:
     s, note = _interior(small, theta_small)
     x_small = small.natural(s)
     V, slopes = small.covariance(x_small, "natural")
@@ -171,7 +169,7 @@ def _few_rows(*models: Model) -> np.ndarray:
     return np.unique(np.concatenate([rng.permutation(n)[:LEVELS], *chosen]))
 
 
-def _interior(side: _Side, theta: np.ndarray) -> tuple[np.ndarray, str]:
+def _interior(side: _Nested, theta: np.ndarray) -> tuple[np.ndarray, str]:
     """Solver coordinates of a fit, its parts on the boundary moved inside, and a note of that."""
     s = np.asarray(coordinates(side.spec, side.prepared, theta, "solver"))
     start = side.spec.start(side.prepared.coords) * side.scale
@@ -185,7 +183,7 @@ def _interior(side: _Side, theta: np.ndarray) -> tuple[np.ndarray, str]:
     return s, note
 
 
-def _embedded(side: _Side, V: np.ndarray, theta: np.ndarray) -> np.ndarray | None:
+def _embedded(side: _Nested, V: np.ndarray, theta: np.ndarray) -> np.ndarray | None:
     """Natural parameters at which the covariances between the few rows are V (m,), if there are any.
 
     Least squares in the solver's coordinates, from its start values and from those of the fit, polished in the natural
@@ -212,7 +210,7 @@ def _embedded(side: _Side, V: np.ndarray, theta: np.ndarray) -> np.ndarray | Non
                 break
             units = np.sqrt(np.sum(D**2, 0))
             units = np.where(units > 0, units, 1.0)
-            better = x + np.linalg.lstsq(D / units, V - now, rcond=FLAT)[0] / units
+            better = x + np.linalg.lstsq(D / units, V - now, rcond=FLAT_LAW)[0] / units
             if not np.max(np.abs(side.covariance(better, "natural")[0] - V)) <= np.max(np.abs(now - V)):
                 break
             x = better
@@ -227,10 +225,10 @@ def _inverse(information: np.ndarray) -> np.ndarray | None:
     if not np.all(d > 0):
         return None
     scaled = information / np.outer(d, d)
-    return None if np.linalg.eigvalsh(scaled)[0] < FLAT else np.linalg.inv(scaled) / np.outer(d, d)
+    return None if np.linalg.eigvalsh(scaled)[0] < FLAT_LAW else np.linalg.inv(scaled) / np.outer(d, d)
 
 
-def _is_lost(side: _Side, x: np.ndarray, D: np.ndarray) -> bool:
+def _is_lost(side: _Nested, x: np.ndarray, D: np.ndarray) -> bool:
     """Whether a parameter without a scale, such as a range or a correlation, has no effect or has gone to infinity.
 
     D (m, k) are derivatives of the covariances relative to their size.
@@ -253,7 +251,7 @@ def _added(small: np.ndarray, large: np.ndarray) -> int | None:
     if not (np.all(np.isfinite(small)) and np.all(np.isfinite(large))):
         return None
     small, large = (A / np.maximum(np.sqrt(np.sum(A**2, 0)), 1e-300) for A in (small, large))
-    rest = small - large @ np.linalg.lstsq(large, small, rcond=FLAT)[0]
+    rest = small - large @ np.linalg.lstsq(large, small, rcond=FLAT_LAW)[0]
     ranks = [int(np.linalg.matrix_rank(A, tol=INDEPENDENT)) for A in (small, large)]
     if ranks[1] < large.shape[1] or np.max(np.abs(rest), initial=0.0) > INDEPENDENT:
         return None

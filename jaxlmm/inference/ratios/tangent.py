@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from ...covariance.kinds import CovarianceMatrixKind, IntervalKind, VarianceKind
-from ...fitting.boundary import SINGULAR
 from ...fitting.objective import Spec
 from ...linalg import tril_indices
+from ...tolerances import SINGULAR
 
 
 def tangent_cone(spec: Spec, scale: np.ndarray, x: np.ndarray) -> tuple[np.ndarray | None, tuple[int, ...]]:

@@ -18,9 +18,8 @@ from typing import NamedTuple
 import numpy as np
 
 from ...errors import DataError
+from ...tolerances import DETERMINED
 from .partition import MOST_NUMBERS, Partition, Rowwise, dependent
-
-DETERMINED = 1e-8  # smallest relative eigenvalue of the information left, below which I determine a coefficient
 
 
 class Deletion(NamedTuple):

@@ -190,8 +190,7 @@ def _inverted(A: np.ndarray) -> np.ndarray:
 def _reported(spec: Spec, K: tuple[Any, ...], x: Array) -> Array:
     """Natural covariance parameters, those of ``fit.parameters()``, at coordinates of the solver."""
     values: list[Any] = [jnp.zeros(())]
-    for t, (structure, dim, s) in enumerate(spec.split(x)):
-        s = structure.in_basis(s, dim, K[t]) if t < len(K) and not spec.placed[t] else s
+    for structure, dim, s in spec.split(spec.in_basis(x, K)):
         values += [value for _, value in structure.from_solver(s, dim).named(dim)]
     return jnp.stack(values)[1:]
 

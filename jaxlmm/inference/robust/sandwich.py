@@ -23,16 +23,16 @@ from ...frames.tables import Shown, Table, format_column, format_df, format_p, f
 from ...linalg import eigh
 from ...runtime.precision import float64
 from ...runtime.programs import compiled
+from ...tolerances import DETERMINED, NO_LENGTH
 from ..small_sample.satterthwaite import pooled
 from .partition import Partition, Rowwise, robust_clusters
 
 KINDS = ("CR0", "CR1", "CR1p", "CR1S", "CR2", "CR2-mmrm", "CR3")
-DETERMINED = 1e-8  # 1 - leverage below which a cluster determines a coefficient; such directions are left out
 LARGEST = 5000  # rows of a cluster whose V_g CR2 decomposes
 
 
 class Adjusted(NamedTuple):
-    """Adjusted scores in whitened coordinates; NumPy or JAX, leading axes of lanes by `jax.vmap`.
+    """Adjusted scores in whitened coordinates; NumPy or JAX, leading axes of data sets by `jax.vmap`.
 
     Attributes
     ----------
@@ -209,7 +209,7 @@ class Sandwich(Shown):
         L = np.atleast_2d(np.asarray(L, float))
         r = len(L)
         w, Q = np.linalg.eigh(np.nan_to_num(L @ self.vcov @ L.T))
-        if not w[0] > 1e-12 * w[-1]:  # fewer clusters than rows of L, or no estimate
+        if not w[0] > NO_LENGTH * w[-1]:  # fewer clusters than rows of L, or no estimate
             return float("nan"), float(r), float("nan")
         F = float(np.sum((Q.T @ (L @ self.coef - rhs)) ** 2 / w) / r)
         if test == "satterthwaite":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,9 @@ from ...frames.tables import Shown, Table, format_column
 from ...runtime.precision import float64
 from .partition import Rowwise, dependent, require_converged, robust_clusters
 from .sandwich import factor_of
+
+if TYPE_CHECKING:
+    from ...results import Fit
 
 ROBUST = (None, "CR0", "CR1")
 SHOWN = 10  # clusters that are printed
@@ -55,7 +58,7 @@ class Scores(Shown):
         return Table("Scores of the clusters:", ("", *columns), rows, note=note)
 
 
-def scores(fit: Any, cluster: Any = None) -> Scores:
+def scores(fit: Fit, cluster: Any = None) -> Scores:
     """Parts of the clusters in the scores.
 
     Those of beta are ``X_g'V_g^-1 e_g``, those of theta::
@@ -92,7 +95,7 @@ def scores(fit: Any, cluster: Any = None) -> Scores:
     return Scores(clusters.labels, of_beta, of_theta, fit.coef_names, fit.frame.kind)
 
 
-def vcov_full(fit: Any, robust: str | None = None, cluster: Any = None) -> np.ndarray:
+def vcov_full(fit: Fit, robust: str | None = None, cluster: Any = None) -> np.ndarray:
     """Covariance (p + k, p + k) of beta and theta, NaN for entries of theta on the boundary.
 
     Parameters

@@ -7,24 +7,27 @@ convention; Satterthwaite's and Kenward and Roger's take the estimated covarianc
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...design.encoding import INTERCEPT
 from ...errors import DataError
 from ...formula import expressions
+from ...tolerances import OUTSIDE
 
-_TOLERANCE = 1e-7  # relative length below which a direction is rounding
+if TYPE_CHECKING:
+    from ...results import Fit
+
 _LARGEST = 2e8  # numbers in [X Z]
 
 
-def residual(fit: Any) -> float:
+def residual(fit: Fit) -> float:
     """Rows minus the rank of X."""
     return float(fit.frame.X.shape[0] - fit.frame.X.shape[1])
 
 
-def containment(fit: Any, L: np.ndarray) -> np.ndarray:
+def containment(fit: Fit, L: np.ndarray) -> np.ndarray:
     """Degrees of freedom (m,) of rows of L (m, p) by containment, the default of SAS PROC MIXED with random effects.
 
     A random effect contains a term of the fixed part where all of the term's factors and covariates are among its own:
@@ -59,7 +62,7 @@ def containment_of(frame: Any) -> Callable[[np.ndarray], np.ndarray]:
     return degrees
 
 
-def between_within(fit: Any, L: np.ndarray) -> np.ndarray:
+def between_within(fit: Fit, L: np.ndarray) -> np.ndarray:
     """Degrees of freedom (m,) of rows of L (m, p) between and within subjects (Schluchter & Elashoff 1990).
 
     A coefficient belongs to the coarsest level of nested groups within whose groups its column of X is constant: with
@@ -140,7 +143,7 @@ def _rank_contributions(frame: Any) -> tuple[list[tuple[frozenset[str], int]], f
         for _ in range(2):  # twice for rounding
             columns = columns - basis @ (basis.T @ columns)
         U, s, _ = np.linalg.svd(columns, full_matrices=False)
-        rank = int(np.sum(s > _TOLERANCE))
+        rank = int(np.sum(s > OUTSIDE))
         basis = np.column_stack([basis, U[:, :rank]])
         found.append((parts, rank))
     return found, float(len(frame.y) - basis.shape[1])

@@ -23,10 +23,10 @@ from ...covariance.kinds import module_of
 from ...fitting.objective import Spec, in_chart
 from ...likelihood.prepared import Prepared
 from ...linalg import inv_logdet
+from ...tolerances import POSITIVE
 from ..local import Expanded, blocks_at
 
-ZERO = 1e-10
-RANK = 1e-10
+ZERO = 1e-10  # terms of the scale of F, of order one, that are rounding
 
 
 def adjustment(at: Expanded, W: Array) -> Array:
@@ -55,7 +55,7 @@ def curvature(spec: Spec, prepared: Prepared, chart: Any, x: Array, P: Array, W:
     R = -prepared.statistics.expand(blocks(x), direction, jnp.zeros_like).gram_slopes[0, :p, :p]
     size = jnp.sqrt(jnp.sum(J**2, -1))
     size = jnp.where(size > 0, size, 1.0)
-    by_parameter = jnp.linalg.pinv((J / size[:, None]).T, rtol=RANK) @ P.reshape(len(P), -1)
+    by_parameter = jnp.linalg.pinv((J / size[:, None]).T, rtol=POSITIVE) @ P.reshape(len(P), -1)
     return -0.25 * (R + ((_contracted(in_sas, x, W) / size) @ by_parameter).reshape(P.shape[1:]))
 
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ...linalg import psd_cholesky
 from ...tolerances import ABSENT, ARITHMETIC, EPS, SAME_BITS, SPANNED
 
 
@@ -168,7 +169,7 @@ class Patterns:
             y = B[..., members]
             along = y @ V
             rest = np.moveaxis(y - along @ V.T, 0, 1).reshape(b, q * count, len(members))
-            root = _lower_root(rest @ np.swapaxes(rest, 1, 2))
+            root = psd_cholesky(rest @ np.swapaxes(rest, 1, 2))
             parts += [along, np.moveaxis(root.reshape(b, q, count, -1), 0, 1)]
         return np.concatenate(parts, -1)
 
@@ -207,18 +208,6 @@ def _row_space(M: np.ndarray, whole: np.ndarray) -> np.ndarray:
     there = norms > ARITHMETIC * whole
     U, s, _ = np.linalg.svd(M[:, there] / norms[there], full_matrices=False)
     return U[:, s > SPANNED * s.max(initial=0.0)]
-
-
-def _lower_root(A: np.ndarray) -> np.ndarray:
-    """Lower triangular factors of positive semidefinite matrices (b, q, q); a zero pivot gives a zero column."""
-    L = np.zeros_like(A)
-    q = A.shape[-1]
-    for j in range(q):
-        column = A[:, :, j] - np.einsum("bik,bk->bi", L, L[:, j])
-        pivot = column[:, j]
-        ok = pivot > 1e-15 * A[:, j, j]
-        L[:, j:, j] = column[:, j:] * np.where(ok, 1.0 / np.sqrt(np.where(ok, pivot, 1.0)), 0.0)[:, None]
-    return L
 
 
 def bucket(size: int) -> int:

@@ -19,6 +19,7 @@ from jax import Array
 
 from ...errors import DataError
 from ...pytrees import frozen_pytree, is_traced, replace
+from ...tolerances import NEGATIVE
 from .base import Blocks, Expansion, Rows, Statistics, Weigh
 from .grouped.batches import cross_products
 from .orthogonal import orthogonalise, project
@@ -26,8 +27,6 @@ from .protocol import Engine
 
 if TYPE_CHECKING:
     from ..model import Model
-
-NEGATIVE = 1e-6  # eigenvalues above minus this part of the largest are zeros with rounding
 
 
 @frozen_pytree(data=("values", "vectors", "norm", "level", "codes", "unit"), meta=("levels",))

@@ -26,6 +26,7 @@ from jax import Array
 
 from ....linalg import block_diagonal, identity, inv_logdet, matmul, psd_cholesky, transpose
 from ....pytrees import frozen_pytree, replace
+from ....tolerances import ABSENT
 from ..base import Blocks, Expansion, Posterior, Rows, Statistics, Weigh, fitted, homogeneous, lengthened
 from ..grouped.batches import cross_products
 from ..grouped.elimination import Given, given
@@ -36,17 +37,15 @@ from .layout import Crossing
 from .remaining import remaining
 from .traces import Solved, traces
 
-CLEAN = 1e-13  # relative size below which what one factor does not span of another is zero
 
-
-class Source(NamedTuple):
+class CrossedSource(NamedTuple):
     """What row-level products need (`Crossed.solve`, `Crossed.posterior`)."""
 
     units: list[Any]  # orthonormal columns (n,) of the first design
     Z: tuple[Any, ...]
     layout: Crossing
 
-    def lengthened(self) -> Source:
+    def lengthened(self) -> CrossedSource:
         """Rows of zeros behind the last, up to one of few numbers, so that programs are shared (NumPy)."""
         size = row_bucket(len(self.layout.codes))
 
@@ -55,10 +54,10 @@ class Source(NamedTuple):
 
         layout = self.layout
         codes = {"codes": more(layout.codes), "outer_codes": tuple(map(more, layout.outer_codes)), "grouped": None}
-        return Source([more(a) for a in self.units], tuple(map(more, self.Z)), replace(layout, **codes))
+        return CrossedSource([more(a) for a in self.units], tuple(map(more, self.Z)), replace(layout, **codes))
 
 
-class Eliminated(NamedTuple):
+class BothLevels(NamedTuple):
     """Both levels at one point, for a residual variance of one."""
 
     logdet: Array
@@ -93,7 +92,7 @@ class Crossed(Statistics):
     E: Any
     columns: Columns
     coupling: Coupling
-    source: Source | None
+    source: CrossedSource | None
     inner: tuple[int, ...]
     levels: tuple[int, ...]
     dims: tuple[int, ...]
@@ -111,7 +110,7 @@ class Crossed(Statistics):
         entries = entries_of(units, layout.codes, Z, list(layout.outer_codes), layout.levels)
         coupling = coupling_of(entries, layout.groups, effects)
         E = unspanned(Z, layout, entries, effects)
-        source = Source(units, rows.Z, layout)
+        source = CrossedSource(units, rows.Z, layout)
         columns = columns_of(rows.U, source, np)
         kept = None if compact else source.lengthened()
         return cls(np.float64(len(rows.U)), F, E, columns, coupling, kept, layout.inner, layout.levels, dims)
@@ -215,7 +214,7 @@ class Crossed(Statistics):
 
     # -- both levels -----------------------------------------------------------------------------------------
 
-    def _eliminated(self, C: Blocks) -> Eliminated:
+    def _eliminated(self, C: Blocks) -> BothLevels:
         """Both levels at covariances C, relative to the residual variance."""
         s2, F = C.residual[0, 0], jnp.asarray(self.F)
         G = block_diagonal([C.random[t] for t in self.inner]) / s2
@@ -223,9 +222,9 @@ class Crossed(Statistics):
         A = self.E + self.coupling.schur(W)
         others = tuple(C.random[t] / s2 for t in self.outer)
         K, logdet = remaining(self.levels, others, A)
-        return Eliminated(jnp.sum(logdets) + logdet, W, others, A, K)
+        return BothLevels(jnp.sum(logdets) + logdet, W, others, A, K)
 
-    def _beside(self, at: Eliminated, columns: Columns) -> Array:
+    def _beside(self, at: BothLevels, columns: Columns) -> Array:
         """Products (Q, r) of the other designs with columns, after the elimination of the first."""
         return columns.EZ + self.coupling.across(matmul(at.W, jnp.asarray(columns.B)))
 
@@ -277,7 +276,7 @@ class Crossed(Statistics):
         terms = zip(self.outer, self.levels, self.dims, strict=True)
         return list(zip(terms, zip(ends[:-1], ends[1:], strict=True), strict=True))
 
-    def _source(self) -> Source:
+    def _source(self) -> CrossedSource:
         if self.source is None:
             raise ValueError("row-level products need statistics prepared with compact=False")
         return self.source
@@ -287,14 +286,14 @@ class Crossed(Statistics):
         return layout.codes if t in self.inner else layout.outer_codes[self.outer.index(t)]
 
 
-def columns_of(U: Any, source: Source, xp: Any) -> Columns:
+def columns_of(U: Any, source: CrossedSource, xp: Any) -> Columns:
     """Statistics of columns U (n, r)."""
     layout = source.layout
     B, left = project(source.units, U, layout.codes, layout.groups, xp)
     return Columns(B, products_with(left, source, xp), left.T @ left)
 
 
-def products_with(left: Any, source: Source, xp: Any) -> Any:
+def products_with(left: Any, source: CrossedSource, xp: Any) -> Any:
     """Products (Q, r) of columns (n, r) with the designs that are not eliminated first."""
     parts = []
     for t, codes, m in zip(source.layout.outer, source.layout.outer_codes, source.layout.levels, strict=True):
@@ -322,7 +321,7 @@ def unspanned(Z: list[np.ndarray], layout: Crossing, entries: Any, effects: int)
     for value in entries.value:
         spanned = csr_array((value, (entries.level, entries.effect)), shape=(layout.groups, effects))
         A -= (spanned.T @ spanned).toarray()
-    A[np.abs(A) <= CLEAN * size[:, None] * size] = 0.0
+    A[np.abs(A) <= ABSENT * size[:, None] * size] = 0.0
     return A
 
 
@@ -338,7 +337,7 @@ class VaryingCrossed:
     def __init__(self, fixed: np.ndarray, Z: tuple[np.ndarray, ...], layout: Crossing):
         inner = np.concatenate([Z[t] for t in layout.inner], 1)
         _, units = orthogonalise(inner, layout.codes, layout.groups, np)
-        self.source = Source(units, Z, layout)
+        self.source = CrossedSource(units, Z, layout)
         _, self.left = project(units, fixed, layout.codes, layout.groups, np)
         self.projection = Projection(units, layout.codes, layout.groups)
 

@@ -40,16 +40,6 @@ RANK = 32  # dimension of the space in which the log-determinant is not random
 POWERS = 3  # of S - I that lead to this space
 
 
-class Draws(NamedTuple):
-    """Estimates of log|V| and its derivatives from each random vector alone; their means are the estimates.
-
-    For a residual variance of one. `slopes`, derivatives in the covariance blocks: (probes, q, q) of each factor.
-    """
-
-    logdet: Array
-    slopes: tuple[Array, ...]
-
-
 class Traced(NamedTuple):
     """What the random vectors say of derivatives."""
 

@@ -25,7 +25,7 @@ from .meeting import Meeting
 COLUMNS = 6e6  # numbers in the columns that are worked with at the same time
 
 
-class Levels(NamedTuple):
+class ReducedLevels(NamedTuple):
     """What a factor alone gives, in each of its levels; all (q, q, m), for A the products Z'Z of the level."""
 
     W: Array  # root of K
@@ -34,7 +34,7 @@ class Levels(NamedTuple):
     M: Array  # A (I + G A)^-1
 
 
-def levels_of(G: Array, A: Array) -> tuple[Levels, Array]:
+def levels_of(G: Array, A: Array) -> tuple[ReducedLevels, Array]:
     """Levels of a factor with covariance G (q, q), and the log-determinants of ``I + G A`` (m,)."""
     L = psd_cholesky(G)
     P = identity(len(G), A) + matmul(matmul(L.T, A), L)
@@ -53,7 +53,7 @@ def levels_of(G: Array, A: Array) -> tuple[Levels, Array]:
         K = matmul(W, transpose(W))
         J = identity(len(G), A) - matmul(K, A)
     M = matmul(A, J)
-    return Levels(W, K, J, 0.5 * (M + transpose(M))), logdet
+    return ReducedLevels(W, K, J, 0.5 * (M + transpose(M))), logdet
 
 
 def blockwise(B: Array, x: Array) -> Array:
@@ -76,7 +76,7 @@ class Answer(NamedTuple):
 class System(NamedTuple):
     """The equations at covariances of the factors relative to the residual variance."""
 
-    levels: tuple[Levels, ...]
+    levels: tuple[ReducedLevels, ...]
     meetings: tuple[tuple[Meeting | None, ...], ...]
 
     def meeting(self, t: int, x: Columns, among: Any) -> Array | float:
@@ -90,7 +90,7 @@ class System(NamedTuple):
         return tuple(jnp.asarray(self.meeting(t, x, every)) for t in every)
 
     def each(self, name: str, x: Columns, turned: bool = False) -> Columns:
-        """Products with a field of `Levels`, or its transpose."""
+        """Products with an entry of `ReducedLevels`, or its transpose."""
         blocks = [getattr(at, name) for at in self.levels]
         return tuple(blockwise(transpose(B) if turned else B, v) for B, v in zip(blocks, x, strict=True))
 

@@ -62,7 +62,7 @@ class Marginal(Statistics):
 
     @classmethod
     def of_many(cls, clusters: Clustered, r: int) -> Marginal:
-        """Statistics of many data sets, with the lanes in front of every array, see `repeated`."""
+        """Statistics of many data sets, with the data sets in front of every array, see `repeated`."""
         return cls((clusters,), (), (), (), 1, r)
 
     @property
@@ -107,7 +107,7 @@ class Marginal(Statistics):
         """The Gram with its derivatives along directions D of the blocks, in closed form unless terms are outer."""
         if self.outer:
             return expand(self.gram, C, D, weigh)
-        solved = [_Solved(b, self.r, C) for b in self.buckets]
+        solved = [_SolvedBucket(b, self.r, C) for b in self.buckets]
         gram = _total([s.gram() for s in solved])
         weights = weigh(gram)
         free = directions(C, D)
@@ -127,7 +127,7 @@ class Marginal(Statistics):
 
     def _direct(self, C: Blocks) -> Apply:
         """Product with V^-1 from the inverses of the clusters."""
-        solved = [_Solved(b, self.r, C) for b in self.buckets]
+        solved = [_SolvedBucket(b, self.r, C) for b in self.buckets]
         Z, K = self._outer_designs(), self.given(C) if self.outer else None
 
         def direct(X: Array) -> Array:
@@ -224,13 +224,13 @@ class Marginal(Statistics):
     def _eliminated(self, C: Blocks) -> tuple[Array, Array, Any]:
         """log|V|, U'V^-1 U, and with outer terms the Gram of [Z U] (Q + r, Q + r, components) without them."""
         if not self.outer:
-            solved = [_Solved(b, self.r, C) for b in self.buckets]
+            solved = [_SolvedBucket(b, self.r, C) for b in self.buckets]
             return _logdet(solved), _total([s.gram() for s in solved]), None
         logdet, grams, gram = self._by_component_gram(C)
         return logdet, jnp.sum(grams, -1), gram
 
     def _by_component_gram(self, C: Blocks) -> tuple[Array, Array, Array]:
-        solved = [_Solved(b, self.r, C) for b in self.buckets]
+        solved = [_SolvedBucket(b, self.r, C) for b in self.buckets]
         gram = self._by_component([s.products(s.bucket.W) for s in solved])
         G, root = self._outer_block(C), self._outer_root(C)
         cross = _cross(gram, gram.shape[0] - self.r)
@@ -252,7 +252,7 @@ class Marginal(Statistics):
         return jax.lax.stop_gradient(stacked_blocks([psd_cholesky(C.random[t]) for t in self.outer], self.copies))
 
 
-class _Solved:
+class _SolvedBucket:
     """A bucket with the inverses and log-determinants of the V of its patterns."""
 
     def __init__(self, bucket: Clustered, r: int, C: Blocks):
@@ -333,7 +333,7 @@ class _Solved:
         return _unpaired(packed, b.present.shape[-1])
 
 
-def _logdet(solved: list[_Solved]) -> Array:
+def _logdet(solved: list[_SolvedBucket]) -> Array:
     """Log-determinants summed over all clusters."""
     return _total([jnp.sum(s.bucket.count * s.logdet) for s in solved])
 

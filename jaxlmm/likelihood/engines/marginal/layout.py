@@ -21,7 +21,7 @@ MOST_LEVELS = 52  # whose presence fits into the digits of a float
 ONE_BUCKET = 3e6  # clusters * T^3 below which all clusters are padded to the size of the largest
 
 
-class Place(NamedTuple):
+class BlockPlace(NamedTuple):
     """How one covariance block C enters V of the patterns.
 
     As ``mask * (S C S')``, ``mask * C[set, position]``, or, where rows stand at their levels, ``mask * C``.
@@ -32,15 +32,15 @@ class Place(NamedTuple):
     position: Any  # (P, T) place in the set, None where it is 0, 1, ...
     mask: Any  # (P, T, T) or (1, T, T), None for ones
 
-    def take(self, patterns: Any) -> Place:
+    def take(self, patterns: Any) -> BlockPlace:
         """The places of some patterns, each as often as it is named."""
         take = [None if x is None else x if x.shape[0] == 1 and x is self.mask else x[patterns] for x in self]
-        return Place(*take)
+        return BlockPlace(*take)
 
-    def padded(self, patterns: int, size: int) -> Place:
+    def padded(self, patterns: int, size: int) -> BlockPlace:
         """The same with zeros for patterns behind the last of `patterns`."""
         one = self.mask is not None and len(self.mask) == 1 < patterns
-        return Place(*[x if x is self.mask and one else pad_first(x, size) for x in self])
+        return BlockPlace(*[x if x is self.mask and one else pad_first(x, size) for x in self])
 
 
 class Bucket(NamedTuple):
@@ -52,7 +52,7 @@ class Bucket(NamedTuple):
     pattern : (m,) pattern of each cluster, None where each has its own;  first : (P,) a cluster with each pattern
     present : (P, T) whether there is a row;  count : (P,) clusters of each pattern
     component : (m,) component of each cluster
-    places : a `Place` for each random part and the residual, None for parts that are not folded
+    places : a `BlockPlace` for each random part and the residual, None for parts that are not folded
     """
 
     row: Any
@@ -188,25 +188,25 @@ def _bucket(row: np.ndarray, parts: list[Any], n: int, component: np.ndarray, at
         None if p is None else _place(p, None if c is None else c[first], chosen, there) for p, c in pairs
     ]
     if at_levels:
-        places[-1] = Place(None, None, None, places[-1].mask)
+        places[-1] = BlockPlace(None, None, None, places[-1].mask)
     return Bucket(row, pattern, first, there, count, component, tuple(places))
 
 
-def _place(part: Any, local: np.ndarray | None, row: np.ndarray, present: np.ndarray) -> Place:
+def _place(part: Any, local: np.ndarray | None, row: np.ndarray, present: np.ndarray) -> BlockPlace:
     """Where a part enters V of the patterns with rows (P, T), whose groups are numbered by `local`."""
     both = present[:, :, None] & present[:, None, :]
     if local is not None:
         both = both & (local[:, :, None] == local[:, None, :])
     mask = None if np.all(both) else both[:1] * 1.0 if np.all(both == both[:1]) else both * 1.0
     if not isinstance(part, Field):
-        return Place(None, None, None, mask)
+        return BlockPlace(None, None, None, mask)
     if part.coords is None:
         position = np.zeros(row.shape, int) if part.group is None else np.append(part.position, 0)[row]
-        return Place((position[:, :, None] == np.arange(part.dim)) * present[:, :, None] * 1.0, None, None, mask)
+        return BlockPlace((position[:, :, None] == np.arange(part.dim)) * present[:, :, None] * 1.0, None, None, mask)
     sets, position = np.append(part.sets[part.group], 0)[row], np.append(part.position, 0)[row]
     if local is None and np.all((position == np.arange(row.shape[1])) | ~present):
-        return Place(None, sets[:, 0], None, mask)
-    return Place(None, sets, position, mask)
+        return BlockPlace(None, sets[:, 0], None, mask)
+    return BlockPlace(None, sets, position, mask)
 
 
 def distinct(keys: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray | None]:

@@ -10,7 +10,7 @@ import numpy as np
 from ...parts import Field
 from ..base import Rows
 from ..orthogonal import bucket, fine, pad_first
-from .layout import Bucket, Clusters, Place, distinct
+from .layout import BlockPlace, Bucket, Clusters, distinct
 
 PACKED = 1e6  # numbers of outer products packed at a time
 FEW = 16  # patterns that cost nothing
@@ -81,8 +81,8 @@ def clustered(
     return Clustered(row, pattern, present, count, component, places, by_row, S)
 
 
-def _valued(place: Place, part: Any, z: Any) -> Place:
-    """The place with the values z (P, T, .) of Z, or of the square roots of weights for a field."""
+def _valued(place: BlockPlace, part: Any, z: Any) -> BlockPlace:
+    """The place with the values z (P, T, .) of Z, or of the square roots of weights for a random function."""
     if not isinstance(part, Field):
         return place._replace(S=z)
     if place.S is not None:
@@ -126,7 +126,7 @@ def products(X: np.ndarray, pattern: np.ndarray | None, patterns: int) -> np.nda
 def repeated(
     U: np.ndarray, subject: np.ndarray, position: np.ndarray, lane: np.ndarray, lanes: int, levels: int
 ) -> Clustered:  # fmt: skip
-    """Statistics of many data sets of repeated measures at levels, all at once; every array has the lanes in front.
+    """Statistics of many data sets of repeated measures at levels, all at once; every array has the data sets in front.
 
     Parameters
     ----------
@@ -153,7 +153,7 @@ def repeated(
     S = np.zeros((lanes, P, t, i))
     S[own, rank] = products(by_subject, key, len(own))
     both = present[..., :, None] & present[..., None, :]
-    place = Place(None, None, None, both.astype(float))
+    place = BlockPlace(None, None, None, both.astype(float))
     return Clustered(None, None, present, count, None, (place,), None, S)
 
 
