@@ -272,16 +272,20 @@ class Fit:
         """
         return wald(self, df, information, boundary_df, robust, cluster)
 
-    def anova(self, type: int | str = 3, df: str = "satterthwaite", **options: Any) -> Anova:
+    def anova(
+        self, type: int | str = 3, df: str = "satterthwaite", definition: str = "sas", **options: Any
+    ) -> Anova:  # fmt: skip
         """F tests of the terms of the fixed part.
 
         Parameters
         ----------
         type : 1, sequential; 2, adjusted for all terms that do not contain the term; 3, averaged over the cells of
             other factors with equal weights; as SAS and lmerTest define them
+        definition : of types 2 and 3 without an intercept, where these two differ: "sas", differences between the
+            levels of every factor; "lmertest", means of the first factor's levels, at the first level of the others
         df, options : `information`, `boundary_df`, `robust`, `cluster`: see `test`
         """
-        return anova(self, type, df, **options)
+        return anova(self, type, df, definition, **options)
 
     def emmeans(
         self, specs: str | Sequence[str], df: str = "satterthwaite", at: Mapping[str, Any] | None = None,

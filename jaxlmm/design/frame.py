@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from .grouping import FrameTerm, TermDesign, random_terms
 
 __all__ = ["FrameTerm", "ModelFrame", "NewDesign", "build_frame", "make_frame"]
 
+LOGICAL = Levels.of([("logical", False), ("logical", True)])
 Place = tuple[np.ndarray | None, tuple[np.ndarray, ...]]  # group and place of rows
 
 
@@ -196,13 +197,18 @@ class ModelFrame:
             if not column.is_number and column.name in _side_columns(self.formula):
                 raise DataError(f"column {column.name!r} was numeric in the data of the fit and is not in newdata")
             return column
+        is_logical = levels.keys == LOGICAL.keys
+        if is_logical and column.kind == "number" and np.isin(column.values, (0, 1)).all():
+            column = replace(column, kind="logical", values=column.values.astype(bool))
         codes = column.recode(levels)
         if (codes < 0).any():
             factor = column.as_factor()
             level = factor.levels[factor.values[np.argmax(codes < 0)]]
             message = f"column {column.name!r} has the level {level!r}, which was not in the data of the fit"
             raise DataError(f"{message}; known levels: {_listed(levels)}")
-        return Column(column.name, "factor", codes, levels)
+        if is_logical:
+            return Column(column.name, "logical", codes.astype(bool))
+        return Column(column.name, "factor", codes, levels, is_declared=True)
 
 
 def build_frame(
@@ -284,7 +290,11 @@ def build_frame(
         encoder=encoder,
         kept=kept,
         designs=tuple(designs),
-        levels={name: data_used[name].levels for name in _side_columns(formula) if not data_used[name].is_number},
+        levels={
+            name: LOGICAL if data_used[name].is_number else data_used[name].levels
+            for name in _side_columns(formula)
+            if data_used[name].kind != "number"
+        },
         offset_source=source,
         weights_source=weights_source,
         used=tuple(dict.fromkeys((*columns, *_names(weights_source), *_names(source)))),

@@ -57,7 +57,10 @@ _ARITHMETIC: dict[type[ast.AST], Callable[..., Any]] = {
     ast.USub: np.negative,
     ast.UAdd: np.positive,
 }
-_COMPARISONS = (ast.Lt, ast.LtE, ast.Gt, ast.GtE, ast.Eq, ast.NotEq)
+_COMPARISONS: dict[type[ast.AST], Callable[..., Any]] = {
+    ast.Lt: np.less, ast.LtE: np.less_equal, ast.Gt: np.greater, ast.GtE: np.greater_equal,
+    ast.Eq: np.equal, ast.NotEq: np.not_equal,
+}  # fmt: skip
 
 
 class ExpressionError(ValueError):
@@ -137,7 +140,7 @@ class _Checker(ast.NodeTransformer):
         return node
 
     def visit_Compare(self, node: ast.Compare) -> ast.AST:
-        if len(node.ops) != 1 or not isinstance(node.ops[0], _COMPARISONS):
+        if len(node.ops) != 1 or type(node.ops[0]) not in _COMPARISONS:
             raise ExpressionError("only a single comparison (<, <=, >, >=, ==, !=) is allowed", node.col_offset)
         node.left = self.visit(node.left)
         node.comparators = [self._comparand(node.comparators[0])]
@@ -270,6 +273,56 @@ def is_elementwise(text: str) -> bool:
             if not isinstance(node.func, ast.Name) or node.func.id in STATEFUL:
                 return False
     return True
+
+
+@lru_cache(maxsize=1024)
+def is_stateful(text: str) -> bool:
+    """Say whether a normalised expression calls a transform with a state, such as ``poly``, other than ``C``."""
+    called = {n.func.id for n in ast.walk(_parsed(text)) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)}
+    return bool(called & STATEFUL - {"C"})
+
+
+@lru_cache(maxsize=1024)
+def is_comparison(text: str) -> bool:
+    """Say whether a normalised expression is a comparison, ``I(x > 0)``: true or false, a factor as in R."""
+    return isinstance(_inside(text), ast.Compare)
+
+
+def compare(text: str, columns: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Evaluate a comparison as bool, (n,) or a scalar; columns of labels are compared with text for equality.
+
+    Raises
+    ------
+    ExpressionError
+        For labels in another comparison, and where a side is undefined.
+    """
+    node = _inside(text)
+    assert isinstance(node, ast.Compare)
+    nodes = (node.left, node.comparators[0])
+    is_text = [isinstance(x, ast.Constant) and isinstance(x.value, str) for x in nodes]
+    is_text = [t or (isinstance(x, ast.Name) and _has_labels(x, columns)) for t, x in zip(is_text, nodes, strict=True)]
+    operation = type(node.ops[0])
+    if any(is_text) and not (all(is_text) and operation in (ast.Eq, ast.NotEq)):
+        raise ExpressionError("text and factors can only be compared with text or factors, by == or !=")
+    with np.errstate(all="ignore"):
+        sides = [
+            (np.asarray(x.value) if isinstance(x, ast.Constant) else columns[x.id]) if t else _value(x, columns)  # type: ignore[attr-defined]
+            for t, x in zip(is_text, nodes, strict=True)
+        ]
+    if any(not t and np.isnan(values).any() for t, values in zip(is_text, sides, strict=True)):
+        raise ExpressionError("a side of the comparison is undefined in some rows")
+    return np.asarray(_COMPARISONS[operation](*sides))
+
+
+def _has_labels(node: ast.Name, columns: Mapping[str, np.ndarray]) -> bool:
+    return node.id in columns and np.asarray(columns[node.id]).dtype.kind in "UO"
+
+
+def _inside(text: str) -> ast.expr:
+    """The syntax tree of an expression, without ``I()`` around it."""
+    node = _parsed(text)
+    is_call = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "I"
+    return node.args[0] if is_call else node  # type: ignore[attr-defined]
 
 
 @lru_cache(maxsize=1024)

@@ -166,7 +166,8 @@ def _read_times(name: str, counts: np.ndarray, absent: np.ndarray | None, unit: 
 def _read_categories(name: str, codes: np.ndarray, categories: Iterable[Any], is_ordered: bool) -> Column:
     """Read codes into categories in an order that was given, or is that of sorting."""
     keys = [key_of(value) for value in categories]
-    return factor(name, codes, keys, sort=False, is_ordered=is_ordered or keys != _alphabetical(keys))
+    known = is_ordered or keys != _alphabetical(keys)
+    return factor(name, codes, keys, sort=False, is_ordered=known, is_declared=True, is_ordinal=is_ordered)
 
 
 def _alphabetical(keys: list[Key]) -> list[Key]:
@@ -231,7 +232,8 @@ def _read_polars(name: str, values: Any) -> Column:
         text = values.cast(str) if kind == "categorical" else values
         levels = text.drop_nulls().unique(maintain_order=True)
         codes = text.rank("dense").cast(int).fill_null(0).to_numpy() - 1
-        return factor(name, codes, [key_of(v) for v in sorted(levels.to_list())], is_ordered=False)
+        keys = [key_of(v) for v in sorted(levels.to_list())]
+        return factor(name, codes, keys, is_ordered=False, is_declared=kind == "categorical")
     if dtype.is_temporal():
         unit = {"date": "D", "time": "ns"}.get(kind) or dtype.time_unit
         what = {"date": "time", "time": "clock", "duration": "duration"}.get(kind) or (
@@ -272,9 +274,9 @@ def _read_arrow(name: str, values: Any) -> Column:
         codes = np.asarray(values.indices.fill_null(-1).to_numpy(zero_copy_only=False), dtype=np.int32)
         if kind.ordered:
             return _read_categories(name, codes, levels, True)
-        return factor(name, codes, [key_of(v) for v in levels], is_ordered=False)
+        return factor(name, codes, [key_of(v) for v in levels], is_ordered=False, is_declared=True)
     if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
-        return _read_arrow(name, values.cast(pa.large_string()).dictionary_encode())
+        return replace(_read_arrow(name, values.cast(pa.large_string()).dictionary_encode()), is_declared=False)
     is_uuid = getattr(kind, "extension_name", "") == "arrow.uuid"
     if is_uuid or types.is_null(kind) or types.is_decimal(kind) or "binary" in str(kind):
         return _read_objects(name, _objects(values.to_pylist()))

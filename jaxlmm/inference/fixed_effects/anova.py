@@ -63,15 +63,17 @@ class Anova(Shown):
         return Table(title, ("", "num df", "den df", "F value", "Pr(>F)"), rows, note="\n".join(lines))
 
 
-def anova(fit: Any, type: int | str = 3, df: str = "satterthwaite", **options: Any) -> Anova:
+def anova(
+    fit: Any, type: int | str = 3, df: str = "satterthwaite", definition: str = "sas", **options: Any
+) -> Anova:  # fmt: skip
     """F tests of the terms of the fixed part; see `term_hypotheses` for the types and ``Fit.test`` for `df`.
 
     Raises
     ------
     DataError
-        For another type or method.
+        For another type, definition or method.
     """
-    hypotheses = term_hypotheses(fit, type)
+    hypotheses = term_hypotheses(fit, type, definition)
     wald = fit.wald(df=df, **options)
     nothing = FTest(np.nan, 0.0, np.nan, np.nan)
     tests = tuple(wald.joint(L) if len(L) else nothing for L in hypotheses.values())
