@@ -50,7 +50,8 @@ def lmm(
     Parameters
     ----------
     formula : str
-        lme4's syntax: ``"y ~ x * f + (x | g)"``, ``(x || g)``, ``(1 | a/b)``, ``(1 | a:b)``, ``offset(o)``. Random
+        lme4's syntax: ``"y ~ x * f + (x | g)"``, ``(x || g)``, ``(1 | a/b)``, ``(1 | a:b)``, ``offset(o)``, ``.`` for
+        all columns that the call does not name elsewhere. Random
         effects with a structure: ``diag(x | g)``, ``ar1(0 + f | g)``, ``rr(0 + f | g, d=2)``. Random functions of
         times, places or levels: ``ou(t | g)``, ``ar1(week | g)``, ``matern(lon + lat, nu=1.5)`` over all rows,
         ``(us(trait) @ ar1(week) | g)``. ``by=column`` in either gives parameters of their own to each of its levels,
@@ -114,6 +115,7 @@ def lmm(
     structures = None if structures is None else dict(structures)
     call = Call(formula, weights, offset, residual, variance, relationship, structures, engine)
     frame, model = model_of(data=data, **call.arguments())
+    call = replace(call, formula=frame.formula.text)  # with the columns that a dot stood for
     if not model.size:
         raise DataError("all covariance parameters are fixed: there is nothing to estimate")
     if frame.aliased:
@@ -137,8 +139,9 @@ def model_of(
 ) -> tuple[ModelFrame, Model]:
     """The arrays of a formula on data, and the model of them, not fitted; arguments as in `lmm`."""
     known, related = {**NAMES, **(structures or {})}, dict(relationship or {})
-    parsed = parse(formula, known, open_table(data).names)
     repeated = residual_of(residual, variance, known)
+    elsewhere = {*repeated.columns, *(name for name in (weights, offset) if isinstance(name, str))}
+    parsed = parse(formula, known, open_table(data).names, elsewhere)
     if not parsed.bars and residual is None and variance is None:
         raise FormulaError(
             'formula: no random effects; add a term such as (1 | group), or residual="iid()" for a linear model',

@@ -64,7 +64,9 @@ class Encoder:
                 factor = data[name].as_factor()
                 label = factor.levels[factor.values[np.argmax(unknown)]]
                 raise DataError(f"column {name!r} has the level {label!r}, which was not in the data of the fit")
-        matrix = _call_formulaic(lambda: self.spec.get_model_matrix(_frame(self, data, n), context=_context()))
+        from .transforms import context
+
+        matrix = _call_formulaic(lambda: self.spec.get_model_matrix(_frame(self, data, n), context=context()))
         return _float_matrix(matrix, n)
 
 
@@ -268,6 +270,8 @@ def _encode_by_formulaic(
 ) -> tuple[np.ndarray, Encoder]:
     try:
         from formulaic import ModelSpec
+
+        from .transforms import context
     except ImportError:
         message = "factors and transforms in a formula need formulaic: pip install 'jaxlmm[formula]'"
         raise ImportError(message) from None
@@ -277,7 +281,7 @@ def _encode_by_formulaic(
     draft = Encoder(side, formula, (), (), None, seen)
     frame = _frame(draft, data, n)
     spec = ModelSpec.from_spec(_terms(side), output="numpy", na_action="ignore")
-    matrix = _call_formulaic(lambda: spec.get_model_matrix(frame, context=_context()))
+    matrix = _call_formulaic(lambda: spec.get_model_matrix(frame, context=context()))
     spec = matrix.model_spec
     labels, terms, column = [], [], 0
     for part in spec.structure:
@@ -305,14 +309,6 @@ def _terms(side: Side) -> Any:
 
     intercept = [Term([Factor("1", eval_method="literal")])] if side.intercept else []
     return SimpleFormula(intercept + [Term([factor(f) for f in term]) for term in side.terms])
-
-
-def _context() -> dict[str, Any]:
-    """Return everything, besides the columns, that an expression can name."""
-    from formulaic.transforms import TRANSFORMS
-
-    stateful = {name: TRANSFORMS[name] for name in sorted(expressions.STATEFUL)}
-    return {**expressions.ELEMENTWISE, **expressions.CONSTANTS, **stateful, "I": TRANSFORMS["I"]}
 
 
 def _frame(encoder: Encoder, data: Mapping[str, Column], n: int) -> Any:
@@ -364,9 +360,12 @@ def _call_formulaic(call: Any) -> Any:
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", DataMismatchWarning)  # a level that is not in C(..., levels=...)
             return call()
-    except DataError:
-        raise
     except Exception as error:
+        inner: BaseException | None = error
+        while inner is not None:
+            if isinstance(inner, DataError):  # ours, said from within
+                raise inner from None
+            inner = inner.__cause__ or inner.__context__
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"a term of the formula cannot be computed: {reason}") from error
 

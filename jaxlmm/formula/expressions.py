@@ -23,11 +23,16 @@ ELEMENTWISE: dict[str, Callable[..., Any]] = {
 }
 """Functions that act on each row alone; also reachable as ``np.<name>``."""
 
-STATEFUL = frozenset({"C", "poly", "bs", "cr", "cs", "cc", "center", "scale"})
-"""formulaic's transforms, whose state (knots, means, levels) is kept for new data."""
+STATEFUL = frozenset({"C", "poly", "bs", "ns", "cr", "cs", "cc", "center", "scale"})
+"""Transforms whose state (knots, means, levels) is kept for new data; formulaic's, but for ``ns``."""
 
 CONTRASTS = frozenset({"treatment", "SAS", "sum", "helmert", "diff", "poly"})
 """Contrasts of factors, as ``C(a, contr.sum)``."""
+
+PATSY = {"Treatment": "treatment", "Sum": "sum", "Helmert": "helmert", "Diff": "diff", "Poly": "poly"}
+"""patsy's names of contrasts, ``C(a, Sum)`` and ``C(a, Treatment("b"))``."""
+
+R_NAMES = {"as.factor": "factor"}
 
 CONSTANTS = {"pi": float(np.pi)}
 _SYNONYMS = {"factor": "C"}
@@ -35,13 +40,14 @@ _LITERALS = {"TRUE": True, "FALSE": False, "True": True, "False": False, "None":
 _LARGEST_POWER = 64
 _SIZES = {
     "bs": {"df": (1, 1000), "degree": (3, 50)},
+    "ns": {"df": (1, 1000)},
     **{name: {"df": (1, 1000)} for name in ("cr", "cs", "cc")},
     "poly": {"degree": (1, 50)},
 }
 """Arguments of transforms that say how many columns they make: place and largest value."""
 
 RESERVED = frozenset(
-    {*ELEMENTWISE, *STATEFUL, *CONSTANTS, *_SYNONYMS, *_LITERALS, "I", "np", "np.pi", "contr"}
+    {*ELEMENTWISE, *STATEFUL, *CONSTANTS, *_SYNONYMS, *_LITERALS, *PATSY, "I", "np", "np.pi", "contr"}
     | {f"contr.{name}" for name in CONTRASTS}
 )
 """Names that mean something in a formula, unless the data have a column of this name."""
@@ -155,6 +161,8 @@ class _Checker(ast.NodeTransformer):
             raise ExpressionError(message, node.col_offset)
         if not node.args and not name.startswith("contr."):
             raise ExpressionError(f"{name}() needs an argument", node.col_offset)
+        if name == "C":
+            _spell_contrasts(node)
         first = [] if name.startswith("contr.") else [self.visit(node.args[0])]
         node.args = first + [self._argument(a) for a in node.args[len(first) :]]
         for keyword in node.keywords:
@@ -192,12 +200,50 @@ class _Checker(ast.NodeTransformer):
         return self.visit(node)
 
     def _element(self, node: Any) -> Any:
+        if isinstance(node, (ast.List, ast.Tuple)):  # a row of a matrix
+            node.elts = [self._element(e) for e in node.elts]
+            return node
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div):
+            node.left, node.right = self._element(node.left), self._element(node.right)
+            return node
         negative = isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub)
         constant = node.operand if isinstance(node, ast.UnaryOp) and negative else node
         if not isinstance(constant, ast.Constant) or not isinstance(constant.value, (str, bool, int, float)):
             raise ExpressionError("a list in a formula can only hold numbers or text", node.col_offset)
         _check_text(constant)
         return node
+
+
+def _spell_contrasts(node: ast.Call) -> None:
+    """Spell the contrasts of ``C()`` in R's way: those of patsy, of their names as text, and R's ``contr=``."""
+    for keyword in node.keywords:
+        keyword.arg = "contrasts" if keyword.arg == "contr" else keyword.arg
+    places: list[tuple[Any, Any]] = [(node.args, 1)] if len(node.args) > 1 else []
+    places += [(keyword, "value") for keyword in node.keywords if keyword.arg == "contrasts"]
+    for holder, key in places:
+        given = holder[key] if isinstance(key, int) else holder.value
+        call = given if isinstance(given, ast.Call) else None
+        called = call.func if call else given
+        name = PATSY.get(called.id) if isinstance(called, ast.Name) else None
+        if isinstance(given, ast.Constant) and isinstance(given.value, str):
+            name = given.value.removeprefix("contr.")
+            if name not in CONTRASTS:
+                listed = ", ".join(f"contr.{known}" for known in sorted(CONTRASTS))
+                message = (
+                    f"{given.value!r} are not contrasts; there are {listed}, and matrices [[1, 0], [0, 1], [-1, -1]]"
+                )
+                raise ExpressionError(message, given.col_offset)
+        if name is None:
+            continue
+        function = ast.copy_location(_function_node(f"contr.{name}"), given)
+        if call:
+            call.func = function
+            for keyword in call.keywords:
+                keyword.arg = "base" if keyword.arg == "reference" else keyword.arg
+        elif isinstance(key, int):
+            holder[key] = function
+        else:
+            holder.value = function
 
 
 def _check_text(node: ast.Constant) -> ast.Constant:
