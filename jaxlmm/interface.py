@@ -14,7 +14,7 @@ from .arguments import door
 from .covariance import NAMES, Covariance, Over
 from .design.fields import FrameField
 from .design.frame import FrameTerm, ModelFrame, build_frame
-from .design.placing import ORDERED, SPATIAL, check_count, check_order
+from .design.placing import ORDERED, SPATIAL, check_count, known_order
 from .design.trial import try_matrix
 from .errors import DataError, DroppedColumnsWarning, FormulaError
 from .formula.parser import parse
@@ -69,7 +69,11 @@ def lmm(
         times a row has, the subjects; ``"us(visit | arm / id)"``: parameters of their own in each arm;
         ``"iid(by=g)"``: a variance for each level of g; ``"sp_gau(lat + lon) + iid()"``: over all rows, with a nugget;
         ``"(us(trait) @ ar1(time) | id)"``: a Kronecker product; ``Unstructured().over("visit | id")``: a structure of
-        one's own. With weights w, Cov(e_i, e_j) is divided by sqrt(w_i w_j), as in mmrm. Default: independent.
+        one's own. Text is taken in the order of the numbers in it, with a warning where the alphabet has another;
+        ``"ar1(visit | id, levels=['Screening', 'Week 2'])"`` gives the order, and keeps levels without rows. Numbers
+        are distances for ar1 and arma11, and say the order of levels for the other structures over levels, such as
+        ar1h; the summary says which. With weights w, Cov(e_i, e_j) is divided by sqrt(w_i w_j), as in mmrm. Default:
+        independent.
     variance : str, optional
         Function of a column that multiplies the standard deviations of the residuals: ``"power(x)"``, ``|x|**power``;
         ``"exp(x)"``; ``"const_power(x)"``; ``"ident(f)"``, one for each level of f. Numbers fix its parameters:
@@ -190,7 +194,12 @@ def _term(
         )  # fmt: skip
     if isinstance(structure, ORDERED):
         for factor in term.factors:
-            check_order(factor, f"formula: {term.text}")
+            if known_order(factor) != list(range(len(factor.levels))):
+                raise FormulaError(
+                    f"structure {name!r} depends on the order of levels, but the columns of {factor.name!r} are in "
+                    f"that of the alphabet; write {name}({factor.name} | {term.group}), or give an ordered factor",
+                    text, term.position,
+                )  # fmt: skip
     try_matrix(structure, np.arange(term.Z.shape[1]), term.Z.shape[1], term.text)
     check_count(structure, f"{name}({' + '.join(term.columns)} | {term.group})", term.Z.shape[1], "formula")
     return Term(term.Z, term.codes, structure, term.group, matrix)

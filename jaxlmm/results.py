@@ -735,7 +735,7 @@ class Fit:
         text = f"Number of obs: {self.nobs}" + (f", groups:  {'; '.join(sizes)}" if sizes else "")
         if self.frame.n_missing:
             text += f"\n{self.frame.n_missing} of {self.frame.n_input} rows dropped because of missing values"
-        return text
+        return "\n".join([text, *self.frame.notes])
 
     def _fixed(self, by: Wald) -> Table:
         r = by.rows(np.eye(len(self.coef)))

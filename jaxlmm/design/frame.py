@@ -11,6 +11,7 @@ import numpy as np
 
 from ..covariance import NAMES
 from ..errors import DataError
+from ..formula.expressions import CONSTANTS
 from ..formula.specs import FieldSpec, ResidualSpec, Structures, field_of
 from ..formula.structures import take_arm
 from ..formula.syntax import Bar, Formula
@@ -112,6 +113,7 @@ class ModelFrame:
     residual: FrameField | None = None
     residual_text: str = ""
     variance_text: str = ""
+    coding: tuple[str, ...] = ()  # what to know of the contrasts of factors
 
     @property
     def terms(self) -> tuple[FrameTerm, ...]:
@@ -122,6 +124,12 @@ class ModelFrame:
     def fields(self) -> tuple[FrameField, ...]:
         """The structures over columns among the parts."""
         return tuple(part for part in self.parts if isinstance(part, FrameField))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What to know of how columns were read: the order of levels, levels left out, contrasts of ordered factors."""
+        own = () if self.residual is None else (self.residual,)
+        return tuple(dict.fromkeys(note for field in (*self.fields, *own) for note in field.placed.notes)) + self.coding
 
     def design(
         self,
@@ -301,6 +309,7 @@ def build_frame(
         residual=frame_residual(residual, data_used, columns),
         residual_text=residual.text,
         variance_text=residual.variance,
+        coding=_coding(formula, data_used),
     )
 
 
@@ -319,6 +328,17 @@ def _side_columns(formula: Formula) -> tuple[str, ...]:
     """Return the columns in the fixed part and left of bars."""
     sides = (formula.side, *(bar.side for bar in formula.bars))
     return tuple(dict.fromkeys(name for side in sides for name in side_columns(side, formula)))
+
+
+def _coding(formula: Formula, data: Mapping[str, Column]) -> tuple[str, ...]:
+    """What R would do otherwise: ordered factors have polynomial contrasts there, and those of other factors here."""
+    sides = (formula.side, *(bar.side for bar in formula.bars))
+    names = dict.fromkeys(f for side in sides for f in side.factors if f.isidentifier() and f not in CONSTANTS)
+    ordinal = [formula.column(f) for f in names if data[formula.column(f)].is_ordinal]
+    return tuple(
+        f"{name}, an ordered factor, has treatment contrasts; C({name}, contr.poly) has R's polynomial ones"
+        for name in ordinal
+    )
 
 
 def _bar_columns(bars: Sequence[Bar], formula: Formula) -> tuple[str, ...]:

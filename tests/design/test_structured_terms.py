@@ -288,7 +288,6 @@ REFUSED = {
     "a repeated place": ("y ~ x", {"residual": "ou(half | id)"}, r"2 rows with 'half' 0.*iid\(\)"),
     "a rank below the levels": ("y ~ x", {"residual": "rr(visit | id)"}, r"rank d = 2 between 4 levels.*iid\(\)"),
     "over all rows": ("y ~ x", {"residual": "us(visit)"}, "there are 20 rows with 'visit' 'a'"),
-    "a visit never observed": ("y ~ x", {"residual": "us(visit | id)", "data": columns(y=LOST)}, "level 'c' of"),
     "an id in two arms": ("y ~ x", {"residual": "us(visit | f / id)"}, r"needs one level of 'f'"),
     "text as coordinates": ("y ~ x + ou(visit | id)", {}, r"ou\(visit\) is over times or places.*text"),
     "true and false as coordinates": ("y ~ x", {"residual": "sp_exp(flag + lat | id)"}, "true/false"),
