@@ -466,7 +466,8 @@ class Fit:
 
         Parameters
         ----------
-        newdata : frame with the columns of the formula; default the rows of the fit
+        newdata : frame with the columns of the formula; default the rows of the fit. Rows with missing values are NaN;
+            frames have the index of a pandas frame
         random : add the predicted random effects, and random functions at new times and places (kriging); False gives
             the population mean; some of the terms by their text or grouping factor, ``"(1 | item)"`` or ``["item"]``,
             give the mean with the effects of these, the others being zero (lme4's ``re.form``)

@@ -167,17 +167,8 @@ class ModelFrame:
             raise DataError(message)
         if residual and self.weights_source == "":
             raise DataError("the weights were given as an array, so they are not known for newdata; give a column")
-        texts = formula.offsets + ((formula.response,) if response else ())
         wanted = [random] * len(self.parts) if isinstance(random, bool) else list(random)
-        own = [part for part, is_wanted in zip(self.parts, wanted, strict=True) if is_wanted]
-        places_of_terms = {part.position for part in own if isinstance(part, FrameTerm)}
-        plain = _bar_columns([bar for bar in formula.bars if bar.position in places_of_terms], formula)
-        plain += tuple(name for part in own if isinstance(part, FrameField) for name in part.column_names)
-        if residual:
-            plain += (self.residual.column_names if self.residual else ()) + _names(self.weights_source)
-        plain += _names(self.offset_source)
-        names = dict.fromkeys(side_columns(formula.side, formula) + expression_columns(texts, formula) + plain)
-        data = {name: _complete(table.column(name)) for name in names}
+        data = {name: _complete(table.column(name)) for name in self._columns(response, wanted, residual)}
         _check_finite(data)
         coded = {name: self._recoded(column) for name, column in data.items()}
         X = finite(self.encoder.columns(coded, table.n)[:, self.kept], self.coef_names)
@@ -197,6 +188,26 @@ class ModelFrame:
         offset = _offset(formula, data, self.offset_source, None, table.n)
         y = _response(formula, data, table.n) if response else None
         return NewDesign(X, tuple(terms), offset, table.n, y, tuple(fields), places, weights)
+
+    def _columns(self, response: bool, wanted: Sequence[bool], residual: bool) -> tuple[str, ...]:
+        """Columns of new data that `design` needs, `wanted` being the random parts."""
+        formula = self.formula
+        texts = formula.offsets + ((formula.response,) if response else ())
+        own = [part for part, is_wanted in zip(self.parts, wanted, strict=True) if is_wanted]
+        places_of_terms = {part.position for part in own if isinstance(part, FrameTerm)}
+        plain = _bar_columns([bar for bar in formula.bars if bar.position in places_of_terms], formula)
+        plain += tuple(name for part in own if isinstance(part, FrameField) for name in part.column_names)
+        if residual:
+            plain += (self.residual.column_names if self.residual else ()) + _names(self.weights_source)
+        plain += _names(self.offset_source)
+        return tuple(dict.fromkeys(side_columns(formula.side, formula) + expression_columns(texts, formula) + plain))
+
+    def gaps(self, newdata: Any, random: bool | Sequence[bool] = True, residual: bool = False) -> np.ndarray:
+        """Which rows (n,) of new data have a missing value in a column that their design needs."""
+        table = open_table(newdata, "newdata")
+        wanted = [random] * len(self.parts) if isinstance(random, bool) else list(random)
+        missing = (table.column(name).missing for name in self._columns(False, wanted, residual))
+        return np.logical_or.reduce([np.zeros(table.n, bool), *(gap for gap in missing if gap is not None)])
 
     def _recoded(self, column: Column) -> Column:
         """Give a factor of the fixed part the levels that it had in the fit."""

@@ -63,10 +63,15 @@ def open_table(data: Any, what: str = "data") -> Table:
     DataError
         If it is something else or has no rows.
     """
-    library, shape = library_of(data), getattr(data, "shape", None)
-    if library in ("pandas", "polars") and type(data).__name__ == "DataFrame" and shape is not None:
+    library, shape = frame_library(data), getattr(data, "shape", None)
+    if library in ("pandas", "polars") and shape is not None:
+        if getattr(data.columns, "nlevels", 1) > 1:
+            raise DataError(
+                f"the columns of {what} have {data.columns.nlevels} levels (a pandas MultiIndex); give them plain "
+                "names, data.columns = ['_'.join(map(str, c)) for c in data.columns]"
+            )
         table = Table(library, data, tuple(c for c in data.columns if isinstance(c, str)), shape[0])
-    elif library == "pyarrow" and type(data).__name__ == "Table":
+    elif library == "pyarrow":
         table = Table(library, data, tuple(data.column_names), data.num_rows)
     elif isinstance(data, Mapping):
         sizes = {str(k): _length(v, str(k), what) for k, v in data.items()}
@@ -85,9 +90,19 @@ def open_table(data: Any, what: str = "data") -> Table:
     return table
 
 
+def frame_library(data: Any) -> str:
+    """The library whose data frame this is, or is a subclass of (GeoDataFrame); empty for anything else."""
+    for kind in type(data).__mro__:
+        library = kind.__module__.partition(".")[0]
+        if (library, kind.__name__) in (("pandas", "DataFrame"), ("polars", "DataFrame"), ("pyarrow", "Table")):
+            return library
+    return ""
+
+
 def index_of(values: Any) -> Any:
     """The index of a pandas Series or DataFrame; None for anything else."""
-    return values.index if library_of(values) == "pandas" and type(values).__name__ in ("Series", "DataFrame") else None
+    names = {(kind.__module__.partition(".")[0], kind.__name__) for kind in type(values).__mro__}
+    return values.index if names & {("pandas", "Series"), ("pandas", "DataFrame")} else None
 
 
 def _check_indexes(data: Mapping[str, Any], what: str) -> None:

@@ -22,8 +22,9 @@ _NUMBERS = (int, float, Decimal, np.integer, np.floating)
 
 
 def library_of(value: object) -> str:
-    """Return the package that an object's type comes from."""
-    return type(value).__module__.partition(".")[0]
+    """Return the package that an object's type comes from, pandas for the Series and frames that are built on it."""
+    libraries = [kind.__module__.partition(".")[0] for kind in type(value).__mro__]
+    return "pandas" if "pandas" in libraries else libraries[0]
 
 
 def read_column(name: str, values: Any) -> Column:

@@ -280,7 +280,6 @@ def test_missing_values_in_the_columns_of_a_structure_drop_rows():
 
 # ---------------------------------------------------------------------------- refusals
 
-LOST = np.where(_columns()["visit"] == "c", np.nan, _columns()["y"])
 
 REFUSED = {
     "a repeated time": ("y ~ x", {"residual": "us(trait | id)"}, r"'id' 's10' has 2 rows with 'trait' 'p'"),
