@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -241,3 +244,49 @@ def test_dates_are_a_factor_on_request():
     assert frame("C(day)", data).coef_names[1] == "C(day)[T.2020-01-02]"
     with pytest.raises(DataError, match=r"dates or times.*write C\(day\)"):
         frame("day", data)
+
+
+# -- the page of the documentation
+
+PAGE = (Path(__file__).parents[2] / "notebooks" / "contrasts.md").read_text(encoding="utf-8")
+ROWS = [line.replace(r"\|", "¦").strip("|").split("|") for line in PAGE.splitlines() if line.startswith("| ")]
+HERE = [code.replace("¦", "|") for row in ROWS if "`" in row[2] for code in re.findall("`([^`]*)`", row[2])]
+
+
+@pytest.mark.parametrize("terms", HERE)
+def test_what_the_page_says_can_be_written(terms):
+    n = 24
+    x = np.tile(np.linspace(-1, 2, n // 3), 3)
+    data = {name: [*"abc"] * (n // 3) for name in "fg"} | {name: [*"pq"] * (n // 2) for name in "abch"}
+    data |= {
+        "x": x,
+        "z": np.cos(x) + 2,
+        "flag": x > 0.3,
+        "y": np.sin(5 * x),
+        "day": np.datetime64("2024-01-01") + np.arange(n) % 4,
+    }
+    if "log" in terms or "sqrt" in terms:
+        data["x"] = x + 2
+    if terms == "y ~ .":
+        data = {name: data[name] for name in ("x", "z", "y")}
+    found = build_frame(parse(terms if "~" in terms else f"y ~ {terms}", None, tuple(data)), data)
+    assert found.X.shape[0] == n and len(found.coef_names) + len(found.parts) + (found.offset is not None) > 1
+
+
+def test_transforms_are_those_of_r():
+    data = DATA.assign(f=list("abc") * (N // 3))
+
+    def columns(terms):
+        return frame(terms, data).X[:, 1:]
+
+    x = DATA.x.to_numpy()
+    np.testing.assert_allclose(columns("scale(x)")[:, 0], (x - x.mean()) / x.std(ddof=1))
+    np.testing.assert_allclose(columns("center(x)")[:, 0], x - x.mean(), atol=1e-12)
+    poly = columns("poly(x, 3)")
+    np.testing.assert_allclose(poly.T @ poly, np.eye(3), atol=1e-12)
+    np.testing.assert_allclose(poly.sum(0), 0, atol=1e-12)
+    sdif = [[-2 / 3, -1 / 3], [1 / 3, -1 / 3], [1 / 3, 2 / 3]]  # MASS::contr.sdif(3)
+    np.testing.assert_allclose(columns("C(f, contr.diff)")[:3], sdif)
+    np.testing.assert_allclose(columns("C(f, contr.helmert)")[:3], [[-1, -1], [1, -1], [0, 2]])
+    np.testing.assert_allclose(columns("C(f, contr.SAS)")[:3], [[1, 0], [0, 1], [0, 0]])
+    np.testing.assert_allclose(columns("C(f, levels=['c', 'a', 'b'])")[:3], [[1, 0], [0, 1], [0, 0]])
