@@ -71,7 +71,7 @@ class ModelFrame:
     coef_names : tuple of str
         Names of its columns.
     aliased : tuple of str
-        Columns left out because they are combinations of earlier ones.
+        Columns left out because they are combinations of earlier ones, and factors of one level.
     response : str
     parts : tuple of FrameTerm and FrameField
         Random-effect terms and structures over columns in the order of the formula, then those of the residual.
@@ -295,7 +295,7 @@ def build_frame(
         y=y,
         X=X,
         coef_names=names,
-        aliased=tuple(c for j, c in enumerate(encoder.names) if j not in set(kept)),
+        aliased=_without_coefficient(encoder, kept),
         response=_name(formula),
         parts=tuple(parts),
         weights=w,
@@ -320,7 +320,7 @@ def build_frame(
         residual=frame_residual(residual, data_used, columns),
         residual_text=residual.text,
         variance_text=residual.variance,
-        coding=_coding(formula, data_used),
+        coding=(*_coding(formula, data_used), *_one_level(formula, designs)),
     )
 
 
@@ -350,6 +350,12 @@ def _coding(formula: Formula, data: Mapping[str, Column]) -> tuple[str, ...]:
         f"{name}, an ordered factor, has treatment contrasts; C({name}, contr.poly) has R's polynomial ones"
         for name in ordinal
     )
+
+
+def _one_level(formula: Formula, designs: Sequence[TermDesign]) -> tuple[str, ...]:
+    """Terms left of bars that have no column."""
+    empty = [(label, d.encoder.side) for d in designs for label, columns in d.encoder.terms if not columns]
+    return tuple(f"{label} has one level: no column in {formula.readable(side.text)}" for label, side in empty)
 
 
 def _bar_columns(bars: Sequence[Bar], formula: Formula) -> tuple[str, ...]:
@@ -493,6 +499,12 @@ def _full_rank(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if not kept.size:
             return X[:, :0], kept
         R = np.asarray(np.linalg.qr(np.delete(R, redundant[0], axis=1), mode="r"))
+
+
+def _without_coefficient(encoder: Encoder, kept: np.ndarray) -> tuple[str, ...]:
+    """Columns that are combinations of others, and terms without any column: their factor has one level."""
+    dropped = [name for j, name in enumerate(encoder.names) if j not in set(kept)]
+    return (*dropped, *(label for label, columns in encoder.terms if not columns))
 
 
 def _fixed_terms(encoder: Encoder, kept: np.ndarray) -> tuple[tuple[str, tuple[int, ...]], ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 
 import jaxlmm
 from jaxlmm.design.frame import build_frame
-from jaxlmm.errors import DataError, FormulaError
+from jaxlmm.errors import DataError, DroppedColumnsWarning, FormulaError
 from jaxlmm.formula.parser import parse
 
 DATA = jaxlmm.datasets.load("sleepstudy")
@@ -290,3 +291,22 @@ def test_transforms_are_those_of_r():
     np.testing.assert_allclose(columns("C(f, contr.helmert)")[:3], [[-1, -1], [1, -1], [0, 2]])
     np.testing.assert_allclose(columns("C(f, contr.SAS)")[:3], [[1, 0], [0, 1], [0, 0]])
     np.testing.assert_allclose(columns("C(f, levels=['c', 'a', 'b'])")[:3], [[1, 0], [0, 1], [0, 0]])
+
+
+def test_a_factor_of_one_level_is_reported_as_a_dropped_column():
+    data = DATA.assign(one="a")
+    with pytest.warns(DroppedColumnsWarning, match="dropped, as combinations of columns before them: one, Days:one"):
+        fit = fitted("Days * one + (1 | Subject)", data)
+    assert "dropped, combinations of other columns: one, Days:one" in str(fit.summary())
+    assert "cells of an interaction are empty" not in str(fit.anova())
+    assert frame("C(one)", data).aliased == ("C(one)",)
+    assert frame("Days + (1 + one | Subject)", data).notes == ("one has one level: no column in 1 + one",)
+
+
+def test_decimals_are_numbers_in_every_library():
+    pl, pa = pytest.importorskip("polars"), pytest.importorskip("pyarrow")
+    values = {"Reaction": DATA.Reaction.tolist(), "d": [Decimal(f"{d}.25") for d in DATA.Days]}
+    values["d"][3] = None
+    for data in (values, pd.DataFrame(values), pl.DataFrame(values), pa.table(values)):
+        found = build_frame(parse("Reaction ~ d"), data)
+        np.testing.assert_array_equal(found.X[:5, 1], [0.25, 1.25, 2.25, 4.25, 5.25])

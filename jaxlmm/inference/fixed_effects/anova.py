@@ -77,6 +77,7 @@ def anova(
     wald = fit.wald(df=df, **options)
     nothing = FTest(np.nan, 0.0, np.nan, np.nan)
     tests = tuple(wald.joint(L) if len(L) else nothing for L in hypotheses.values())
-    empty = TYPES[type] == 3 and fit.frame.aliased and any(":" in name for name in fit.frame.aliased)
+    dropped = set(fit.frame.aliased) & set(fit.frame.encoder.names)  # columns; not terms without any
+    empty = TYPES[type] == 3 and any(":" in name for name in dropped)
     note = "some cells of an interaction are empty: type III hypotheses depend on which" if empty else ""
     return Anova(hypotheses, tests, wald, TYPES[type], fit.frame.kind, note)
