@@ -165,7 +165,8 @@ def tree_of(shape: Part | Composite, known: Structures, text: str) -> Leaf | Nod
     if isinstance(shape, Composite):
         return Node(shape.operator, tuple(tree_of(part, known, text) for part in shape.parts))
     options = dict(shape.options)
-    levels: Any = options.pop("levels", ())
+    is_own = "levels" in options_of(known[shape.name], options)  # an option of the structure itself
+    levels: Any = () if is_own else options.pop("levels", ())
     structure = make_structure(known, shape.name, tuple(options.items()), text, shape.position)
     levels = levels if isinstance(levels, tuple) else (levels,)
     if not shape.columns and not isinstance(structure, Identity):
