@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -95,3 +96,24 @@ def test_one_term_has_one_test_whatever_the_type():
     for type in (1, 2, 3):
         found = machines.anova(type).frame().iloc[0]
         np.testing.assert_allclose([found.statistic, found.num_df, found.den_df], [34.69536, 2, 5.08838], rtol=2e-4)
+
+
+@pytest.mark.parametrize(
+    "terms, same",
+    [
+        ("flag * age", "text * age"),
+        ("0 + flag * Sex", "0 + text * Sex"),
+        ("I(age > 9) * Sex", "text * Sex"),
+        ("poly(age, 2):flag", "poly(age, 2):text"),
+        ("C(Sex, [[0.5], [-0.5]]) * flag", "Sex * text"),
+    ],
+)
+def test_coding_does_not_matter(terms, same):
+    """True/false and comparisons are the factor of their values, contrasts of one's own those of R."""
+    data = fit("Sex").given.assign(flag=lambda d: d.age > 9, text=lambda d: np.where(d.age > 9, "True", "False"))
+    a, b = (jaxlmm.interface.model_of(f"distance ~ {x} + (1 | Subject)", data)[0] for x in (terms, same))
+    for type in (1, 2, 3):
+        found, wanted = (term_hypotheses(SimpleNamespace(frame=x, data=data, given=data), type) for x in (a, b))
+        for mine, theirs in zip(found.values(), wanted.values(), strict=True):
+            rows, other = (L @ np.linalg.pinv(x.X) for L, x in ((mine, a), (theirs, b)))  # as functions of the means
+            np.testing.assert_allclose(np.linalg.pinv(other) @ other, np.linalg.pinv(rows) @ rows, atol=1e-8)
