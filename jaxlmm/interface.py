@@ -103,6 +103,8 @@ def lmm(
     -----
     DroppedColumnsWarning
         When columns of the fixed effects are combinations of those before them.
+    LevelsWarning
+        When a structure over an order puts text into an order that is not the alphabet's, or leaves out levels.
     ConvergenceWarning
         When the fit has not converged.
     """

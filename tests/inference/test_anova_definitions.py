@@ -78,6 +78,7 @@ def test_without_an_intercept_as_sas():
     for terms in ("0 + Sex + visit", "0 + Sex * visit"):
         with_intercept = rows(terms.removeprefix("0 + "), 3)
         np.testing.assert_allclose(rows(terms, 3), with_intercept, rtol=1e-6)
+    assert "hypotheses are those of SAS; definition='lmertest'" in str(fit("0 + Sex + visit").anova())
     assert len(term_hypotheses(fit("0 + Sex"))["Sex"]) == 2  # alone its levels are all that there is
 
 

@@ -79,5 +79,8 @@ def anova(
     tests = tuple(wald.joint(L) if len(L) else nothing for L in hypotheses.values())
     dropped = set(fit.frame.aliased) & set(fit.frame.encoder.names)  # columns; not terms without any
     empty = TYPES[type] == 3 and any(":" in name for name in dropped)
-    note = "some cells of an interaction are empty: type III hypotheses depend on which" if empty else ""
-    return Anova(hypotheses, tests, wald, TYPES[type], fit.frame.kind, note)
+    notes = ["some cells of an interaction are empty: type III hypotheses depend on which"] if empty else []
+    if TYPES[type] > 1 and len(hypotheses) > 1 and not fit.frame.formula.side.intercept:
+        own, other = ("SAS", "lmertest") if definition == "sas" else ("lmerTest", "sas")
+        notes.append(f"without an intercept: hypotheses are those of {own}; definition={other!r} gives others")
+    return Anova(hypotheses, tests, wald, TYPES[type], fit.frame.kind, "\n".join(notes))
