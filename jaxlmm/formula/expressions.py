@@ -215,35 +215,32 @@ class _Checker(ast.NodeTransformer):
 
 
 def _spell_contrasts(node: ast.Call) -> None:
-    """Spell the contrasts of ``C()`` in R's way: those of patsy, of their names as text, and R's ``contr=``."""
+    """Spell the contrasts of ``C()`` in R's way: those of patsy, names as text, and R's ``contr=``."""
+    node.args[1:2] = [_contrasts(given) for given in node.args[1:2]]
     for keyword in node.keywords:
-        keyword.arg = "contrasts" if keyword.arg == "contr" else keyword.arg
-    places: list[tuple[Any, Any]] = [(node.args, 1)] if len(node.args) > 1 else []
-    places += [(keyword, "value") for keyword in node.keywords if keyword.arg == "contrasts"]
-    for holder, key in places:
-        given = holder[key] if isinstance(key, int) else holder.value
-        call = given if isinstance(given, ast.Call) else None
-        called = call.func if call else given
-        name = PATSY.get(called.id) if isinstance(called, ast.Name) else None
-        if isinstance(given, ast.Constant) and isinstance(given.value, str):
-            name = given.value.removeprefix("contr.")
-            if name not in CONTRASTS:
-                listed = ", ".join(f"contr.{known}" for known in sorted(CONTRASTS))
-                message = (
-                    f"{given.value!r} are not contrasts; there are {listed}, and matrices [[1, 0], [0, 1], [-1, -1]]"
-                )
-                raise ExpressionError(message, given.col_offset)
-        if name is None:
-            continue
-        function = ast.copy_location(_function_node(f"contr.{name}"), given)
-        if call:
-            call.func = function
-            for keyword in call.keywords:
-                keyword.arg = "base" if keyword.arg == "reference" else keyword.arg
-        elif isinstance(key, int):
-            holder[key] = function
-        else:
-            holder.value = function
+        if keyword.arg in ("contr", "contrasts"):
+            keyword.arg, keyword.value = "contrasts", _contrasts(keyword.value)
+
+
+def _contrasts(given: Any) -> Any:
+    called = given.func if isinstance(given, ast.Call) else given
+    if isinstance(given, ast.Constant) and isinstance(given.value, str):
+        name = given.value.removeprefix("contr.")
+        if name not in CONTRASTS:
+            listed = ", ".join(f"contr.{known}" for known in sorted(CONTRASTS))
+            message = f"{given.value!r} are not contrasts; there are {listed}, and matrices [[1, 0], [0, 1], [-1, -1]]"
+            raise ExpressionError(message, given.col_offset)
+    elif isinstance(called, ast.Name) and called.id in PATSY:
+        name = PATSY[called.id]
+    else:
+        return given
+    function = ast.copy_location(_function_node(f"contr.{name}"), given)
+    if not isinstance(given, ast.Call):
+        return function
+    given.func = function
+    for keyword in given.keywords:
+        keyword.arg = "base" if keyword.arg == "reference" else keyword.arg
+    return given
 
 
 def _check_text(node: ast.Constant) -> ast.Constant:
