@@ -39,7 +39,15 @@ from .covariance import (
     powers,
 )
 from .covariance.parameter import Correlation, CovarianceMatrix, Positive, Real, Variance, each_level, interval
-from .errors import DataError, DroppedColumnsWarning, Float64RequiredError, FormulaError, JaxlmmError, PrecisionWarning
+from .errors import (
+    DataError,
+    DroppedColumnsWarning,
+    Float64RequiredError,
+    FormulaError,
+    JaxlmmError,
+    LevelsWarning,
+    PrecisionWarning,
+)
 from .fitting.newton import Status
 from .fitting.traceable import fit
 from .fitting.units import Estimates
@@ -111,6 +119,7 @@ __all__ = [
     "KnownMatrix",
     "Kronecker",
     "LaneTests",
+    "LevelsWarning",
     "Matern",
     "Model",
     "OrnsteinUhlenbeck",

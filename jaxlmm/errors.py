@@ -47,6 +47,10 @@ class FormulaError(JaxlmmError):
         super().__init__(message)
 
 
+class LevelsWarning(UserWarning):
+    """A structure over an order has put the levels of text into one, or left out levels without rows."""
+
+
 class PrecisionWarning(UserWarning):
     """Some results are NaN, because float64 does not have the digits that they would need."""
 

@@ -14,7 +14,7 @@ from .arguments import door
 from .covariance import NAMES, Covariance, Over
 from .design.fields import FrameField
 from .design.frame import FrameTerm, ModelFrame, build_frame
-from .design.placing import ORDERED, SPATIAL, check_count, check_order
+from .design.placing import ORDERED, SPATIAL, check_count, known_order
 from .design.trial import try_matrix
 from .errors import DataError, DroppedColumnsWarning, FormulaError
 from .formula.parser import parse
@@ -50,7 +50,8 @@ def lmm(
     Parameters
     ----------
     formula : str
-        lme4's syntax: ``"y ~ x * f + (x | g)"``, ``(x || g)``, ``(1 | a/b)``, ``(1 | a:b)``, ``offset(o)``. Random
+        lme4's syntax: ``"y ~ x * f + (x | g)"``, ``(x || g)``, ``(1 | a/b)``, ``(1 | a:b)``, ``offset(o)``, ``.`` for
+        all columns that the call does not name elsewhere. Random
         effects with a structure: ``diag(x | g)``, ``ar1(0 + f | g)``, ``rr(0 + f | g, d=2)``. Random functions of
         times, places or levels: ``ou(t | g)``, ``ar1(week | g)``, ``matern(lon + lat, nu=1.5)`` over all rows,
         ``(us(trait) @ ar1(week) | g)``. ``by=column`` in either gives parameters of their own to each of its levels,
@@ -69,7 +70,11 @@ def lmm(
         times a row has, the subjects; ``"us(visit | arm / id)"``: parameters of their own in each arm;
         ``"iid(by=g)"``: a variance for each level of g; ``"sp_gau(lat + lon) + iid()"``: over all rows, with a nugget;
         ``"(us(trait) @ ar1(time) | id)"``: a Kronecker product; ``Unstructured().over("visit | id")``: a structure of
-        one's own. With weights w, Cov(e_i, e_j) is divided by sqrt(w_i w_j), as in mmrm. Default: independent.
+        one's own. Text is taken in the order of the numbers in it, with a warning where the alphabet has another;
+        ``"ar1(visit | id, levels=['Screening', 'Week 2'])"`` gives the order, and keeps levels without rows. Numbers
+        are distances for ar1 and arma11, and say the order of levels for the other structures over levels, such as
+        ar1h; the summary says which. With weights w, Cov(e_i, e_j) is divided by sqrt(w_i w_j), as in mmrm. Default:
+        independent.
     variance : str, optional
         Function of a column that multiplies the standard deviations of the residuals: ``"power(x)"``, ``|x|**power``;
         ``"exp(x)"``; ``"const_power(x)"``; ``"ident(f)"``, one for each level of f. Numbers fix its parameters:
@@ -99,6 +104,8 @@ def lmm(
     -----
     DroppedColumnsWarning
         When columns of the fixed effects are combinations of those before them.
+    LevelsWarning
+        When a structure over an order puts text into an order that is not the alphabet's, or leaves out levels.
     ConvergenceWarning
         When the fit has not converged.
     """
@@ -115,6 +122,7 @@ def lmm(
     structures = None if structures is None else dict(structures)
     call = Call(formula, weights, offset, residual, variance, relationship, structures, engine)
     frame, model = model_of(data=data, **call.arguments())
+    call = replace(call, formula=frame.formula.text)  # with the columns that a dot stood for
     if not model.size:
         raise DataError("all covariance parameters are fixed: there is nothing to estimate")
     if frame.aliased:
@@ -138,8 +146,9 @@ def model_of(
 ) -> tuple[ModelFrame, Model]:
     """The arrays of a formula on data, and the model of them, not fitted; arguments as in `lmm`."""
     known, related = {**NAMES, **(structures or {})}, dict(relationship or {})
-    parsed = parse(formula, known, open_table(data).names)
     repeated = residual_of(residual, variance, known)
+    elsewhere = {*repeated.columns, *(name for name in (weights, offset) if isinstance(name, str))}
+    parsed = parse(formula, known, open_table(data).names, elsewhere)
     if not parsed.bars and residual is None and variance is None:
         raise FormulaError(
             'formula: no random effects; add a term such as (1 | group), or residual="iid()" for a linear model',
@@ -188,7 +197,12 @@ def _term(
         )  # fmt: skip
     if isinstance(structure, ORDERED):
         for factor in term.factors:
-            check_order(factor, f"formula: {term.text}")
+            if known_order(factor) != list(range(len(factor.levels))):
+                raise FormulaError(
+                    f"structure {name!r} depends on the order of levels, but the columns of {factor.name!r} are in "
+                    f"that of the alphabet; write {name}({factor.name} | {term.group}), or give an ordered factor",
+                    text, term.position,
+                )  # fmt: skip
     try_matrix(structure, np.arange(term.Z.shape[1]), term.Z.shape[1], term.text)
     check_count(structure, f"{name}({' + '.join(term.columns)} | {term.group})", term.Z.shape[1], "formula")
     return Term(term.Z, term.codes, structure, term.group, matrix)

@@ -271,16 +271,20 @@ class Fit(Shown):
         """
         return wald(self, df, information, boundary_df, robust, cluster)
 
-    def anova(self, type: int | str = 3, df: str = "satterthwaite", **options: Any) -> Anova:
+    def anova(
+        self, type: int | str = 3, df: str = "satterthwaite", definition: str = "sas", **options: Any
+    ) -> Anova:  # fmt: skip
         """F tests of the terms of the fixed part.
 
         Parameters
         ----------
         type : 1, sequential; 2, adjusted for all terms that do not contain the term; 3, averaged over the cells of
             other factors with equal weights; as SAS and lmerTest define them
+        definition : of types 2 and 3 without an intercept, where these two differ: "sas", differences between the
+            levels of every factor; "lmertest", means of the first factor's levels, at the first level of the others
         df, options : `information`, `boundary_df`, `robust`, `cluster`: see `test`
         """
-        return anova(self, type, df, **options)
+        return anova(self, type, df, definition, **options)
 
     def emmeans(
         self, specs: str | Sequence[str], df: str = "satterthwaite", at: Mapping[str, Any] | None = None,
@@ -461,7 +465,8 @@ class Fit(Shown):
 
         Parameters
         ----------
-        newdata : frame with the columns of the formula; default the rows of the fit
+        newdata : frame with the columns of the formula; default the rows of the fit. Rows with missing values are NaN;
+            frames have the index of a pandas frame
         random : add the predicted random effects, and random functions at new times and places (kriging); False gives
             the population mean; some of the terms by their text or grouping factor, ``"(1 | item)"`` or ``["item"]``,
             give the mean with the effects of these, the others being zero (lme4's ``re.form``)
@@ -730,7 +735,7 @@ class Fit(Shown):
         text = f"Number of obs: {self.nobs}" + (f", groups:  {'; '.join(sizes)}" if sizes else "")
         if self.frame.n_missing:
             text += f"\n{self.frame.n_missing} of {self.frame.n_input} rows dropped because of missing values"
-        return text
+        return "\n".join([text, *self.frame.notes])
 
     def _fixed(self, by: Wald) -> Table:
         r = by.rows(np.eye(len(self.coef)))

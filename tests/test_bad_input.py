@@ -115,7 +115,6 @@ BAD_FORMULAS = {
     "y ~ x + (1 | g)*x": None,
     "y ~ x + ((1 | g) | h)": None,
     "y ~ x %in% f + (1 | g)": "%",
-    "y ~ x + (1 | g) + .": ".",
     "": None,
 }
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import operator
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any, ClassVar
@@ -48,9 +49,12 @@ class Covariance(Parametric):
         """Covariance matrix (m, m) at `levels` (m,): positions 0, 1, ... of the levels, or coordinates."""
         raise NotImplementedError(f"{type(self).__name__} must implement matrix(self, levels)")
 
-    def over(self, text: str) -> Over:
-        """The structure over columns of a data frame: ``"time | id"``, ``"lat + lon"``, ``"visit | arm / id"``."""
-        return Over(self, text)
+    def over(self, text: str, levels: Sequence[Any] = ()) -> Over:
+        """The structure over columns of a data frame: ``"time | id"``, ``"lat + lon"``, ``"visit | arm / id"``.
+
+        `levels` are those of the one column in their order, which is otherwise that of the data.
+        """
+        return Over(self, text, tuple(levels))
 
     def __add__(self, other: Covariance) -> Sum:
         return Sum(self, other)
@@ -382,7 +386,9 @@ class Over:
     ----------
     structure : covariance structure
     text : its columns and after a bar the subjects, such as "lat + lon | site" or "visit | arm / id"
+    levels : of the column in their order, or none
     """
 
     structure: Covariance
     text: str
+    levels: tuple[Any, ...] = ()

@@ -1,7 +1,9 @@
 """Structures over ordered levels, such as visits: autoregressive, ante-dependent, Toeplitz.
 
-All take the positions 0, 1, ... of the levels, in any order and with gaps. Formulas as in the documentation of mmrm
-("Covariance types") and of SAS PROC MIXED ("Covariance structures", table of the REPEATED statement).
+All take the positions 0, 1, ... of the levels, in any order and with gaps. In a formula the numbers of a column are
+such positions for ar1 and arma11, so that their differences are distances; for the others, and of text, the levels in
+their order have positions without gaps, unless ``levels=`` says which there are. Formulas as in the documentation of
+mmrm ("Covariance types") and of SAS PROC MIXED ("Covariance structures", table of the REPEATED statement).
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ from ..frames.columns import Column, Levels
 from ..runtime.sizes import check_memory
 
 INTERCEPT = "(Intercept)"
+LOGICAL = ("False", "True")
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +64,9 @@ class Encoder:
                 factor = data[name].as_factor()
                 label = factor.levels[factor.values[np.argmax(unknown)]]
                 raise DataError(f"column {name!r} has the level {label!r}, which was not in the data of the fit")
-        matrix = _call_formulaic(lambda: self.spec.get_model_matrix(_frame(self, data), context=_context()))
+        from .transforms import context
+
+        matrix = _call_formulaic(lambda: self.spec.get_model_matrix(_frame(self, data, n), context=context()))
         return _float_matrix(matrix, n)
 
 
@@ -92,15 +95,33 @@ def encode(side: Side, formula: Formula, data: Mapping[str, Column], n: int) -> 
     ImportError
         If formulaic is needed and not installed.
     """
-    for name in side_columns(side, formula):
-        if data[name].kind == "time":
-            message = f"column {name!r} holds dates or times; turn it into a number (or text) first"
-            raise DataError(message)
+    for factor in side.factors:
+        _check_readable(factor, formula, data)
     check_memory("formula", n, _count(side, formula, data), advice="these factors have too many levels together")
     if is_direct(side, formula, data):
         matrix, names, terms = _direct(side, formula, data, n)
         return matrix, Encoder(side, formula, names, terms)
     return _encode_by_formulaic(side, formula, data, n)
+
+
+def _check_readable(text: str, formula: Formula, data: Mapping[str, Column]) -> None:
+    """Refuse columns that may be meant as numbers or as factors: dates, and text that is written like numbers."""
+    coded = expressions.categorical_variables(text)
+    for name in expressions.variables(text):
+        if name in expressions.CONSTANTS or name in coded:
+            continue
+        column = data[formula.column(name)]
+        if column.kind == "time":
+            raise DataError(
+                f"column {column.name!r} holds dates or times; turn it into a number first, or write C({column.name}) "
+                "for a factor"
+            )
+        if column.looks_numeric and not expressions.is_comparison(text):
+            shown = ", ".join(map(repr, column.levels[:3]))
+            raise DataError(
+                f"column {column.name!r} holds text that is written like numbers, or both ({shown}, ...); make it "
+                f"numbers in the data (pandas.to_numeric), or write C({column.name}) for a factor"
+            )
 
 
 def _count(side: Side, formula: Formula, data: Mapping[str, Column]) -> int:
@@ -112,8 +133,10 @@ def _count(side: Side, formula: Formula, data: Mapping[str, Column]) -> int:
             coded = [formula.column(name) for name in expressions.categorical_variables(factor)]
             if coded and data[coded[0]].is_number:
                 levels *= len(np.unique(data[coded[0]].values))
-            elif coded or _is_factor(factor, formula, data):
-                levels *= len(data[coded[0] if coded else formula.column(factor)].levels)
+            elif coded:
+                levels *= len(data[coded[0]].levels)
+            elif _is_factor(factor, formula, data):
+                levels *= len(_levels(factor, formula, data))
         count += levels
     return count
 
@@ -154,8 +177,36 @@ def is_direct(side: Side, formula: Formula, data: Mapping[str, Column]) -> bool:
 
 
 def _is_factor(text: str, formula: Formula, data: Mapping[str, Column]) -> bool:
-    """Say whether an expression is the bare name of a column that holds a factor."""
-    return text.isidentifier() and text not in expressions.CONSTANTS and not data[formula.column(text)].is_number
+    """Say whether an expression is the bare name of a column that holds a factor or true/false, or a comparison."""
+    if not text.isidentifier() or text in expressions.CONSTANTS:
+        return expressions.is_comparison(text)
+    return data[formula.column(text)].kind != "number"
+
+
+def is_class(text: str, formula: Formula, data: Mapping[str, Column]) -> bool:
+    """Say whether an expression is a factor, however it is coded."""
+    return _is_factor(text, formula, data) or bool(expressions.categorical_variables(text)) or text.startswith("C(")
+
+
+def _levels(text: str, formula: Formula, data: Mapping[str, Column]) -> tuple[str, ...]:
+    """The levels of a factor; of true/false both, as in R, whether they occur or not."""
+    column = data[formula.column(text)] if text.isidentifier() else None
+    return LOGICAL if column is None or column.is_number else column.levels
+
+
+def _codes(text: str, formula: Formula, data: Mapping[str, Column], n: int) -> np.ndarray:
+    """The place of each row among the levels of a factor (n,)."""
+    if text.isidentifier():
+        return data[formula.column(text)].values.astype(np.int32)
+    columns = {}
+    for name in set(expressions.variables(text)) - set(expressions.CONSTANTS):
+        column = data[formula.column(name)]
+        columns[name] = column.values if column.is_number else np.array(column.levels)[column.values]
+    try:
+        found = expressions.compare(text, columns)
+    except expressions.ExpressionError as error:
+        raise DataError(f"{formula.readable(text)}: {error}") from None
+    return np.broadcast_to(found, (n,)).astype(np.int32)
 
 
 def _full_dummies(side: Side, formula: Formula, data: Mapping[str, Column]) -> frozenset[tuple[str, ...]] | None:
@@ -206,9 +257,9 @@ def _coded(text: str, full: bool, formula: Formula, data: Mapping[str, Column], 
     label = formula.readable(text)
     if not _is_factor(text, formula, data):
         return [(label, values_of(text, formula, data, n))]
-    column, mark = data[formula.column(text)], "" if full else "T."
-    levels = list(enumerate(column.levels))[0 if full else 1 :]
-    return [(f"{label}[{mark}{level}]", (column.values == k).astype(np.float64)) for k, level in levels]
+    codes, mark = _codes(text, formula, data, n), "" if full else "T."
+    levels = list(enumerate(_levels(text, formula, data)))[0 if full else 1 :]
+    return [(f"{label}[{mark}{level}]", (codes == k).astype(np.float64)) for k, level in levels]
 
 
 # -- by formulaic
@@ -219,6 +270,8 @@ def _encode_by_formulaic(
 ) -> tuple[np.ndarray, Encoder]:
     try:
         from formulaic import ModelSpec
+
+        from .transforms import context
     except ImportError:
         message = "factors and transforms in a formula need formulaic: pip install 'jaxlmm[formula]'"
         raise ImportError(message) from None
@@ -226,9 +279,9 @@ def _encode_by_formulaic(
     names = [formula.column(v) for v in expressions_names(side) if v in inside_c]
     seen = tuple((name, data[name].as_factor().levels) for name in names if data[name].is_number)
     draft = Encoder(side, formula, (), (), None, seen)
-    frame = _frame(draft, data)
+    frame = _frame(draft, data, n)
     spec = ModelSpec.from_spec(_terms(side), output="numpy", na_action="ignore")
-    matrix = _call_formulaic(lambda: spec.get_model_matrix(frame, context=_context()))
+    matrix = _call_formulaic(lambda: spec.get_model_matrix(frame, context=context()))
     spec = matrix.model_spec
     labels, terms, column = [], [], 0
     for part in spec.structure:
@@ -251,36 +304,36 @@ def _terms(side: Side) -> Any:
     from formulaic.parser.types import Factor, Term
 
     def factor(text: str) -> Any:
-        return Factor(text, eval_method="lookup" if text.isidentifier() else "python")
+        is_column = text.isidentifier() or expressions.is_comparison(text)
+        return Factor(text, eval_method="lookup" if is_column else "python")
 
     intercept = [Term([Factor("1", eval_method="literal")])] if side.intercept else []
     return SimpleFormula(intercept + [Term([factor(f) for f in term]) for term in side.terms])
 
 
-def _context() -> dict[str, Any]:
-    """Return everything, besides the columns, that an expression can name."""
-    from formulaic.transforms import TRANSFORMS
-
-    stateful = {name: TRANSFORMS[name] for name in sorted(expressions.STATEFUL)}
-    return {**expressions.ELEMENTWISE, **expressions.CONSTANTS, **stateful, "I": TRANSFORMS["I"]}
-
-
-def _frame(encoder: Encoder, data: Mapping[str, Column]) -> Any:
-    """Make the pandas frame that formulaic reads, with only the columns that it needs."""
+def _frame(encoder: Encoder, data: Mapping[str, Column], n: int) -> Any:
+    """Make the pandas frame that formulaic reads: the columns that it needs, and comparisons by their text."""
     import pandas
 
+    def categorical_of(codes: np.ndarray, levels: tuple[str, ...]) -> Any:
+        return pandas.Categorical.from_codes(codes, pandas.Index(list(levels)))
+
+    side, formula = encoder.side, encoder.formula
     categorical = {name for name, _ in encoder.seen}
-    columns: dict[str, Any] = {}
-    for name in expressions_names(encoder.side):
-        if name in expressions.CONSTANTS:
+    factors = {f for f in side.factors if _is_factor(f, formula, data)}
+    columns: dict[str, Any] = {
+        f: categorical_of(_codes(f, formula, data, n), _levels(f, formula, data)) for f in factors
+    }
+    for name in expressions_names(side):
+        if name in expressions.CONSTANTS or name in columns:
             continue
-        column = data[encoder.formula.column(name)]
+        column = data[formula.column(name)]
         if column.is_number and column.name in categorical:
             columns[name] = _as_levels(column)
         elif column.is_number:
             columns[name] = column.values.astype(np.float64)
         else:
-            columns[name] = pandas.Categorical.from_codes(column.values, pandas.Index(list(column.levels)))
+            columns[name] = categorical_of(column.values, column.levels)
     return pandas.DataFrame(columns)
 
 
@@ -307,9 +360,12 @@ def _call_formulaic(call: Any) -> Any:
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", DataMismatchWarning)  # a level that is not in C(..., levels=...)
             return call()
-    except DataError:
-        raise
     except Exception as error:
+        inner: BaseException | None = error
+        while inner is not None:
+            if isinstance(inner, DataError):  # ours, said from within
+                raise inner from None
+            inner = inner.__cause__ or inner.__context__
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"a term of the formula cannot be computed: {reason}") from error
 

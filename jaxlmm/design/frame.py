@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from ..arguments import nearest
 from ..covariance import NAMES
 from ..errors import DataError
+from ..formula.expressions import CONSTANTS
 from ..formula.specs import FieldSpec, ResidualSpec, Structures, field_of
 from ..formula.structures import take_arm
 from ..formula.syntax import Bar, Formula
@@ -23,6 +24,7 @@ from .grouping import FrameTerm, TermDesign, random_terms
 
 __all__ = ["FrameTerm", "ModelFrame", "NewDesign", "build_frame", "make_frame"]
 
+LOGICAL = Levels.of([("logical", False), ("logical", True)])
 Place = tuple[np.ndarray | None, tuple[np.ndarray, ...]]  # group and place of rows
 
 
@@ -69,7 +71,7 @@ class ModelFrame:
     coef_names : tuple of str
         Names of its columns.
     aliased : tuple of str
-        Columns left out because they are combinations of earlier ones.
+        Columns left out because they are combinations of earlier ones, and factors of one level.
     response : str
     parts : tuple of FrameTerm and FrameField
         Random-effect terms and structures over columns in the order of the formula, then those of the residual.
@@ -111,6 +113,7 @@ class ModelFrame:
     residual: FrameField | None = None
     residual_text: str = ""
     variance_text: str = ""
+    coding: tuple[str, ...] = ()  # what to know of the contrasts of factors
 
     @property
     def terms(self) -> tuple[FrameTerm, ...]:
@@ -121,6 +124,12 @@ class ModelFrame:
     def fields(self) -> tuple[FrameField, ...]:
         """The structures over columns among the parts."""
         return tuple(part for part in self.parts if isinstance(part, FrameField))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What to know of how columns were read: the order of levels, levels left out, contrasts of ordered factors."""
+        own = () if self.residual is None else (self.residual,)
+        return tuple(dict.fromkeys(note for field in (*self.fields, *own) for note in field.placed.notes)) + self.coding
 
     def design(
         self,
@@ -158,17 +167,8 @@ class ModelFrame:
             raise DataError(message)
         if residual and self.weights_source == "":
             raise DataError("the weights were given as an array, so they are not known for newdata; give a column")
-        texts = formula.offsets + ((formula.response,) if response else ())
         wanted = [random] * len(self.parts) if isinstance(random, bool) else list(random)
-        own = [part for part, is_wanted in zip(self.parts, wanted, strict=True) if is_wanted]
-        places_of_terms = {part.position for part in own if isinstance(part, FrameTerm)}
-        plain = _bar_columns([bar for bar in formula.bars if bar.position in places_of_terms], formula)
-        plain += tuple(name for part in own if isinstance(part, FrameField) for name in part.column_names)
-        if residual:
-            plain += (self.residual.column_names if self.residual else ()) + _names(self.weights_source)
-        plain += _names(self.offset_source)
-        names = dict.fromkeys(side_columns(formula.side, formula) + expression_columns(texts, formula) + plain)
-        data = {name: _complete(table.column(name)) for name in names}
+        data = {name: _complete(table.column(name)) for name in self._columns(response, wanted, residual)}
         _check_finite(data)
         coded = {name: self._recoded(column) for name, column in data.items()}
         X = finite(self.encoder.columns(coded, table.n)[:, self.kept], self.coef_names)
@@ -189,6 +189,26 @@ class ModelFrame:
         y = _response(formula, data, table.n) if response else None
         return NewDesign(X, tuple(terms), offset, table.n, y, tuple(fields), places, weights)
 
+    def _columns(self, response: bool, wanted: Sequence[bool], residual: bool) -> tuple[str, ...]:
+        """Columns of new data that `design` needs, `wanted` being the random parts."""
+        formula = self.formula
+        texts = formula.offsets + ((formula.response,) if response else ())
+        own = [part for part, is_wanted in zip(self.parts, wanted, strict=True) if is_wanted]
+        places_of_terms = {part.position for part in own if isinstance(part, FrameTerm)}
+        plain = _bar_columns([bar for bar in formula.bars if bar.position in places_of_terms], formula)
+        plain += tuple(name for part in own if isinstance(part, FrameField) for name in part.column_names)
+        if residual:
+            plain += (self.residual.column_names if self.residual else ()) + _names(self.weights_source)
+        plain += _names(self.offset_source)
+        return tuple(dict.fromkeys(side_columns(formula.side, formula) + expression_columns(texts, formula) + plain))
+
+    def gaps(self, newdata: Any, random: bool | Sequence[bool] = True, residual: bool = False) -> np.ndarray:
+        """Which rows (n,) of new data have a missing value in a column that their design needs."""
+        table = open_table(newdata, "newdata")
+        wanted = [random] * len(self.parts) if isinstance(random, bool) else list(random)
+        missing = (table.column(name).missing for name in self._columns(False, wanted, residual))
+        return np.logical_or.reduce([np.zeros(table.n, bool), *(gap for gap in missing if gap is not None)])
+
     def _recoded(self, column: Column) -> Column:
         """Give a factor of the fixed part the levels that it had in the fit."""
         levels = self.levels.get(column.name)
@@ -196,13 +216,18 @@ class ModelFrame:
             if not column.is_number and column.name in _side_columns(self.formula):
                 raise DataError(f"column {column.name!r} was numeric in the data of the fit and is not in newdata")
             return column
+        is_logical = levels.keys == LOGICAL.keys
+        if is_logical and column.kind == "number" and np.isin(column.values, (0, 1)).all():
+            column = replace(column, kind="logical", values=column.values.astype(bool))
         codes = column.recode(levels)
         if (codes < 0).any():
             factor = column.as_factor()
             level = factor.levels[factor.values[np.argmax(codes < 0)]]
             message = f"column {column.name!r} has the level {level!r}, which was not in the data of the fit"
             raise DataError(f"{message}; known levels: {_listed(levels)}")
-        return Column(column.name, "factor", codes, levels)
+        if is_logical:
+            return Column(column.name, "logical", codes.astype(bool))
+        return Column(column.name, "factor", codes, levels, is_declared=True)
 
 
 def build_frame(
@@ -270,7 +295,7 @@ def build_frame(
         y=y,
         X=X,
         coef_names=names,
-        aliased=tuple(c for j, c in enumerate(encoder.names) if j not in set(kept)),
+        aliased=_without_coefficient(encoder, kept),
         response=_name(formula),
         parts=tuple(parts),
         weights=w,
@@ -284,13 +309,18 @@ def build_frame(
         encoder=encoder,
         kept=kept,
         designs=tuple(designs),
-        levels={name: data_used[name].levels for name in _side_columns(formula) if not data_used[name].is_number},
+        levels={
+            name: LOGICAL if data_used[name].is_number else data_used[name].levels
+            for name in _side_columns(formula)
+            if data_used[name].kind != "number"
+        },
         offset_source=source,
         weights_source=weights_source,
         used=tuple(dict.fromkeys((*columns, *_names(weights_source), *_names(source)))),
         residual=frame_residual(residual, data_used, columns),
         residual_text=residual.text,
         variance_text=residual.variance,
+        coding=(*_coding(formula, data_used), *_one_level(formula, designs)),
     )
 
 
@@ -309,6 +339,23 @@ def _side_columns(formula: Formula) -> tuple[str, ...]:
     """Return the columns in the fixed part and left of bars."""
     sides = (formula.side, *(bar.side for bar in formula.bars))
     return tuple(dict.fromkeys(name for side in sides for name in side_columns(side, formula)))
+
+
+def _coding(formula: Formula, data: Mapping[str, Column]) -> tuple[str, ...]:
+    """What R would do otherwise: ordered factors have polynomial contrasts there, and those of other factors here."""
+    sides = (formula.side, *(bar.side for bar in formula.bars))
+    names = dict.fromkeys(f for side in sides for f in side.factors if f.isidentifier() and f not in CONSTANTS)
+    ordinal = [formula.column(f) for f in names if data[formula.column(f)].is_ordinal]
+    return tuple(
+        f"{name}, an ordered factor, has treatment contrasts; C({name}, contr.poly) has R's polynomial ones"
+        for name in ordinal
+    )
+
+
+def _one_level(formula: Formula, designs: Sequence[TermDesign]) -> tuple[str, ...]:
+    """Terms left of bars that have no column."""
+    empty = [(label, d.encoder.side) for d in designs for label, columns in d.encoder.terms if not columns]
+    return tuple(f"{label} has one level: no column in {formula.readable(side.text)}" for label, side in empty)
 
 
 def _bar_columns(bars: Sequence[Bar], formula: Formula) -> tuple[str, ...]:
@@ -450,6 +497,12 @@ def _full_rank(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if not kept.size:
             return X[:, :0], kept
         R = np.asarray(np.linalg.qr(np.delete(R, redundant[0], axis=1), mode="r"))
+
+
+def _without_coefficient(encoder: Encoder, kept: np.ndarray) -> tuple[str, ...]:
+    """Columns that are combinations of others, and terms without any column: their factor has one level."""
+    dropped = [name for j, name in enumerate(encoder.names) if j not in set(kept)]
+    return (*dropped, *(label for label, columns in encoder.terms if not columns))
 
 
 def _fixed_terms(encoder: Encoder, kept: np.ndarray) -> tuple[tuple[str, tuple[int, ...]], ...]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,10 @@ from ..covariance import (
     Sum,
     VarianceFunction,
 )
-from ..errors import DataError, JaxlmmError
+from ..errors import DataError, JaxlmmError, LevelsWarning
 from ..formula.specs import Leaf, Node
 from ..frames.columns import Column, Levels
-from ..frames.levels import is_plainly_sorted
+from ..frames.levels import key_of, order_of_text
 from ..runtime.sizes import check_memory
 from .trial import try_matrix
 
@@ -48,6 +49,8 @@ class Placed:
         The column of the data that each comes from.
     labels : tuple of Levels
         The levels of each column; none for coordinates.
+    notes : tuple of str
+        How columns are read: as levels in which order, or as distances; what was left out.
     """
 
     structure: Covariance
@@ -55,6 +58,7 @@ class Placed:
     dim: Any
     names: tuple[str, ...]
     labels: tuple[Levels, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def is_everywhere(self) -> bool:
@@ -129,8 +133,8 @@ def place(tree: Leaf | Node, data: Mapping[str, Column], before: Mapping[str, Co
     alike = all(_is_same(parts[0], part) for part in parts[1:])
     if tree.operator != "@" and alike:
         kind = Sum if tree.operator == "+" else Product
-        first = parts[0]
-        return Placed(kind(*(p.structure for p in parts)), first.columns, first.dim, first.names, first.labels)
+        notes = tuple(dict.fromkeys(note for p in parts for note in p.notes))
+        return replace(parts[0], structure=kind(*(p.structure for p in parts)), notes=notes)
     if tree.operator == "+":
         raise DataError(f"{what}: structures in a sum within a product must be over the same column, in the same way")
     # entry by entry, a product over different columns is the Kronecker product at the combinations that occur
@@ -140,6 +144,7 @@ def place(tree: Leaf | Node, data: Mapping[str, Column], before: Mapping[str, Co
         tuple(d for p in parts for d in (p.dim if isinstance(p.structure, Kronecker) else (p.dim,))),
         tuple(n for p in parts for n in p.names),
         tuple(k for p in parts for k in p.labels),
+        tuple(note for p in parts for note in p.notes),
     )
 
 
@@ -154,25 +159,71 @@ def _place_leaf(leaf: Leaf, data: Mapping[str, Column], before: Mapping[str, Col
         return Placed(structure, (np.zeros(n, np.int32),), 1, ("",), (Levels.of_text([""]),))
     columns = [data[name] for name in names]
     _check_columns(leaf, columns, what)
-    if not columns[0].kind == "number" or structure.by_level:
-        factor = columns[0].as_factor()
-        _check_seen(factor, before[names[0]], what)
-        if isinstance(structure, ORDERED):
-            check_order(factor, f"{what}: {leaf.text}")
-        check_count(structure, leaf.text, len(factor.levels), what)
-        check_memory(f"{what}: {leaf.text}", n, len(factor.levels), advice="it has too many levels")
-        structure.size(len(factor.levels))  # refuses too many
-        try_matrix(structure, factor.values, len(factor.levels), what)
-        return Placed(structure, (factor.values,), len(factor.levels), names, (factor.levels,))
+    if leaf.levels or columns[0].kind != "number" or structure.by_level:
+        factor, notes = _levels_of(leaf, columns[0], before[names[0]], what)
+        m = len(factor.levels)
+        check_count(structure, leaf.text, m, what)
+        check_memory(f"{what}: {leaf.text}", n, m, advice="it has too many levels")
+        structure.size(m)  # refuses too many
+        try_matrix(structure, factor.values, m, what)
+        return Placed(structure, (factor.values,), m, names, (factor.levels,), notes)
     values = tuple(np.array(column.values, np.float64) for column in columns)  # not the caller's memory
     check_count(structure, leaf.text, len(np.unique(np.column_stack(values), axis=0)), what)
     try_matrix(structure, values[0] if len(values) == 1 else np.column_stack(values), 1, what)
-    return Placed(structure, values, 1, names, (Levels((), ()),) * len(names))
+    notes = (f"{leaf.text}: distances between the numbers in {names[0]}",) if isinstance(structure, ORDERED) else ()
+    return Placed(structure, values, 1, names, (Levels((), ()),) * len(names), notes)
+
+
+def _levels_of(leaf: Leaf, column: Column, before: Column, what: str) -> tuple[Column, tuple[str, ...]]:
+    """The column as levels in their order, and what to know of them."""
+    factor, is_ordered = column.as_factor(), isinstance(leaf.structure, ORDERED)
+    notes: tuple[str, ...] = ()
+    if leaf.levels:
+        factor = _given_order(leaf, factor, what)
+    else:
+        used = set(factor.levels.keys)
+        known = before.levels if not before.is_number else Levels((), ())
+        absent = [level for level, key in zip(known, known.keys, strict=True) if key not in used]
+        if absent:
+            notes = (f"{leaf.text}: no complete row has {_shown(absent)} of {column.name}, left out",)
+            if is_ordered:
+                keep = f"{leaf.text[:-1]}, levels=[...])"
+                warnings.warn(f"{what}: {notes[0]}; {keep} with all levels keeps it", LevelsWarning, stacklevel=2)
+        factor = in_order(factor, f"{what}: {leaf.text}") if is_ordered else factor
+    if is_ordered:
+        notes += (f"{leaf.text}: levels in the order {_shown(factor.levels)}",)
+    return factor, notes
+
+
+def _shown(levels: Sequence[str]) -> str:
+    return ", ".join(levels) if len(levels) <= 12 else f"{', '.join(levels[:6])}, ..., {levels[-1]}"
+
+
+def _given_order(leaf: Leaf, factor: Column, what: str) -> Column:
+    """The levels in the order of ``levels=``; those without rows stay, where no parameter is theirs alone."""
+    if isinstance(leaf.structure, SPATIAL):
+        raise DataError(f"{what}: levels= is for structures over levels, {leaf.text} is over times or places")
+    numbers = [v for k, v in factor.levels.keys if k == "number"]
+    keys = [key_of(level) if numbers else ("text", str(level)) for level in leaf.levels]
+    place = dict(zip(factor.levels, factor.levels.keys, strict=True))
+    keys = [place.get(str(level), key) for level, key in zip(leaf.levels, keys, strict=True)]
+    missing = [level for level, key in zip(factor.levels, factor.levels.keys, strict=True) if key not in keys]
+    if missing or len(set(keys)) < len(keys):
+        found = f"lack {_shown(missing)}" if missing else "have a level twice"
+        raise DataError(f"{what}: the levels of {leaf.text} {found}; give every level of {factor.name!r} once")
+    absent = len(keys) - len(factor.levels)
+    if absent and leaf.structure.size(len(keys)) > leaf.structure.size(len(factor.levels)):
+        some = _shown([str(v) for v, key in zip(leaf.levels, keys, strict=True) if key not in factor.levels.keys])
+        raise DataError(f"{what}: no complete row has {some} of {factor.name!r}, so its parameters are not known")
+    levels = Levels.of(keys)
+    return replace(factor, values=factor.recode(levels), levels=levels, is_ordered=True)
 
 
 def _check_columns(leaf: Leaf, columns: list[Column], what: str) -> None:
     """Refuse columns that the structure cannot be over."""
     structure = leaf.structure
+    if leaf.levels and len(columns) > 1:
+        raise DataError(f"{what}: levels= is for one column, {leaf.text} is over {len(columns)}")
     for column in columns:
         if column.kind != "number" and (isinstance(structure, SPATIAL) or len(columns) > 1):
             raise DataError(
@@ -186,7 +237,7 @@ def _check_columns(leaf: Leaf, columns: list[Column], what: str) -> None:
             f"{what}: {leaf.text} takes one column, found {len(columns)}; combine them in the data, or use a structure "
             "over places such as sp_exp"
         )
-    if isinstance(structure, _STEPS) and columns[0].kind == "number":
+    if isinstance(structure, _STEPS) and columns[0].kind == "number" and not leaf.levels:
         values = columns[0].values
         if np.any(values != np.rint(values)):
             example = values[np.argmax(values != np.rint(values))]
@@ -200,29 +251,39 @@ def _kind(column: Column) -> str:
     return {"logical": "true/false values", "time": "dates or times"}.get(column.kind, "text or categories")
 
 
-def _check_seen(factor: Column, before: Column, what: str) -> None:
-    """Refuse levels that no row used has: their parameters, or the distances across them, would be anyone's guess."""
-    if before.is_number:
-        return
-    used = set(factor.levels.keys)
-    absent = [level for level, key in zip(before.levels, before.levels.keys, strict=True) if key not in used]
-    if absent:
-        listed = ", ".join(repr(level) for level in absent[:5])
+def known_order(factor: Column) -> list[int] | None:
+    """The order of the levels of a factor, by the data or by the numbers in text; None where nobody knows."""
+    if factor.is_ordered or len(factor.levels) < 3:
+        return list(range(len(factor.levels)))
+    return order_of_text(factor.levels)
+
+
+def in_order(factor: Column, what: str) -> Column:
+    """Levels for a structure that depends on their order: of text by the numbers in it, "Week 2" before "Week 10".
+
+    Raises
+    ------
+    DataError
+        Where the words are not the same, and so their order is anybody's guess.
+
+    Warns
+    -----
+    LevelsWarning
+        Where the order is not that of the alphabet.
+    """
+    order = known_order(factor)
+    if order is None:
         raise DataError(
-            f"{what}: no complete row has the level {listed} of {factor.name!r}; leave its rows out, or drop it "
-            "from the categories"
+            f"{what} depends on the order of levels, but column {factor.name!r} is text, in the order of the alphabet "
+            f"({_shown(factor.levels[:4])}, ...); write the structure with levels=[...] in their order, or give "
+            "numbers or an ordered factor: pandas.Categorical(..., ordered=True), polars.Enum"
         )
-
-
-def check_order(factor: Column, what: str) -> None:
-    """Refuse text for a structure that depends on the order of levels, as "Week 10" sorts before "Week 2"."""
-    if factor.is_ordered or len(factor.levels) < 3 or is_plainly_sorted(factor.levels):
-        return
-    listed = ", ".join(repr(level) for level in factor.levels[:4])
-    raise DataError(
-        f"{what} depends on the order of levels, but column {factor.name!r} is text, in the order of the alphabet "
-        f"({listed}, ...); give numbers, or an ordered factor: pandas.Categorical(..., ordered=True), polars.Enum"
-    )
+    if order == sorted(order):
+        return factor
+    levels = factor.levels.at(order)
+    advice = "levels=[...] in the structure gives another"
+    warnings.warn(f"{what} takes {factor.name!r} in the order {_shown(levels)}; {advice}", LevelsWarning, stacklevel=2)
+    return replace(factor, values=factor.recode(levels), levels=levels, is_ordered=True)
 
 
 def check_count(structure: Covariance, text: str, count: int, what: str) -> None:
@@ -243,9 +304,9 @@ def by_arm(placed: Placed, arm: Column, shared: tuple[str, ...], what: str) -> P
         structure = ByGroup(placed.structure, len(factor.levels), shared)
     except JaxlmmError as error:
         raise DataError(f"{what}: {error}") from None
-    return Placed(
-        structure, (factor.values, *placed.columns), placed.dim, (factor.name, *placed.names),
-        (factor.levels, *placed.labels),
+    return replace(
+        placed, structure=structure, columns=(factor.values, *placed.columns), names=(factor.name, *placed.names),
+        labels=(factor.levels, *placed.labels),
     )  # fmt: skip
 
 
@@ -257,7 +318,7 @@ def scaled(placed: Placed, function: VarianceFunction, covariate: Column) -> Pla
         values, labels = factor.values, factor.levels
     else:
         values = np.array(covariate.values, np.float64)
-    return Placed(
-        Scaled(placed.structure, function), (*placed.columns, values), (placed.dim, max(len(labels), 1)),
-        (*placed.names, covariate.name), (*placed.labels, labels),
+    return replace(
+        placed, structure=Scaled(placed.structure, function), columns=(*placed.columns, values),
+        dim=(placed.dim, max(len(labels), 1)), names=(*placed.names, covariate.name), labels=(*placed.labels, labels),
     )  # fmt: skip

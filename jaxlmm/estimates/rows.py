@@ -159,7 +159,7 @@ def through(parts: Sequence[Part], blocks: Sequence[np.ndarray], B: np.ndarray) 
     """``sum_t V_t B`` (N, b)."""
     total = np.zeros_like(B)
     for part, block in zip(parts, blocks, strict=True):
-        if np.any(block):
+        if np.any(block) and B.size:
             total += part.spread(part.mixed(block, part.collected(B)))
     return total
 

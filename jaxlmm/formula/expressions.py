@@ -23,11 +23,16 @@ ELEMENTWISE: dict[str, Callable[..., Any]] = {
 }
 """Functions that act on each row alone; also reachable as ``np.<name>``."""
 
-STATEFUL = frozenset({"C", "poly", "bs", "cr", "cs", "cc", "center", "scale"})
-"""formulaic's transforms, whose state (knots, means, levels) is kept for new data."""
+STATEFUL = frozenset({"C", "poly", "bs", "ns", "cr", "cs", "cc", "center", "scale"})
+"""Transforms whose state (knots, means, levels) is kept for new data; formulaic's, but for ``ns``."""
 
 CONTRASTS = frozenset({"treatment", "SAS", "sum", "helmert", "diff", "poly"})
 """Contrasts of factors, as ``C(a, contr.sum)``."""
+
+PATSY = {"Treatment": "treatment", "Sum": "sum", "Helmert": "helmert", "Diff": "diff", "Poly": "poly"}
+"""patsy's names of contrasts, ``C(a, Sum)`` and ``C(a, Treatment("b"))``."""
+
+R_NAMES = {"as.factor": "factor"}
 
 CONSTANTS = {"pi": float(np.pi)}
 _SYNONYMS = {"factor": "C"}
@@ -35,13 +40,14 @@ _LITERALS = {"TRUE": True, "FALSE": False, "True": True, "False": False, "None":
 _LARGEST_POWER = 64
 _SIZES = {
     "bs": {"df": (1, 1000), "degree": (3, 50)},
+    "ns": {"df": (1, 1000)},
     **{name: {"df": (1, 1000)} for name in ("cr", "cs", "cc")},
     "poly": {"degree": (1, 50)},
 }
 """Arguments of transforms that say how many columns they make: place and largest value."""
 
 RESERVED = frozenset(
-    {*ELEMENTWISE, *STATEFUL, *CONSTANTS, *_SYNONYMS, *_LITERALS, "I", "np", "np.pi", "contr"}
+    {*ELEMENTWISE, *STATEFUL, *CONSTANTS, *_SYNONYMS, *_LITERALS, *PATSY, "I", "np", "np.pi", "contr"}
     | {f"contr.{name}" for name in CONTRASTS}
 )
 """Names that mean something in a formula, unless the data have a column of this name."""
@@ -57,7 +63,10 @@ _ARITHMETIC: dict[type[ast.AST], Callable[..., Any]] = {
     ast.USub: np.negative,
     ast.UAdd: np.positive,
 }
-_COMPARISONS = (ast.Lt, ast.LtE, ast.Gt, ast.GtE, ast.Eq, ast.NotEq)
+_COMPARISONS: dict[type[ast.AST], Callable[..., Any]] = {
+    ast.Lt: np.less, ast.LtE: np.less_equal, ast.Gt: np.greater, ast.GtE: np.greater_equal,
+    ast.Eq: np.equal, ast.NotEq: np.not_equal,
+}  # fmt: skip
 
 
 class ExpressionError(ValueError):
@@ -137,7 +146,7 @@ class _Checker(ast.NodeTransformer):
         return node
 
     def visit_Compare(self, node: ast.Compare) -> ast.AST:
-        if len(node.ops) != 1 or not isinstance(node.ops[0], _COMPARISONS):
+        if len(node.ops) != 1 or type(node.ops[0]) not in _COMPARISONS:
             raise ExpressionError("only a single comparison (<, <=, >, >=, ==, !=) is allowed", node.col_offset)
         node.left = self.visit(node.left)
         node.comparators = [self._comparand(node.comparators[0])]
@@ -152,6 +161,8 @@ class _Checker(ast.NodeTransformer):
             raise ExpressionError(message, node.col_offset)
         if not node.args and not name.startswith("contr."):
             raise ExpressionError(f"{name}() needs an argument", node.col_offset)
+        if name == "C":
+            _spell_contrasts(node)
         first = [] if name.startswith("contr.") else [self.visit(node.args[0])]
         node.args = first + [self._argument(a) for a in node.args[len(first) :]]
         for keyword in node.keywords:
@@ -189,12 +200,47 @@ class _Checker(ast.NodeTransformer):
         return self.visit(node)
 
     def _element(self, node: Any) -> Any:
+        if isinstance(node, (ast.List, ast.Tuple)):  # a row of a matrix
+            node.elts = [self._element(e) for e in node.elts]
+            return node
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div):
+            node.left, node.right = self._element(node.left), self._element(node.right)
+            return node
         negative = isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub)
         constant = node.operand if isinstance(node, ast.UnaryOp) and negative else node
         if not isinstance(constant, ast.Constant) or not isinstance(constant.value, (str, bool, int, float)):
             raise ExpressionError("a list in a formula can only hold numbers or text", node.col_offset)
         _check_text(constant)
         return node
+
+
+def _spell_contrasts(node: ast.Call) -> None:
+    """Spell the contrasts of ``C()`` in R's way: those of patsy, names as text, and R's ``contr=``."""
+    node.args[1:2] = [_contrasts(given) for given in node.args[1:2]]
+    for keyword in node.keywords:
+        if keyword.arg in ("contr", "contrasts"):
+            keyword.arg, keyword.value = "contrasts", _contrasts(keyword.value)
+
+
+def _contrasts(given: Any) -> Any:
+    called = given.func if isinstance(given, ast.Call) else given
+    if isinstance(given, ast.Constant) and isinstance(given.value, str):
+        name = given.value.removeprefix("contr.")
+        if name not in CONTRASTS:
+            listed = ", ".join(f"contr.{known}" for known in sorted(CONTRASTS))
+            message = f"{given.value!r} are not contrasts; there are {listed}, and matrices [[1, 0], [0, 1], [-1, -1]]"
+            raise ExpressionError(message, given.col_offset)
+    elif isinstance(called, ast.Name) and called.id in PATSY:
+        name = PATSY[called.id]
+    else:
+        return given
+    function = ast.copy_location(_function_node(f"contr.{name}"), given)
+    if not isinstance(given, ast.Call):
+        return function
+    given.func = function
+    for keyword in given.keywords:
+        keyword.arg = "base" if keyword.arg == "reference" else keyword.arg
+    return given
 
 
 def _check_text(node: ast.Constant) -> ast.Constant:
@@ -270,6 +316,56 @@ def is_elementwise(text: str) -> bool:
             if not isinstance(node.func, ast.Name) or node.func.id in STATEFUL:
                 return False
     return True
+
+
+@lru_cache(maxsize=1024)
+def is_stateful(text: str) -> bool:
+    """Say whether a normalised expression calls a transform with a state, such as ``poly``, other than ``C``."""
+    called = {n.func.id for n in ast.walk(_parsed(text)) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)}
+    return bool(called & STATEFUL - {"C"})
+
+
+@lru_cache(maxsize=1024)
+def is_comparison(text: str) -> bool:
+    """Say whether a normalised expression is a comparison, ``I(x > 0)``: true or false, a factor as in R."""
+    return isinstance(_inside(text), ast.Compare)
+
+
+def compare(text: str, columns: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Evaluate a comparison as bool, (n,) or a scalar; columns of labels are compared with text for equality.
+
+    Raises
+    ------
+    ExpressionError
+        For labels in another comparison, and where a side is undefined.
+    """
+    node = _inside(text)
+    assert isinstance(node, ast.Compare)
+    nodes = (node.left, node.comparators[0])
+    is_text = [isinstance(x, ast.Constant) and isinstance(x.value, str) for x in nodes]
+    is_text = [t or (isinstance(x, ast.Name) and _has_labels(x, columns)) for t, x in zip(is_text, nodes, strict=True)]
+    operation = type(node.ops[0])
+    if any(is_text) and not (all(is_text) and operation in (ast.Eq, ast.NotEq)):
+        raise ExpressionError("text and factors can only be compared with text or factors, by == or !=")
+    with np.errstate(all="ignore"):
+        sides = [
+            (np.asarray(x.value) if isinstance(x, ast.Constant) else columns[x.id]) if t else _value(x, columns)  # type: ignore[attr-defined]
+            for t, x in zip(is_text, nodes, strict=True)
+        ]
+    if any(not t and np.isnan(values).any() for t, values in zip(is_text, sides, strict=True)):
+        raise ExpressionError("a side of the comparison is undefined in some rows")
+    return np.asarray(_COMPARISONS[operation](*sides))
+
+
+def _has_labels(node: ast.Name, columns: Mapping[str, np.ndarray]) -> bool:
+    return node.id in columns and np.asarray(columns[node.id]).dtype.kind in "UO"
+
+
+def _inside(text: str) -> ast.expr:
+    """The syntax tree of an expression, without ``I()`` around it."""
+    node = _parsed(text)
+    is_call = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "I"
+    return node.args[0] if is_call else node  # type: ignore[attr-defined]
 
 
 @lru_cache(maxsize=1024)

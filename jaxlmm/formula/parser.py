@@ -8,6 +8,7 @@ that were written by this module, so that no text of the user's reaches it unche
 from __future__ import annotations
 
 import bisect
+import itertools
 import keyword
 import re
 from collections.abc import Collection
@@ -18,16 +19,21 @@ from ..errors import FormulaError
 from . import expressions
 from .structures import StructureReader
 from .syntax import Bar, Formula, Part, Side
-from .tokens import Token
+from .tokens import Reader, Token
 
 __all__ = ["Bar", "Formula", "Side", "parse"]
 
 _MOST_TERMS = 2_000
 _VALUES = {"TRUE", "FALSE", "True", "False", "None", *(f"contr.{name}" for name in expressions.CONTRASTS)}
+_VALUES |= set(expressions.PATSY)
+_DOT = "every.other.column"
 _ASCII_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
 
-def parse(text: str, known_structures: Collection[str] | None = None, columns: Collection[str] = ()) -> Formula:
+def parse(
+    text: str, known_structures: Collection[str] | None = None, columns: Collection[str] = (),
+    elsewhere: Collection[str] = (),
+) -> Formula:  # fmt: skip
     """Parse a formula in lme4's syntax.
 
     Parameters
@@ -38,6 +44,9 @@ def parse(text: str, known_structures: Collection[str] | None = None, columns: C
         Names allowed in ``name(lhs | g)``; None allows any.
     columns : collection of str
         Columns of the data: a name among them is the column, whatever it means elsewhere (``pi``, ``exp``, ``C``).
+    elsewhere : collection of str
+        Columns of other arguments, which ``.`` leaves out. It stands for every column but these, those of the response
+        and of offsets, and grouping factors; the text of the formula that is returned has their names.
 
     Returns
     -------
@@ -51,7 +60,36 @@ def parse(text: str, known_structures: Collection[str] | None = None, columns: C
     if not isinstance(text, str):
         raise FormulaError(f"formula must be text such as 'y ~ x + (1 | g)', got {type(text).__name__}")
     names = None if known_structures is None else frozenset(known_structures)
-    return _parse(text, names, expressions.RESERVED & set(columns))
+    reserved = expressions.RESERVED & set(columns)
+    if "." in text:
+        text = _without_dots(text, names, tuple(columns), reserved, set(elsewhere))
+    return _parse(text, names, reserved)
+
+
+def _without_dots(
+    text: str, known: frozenset[str] | None, columns: tuple[str, ...], reserved: frozenset[str], elsewhere: set[str]
+) -> str:  # fmt: skip
+    """The text with the names of columns in the place of ``.``."""
+    reader = Reader(text)
+    dots = [token.position for token in reader.tokens if token.text == "." and token.kind == "operator"]
+    if not dots:
+        return text
+    stem = _DOT
+    while stem in text or stem in columns:
+        stem += "_"
+
+    def with_dots(names: str) -> str:
+        starts = [0, *(place + 1 for place in dots)]
+        return names.join(text[a:b] for a, b in zip(starts, [*dots, len(text)], strict=True))
+
+    found = _parse(with_dots(stem), known, reserved)
+    used = [found.column(name) for part in (found.response, *found.offsets) for name in expressions.variables(part)]
+    used += [name for bar in found.bars for name in (*bar.group, str(dict(bar.options).get("by", "")))]
+    others = [name for name in columns if name not in {*used, *elsewhere}]
+    if not others or any("`" in name for name in others):
+        reader.fail("'.' stands for all other columns of the data, of which there are none to name here", dots[0])
+    plain = [name if _ASCII_NAME.match(name) and not keyword.iskeyword(name) else f"`{name}`" for name in others]
+    return with_dots(f"({' + '.join(plain)})")
 
 
 @lru_cache(maxsize=256)
@@ -61,19 +99,25 @@ def _parse(text: str, known_structures: frozenset[str] | None, columns: frozense
 
 @dataclass
 class _Parsed:
-    """Terms, bars and offsets met while parsing; ``()`` is the intercept, ``("0",)`` its removal."""
+    """Terms, bars and offsets met while parsing; ``()`` is the intercept, ``("0",)`` its removal.
+
+    `order` has the factors of terms as they appear in the text, those of subtracted terms too.
+    """
 
     terms: list[tuple[str, ...]] = field(default_factory=list)
     bars: list[Bar] = field(default_factory=list)
     offsets: list[str] = field(default_factory=list)
     position: int = 0
+    order: tuple[str, ...] = ()
 
     def side(self) -> Side:
+        """The sum as R's ``terms()`` has it: factors of a term in the order of their first appearance."""
         intercept = True
         for term in self.terms:
             if term in ((), ("0",)):
                 intercept = term == ()
-        proper = [t for t in self.terms if t not in ((), ("0",))]
+        place = {factor: i for i, factor in reversed(list(enumerate(self.order)))}
+        proper = [tuple(sorted(t, key=place.__getitem__)) for t in self.terms if t not in ((), ("0",))]
         return Side(intercept, tuple(sorted(_unique(proper), key=len)))
 
 
@@ -127,6 +171,7 @@ class _Parser(StructureReader):
         while True:
             position = self.token.position
             value = self.product()
+            total.order += value.order
             if sign == "+":
                 total.terms += value.terms
                 total.bars += value.bars
@@ -164,7 +209,7 @@ class _Parser(StructureReader):
             else:
                 nest: tuple[str, ...] = tuple(dict.fromkeys(f for term in left.terms for f in term))
                 terms = left.terms + self._cross([nest], right.terms, operator.position)
-            left = _Parsed(_unique(terms), position=left.position)
+            left = _Parsed(_unique(terms), position=left.position, order=left.order + right.order)
         return left
 
     def interaction(self) -> _Parsed:
@@ -174,7 +219,8 @@ class _Parser(StructureReader):
             right = self.power()
             self._plain(left, "combined by ':'", left.position)
             self._plain(right, "combined by ':'", right.position)
-            left = _Parsed(self._cross(left.terms, right.terms, operator.position), position=left.position)
+            crossed = self._cross(left.terms, right.terms, operator.position)
+            left = _Parsed(crossed, position=left.position, order=left.order + right.order)
         return left
 
     def power(self) -> _Parsed:
@@ -192,7 +238,7 @@ class _Parser(StructureReader):
             if len(grown) == len(terms):
                 break
             terms = grown
-        return _Parsed(sorted(terms, key=len), position=base.position)
+        return _Parsed(sorted(terms, key=len), position=base.position, order=base.order)
 
     def _cross(self, left: list[tuple[str, ...]], right: list[tuple[str, ...]], position: int) -> list[tuple[str, ...]]:
         if len(left) * len(right) > _MOST_TERMS:
@@ -314,12 +360,24 @@ class _Parser(StructureReader):
         side = inner.side()
         if not side.intercept and not side.terms:
             self.fail("nothing is left of this bar: write 1 or a column", operator.position)
-        nested = _nested(self.groups())
+        nested = self._group_sets()
         options = self.options() if structure is not None else ()
         correlated = operator.text == "|"
         sides = [side] if correlated else _independent(side)
         shape = Part(structure, columns, options, position) if structure is not None and columns else None
         return [Bar(s, g, correlated, structure, options, position, shape) for s in sides for g in nested]
+
+    def _group_sets(self) -> list[tuple[str, ...]]:
+        """Grouping factors of the terms that a bar makes: ``a/b`` gives ``b:a`` and ``a``, ``a*b`` also ``b``."""
+        factors = [self.group_interaction()]
+        while self.accept("*"):
+            factors.append(self.group_interaction())
+        if len(factors) == 1:
+            return _nested(self.groups(factors[0]))
+        if self.token.text == "/" or len(factors) > 5:
+            self.fail("write one term for each of these grouping factors", self.token.position)
+        sets = [s for k in range(1, len(factors) + 1) for s in itertools.combinations(factors, k)]
+        return [tuple(dict.fromkeys(name for part in chosen for name in part)) for chosen in sets]
 
     # -- expressions
 
@@ -327,14 +385,17 @@ class _Parser(StructureReader):
         text = self._expression(tokens)
         if not set(expressions.variables(text)) - set(expressions.CONSTANTS):
             self.fail("this term uses no column", tokens[0].position)
-        return _Parsed([(text,)], position=tokens[0].position)
+        return _Parsed([(text,)], position=tokens[0].position, order=(text,))
 
     def _elementwise(self, tokens: list[Token], what: str, position: int) -> str:
         if not tokens:
             self.fail(f"{what} is empty", position)
         text = self._expression(tokens)
         if not expressions.is_elementwise(text):
-            self.fail(f"{what} can only be arithmetic and functions of single rows, such as log(y)", position)
+            advice = ""
+            if what == "the response" and text.partition("(")[0] in ("scale", "center"):
+                advice = "; standardise it in the data first, z = (y - y.mean()) / y.std(), and write z ~ ..."
+            self.fail(f"{what} can only be arithmetic and functions of single rows, such as log(y){advice}", position)
         if not expressions.variables(text) and what == "the response":
             self.fail(f"{what} uses no column", position)
         return text
@@ -367,6 +428,10 @@ class _Parser(StructureReader):
             self.fail(f"{token.text} cannot stand here", token.position)
         if token.kind == "quoted":
             return self._alias(token.text[1:-1])
+        if called and token.text in expressions.R_NAMES:
+            return expressions.R_NAMES[token.text]
+        if called and "." in token.text and token.text.partition(".")[0] not in ("np", "contr"):
+            self.fail(f"{token.text} is not a function that formulas can call; compute it in the data", token.position)
         if token.kind != "name" or called:
             return token.text
         if token.text in self.columns and not (further and token.text in _VALUES):

@@ -121,7 +121,8 @@ def _by_group(own: FieldSpec, residual: str, variance: Any) -> str:
 def _residual_specs(residual: Any, known: Structures) -> tuple[FieldSpec, ...]:
     if isinstance(residual, Over):
         item, columns = parse_place(residual.text, type(residual.structure).__name__)
-        return (FieldSpec(item, tree_over(residual.structure, columns, residual.text), item.text),)
+        tree = tree_over(residual.structure, columns, residual.text, residual.levels)
+        return (FieldSpec(item, tree, item.text),)
     return tuple(FieldSpec(i, tree_of(i.shape, known, residual), i.text) for i in parse_residual(residual, known))
 
 
@@ -130,11 +131,12 @@ Structures = Mapping[str, type[Covariance]]
 
 @dataclass(frozen=True)
 class Leaf:
-    """A structure and the columns of the data that it is over; `text` as it was written."""
+    """A structure and the columns of the data that it is over; `text` as it was written, `levels` in their order."""
 
     structure: Covariance
     columns: tuple[str, ...]
     text: str
+    levels: tuple[object, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -162,15 +164,21 @@ def tree_of(shape: Part | Composed, known: Structures, text: str) -> Leaf | Node
     """The structures that a parsed text names."""
     if isinstance(shape, Composed):
         return Node(shape.operator, tuple(tree_of(part, known, text) for part in shape.parts))
-    structure = make_structure(known, shape.name, shape.options, text, shape.position)
+    options = dict(shape.options)
+    is_own = "levels" in options_of(known[shape.name], options)  # an option of the structure itself
+    levels: Any = () if is_own else options.pop("levels", ())
+    structure = make_structure(known, shape.name, tuple(options.items()), text, shape.position)
+    levels = levels if isinstance(levels, tuple) else (levels,)
     if not shape.columns and not isinstance(structure, Identity):
         raise FormulaError(
             f"{shape.name}() needs the columns that it is over, such as {shape.name}(visit | id)", text, shape.position
         )
-    return Leaf(structure, shape.columns, shape.text)
+    return Leaf(structure, shape.columns, shape.text, levels)
 
 
-def tree_over(structure: Covariance, columns: tuple[str, ...], text: str) -> Leaf | Node:
+def tree_over(
+    structure: Covariance, columns: tuple[str, ...], text: str, levels: tuple[object, ...] = ()
+) -> Leaf | Node:  # fmt: skip
     """A structure made in Python over columns, those of a Kronecker product split over its parts."""
     name = type(structure).__name__
     if isinstance(structure, ByGroup | Scaled):
@@ -180,14 +188,16 @@ def tree_over(structure: Covariance, columns: tuple[str, ...], text: str) -> Lea
         )
     if isinstance(structure, Kronecker):
         ends = np.cumsum(structure.widths)
+        if levels:
+            raise FormulaError(f"over({text!r}): levels are for a structure over one column, not for a product")
         if len(columns) != ends[-1]:
             raise FormulaError(f"over({text!r}): the parts of Kronecker take {ends[-1]} columns, found {len(columns)}")
         own = [columns[end - width : end] for end, width in zip(ends, structure.widths, strict=True)]
         return Node("@", tuple(tree_over(p, c, text) for p, c in zip(structure.parts, own, strict=True)))
     if isinstance(structure, Sum | Product):
         operator = "+" if isinstance(structure, Sum) else "*"
-        return Node(operator, tuple(tree_over(part, columns, text) for part in structure.parts))
-    return Leaf(structure, columns, f"{name}({' + '.join(columns)})")
+        return Node(operator, tuple(tree_over(part, columns, text, levels) for part in structure.parts))
+    return Leaf(structure, columns, f"{name}({' + '.join(columns)})", levels)
 
 
 def leaves_of(tree: Leaf | Node) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ _TOKEN = re.compile(
     |(?P<name>(?:[^\W\d]|\.(?=[^\W\d]))\w*(?:\.\w+)*)
     |(?P<quoted>`[^`]+`)
     |(?P<string>"[^"\\\n]*"|'[^'\\\n]*')
-    |(?P<operator>\*\*|\|\||%[^%]*%|==|!=|<=|>=|[-+*/:^|~(),=<>\[\]@])""",
+    |(?P<operator>\*\*|\|\||%[^%]*%|==|!=|<=|>=|[-+*/:^|~(),=<>\[\]@.])""",
     re.VERBOSE,
 )
 _LITERALS = {"TRUE": "True", "FALSE": "False", "inf": "1e999", "Inf": "1e999"}
@@ -79,8 +79,6 @@ class Reader:
 
     def _bad_character(self, position: int) -> NoReturn:
         character = self.text[position]
-        if character == ".":
-            self.fail("'.' (all other columns) is not supported: name the columns", position)
         if character in "`\"'":
             self.fail(f"this {character} is never closed, or there is nothing in it", position)
         if character.isdigit():
@@ -120,9 +118,9 @@ class Reader:
 
     # -- grouping factors
 
-    def groups(self) -> list[tuple[str, ...]]:
-        """Parse grouping factors between slashes, each as the columns of an interaction."""
-        levels = [self.group_interaction()]
+    def groups(self, first: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+        """Parse grouping factors between slashes, each as the columns of an interaction; `first` was read before."""
+        levels = [first or self.group_interaction()]
         while self.accept("/"):
             levels.append(self.group_interaction())
         if self.token.text not in (")", ",") and self.token.kind != "end":

@@ -64,6 +64,11 @@ def open_table(data: Any, what: str = "data") -> OpenTable:
     """
     nw = narwhals_for(library_of(data))
     if nw is not None and nw.dependencies.is_into_dataframe(data):
+        if getattr(getattr(data, "columns", None), "nlevels", 1) > 1:
+            raise DataError(
+                f"the columns of {what} have {data.columns.nlevels} levels (a pandas MultiIndex); give them plain "
+                "names, data.columns = ['_'.join(map(str, c)) for c in data.columns]"
+            )
         kind = nw.Implementation.from_native_namespace(nw.get_native_namespace(data)).value
         table = OpenTable(kind, data, tuple(name for name in labels_of(data) if isinstance(name, str)), len(data))
     elif isinstance(data, Mapping):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -10,6 +11,8 @@ import numpy as np
 
 from ..errors import DataError
 from .levels import Key, Levels, check_alike, key_of, sort_keys
+
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +36,10 @@ class Column:
         Where `values` are rounded: large integers beside fractions, decimal numbers of many digits.
     is_ordered : bool
         Whether the data say what the order of the levels is; that of text is the alphabet's.
+    is_declared : bool
+        Whether the data say that it is a factor, a categorical column.
+    is_ordinal : bool
+        Whether they say that it is an ordered one.
     """
 
     name: str
@@ -42,9 +49,19 @@ class Column:
     missing: np.ndarray | None = None
     exact: np.ndarray | None = None
     is_ordered: bool = True
+    is_declared: bool = False
+    is_ordinal: bool = False
 
     def __len__(self) -> int:
         return len(self.values)
+
+    @property
+    def looks_numeric(self) -> bool:
+        """Whether it is text written like numbers, or has numbers beside others; declared categories do not."""
+        kinds = {kind for kind, _ in self.levels.keys}
+        if self.kind != "factor" or self.is_declared or not kinds:
+            return False
+        return bool(kinds & {"number", "decimal"}) or (kinds == {"text"} and all(map(_NUMBER.fullmatch, self.levels)))
 
     @property
     def is_number(self) -> bool:
@@ -71,7 +88,7 @@ class Column:
         if self.is_number:
             return np.array(values)[codes]
         place = np.array([self.levels.index(value) for value in values], dtype=np.int32)
-        return Column(self.name, "factor", place[codes], self.levels)
+        return Column(self.name, "factor", place[codes], self.levels, is_declared=True)
 
     def as_factor(self) -> Column:
         """Return the column as a factor; the levels of numbers are sorted by value.
@@ -116,7 +133,7 @@ class Column:
 
 def factor(
     name: str, codes: np.ndarray, keys: Sequence[Key], missing: np.ndarray | None = None, kind: str = "factor",
-    sort: bool = True, is_ordered: bool = True,
+    sort: bool = True, is_ordered: bool = True, is_declared: bool = False, is_ordinal: bool = False,
 ) -> Column:  # fmt: skip
     """Make a factor from codes into values, -1 for a missing one; values that are the same level share it."""
     order = sort_keys(dict.fromkeys(keys)) if sort else list(dict.fromkeys(keys))
@@ -128,7 +145,10 @@ def factor(
     except DataError as error:
         raise DataError(f"column {name!r}: {error}") from None
     missing = codes < 0 if missing is None else missing
-    return Column(name, kind, codes, levels, missing if missing.any() else None, is_ordered=is_ordered)
+    missing = missing if missing.any() else None
+    return Column(
+        name, kind, codes, levels, missing, is_ordered=is_ordered, is_declared=is_declared, is_ordinal=is_ordinal
+    )
 
 
 def distinct(values: np.ndarray, missing: np.ndarray | None) -> tuple[np.ndarray, list[Key]]:

@@ -238,12 +238,17 @@ def _labels(keys: Sequence[Key]) -> list[str]:
     return labels
 
 
-def is_plainly_sorted(labels: Sequence[str]) -> bool:
-    """Whether the order of text is beyond doubt: single letters, or one number in the same words, ``"Week 2"``."""
+def order_of_text(labels: Sequence[str]) -> list[int] | None:
+    """The order of levels of text that is beyond doubt: single letters, or numbers in the same words, ``"Week 2"``.
+
+    None where there is none.
+    """
     parts = [re.split(r"(\d+)", label) for label in labels]
-    numbers = [tuple(map(int, part[1::2])) for part in parts]
-    is_one_text = len({tuple(part[::2]) for part in parts}) == 1
-    return all(len(label) == 1 for label in labels) or (is_one_text and numbers == sorted(numbers))
+    if all(len(label) == 1 for label in labels):
+        return list(range(len(labels)))
+    if len({tuple(part[::2]) for part in parts}) > 1:
+        return None
+    return sorted(range(len(labels)), key=lambda i: tuple(map(int, parts[i][1::2])))
 
 
 def joined_labels(parts: Sequence[Sequence[str]]) -> list[str]:

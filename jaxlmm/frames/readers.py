@@ -21,8 +21,9 @@ _NUMBERS = (int, float, Decimal, np.integer, np.floating)
 
 
 def library_of(value: object) -> str:
-    """Return the package that an object's type comes from."""
-    return type(value).__module__.partition(".")[0]
+    """Return the package that an object's type comes from, pandas for the Series and frames that are built on it."""
+    libraries = [kind.__module__.partition(".")[0] for kind in type(value).__mro__]
+    return "pandas" if "pandas" in libraries else libraries[0]
 
 
 def narwhals_for(library: str) -> Any:
@@ -181,7 +182,8 @@ def _read_times(name: str, array: np.ndarray, kind: str | None = None) -> Column
 def _read_categories(name: str, codes: np.ndarray, categories: Iterable[Any], is_ordered: bool) -> Column:
     """Read codes into categories in an order that was given, or is that of sorting."""
     keys = [key_of(value) for value in categories]
-    return factor(name, codes, keys, sort=False, is_ordered=is_ordered or keys != _alphabetical(keys))
+    known = is_ordered or keys != _alphabetical(keys)
+    return factor(name, codes, keys, sort=False, is_ordered=known, is_declared=True, is_ordinal=is_ordered)
 
 
 def _alphabetical(keys: list[Key]) -> list[Key]:
@@ -219,7 +221,7 @@ def _read_series(name: str, series: Any) -> Column:
         return read_column(name, series.to_arrow())
     missing = _or_none(series.is_null().to_numpy())
     if isinstance(dtype, nw.Categorical) and series.implementation.is_polars():
-        return _read_coded(name, series.cast(nw.String))
+        return replace(_read_coded(name, series.cast(nw.String)), is_declared=True)
     if isinstance(dtype, nw.String | nw.Categorical | nw.Enum):
         return _read_coded(name, series)
     if dtype.is_integer() and not isinstance(dtype, nw.Int128 | nw.UInt128):
@@ -252,7 +254,7 @@ def _read_coded(name: str, series: Any) -> Column:
             return read_column(name, array.dictionary_decode())
         codes = np.asarray(array.indices.fill_null(-1).to_numpy(zero_copy_only=False), dtype=np.int32)
         if not array.type.ordered:
-            return factor(name, codes, [key_of(v) for v in levels], is_ordered=False)
+            return factor(name, codes, [key_of(v) for v in levels], is_ordered=False, is_declared=not is_text)
         return _read_categories(name, codes, levels, True)
     if is_text:
         native = series.cast(nw.Enum(series.drop_nulls().unique().sort().to_list())).to_native()

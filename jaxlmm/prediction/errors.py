@@ -238,7 +238,8 @@ class _Sums:
 
     def along(self, A: np.ndarray, columns: np.ndarray) -> np.ndarray:
         """Sums (m, p) of A times each of the columns (n or N, p)."""
-        return np.stack([self(A * column[: len(A), None]) for column in columns.T], 1).reshape(len(self.turn), -1)
+        sums = [self(A * column[: len(A), None]) for column in columns.T]
+        return np.column_stack([np.zeros((len(self.turn), 0)), *sums])  # of no columns too
 
 
 def _clusters(parts: Sequence[Part]) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 from ..distributions import check_level, t_quantile
 from ..errors import DataError
 from ..estimates.effects import effects_by_term, effects_of, linear_predictor
-from ..frames.columns import make_frame
+from ..frames.columns import extend_rows, index_of, make_frame, open_table
 from ..inference.fixed_effects.wald import Wald, check_tests
 from ..likelihood.parts import Term
 from ..linalg import quadratic
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ..results import Fit
 
 INTERVALS = (None, "confidence", "prediction")
+COLUMNS = ("estimate", "std_error", "df", "lower", "upper")
 MANY = 1e12  # degrees of freedom that are infinite but for rounding
 
 
@@ -40,6 +41,14 @@ def predict(
     observed = interval == "prediction" or residual  # the residual is part of what is predicted
     if newdata is None:
         new = rows_of_fit(fit.model)
+    elif (gaps := fit.frame.gaps(newdata, observed or parts, observed)).any():
+        there = np.flatnonzero(~gaps)
+        options = {"allow_new_levels": allow_new_levels, "residual": residual, **method}
+        found = None
+        if there.size:
+            some_rows = extend_rows(newdata, there, {})
+            found = predict(fit, some_rows, random, se, interval, level, df, **options)
+        return _with_gaps(fit, found, there, newdata) if around else _spread(found, there, len(gaps))
     else:
         new = rows_of_data(fit.frame, fit.model, newdata, observed or parts, observed)
         if some and not allow_new_levels:
@@ -49,14 +58,14 @@ def predict(
         if not around:
             return mean
         rows = fit.wald(df, **method).rows(new.X)
-        return _frame(fit, mean, rows.se, rows.df, level)
+        return _frame(fit, mean, rows.se, rows.df, level, newdata)
 
     def state(part: int) -> str:
         is_shared = residual if part == len(parts) else parts[part]
         return SHARED if is_shared else FRESH if observed else ABSENT
 
     if around:
-        return _with_errors(fit, new, state, level, df, method)
+        return _with_errors(fit, new, state, level, df, method, newdata)
     if newdata is not None and (fit.frame.fields or any(kin is not None for kin in new.kin)) or residual:
         return Predictor.of(fit)(new, state, errors=False).mean
     return _conditional_mean(fit, new, parts)
@@ -86,7 +95,9 @@ def _conditional_mean(fit: Fit, new: NewRows, parts: Sequence[bool]) -> np.ndarr
     return linear_predictor(new.X, fit.coef, new.offset, tuple(terms), values)
 
 
-def _with_errors(fit: Fit, new: NewRows, state: Any, level: float, df: str, method: dict[str, Any]) -> Any:
+def _with_errors(
+    fit: Fit, new: NewRows, state: Any, level: float, df: str, method: dict[str, Any], newdata: Any
+) -> Any:  # fmt: skip
     if method.get("robust") is not None:
         raise DataError(
             "robust: sandwich covariances are for population means; use random=False, interval='confidence'"
@@ -104,10 +115,33 @@ def _with_errors(fit: Fit, new: NewRows, state: Any, level: float, df: str, meth
         with np.errstate(divide="ignore", invalid="ignore"):
             freedom = 2.0 * found.mse**2 / variance
         freedom = np.where((found.mse > 0) & ~(freedom > MANY), freedom, np.inf)
-    return _frame(fit, found.mean, error, freedom, level)
+    return _frame(fit, found.mean, error, freedom, level, newdata)
 
 
-def _frame(fit: Fit, mean: np.ndarray, error: np.ndarray, df: np.ndarray, level: float) -> Any:
+def _frame(fit: Fit, mean: np.ndarray, error: np.ndarray, df: np.ndarray, level: float, newdata: Any) -> Any:
     half = t_quantile(0.5 * (1.0 + check_level(level)), df) * error
-    columns = {"estimate": mean, "std_error": error, "df": df, "lower": mean - half, "upper": mean + half}
-    return make_frame(fit.frame.kind, columns)
+    return _indexed(fit, dict(zip(COLUMNS, (mean, error, df, mean - half, mean + half), strict=True)), newdata)
+
+
+def _indexed(fit: Fit, columns: dict[str, np.ndarray], newdata: Any) -> Any:
+    """A frame with the index of the rows that it is of."""
+    made = make_frame(fit.frame.kind, columns)
+    index = index_of(fit.data if newdata is None else newdata)
+    if index is not None and index_of(made) is not None:
+        made.index = index[fit.frame.rows] if newdata is None else index
+    return made
+
+
+def _with_gaps(fit: Fit, found: Any, there: np.ndarray, newdata: Any) -> Any:
+    """The frame of all rows from that of those without missing values."""
+    n = open_table(newdata, "newdata").n
+    own = {name: None if found is None else np.asarray(found[name]) for name in COLUMNS}
+    return _indexed(fit, {name: _spread(values, there, n) for name, values in own.items()}, newdata)
+
+
+def _spread(values: np.ndarray | None, there: np.ndarray, n: int) -> np.ndarray:
+    """Values (n,) of all rows, NaN where there are none."""
+    out = np.full(n, np.nan)
+    if values is not None:
+        out[there] = values
+    return out

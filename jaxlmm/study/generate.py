@@ -15,7 +15,7 @@ from jax import Array
 
 from ..covariance import Covariance
 from ..design.frame import ModelFrame
-from ..design.placing import check_order
+from ..design.placing import in_order
 from ..errors import DataError
 from ..estimates.effects import linear_predictor
 from ..frames.alignment import mask_of, refuse_masked
@@ -238,7 +238,7 @@ class Dropout:
         """Which rows (n,) come after their subject has left."""
         hazard = resolved(self.hazard, factors, "hazard")
         subject, visit = (read_column(name, data[name]).as_factor() for name in (self.subject, self.time))
-        check_order(visit, "lost: Dropout")
+        visit = in_order(visit, "lost: Dropout")
         stays = jax.random.uniform(key, (len(subject.levels), len(visit.levels)), float) >= hazard
         return ~jnp.cumprod(stays.at[:, 0].set(True), 1).astype(bool)[subject.values, visit.values]
 

@@ -280,7 +280,6 @@ def test_missing_values_in_the_columns_of_a_structure_drop_rows():
 
 # ---------------------------------------------------------------------------- refusals
 
-LOST = np.where(_columns()["visit"] == "c", np.nan, _columns()["y"])
 
 REFUSED = {
     "a repeated time": ("y ~ x", {"residual": "us(trait | id)"}, r"'id' 's10' has 2 rows with 'trait' 'p'"),
@@ -288,7 +287,6 @@ REFUSED = {
     "a repeated place": ("y ~ x", {"residual": "ou(half | id)"}, r"2 rows with 'half' 0.*iid\(\)"),
     "a rank below the levels": ("y ~ x", {"residual": "rr(visit | id)"}, r"rank d = 2 between 4 levels.*iid\(\)"),
     "over all rows": ("y ~ x", {"residual": "us(visit)"}, "there are 20 rows with 'visit' 'a'"),
-    "a visit never observed": ("y ~ x", {"residual": "us(visit | id)", "data": columns(y=LOST)}, "level 'c' of"),
     "an id in two arms": ("y ~ x", {"residual": "us(visit | f / id)"}, r"needs one level of 'f'"),
     "text as coordinates": ("y ~ x + ou(visit | id)", {}, r"ou\(visit\) is over times or places.*text"),
     "true and false as coordinates": ("y ~ x", {"residual": "sp_exp(flag + lat | id)"}, "true/false"),

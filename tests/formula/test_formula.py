@@ -202,7 +202,7 @@ ERRORS = {
     "y ~ ((1 | g) | h)": (5, "inside"),
     "y ~ (1 | g | h)": (11, "one bar"),
     "y ~ (1 | g + h)": (11, "grouping factor"),
-    "y ~ (1 | g * h)": (11, "grouping factor"),
+    "y ~ (1 | g * h / k)": (15, "one term for each"),
     "y ~ (1 | (g / h))": (12, "parentheses"),
     "y ~ (1 | log(g))": (9, "a column"),
     "y ~ (1 | 1)": (9, "a column"),

@@ -16,7 +16,7 @@ import pytest
 import jaxlmm
 from jaxlmm.design.frame import build_frame
 from jaxlmm.design.grouping import group_codes
-from jaxlmm.errors import DataError
+from jaxlmm.errors import DataError, FormulaError, LevelsWarning
 from jaxlmm.formula.parser import parse
 from jaxlmm.frames.columns import read_column
 from jaxlmm.frames.levels import Levels, key_of
@@ -348,9 +348,12 @@ def test_order_of_text_is_asked_for():
     data = {"id": np.repeat(np.arange(15), 4), "v": np.tile(np.arange(4), 15)} | {k: table()[k] for k in "xy"}
     weeks = [f"Week {2 * v + 6}" for v in data["v"]]  # 6, 8, 10, 12
     levels = [f"Week {i}" for i in (6, 8, 10, 12)]
-    for visit in (weeks, pl.Series(weeks), pd.Series(weeks).astype("category"), ["abdc"[v] * 2 for v in data["v"]]):
-        with pytest.raises(DataError, match="order of levels.*'visit' is text.*ordered"):
-            build_frame_with(data | {"visit": visit})
+    for visit in (weeks, pl.Series(weeks), pd.Series(weeks).astype("category")):
+        with pytest.warns(LevelsWarning, match="in the order Week 6, Week 8, Week 10, Week 12"):
+            placed = build_frame_with(data | {"visit": visit}).residual.placed
+        assert placed.columns[0].tolist() == data["v"].tolist()
+    with pytest.raises(DataError, match="order of levels.*'visit' is text.*ordered"):
+        build_frame_with(data | {"visit": ["abdc"[v] * 2 for v in data["v"]]})
     for visit in (
         pd.Categorical(weeks, levels),
         pd.Categorical(weeks, levels, ordered=True),
@@ -359,7 +362,7 @@ def test_order_of_text_is_asked_for():
         ["abcd"[v] for v in data["v"]],
     ):
         assert build_frame_with(data | {"visit": visit}).residual.placed.columns[0].tolist() == data["v"].tolist()
-    with pytest.raises(DataError, match="order of levels"):
+    with pytest.raises(FormulaError, match="order of levels"):
         jaxlmm.lmm("y ~ x + ar1(0 + visit | id)", data | {"visit": weeks})
 
 
@@ -395,8 +398,11 @@ def test_designs_of_studies_keep_levels_and_their_order():
     lost = [np.asarray(Dropout(0.3, "id", time)(key, y, columns)) for time in ("v", "week")]
     np.testing.assert_array_equal(*lost)
     assert 0 < lost[0].sum() < 200
+    with pytest.warns(LevelsWarning, match="in the order Week 6"):
+        found = Dropout(0.3, "id", "week")(key, y, columns | {"week": list(map(str, weeks))})
+    np.testing.assert_array_equal(found, lost[0])
     with pytest.raises(DataError, match="order of levels"):
-        Dropout(0.3, "id", "week")(key, y, columns | {"week": list(map(str, weeks))})
+        Dropout(0.3, "id", "week")(key, y, columns | {"week": [text.replace("Week 6", "first") for text in weeks]})
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])

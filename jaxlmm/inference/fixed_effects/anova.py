@@ -63,18 +63,24 @@ class Anova(Shown):
         return Table(title, ("", "num df", "den df", "F value", "Pr(>F)"), rows, note=notes(*lines))
 
 
-def anova(fit: Any, type: int | str = 3, df: str = "satterthwaite", **options: Any) -> Anova:
+def anova(
+    fit: Any, type: int | str = 3, df: str = "satterthwaite", definition: str = "sas", **options: Any
+) -> Anova:  # fmt: skip
     """F tests of the terms of the fixed part; see `term_hypotheses` for the types and ``Fit.test`` for `df`.
 
     Raises
     ------
     DataError
-        For another type or method.
+        For another type, definition or method.
     """
-    hypotheses = term_hypotheses(fit, type)
+    hypotheses = term_hypotheses(fit, type, definition)
     wald = fit.wald(df=df, **options)
     nothing = FTest(np.nan, 0.0, np.nan, np.nan)
     tests = tuple(wald.joint(L) if len(L) else nothing for L in hypotheses.values())
-    empty = TYPES[type] == 3 and fit.frame.aliased and any(":" in name for name in fit.frame.aliased)
-    note = "some cells of an interaction are empty: type III hypotheses depend on which" if empty else ""
-    return Anova(hypotheses, tests, wald, TYPES[type], fit.frame.kind, note)
+    dropped = set(fit.frame.aliased) & set(fit.frame.encoder.names)  # columns; not terms without any
+    empty = TYPES[type] == 3 and any(":" in name for name in dropped)
+    notes = ["some cells of an interaction are empty: type III hypotheses depend on which"] if empty else []
+    if TYPES[type] > 1 and len(hypotheses) > 1 and not fit.frame.formula.side.intercept:
+        own, other = ("SAS", "lmertest") if definition == "sas" else ("lmerTest", "sas")
+        notes.append(f"without an intercept: hypotheses are those of {own}; definition={other!r} gives others")
+    return Anova(hypotheses, tests, wald, TYPES[type], fit.frame.kind, "\n".join(notes))

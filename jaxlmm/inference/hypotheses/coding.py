@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...design.encoding import encode, side_columns
+from ...design.encoding import encode, is_class, side_columns
 from ...errors import DataError
 from ...formula import expressions
 from ...formula.syntax import Side
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ...results import Fit
 
 TYPES = {1: 1, 2: 2, 3: 3, "1": 1, "2": 2, "3": 3, "I": 1, "II": 2, "III": 3}
+DEFINITIONS = ("sas", "lmertest")
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +45,15 @@ class _CodedTerm:
     def contains(self, other: _CodedTerm) -> bool:
         """Whether it has the covariates of the other term, its factors, and further factors."""
         return self.covariates == other.covariates and self.classes > other.classes
+
+    def contains_by_type_two(self, other: _CodedTerm) -> bool:
+        """The same, transforms with columns of their own counting as factors: their origin is anybody's choice.
+
+        So do matrices in lmerTest: the type II test of f in ``f * poly(x, 2)`` or ``f * scale(x)`` is not at x = 0.
+        """
+        free = [frozenset(c for c in t.covariates if expressions.is_stateful(c)) for t in (self, other)]
+        mine, others = (frozenset(t.covariates) - f for t, f in zip((self, other), free, strict=True))
+        return mine == others and (self.classes | free[0]) > (other.classes | free[1])
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +117,7 @@ def coding_of(fit: Fit) -> Coding:
     return Coding(A, np.linalg.solve(A, every) if p else every, coded)
 
 
-def term_hypotheses(fit: Fit, type: int | str = 3) -> dict[str, np.ndarray]:
+def term_hypotheses(fit: Fit, type: int | str = 3, definition: str = "sas") -> dict[str, np.ndarray]:
     """Rows of hypotheses (r, p) of every term but the intercept.
 
     Parameters
@@ -117,18 +127,22 @@ def term_hypotheses(fit: Fit, type: int | str = 3) -> dict[str, np.ndarray]:
         1: of the terms in their order, each adjusted for those before it. 2: adjusted for all terms that do not
         contain it. 3: functions of the parameters of the term and of terms that contain it, orthogonal to those of
         the latter alone; averages over the cells of other factors with equal weights where no cell is empty.
+    definition : of types 2 and 3 in models without an intercept, otherwise the same
+        "sas": differences between the levels of every factor, as other factors have a column for each of their levels
+        too; "lmertest": of the factor that has a column for each of its levels in X all of these, its means where
+        other factors are at their first level, and so as many degrees of freedom as levels.
 
     Returns
     -------
     dict
         From labels of terms. Where a term has nothing to test (all its columns are combinations of others), no rows.
         The basis is that of R's lmerTest, in the coefficients of a treatment coding: the identity in the term's own
-        columns; for type 1, and for a type 2 term in another one, unit triangular.
+        columns; for type 1, for a type 2 term in another one, and where there is one term, unit triangular.
 
     Raises
     ------
     DataError
-        For another type.
+        For another type or definition.
 
     Notes
     -----
@@ -137,19 +151,23 @@ def term_hypotheses(fit: Fit, type: int | str = 3) -> dict[str, np.ndarray]:
     """
     if type not in TYPES:
         raise DataError(f"type: found {type!r}, expected 1, 2 or 3")
-    kind = TYPES[type]
+    if definition not in DEFINITIONS:
+        raise DataError(f"definition: found {definition!r}, expected 'sas' or 'lmertest'")
     coding = coding_of(fit)
     terms, R = coding.terms, coding.columns
+    kind = TYPES[type] if sum(bool(term.label) for term in terms) > 1 else 1  # all three are one test of one term
+    as_coded = definition == "lmertest" and not fit.frame.formula.side.intercept
     own = {label: columns for label, columns in zip(_labels(fit), _own(fit), strict=True)}
     out = {}
     for i, term in enumerate(terms):
         if not term.label:
             continue
-        above = [t for t in terms if t.contains(term)]
+        above = [t for t in terms if (t.contains_by_type_two(term) if kind == 2 else t.contains(term))]
         if kind == 3:
-            T = _type_three(term, above, terms, R)
+            T = (_type_three_as_coded if as_coded else _type_three)(term, above, terms, R)
         else:
-            T = _adjusted(term, terms[:i] if kind == 1 else [t for t in terms if t is not term and t not in above], R)
+            before = terms[:i] if kind == 1 else [t for t in terms if t is not term and t not in above]
+            T = _adjusted(term, [R[:, list(t.own)] if as_coded else t.W for t in before], R)
         triangular = kind == 1 or (kind == 2 and above)
         L = _unit_rows(T, term.own) if triangular else _reduced(T, term.own)[0]
         L = _clean(_clean(L) @ coding.C)
@@ -173,44 +191,35 @@ def _terms(fit: Fit, basis: np.ndarray) -> list[_CodedTerm]:
     data = columns_used(fit, side_columns(side, formula))
     within = {name for names in side.terms if len(names) > 1 for name in names}
     alone = {names[0] for names in side.terms if side.intercept} - within  # whose origin no other term depends on
-    for logical_too in (True, False):
-        every = [_CodedTerm("", frozenset(), (), (), basis.T @ np.ones((len(basis), 1)))] if side.intercept else []
-        missed = 0.0
-        own = _own(fit)
-        for names, columns in zip(side.terms, own, strict=True):
-            classes = frozenset(f for f in names if _is_class(f, formula, data, logical_too))
-            W = np.ones((len(basis), 1))
-            for name in names:
-                part = _columns_of(name, name in classes, formula, data, len(basis), name in alone)
-                W = (part[:, :, None] * W[:, None, :]).reshape(len(basis), -1)  # the first factor varies fastest
-            inside = basis.T @ W
-            missed = max(missed, float(np.max(np.sum(W**2, 0) - np.sum(inside**2, 0)) / len(basis)))
-            label = formula.readable(":".join(names))
-            every.append(_CodedTerm(label, classes, tuple(sorted(set(names) - classes)), columns, inside))
-        if missed < OUTSIDE:
-            return every
+    every = [_CodedTerm("", frozenset(), (), (), basis.T @ np.ones((len(basis), 1)))] if side.intercept else []
+    missed = 0.0
+    for names, columns in zip(side.terms, _own(fit), strict=True):
+        classes = frozenset(f for f in names if is_class(f, formula, data))
+        is_full = len(names) == 1 and not any(t.classes or not t.label for t in every)  # it has all its columns
+        W = np.ones((len(basis), 1))
+        for name in names:
+            part = _columns_of(name, name in classes, formula, data, len(basis), name in alone)
+            part = np.roll(part, -1, axis=1) if name in classes and not is_full else part
+            W = (part[:, :, None] * W[:, None, :]).reshape(len(basis), -1)  # the first factor varies fastest
+        inside = basis.T @ W
+        missed = max(missed, float(np.max(np.sum(W**2, 0) - np.sum(inside**2, 0)) / len(basis)))
+        label = formula.readable(":".join(names))
+        every.append(_CodedTerm(label, classes, tuple(sorted(set(names) - classes)), columns, inside))
+    if missed < OUTSIDE:
+        return every
     raise DataError(f"anova: the terms of {formula.fixed!r} are coded so that their hypotheses are not defined")
-
-
-def _is_class(text: str, formula: Any, data: dict[str, Column], logical_too: bool) -> bool:
-    if not text.isidentifier():
-        return bool(expressions.categorical_variables(text)) or text.startswith("C(")
-    column = data.get(formula.column(text))
-    return column is not None and (not column.is_number or (logical_too and column.kind == "logical"))
 
 
 def _columns_of(
     text: str, is_class: bool, formula: Any, data: dict[str, Column], n: int, centred: bool
 ) -> np.ndarray:  # fmt: skip
-    """An indicator for each level of a factor, the first level last; the columns of a covariate, together of size 1."""
+    """An indicator for each level of a factor; the columns of a covariate, together of size 1."""
     columns = encode(Side(False, ((text,),)), formula, data, n)[0]
-    if not is_class:
-        columns = columns - np.mean(columns, axis=0) if centred else columns
-        size = np.sqrt(np.mean(columns**2))
-        return columns / (size if size > 0 else 1.0)
-    if columns.shape[1] == 1 and not columns.all():
-        columns = np.column_stack([1.0 - columns, columns])
-    return np.roll(columns, -1, axis=1)
+    if is_class:
+        return columns
+    columns = columns - np.mean(columns, axis=0) if centred else columns
+    size = np.sqrt(np.mean(columns**2))
+    return columns / (size if size > 0 else 1.0)
 
 
 def _own(fit: Fit) -> list[tuple[int, ...]]:
@@ -226,9 +235,9 @@ def _labels(fit: Fit) -> list[str]:
 # -- linear algebra of small matrices
 
 
-def _adjusted(term: _CodedTerm, before: list[_CodedTerm], R: np.ndarray) -> np.ndarray:
-    """Rows of what the term adds to the space of other terms: ``Q' X``, Q orthonormal in the order of its columns."""
-    Q = _span([t.W for t in before], len(R))
+def _adjusted(term: _CodedTerm, before: list[np.ndarray], R: np.ndarray) -> np.ndarray:
+    """Rows of what the term adds to the space of others: ``Q' X``, Q orthonormal in the order of its columns."""
+    Q = _span(before, len(R))
     start = Q.shape[1]
     for j in term.own:
         rest = R[:, j] - Q @ (Q.T @ R[:, j])
@@ -254,6 +263,17 @@ def _type_three(term: _CodedTerm, above: list[_CodedTerm], terms: list[_CodedTer
     upper = _annihilator([*others, M[id(term)]], len(R))
     every = np.column_stack(list(M.values()))
     return _annihilator([mine @ every @ (upper @ every).T], len(mine)) @ mine
+
+
+def _type_three_as_coded(
+    term: _CodedTerm, above: list[_CodedTerm], terms: list[_CodedTerm], R: np.ndarray
+) -> np.ndarray:
+    """The coefficients of a term as functions of the parameters, less what those of the terms above it explain."""
+    M = np.linalg.solve(R, np.column_stack([t.W for t in terms]))
+    upper = [j for t in above for j in t.own]
+    T = np.eye(len(R))[list(term.own)]
+    T[:, upper] -= np.linalg.lstsq(M[upper].T, M[list(term.own)].T, rcond=None)[0].T
+    return T
 
 
 def _annihilator(parts: list[np.ndarray], q: int) -> np.ndarray:
