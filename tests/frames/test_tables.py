@@ -71,6 +71,6 @@ def test_every_result_has_latex_and_markdown():
 
 def test_differences_of_differences_are_in_parentheses():
     rng = np.random.default_rng(1)
-    data = {"a": [*"pq"] * 20, "v": [*"1122"] * 10, "g": np.arange(40) // 4, "y": rng.normal(size=40)}
+    data = {"a": [*"pq"] * 20, "v": [*"uuvv"] * 10, "g": np.arange(40) // 4, "y": rng.normal(size=40)}
     pairs = jaxlmm.lmm("y ~ a * v + (1 | g)", data).emmeans("a | v").pairs()
-    assert pairs.contrast("pairwise", by=()).labels["contrast"] == ["(p - q 1) - (p - q 2)"]
+    assert pairs.contrast("pairwise", by=()).labels["contrast"] == ["(p - q u) - (p - q v)"]
