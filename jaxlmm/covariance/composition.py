@@ -11,7 +11,7 @@ from jax import Array
 
 from ..errors import JaxlmmError
 from .base import Composite, Covariance, _columns, _table
-from .functions import VarianceFunction
+from .functions import Ident, VarianceFunction
 from .helpers import codes
 
 
@@ -92,3 +92,31 @@ class Scaled(Composite):
         part, function = self.parts
         g = function.factor(coords[:, -1])
         return part.matrix(_columns(part, coords[:, :-1])) * g[:, None] * g[None, :]
+
+    @property
+    def has_variances(self) -> bool:
+        """Whether levels differ in variance alone: a structure with one variance, its only scale, and `Ident`."""
+        part, function = self.parts
+        return isinstance(function, Ident) and [p.name for p in part.fields if p.kind.has_scale] == ["variance"]
+
+    def to_sas(self, v: Any, dim: Any, chart: str) -> Any:
+        """Parameters of SAS at coordinates of a chart; of `Ident` the variances of the levels (GROUP=, CSH, ARH(1))."""
+        if not self.has_variances:
+            return super().to_sas(v, dim, chart)
+        (own, other), found = self.places(dim), v if chart == "natural" else self.solver_to_natural(v, dim)
+        part = getattr(self, f"from_{chart}")(v, dim).parts[0]
+        shown = jnp.concatenate([jnp.zeros(0), *map(jnp.ravel, part.reported().values())])
+        variances = part.variance * found[other] ** 2
+        return (found.at[own].set(shown) if shown.shape == own.shape else found).at[other].set(variances)
+
+    def named(self, dim: Any) -> list[tuple[str, Any]]:
+        """Names and values of the parameters; of `Ident` the variances of the levels, ``variances[0]``, ..."""
+        (part, function), own = self.parts, self.dims(dim)[0]
+        if not self.has_variances or "ratios" in function.fixed:
+            return super().named(dim)
+        rest = [(f"{self.labels()[0]}.{name}", x) for name, x in part.named(own) if name != "variance"]
+        free = [-1] * ("variance" not in part.fixed) + [
+            int(name.removeprefix("ratios[")[:-1]) for name, _ in function.named(self.dims(dim)[1])
+        ]
+        variances = part.variance * jnp.concatenate([jnp.ones(1), function.ratios]) ** 2
+        return [(f"variances[{i + 1}]", variances[i + 1]) for i in free] + rest

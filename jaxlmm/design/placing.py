@@ -74,6 +74,8 @@ class Placed:
     @property
     def inner_levels(self) -> tuple[str, ...]:
         """Labels of the levels that numbered parameters belong to, where there is one column of them."""
+        if isinstance(self.structure, Scaled) and self.structure.has_variances:
+            return self.labels[-1]
         columns = self.labels[1:] if self.arms else self.labels
         columns = columns[:-1] if isinstance(self.structure, Scaled) else columns
         return columns[0] if len(columns) == 1 else ()

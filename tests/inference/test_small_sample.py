@@ -601,6 +601,37 @@ def test_full_kenward_roger_depends_on_the_parameters():
     assert np.abs(full[2] / first[2] - 1).max() > 1e-4 and np.abs(full[2] / full[3] - 1).max() > 1e-5
 
 
+def test_full_kenward_roger_of_variances_by_arm():
+    """V is linear in SAS's variances by GROUP=: two samples are Welch's t test, whichever way it is written."""
+    r = np.random.default_rng(0)
+    a, b = r.normal(0, 1, 9), r.normal(0.5, 4, 14)
+    d = {"y": np.r_[a, b], "arm": ["A"] * 9 + ["B"] * 14, "id": [f"s{i}" for i in range(23)], "v": ["v1"] * 23}
+    se = np.sqrt(a.var(ddof=1) / 9 + b.var(ddof=1) / 14)
+    assert (b.mean() - a.mean()) / se == pytest.approx(-1.182818, abs=1e-6)  # scipy's ttest_ind, equal_var=False
+    for options in ({"variance": "ident(arm)"}, {"residual": "iid(v | arm / id)"}):
+        fit = jaxlmm.lmm("y ~ arm", d, **options)
+        assert fit.test("arm[T.B]", df="kenward-roger-full").rows.se[0] == pytest.approx(se, rel=1e-6)
+    by_level = jaxlmm.lmm("y ~ arm", d, variance="ident(arm)").parameters()
+    assert list(by_level["name"]) == ["variances[A]", "variances[B]"]
+    np.testing.assert_allclose(by_level["estimate"], [a.var(ddof=1), b.var(ddof=1)], rtol=1e-5)
+    # the information of a variance is (n - 1) / (2 variance^2)
+    expected = by_level["estimate"] * np.sqrt(2 / np.array([8, 13]))
+    np.testing.assert_allclose(by_level["std_error"], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["cs", pytest.param("toep", marks=pytest.mark.slow)])
+def test_variances_by_level_are_the_heterogeneous_structure(name):
+    """``csh`` and ``cs`` with ``ident`` are one model, with the same parameters, in those of SAS too."""
+    data = jaxlmm.datasets.load("fev_data")
+    one = jaxlmm.lmm("FEV1 ~ ARMCD", data, residual=f"{name}(AVISIT | USUBJID)", variance="ident(AVISIT)")
+    two = jaxlmm.lmm("FEV1 ~ ARMCD", data, residual=f"{name}h(AVISIT | USUBJID)")
+    for column in ("estimate", "std_error"):
+        np.testing.assert_allclose(one.parameters()[column], two.parameters()[column], rtol=1e-4)
+    first, second = (coefficients(fit.wald("kenward-roger-full")) for fit in (one, two))
+    np.testing.assert_allclose(first.se, second.se, rtol=1e-6)
+    np.testing.assert_allclose(first.df, second.df, rtol=1e-5)
+
+
 @functools.cache
 def without_items():
     """Compound symmetry and a random intercept, both beside items whose variance is zero."""
