@@ -17,7 +17,13 @@ from .batch.fits import BatchFit
 from .batch.refitting import refit_batch
 from .design.frame import ModelFrame
 from .errors import DataError
-from .estimates.ranef import RandomEffects, SingularDirection, random_effects, singular_directions
+from .estimates.ranef import (
+    RandomEffects,
+    SingularDirection,
+    coefficients_by,
+    random_effects,
+    singular_directions,
+)
 from .estimates.varcorr import VarCorr, flat_parts, natural_parameters, parameter_frame, varcorr
 from .fitting.estimate import estimate
 from .fitting.monte_carlo import MonteCarlo
@@ -36,6 +42,7 @@ from .inference.hypotheses.coding import coding_of
 from .inference.means.emmeans import emmeans, emtrends
 from .inference.means.margins import comparisons, predictions, slopes
 from .inference.means.table import EMMeans
+from .inference.means.weights import Weights
 from .inference.normal import normal_draws
 from .inference.profiles.intervals import confint
 from .inference.profiles.profile import Profile, profile
@@ -228,6 +235,23 @@ class Fit(Shown):
         """
         return random_effects(self, all_levels)
 
+    def coef_by(self, group: str) -> Any:
+        """Coefficients of each level of a grouping factor, fixed plus predicted random effects (lme4's ``coef``).
+
+        A frame with a row a level and a column a coefficient. Random effects are added to the coefficient of their
+        name; those that have none are columns behind the others.
+
+        Parameters
+        ----------
+        group : the grouping factor, a key of `ranef`
+
+        Raises
+        ------
+        DataError
+            For a grouping factor that is not there, and structures over columns.
+        """
+        return coefficients_by(self, group)
+
     # -- tests -----------------------------------------------------------------------------------------------
 
     def test(
@@ -288,7 +312,7 @@ class Fit(Shown):
 
     def emmeans(
         self, specs: str | Sequence[str], df: str = "satterthwaite", at: Mapping[str, Any] | None = None,
-        weights: str = "equal", level: float = 0.95, **options: Any,
+        weights: Weights = "equal", level: float = 0.95, **options: Any,
     ) -> EMMeans:  # fmt: skip
         """Estimated marginal means (least-squares means), with `pairs`, `contrast` and `test`.
 
@@ -296,7 +320,8 @@ class Fit(Shown):
         ----------
         specs : predictors and, behind a bar, those within whose levels means are compared: ``"ARMCD | AVISIT"``
         at : values of predictors in place of all levels of factors and the means of numbers
-        weights : of the combinations of other factors: "equal", "proportional" to how often they occur, or "cells"
+        weights : of the combinations of other factors: "equal", "proportional" to how often they occur, "cells"; "om",
+            how often in all rows with predictors (SAS's OM); or numbers, ``{"sex": {"f": 0.6, "m": 0.4}}``
         level : of the intervals
         df, options : `information`, `boundary_df`, `robust`, `cluster`: see `test`
         """
@@ -304,7 +329,7 @@ class Fit(Shown):
 
     def emtrends(
         self, var: str, specs: str | Sequence[str] = "1", df: str = "satterthwaite",
-        at: Mapping[str, Any] | None = None, weights: str = "equal", level: float = 0.95, **options: Any,
+        at: Mapping[str, Any] | None = None, weights: Weights = "equal", level: float = 0.95, **options: Any,
     ) -> EMMeans:  # fmt: skip
         """Slopes of a numeric predictor, averaged as in `emmeans`, whose parameters the others are."""
         return emtrends(self, var, specs, df, at, weights, level, **options)

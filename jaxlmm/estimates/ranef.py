@@ -11,6 +11,7 @@ import numpy as np
 from ..design.fields import FrameField
 from ..design.frame import ModelFrame
 from ..design.grouping import FrameTerm
+from ..errors import DataError
 from ..fitting.units import Estimate
 from ..frames.columns import make_frame
 from ..frames.tables import Shown, Table, format_column
@@ -106,6 +107,25 @@ def random_effects(fit: Any, all_levels: bool = False) -> RandomEffects:
         arrays = (effects.values.copy(), effects.condvar.copy(), effects.pev.copy())  # the fit's own stay as they are
         entries[key] = GroupEffects(key, levels, columns, *arrays, frame.kind)
     return RandomEffects(entries)
+
+
+def coefficients_by(fit: Any, group: str) -> Any:
+    """See ``Fit.coef_by``. ``b:a`` and ``a:b`` are one name."""
+    factors = list(dict.fromkeys(p.group for p in fit.frame.parts if isinstance(p, FrameTerm)))
+    if group not in factors:
+        raise DataError(f"group: found {group!r}, expected one of the grouping factors: {', '.join(factors) or 'none'}")
+    effects = random_effects(fit)[group]
+    columns = {
+        _parts(name): (name, np.full(len(effects.levels), b)) for name, b in zip(fit.coef_names, fit.coef, strict=True)
+    }
+    for name, values in zip(effects.columns, effects.values.T, strict=True):
+        own, sum_before = columns.get(_parts(name), (name, 0.0))
+        columns[_parts(name)] = own, sum_before + values
+    return make_frame(effects.kind, {group: list(effects.levels), **dict(columns.values())})
+
+
+def _parts(name: str) -> tuple[str, ...]:
+    return tuple(sorted(name.split(":")))
 
 
 def singular_directions(frame: ModelFrame, estimate: Estimate) -> tuple[SingularDirection, ...]:

@@ -63,6 +63,32 @@ def test_weights(weights, estimate, std_error, df):
     check(fev().emmeans("RACE", weights=weights), estimate=estimate, std_error=std_error, df=df)
 
 
+def averaged(fit, specs, others, share):
+    """Means of `specs` from those of all cells, of which each combination of the others has a share."""
+    cells = fit.emmeans([specs, *others]).frame().merge(share.rename("share").reset_index())
+    return (cells["estimate"] * cells["share"]).groupby(cells[specs], observed=True).sum() / share.sum()
+
+
+def test_observed_margins():
+    """SAS's OM: all rows with predictors, also those without a response; RACE + ARMCD * AVISIT, 800 rows for 537."""
+    whole, others = jaxlmm.datasets.load("fev_data"), ["RACE", "AVISIT"]
+    found = jaxlmm.lmm("FEV1 ~ RACE + ARMCD * AVISIT", whole, residual="us(AVISIT | USUBJID)")
+    for weights, rows in (("om", whole), ("proportional", whole[whole["FEV1"].notna()])):
+        expected = averaged(found, "ARMCD", others, rows.groupby(others, observed=True).size())
+        np.testing.assert_allclose(found.emmeans("ARMCD", weights=weights).frame()["estimate"], expected, rtol=1e-10)
+
+
+@pytest.mark.parametrize("margin", [{"Asian": 3, "White": 1, "Black or African American": 1}])
+def test_given_weights(margin):
+    _, fit = fitted("fev_us_reml")
+    means = fit.emmeans("ARMCD RACE".split()).frame()
+    w = means["RACE"].map(lambda level: margin[level]).to_numpy(float) / 5
+    expected = (means["estimate"] * w).groupby(means["ARMCD"], observed=True).sum()
+    found = fit.emmeans("ARMCD", weights={"RACE": margin})
+    np.testing.assert_allclose(found.frame()["estimate"], expected, rtol=1e-10)
+    assert "given weights" in str(found)
+
+
 def test_values_of_predictors():
     """emmeans(m, ~ ARMCD, at = list(FEV1_BL = c(30, 50), AVISIT = c("VIS1", "VIS4")), weights = "proportional")."""
     at = {"FEV1_BL": [30, 50], "AVISIT": ["VIS1", "VIS4"]}
@@ -265,6 +291,10 @@ def test_tables():
         (lambda f: f.emmeans("RACE", at={"FEV1_BL": []}), "has no value"),
         (lambda f: f.emmeans("RACE", at={"FEV1_BL": np.arange(10**5)}), "reference grid has 4800000 combinations"),
         (lambda f: f.emmeans("RACE", weights="even"), "weights: found 'even', expected one of equal"),
+        (lambda f: f.emmeans("RACE", weights={"RACE": {"Asian": 1}}), "'RACE', expected predictors that are averaged"),
+        (lambda f: f.emmeans("RACE", weights={"SEX": {"Male": 1}}), "found Male for 'SEX', expected its levels"),
+        (lambda f: f.emmeans("RACE", weights={"SEX": {"Male": -1, "Female": 1}}), "expected positive numbers"),
+        (lambda f: f.emmeans("RACE", weights={"SEX": [1, 2]}), "expected a number for each level, by its name"),
         (lambda f: f.emmeans("RACE", level=95), "level"),
         (lambda f: f.emmeans("RACE", df="kr"), "df: found 'kr'"),
         (lambda f: f.emtrends("USUBJID"), "is not in the fixed part"),

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ...results import Fit
 
 Values = Mapping[str, Any]  # arrays of numbers, columns of factors
-WEIGHTS = ("equal", "proportional", "cells")
+WEIGHTS = ("equal", "proportional", "cells", "om")
 INWARD = np.array([-49 / 20, 6.0, -15 / 2, 20 / 3, -15 / 4, 6 / 5, -1 / 6])  # weights of values at 0, 1, ..., 6
 _LARGEST = 1_000_000
 
@@ -175,11 +175,13 @@ def listed_values(column: Column, given: Any) -> list[Any]:
 
 
 def _counts(
-    fit: Fit, data: Mapping[str, Column], factors: set[str], values: Mapping[str, list[Any]], codes: np.ndarray
+    fit: Fit, data: Mapping[str, Column], factors: set[str], values: Mapping[str, list[Any]], codes: np.ndarray,
+    weight: np.ndarray | None = None,
 ) -> np.ndarray:  # fmt: skip
-    """Sum of the weights (1 each without) of the rows in the cell of factors of each combination."""
+    """Sum of the weights (of the fit, or 1 each, if not given) of the rows in the cell of factors of each."""
     names = [n for n in values if n in factors]
-    weight = np.ones(len(fit.frame.y)) if fit.frame.weights is None else fit.frame.weights
+    if weight is None:
+        weight = np.ones(len(fit.frame.y)) if fit.frame.weights is None else fit.frame.weights
     cell, place, size = np.zeros(len(weight), dtype=np.int64), np.zeros(len(codes), dtype=np.int64), 1
     known = np.ones(len(weight), dtype=bool)
     for name in names:
@@ -192,6 +194,15 @@ def _counts(
         size *= len(chosen.levels)
     total = np.bincount(cell[known], weights=weight[known], minlength=size)
     return total[place]
+
+
+def count_cells(
+    fit: Fit, data: Mapping[str, Column], grid: Grid, weight: np.ndarray, slope: str | None = None
+) -> np.ndarray:  # fmt: skip
+    """`Grid.counts` (g,) of other rows: their predictors and weights."""
+    coded = coded_columns(fit.frame.formula)
+    factors = {n for n in data if n in coded or _has_levels(column_at(fit, n).take(fit.frame.rows))} - {slope}
+    return _counts(fit, data, factors, grid.values, grid.codes, weight)
 
 
 # -- columns of the design

@@ -10,8 +10,9 @@ import numpy as np
 from ...distributions import check_level
 from ...errors import DataError
 from ...tolerances import ESTIMABLE
-from ..hypotheses.grid import WEIGHTS, Grid, reference_grid
+from ..hypotheses.grid import Grid, reference_grid
 from .table import EMMeans, scale_of, text_of
+from .weights import Weights, weighted
 
 if TYPE_CHECKING:
     from ...results import Fit
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 def emmeans(
     fit: Fit, specs: str | Sequence[str], df: str = "satterthwaite", at: Mapping[str, Any] | None = None,
-    weights: str = "equal", level: float = 0.95, **options: Any,
+    weights: Weights = "equal", level: float = 0.95, **options: Any,
 ) -> EMMeans:  # fmt: skip
     """Estimated marginal means (least-squares means): predictions at a reference grid, averaged over other factors.
 
@@ -31,7 +32,9 @@ def emmeans(
     df, options : see ``Fit.test``
     at : values of predictors in place of all levels of factors and the means of numbers
     weights : "equal" for combinations of the other factors; "proportional" to how often these occur in the data; or
-        "cells": as they occur at each combination of `specs`
+        "cells": as they occur at each combination of `specs`. "om": proportional in all rows with values of the
+        predictors, those without a response too (SAS's OBSMARGINS). Or numbers for the levels of factors,
+        ``{"sex": {"f": 0.6, "m": 0.4}}``, whose products are taken; levels of other factors weigh the same
     level : of the intervals
 
     Raises
@@ -45,13 +48,14 @@ def emmeans(
     The grid is that of R's emmeans: numbers with one or two values count as factors.
     """
     names, by = _specs(specs)
-    grid = reference_grid(fit, at, (*names, *by))
-    return _averaged(fit, grid, names, by, df, weights, level, options, "Estimated marginal means", "mean")
+    every = (*names, *by)
+    grid, rule, of = weighted(fit, reference_grid(fit, at, every), weights, every)
+    return _averaged(fit, grid, names, by, df, rule, level, options, f"Estimated marginal means{of}", "mean")
 
 
 def emtrends(
     fit: Fit, var: str, specs: str | Sequence[str] = "1", df: str = "satterthwaite",
-    at: Mapping[str, Any] | None = None, weights: str = "equal", level: float = 0.95, **options: Any,
+    at: Mapping[str, Any] | None = None, weights: Weights = "equal", level: float = 0.95, **options: Any,
 ) -> EMMeans:  # fmt: skip
     """Slopes of a numeric predictor, averaged like means: the derivative of the fixed part with respect to it.
 
@@ -61,16 +65,15 @@ def emtrends(
     others : see `emmeans`
     """
     names, by = _specs(specs)
-    grid = reference_grid(fit, at, (*names, *by), slope=var)
-    return _averaged(fit, grid, names, by, df, weights, level, options, f"Slopes of {var}", "slope")
+    every = (*names, *by)
+    grid, rule, of = weighted(fit, reference_grid(fit, at, every, slope=var), weights, every, var)
+    return _averaged(fit, grid, names, by, df, rule, level, options, f"Slopes of {var}{of}", "slope")
 
 
 def _averaged(
     fit: Fit, grid: Grid, names: tuple[str, ...], by: tuple[str, ...], df: str, weights: str, level: float,
     options: dict[str, Any], title: str, what: str,
 ) -> EMMeans:  # fmt: skip
-    if weights not in WEIGHTS:
-        raise DataError(f"weights: found {weights!r}, expected one of {', '.join(WEIGHTS)}")
     every = (*names, *by)
     average = grid.averages(every, weights)
     known = np.isfinite(average).all(axis=1)
