@@ -267,7 +267,8 @@ class Fit(Shown):
         rhs : number or (m,)
         df : degrees of freedom: "satterthwaite"; "kenward-roger", first order, the same in all parametrisations (SAS
             KR(LINEAR), pbkrtest); "kenward-roger-full", second order in the parameters of SAS; "containment",
-            "between-within", "residual", "asymptotic" (infinite)
+            "between-within" (nlme, mmrm), "between-within-sas", which is between subjects for all coefficients with
+            unstructured residuals and no random effects, "residual", "asymptotic" (infinite)
         information : of the covariance parameters, "observed" (as SAS and mmrm), "expected" (as pbkrtest) or
             "average"; by default observed, on the boundary see `boundary_df`
         boundary_df : for singular fits: "keep" variances of zero as parameters, in natural parameters and with

@@ -110,7 +110,7 @@ def random_effects(fit: Any, all_levels: bool = False) -> RandomEffects:
 
 
 def coefficients_by(fit: Any, group: str) -> Any:
-    """See ``Fit.coef_by``. ``b:a`` and ``a:b`` are one name."""
+    """See ``Fit.coef_by``. ``b:a`` and ``a:b`` are one name; effects by group are of the groups that a level is in."""
     factors = list(dict.fromkeys(p.group for p in fit.frame.parts if isinstance(p, FrameTerm)))
     if group not in factors:
         raise DataError(f"group: found {group!r}, expected one of the grouping factors: {', '.join(factors) or 'none'}")
@@ -118,7 +118,9 @@ def coefficients_by(fit: Any, group: str) -> Any:
     columns = {
         _parts(name): (name, np.full(len(effects.levels), b)) for name, b in zip(fit.coef_names, fit.coef, strict=True)
     }
-    for name, values in zip(effects.columns, effects.values.T, strict=True):
+    suffixes = [design.arm_label for design in fit.frame.designs]
+    for label, values in zip(effects.columns, effects.values.T, strict=True):
+        name = next((label.removesuffix(end) for end in suffixes if end and label.endswith(end)), label)
         own, sum_before = columns.get(_parts(name), (name, 0.0))
         columns[_parts(name)] = own, sum_before + values
     return make_frame(effects.kind, {group: list(effects.levels), **dict(columns.values())})

@@ -243,6 +243,27 @@ def test_between_within_of_sas():
     assert fit.emmeans("ARMCD", df="between-within").pairs().frame()["df"][0] == 195
 
 
+@pytest.mark.parametrize(
+    "residual", ["us(AVISIT | USUBJID)", pytest.param("us(AVISIT | ARMCD / USUBJID)", marks=pytest.mark.slow)]
+)
+def test_between_within_of_sas_with_an_unstructured_residual(residual):
+    """SAS/STAT, DDFM=BETWITHIN: TYPE=UN and no RANDOM have between-subject df for all effects, 197 - 1 - 3."""
+    fit = jaxlmm.lmm("FEV1 ~ RACE + ARMCD * AVISIT", fev_data(), residual=residual)
+    np.testing.assert_array_equal(fit.anova(df="between-within-sas").frame()["den_df"], [193] * 4)
+    np.testing.assert_array_equal(fit.tidy(df="between-within-sas")["df"], [193] * 10)
+    np.testing.assert_array_equal(fit.anova(df="between-within").frame()["den_df"], [193, 193, 334, 334])
+    assert "Between-within of SAS" in str(fit.anova(df="between-within-sas"))
+
+
+def test_between_within_of_sas_goes_by_terms():
+    """A factor with one level that is constant within subjects and others that are not is within, all of it."""
+    one = np.repeat(np.arange(8), 5)
+    a = np.where(one < 3, "a2", np.array(["a0", "a1"])[np.arange(40) % 2])
+    fit = small("a", {**DATA, "a": a, "g": np.array([f"g{i}" for i in one])})
+    np.testing.assert_array_equal(between_within(fit, np.eye(3)), [31, 31, 6])
+    np.testing.assert_array_equal(between_within(fit, np.eye(3), sas=True), [30, 30, 30])
+
+
 def test_between_within_of_nlme():
     """R: lme(FEV1 ~ RACE + ARMCD * AVISIT + WEIGHT, random = ~ 1 | USUBJID): DF of summary()$tTable."""
     fit = fev("RACE + ARMCD * AVISIT + WEIGHT")

@@ -31,9 +31,13 @@ if TYPE_CHECKING:
     from ...results import Fit
 
 DF = (
-    "satterthwaite", "kenward-roger", "kenward-roger-full", "containment", "between-within", "residual", "asymptotic",
+    "satterthwaite", "kenward-roger", "kenward-roger-full", "containment", "between-within", "between-within-sas",
+    "residual", "asymptotic",
 )  # fmt: skip
-WORDS = {"satterthwaite": "Satterthwaite", "kenward-roger": "Kenward-Roger", "kenward-roger-full": "Kenward-Roger full"}
+WORDS = {
+    "satterthwaite": "Satterthwaite", "kenward-roger": "Kenward-Roger", "kenward-roger-full": "Kenward-Roger full",
+    "between-within-sas": "Between-within of SAS",
+}  # fmt: skip
 NOT_DEFINITE = "the information of the covariance parameters is not positive definite: no degrees of freedom"
 NOT_POSITIVE = "the adjusted covariance of the coefficients is not positive definite; use df='satterthwaite'"
 NOT_IDENTIFIED = "the data do not determine the covariance parameters that the coefficients' variances depend on"
@@ -185,14 +189,14 @@ def _plain(fit: Fit, df: str, vcov: np.ndarray, root: np.ndarray, prefix: str) -
     rule: Callable[[np.ndarray], np.ndarray]
     if df == "containment":
         rule = containment_of(fit.frame)
-    elif df == "between-within":
-        rule = partial(between_within, fit)
+    elif df.startswith("between-within"):
+        rule = partial(between_within, fit, sas=df.endswith("sas"))
     else:
         number = np.inf if df == "asymptotic" else residual(fit)
         rule = lambda L: np.full(len(L), number)  # noqa: E731
     note = "" if fit.converged else f"not converged: {fit.estimate.status.advice}"
     return Wald(
-        fit.coef_names, fit.coef, vcov, root, df, None, f"{prefix}{df.capitalize()}", note,
+        fit.coef_names, fit.coef, vcov, root, df, None, f"{prefix}{WORDS.get(df, df.capitalize())}", note,
         rule, lambda L: (1.0, float(np.min(rule(L)))), None, partial(coding_of, fit),
     )  # fmt: skip
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...covariance import ByGroup, Unstructured
 from ...design.encoding import INTERCEPT
 from ...errors import DataError
 from ...formula import expressions
@@ -62,15 +63,22 @@ def containment_of(frame: Any) -> Callable[[np.ndarray], np.ndarray]:
     return degrees
 
 
-def between_within(fit: Fit, L: np.ndarray) -> np.ndarray:
+def between_within(fit: Fit, L: np.ndarray, sas: bool = False) -> np.ndarray:
     """Degrees of freedom (m,) of rows of L (m, p) between and within subjects (Schluchter & Elashoff 1990).
 
     A coefficient belongs to the coarsest level of nested groups within whose groups its column of X is constant: with
     subjects, to those between them or within. Level g has ``N_g - N_(g-1) - p_g``, from its number of groups N_g and
     its coefficients p_g (N_0 is 1 with an intercept, the rows are the last level). The intercept takes those of the
     rows. A row takes the least of the coefficients that it involves. With subjects alone this is R's mmrm; with nested
-    random effects the rule of nlme (Pinheiro & Bates 2000, section 2.4.2), by column. SAS differs for unstructured
-    residuals, where all coefficients are between subjects.
+    random effects the rule of nlme (Pinheiro & Bates 2000, section 2.4.2), by column.
+
+    SAS goes by terms: all columns of one that changes within a subject are within. And where there are no random
+    effects and the residual is unstructured (TYPE=UN, also with GROUP=), all coefficients are between subjects.
+    Degrees of freedom within are not divided among terms here, as SAS does by subject-by-effect interactions.
+
+    Notes
+    -----
+    SAS/STAT, The MIXED Procedure, MODEL statement, DDFM=BETWITHIN.
 
     Raises
     ------
@@ -86,10 +94,21 @@ def between_within(fit: Fit, L: np.ndarray) -> np.ndarray:
         first = np.zeros(levels[g].max() + 1, dtype=int)
         first[levels[g][::-1]] = np.arange(len(X))[::-1]
         level[np.all(X == X[first[levels[g]]], axis=0)] = g
+    if sas:
+        for _, columns in frame.fixed_terms:
+            level[list(columns)] = level[list(columns)].max(initial=0)
     level[is_one] = len(levels)
     sizes = [int(is_one.any()), *(codes.max() + 1 for codes in levels), len(X)]
     df = np.array([sizes[g + 1] - sizes[g] - np.sum((level == g) & ~is_one) for g in range(len(levels) + 1)], float)
+    if sas and not frame.parts and isinstance(_of_arm(frame.residual), Unstructured):
+        level[:] = 0
     return _least(L != 0, np.maximum(df, 0.0)[level], df[-1])
+
+
+def _of_arm(residual: Any) -> Any:
+    """The structure of the residuals, that of one arm where each has its own; None for independent ones."""
+    structure = None if residual is None else residual.structure
+    return structure.parts[0] if isinstance(structure, ByGroup) else structure
 
 
 def _least(involved: np.ndarray, df: np.ndarray, otherwise: float) -> np.ndarray:
