@@ -407,9 +407,12 @@ class Fit(Shown):
         """Covariance of theta (k, k) by an information matrix, "observed", "expected" or "average"; NaN at -inf."""
         return natural(self, information).theta
 
-    def r2(self) -> Delta:
-        """Marginal and conditional R squared (Nakagawa & Schielzeth 2013; Johnson 2014), with standard errors."""
-        return r2(self)
+    def r2(self, ddof: int = 0) -> Delta:
+        """Marginal and conditional R squared (Nakagawa & Schielzeth 2013; Johnson 2014), with standard errors.
+
+        The variance of the fixed part is over n - `ddof` rows: 1 as R's performance and MuMIn have it.
+        """
+        return r2(self, ddof)
 
     def icc(self) -> Delta:
         """Share of every random part, and of all, in the variance around the fixed part (intraclass correlation)."""
@@ -527,8 +530,9 @@ class Fit(Shown):
         Parameters
         ----------
         kind : "response", y minus its prediction; "pearson", divided by its standard deviation in the model (nlme,
-            mmrm and SAS; lme4's ``scaled=TRUE``); "normalized", multiplied by the inverse of the Cholesky factor of the
-            covariance matrix, so that they are independent with variance one if the model holds (nlme, mmrm)
+            mmrm and SAS; lme4's ``scaled=TRUE``, whose default is this times `sigma`); "normalized", multiplied by the
+            inverse of the Cholesky factor of the covariance matrix, so that they are independent with variance one if
+            the model holds (nlme, mmrm)
         random : conditional residuals, given the predicted random effects; False gives marginal ones, ``y - X beta``
 
         Raises

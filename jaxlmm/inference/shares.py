@@ -16,15 +16,17 @@ if TYPE_CHECKING:
     from ..results import Fit
 
 
-def r2(fit: Fit) -> Delta:
+def r2(fit: Fit, ddof: int = 0) -> Delta:
     """See ``Fit.r2``: variance of the fixed part, and of it with the random parts, over all variance.
 
     The variance of a random part is its mean over the rows, ``mean_i z_i'G z_i`` (Johnson 2014, Methods in Ecology and
-    Evolution 5:944), of the residual the mean of its variances; that of the fixed part is the sample variance of
-    X beta with denominator n.
+    Evolution 5:944), of the residual the mean of its variances; that of the fixed part is the variance of X beta over
+    the rows, with denominator n - `ddof`.
     """
+    if ddof not in (0, 1):
+        raise DataError(f"ddof: found {ddof!r}, expected 0 or 1")
     X = fit.model.X - np.mean(fit.model.X, 0)
-    S = X.T @ X / len(X)
+    S = X.T @ X / (len(X) - ddof)
 
     def shares(p: Parameters) -> tuple[Array, Array]:
         parts, residual = _variances(fit.model, p)

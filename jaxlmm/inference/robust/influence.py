@@ -35,7 +35,7 @@ class Influence(Shown):
     Attributes
     ----------
     by : "row" or the name of a column;  labels : (m,) rows of the data (positions), or levels
-    cooks : (m,) ``(beta - beta_(I))'Phi^-1 (beta - beta_(I)) / p``
+    cooks : (m,) ``(beta - beta_(I))'Phi^-1 (beta - beta_(I)) / p`` (SAS; lme4 has this times ``(m - p) / m``)
     cooks_theta : (m,) that of the covariance parameters: their change in the metric of the observed information, over k
     mdffits : (m,) as `cooks`, with the covariance of the coefficients without I
     covratio : (m,) determinant of the covariance of the coefficients without I, relative to that with all rows
