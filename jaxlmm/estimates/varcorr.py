@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
+import jax
 import numpy as np
 
+from ..covariance import ByGroup
 from ..design.fields import FrameField
 from ..design.frame import ModelFrame
 from ..design.grouping import FrameTerm
@@ -19,6 +22,7 @@ from ..fitting.units import Estimate
 from ..frames.columns import make_frame
 from ..frames.tables import Shown, Table, format_column
 from ..likelihood.model import Model
+from ..runtime.precision import float64
 
 SCALE, CORRELATION, FREE = (0.0, np.inf), (-1.0, 1.0), (-np.inf, np.inf)  # bounds of what is reported
 
@@ -33,15 +37,18 @@ class GroupCovariance:
     corr: np.ndarray
     cov: np.ndarray
     place: int = 0  # among the parts of the model
+    arm: int | None = None  # among the arms with parameters of their own
 
     @classmethod
-    def of(cls, group: str, columns: tuple[str, ...], G: np.ndarray, place: int) -> GroupCovariance:
+    def of(
+        cls, group: str, columns: tuple[str, ...], G: np.ndarray, place: int, arm: int | None = None
+    ) -> GroupCovariance:  # fmt: skip
         """From the covariance matrix of a part of the model."""
         sd = np.sqrt(np.diagonal(G))
         with np.errstate(divide="ignore", invalid="ignore"):
             corr = G / np.outer(sd, sd)
         np.fill_diagonal(corr, 1.0)
-        return cls(group, columns, sd, corr, G, place)
+        return cls(group, columns, sd, corr, G, place, arm)
 
 
 def flat_parts(model: Model, method: str, estimate: Estimate) -> list[str]:
@@ -68,7 +75,8 @@ class PartParameters:
 class VarCorr(Shown):
     """Estimated covariances of all terms, in the order of the formula, and of the residuals.
 
-    The residual SD is `sigma`; where the residuals have a structure, it is None and `residual` their covariance.
+    The residual SD is `sigma`; where the residuals have a structure, it is None and `residual` their covariance, or
+    `arms` those of each arm. A term whose arms have parameters of their own is an entry of `groups` for each.
     Structures that are not over the levels of a factor are in `structures`, by their parameters. Standard errors are
     computed when they are asked for, by `frame`.
     """
@@ -78,11 +86,12 @@ class VarCorr(Shown):
     kind: str = "dict"
     residual: GroupCovariance | None = None
     structures: tuple[PartParameters, ...] = ()
+    arms: tuple[GroupCovariance, ...] = ()
     _uncertainty: Callable[[], Any] | None = field(default=None, repr=False)
 
     @property
     def _all(self) -> tuple[GroupCovariance, ...]:
-        return self.groups if self.residual is None else (*self.groups, self.residual)
+        return (*self.groups, *self.arms) if self.residual is None else (*self.groups, self.residual)
 
     def frame(self, level: float = 0.95) -> Any:
         """One row a variance or covariance.
@@ -128,7 +137,8 @@ class VarCorr(Shown):
         if at is None:
             unknown = [np.full_like(g.cov, np.nan) for g in self._all]
             return unknown, unknown
-        return [at.covariances[g.place] for g in self._all], [at.correlations[g.place] for g in self._all]
+        places = [(g.place, slice(None) if g.arm is None else g.arm) for g in self._all]
+        return [at.covariances[t][k] for t, k in places], [at.correlations[t][k] for t, k in places]
 
     def table(self) -> Table:
         """As lme4 prints it: group, name, variance, SD, correlations with the columns before."""
@@ -173,20 +183,39 @@ def varcorr(
 ) -> VarCorr:  # fmt: skip
     """Covariance matrices of the parts over effects and levels, natural parameters of the others."""
     own = [*frame.parts, *([] if frame.residual is None else [frame.residual])]
-    by_name = any(not part.columns for part in own)  # else the compilation of their maps is saved
+    by_name = any(not part.columns and not _has_arms(part) for part in own)  # else their compilation is saved
     parameters = natural_parameters(frame, model, estimate) if by_name else ()
-    groups, structures = [], []
-    for i, (part, G) in enumerate(zip(frame.parts, estimate.covariances, strict=False)):
+    groups, structures, residuals, start = list[GroupCovariance](), [], list[GroupCovariance](), 0
+    each = (*model.random, model.residual)
+    for i, (part, of_model, G) in enumerate(zip(own, each, (*estimate.covariances, estimate.residual), strict=False)):
+        stop = start + of_model.structure.size(of_model.dim)
+        is_residual = part is frame.residual
+        label, found = "Residual" if is_residual else part.group_label, residuals if is_residual else groups
         if part.columns:
-            groups.append(GroupCovariance.of(part.group_label, part.columns, G, i))
+            found.append(GroupCovariance.of(label, part.columns, G, i))
+        elif _has_arms(part):
+            with float64():
+                every = _by_arm(of_model.structure, estimate.theta[start:stop], of_model.dim)
+            for k, (arm, G) in enumerate(zip(part.placed.arms, map(np.asarray, every), strict=True)):
+                columns = tuple(f"{level}[{arm}]" for level in part.placed.inner_levels)
+                found.append(GroupCovariance.of(label, columns, G, i, k))
         else:
             structures.append(parameters[i])
-    residual, sigma = None, estimate.sigma
-    if frame.residual is not None and frame.residual.columns:
-        residual = GroupCovariance.of("Residual", frame.residual.columns, estimate.residual, len(frame.parts))
-    elif frame.residual is not None:
-        structures.append(parameters[-1])
-    return VarCorr(tuple(groups), sigma, frame.kind, residual, tuple(structures), uncertainty)
+        start = stop
+    one = residuals[0] if residuals and residuals[0].arm is None else None
+    arms = () if one else tuple(residuals)
+    return VarCorr(tuple(groups), estimate.sigma, frame.kind, one, tuple(structures), arms, uncertainty)
+
+
+def _has_arms(part: FrameTerm | FrameField) -> TypeGuard[FrameField]:
+    """Whether it is one structure over several levels with parameters of its own in every arm."""
+    return isinstance(part, FrameField) and isinstance(part.structure, ByGroup) and len(part.placed.inner_levels) > 1
+
+
+@functools.partial(jax.jit, static_argnums=(0, 2))
+def _by_arm(structure: ByGroup, theta: Any, dim: int) -> list[Any]:
+    """Covariance matrices (q, q) of the arms at public coordinates."""
+    return [part.matrix(np.arange(dim, dtype=np.int32)) for part in structure.from_public(theta, dim).parts]
 
 
 def natural_parameters(frame: ModelFrame, model: Model, estimate: Estimate) -> tuple[PartParameters, ...]:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ..covariance import Covariance
+from ..covariance import ByGroup, Covariance
 from ..distributions import check_level, t_quantile
 from ..errors import DataError
 from ..fitting.objective import Spec, coordinates
@@ -179,7 +179,8 @@ class Natural(NamedTuple):
     ----------
     values (m,), vcov (m, m) : natural parameters of all parts, in the order of ``fit.parameters()``
     theta (k, k) : covariance of the unconstrained parameters
-    covariances : for every part over levels the variances of the entries of its matrix (q, q), and of its correlations
+    covariances : for every part over levels the variances of the entries of its matrix (q, q), of each arm where these
+        have parameters of their own (arms, q, q);  correlations : those of its correlations
     """
 
     values: np.ndarray
@@ -204,19 +205,18 @@ def natural(fit: Fit, information: str = "observed") -> Natural:
     covariances: list[Any] = []
     correlations: list[Any] = []
     for G, JG in zip(blocks, JB, strict=True):
-        if G.ndim > 2:
-            covariances.append(None)
-            correlations.append(None)
-            continue
-        covariances.append(_spread(JG, W))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            v = np.diagonal(G)
-            sd = np.sqrt(v)
-            corr = G / np.outer(sd, sd)
-            Jv = np.diagonal(JG).T / v[:, None]
-            JR = JG / np.outer(sd, sd)[:, :, None] - 0.5 * corr[:, :, None] * (Jv[:, None] + Jv[None, :])
-            correlations.append(_spread(JR, W))
+        covariances.append(None if G is None else _spread(JG, W))
+        correlations.append(None if G is None else _spread(_of_correlations(G, JG), W))
     return Natural(values, _sandwiched(J, W), _sandwiched(JT, W), tuple(covariances), tuple(correlations), at.note)
+
+
+def _of_correlations(G: np.ndarray, JG: np.ndarray) -> np.ndarray:
+    """The Jacobian (..., q, q, k) of the correlations, from that of covariance matrices G (..., q, q)."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        v = np.diagonal(G, axis1=-2, axis2=-1)
+        size = np.sqrt(v[..., :, None] * v[..., None, :])
+        Jv = np.einsum("...iik->...ik", JG) / v[..., None]
+        return (JG - 0.5 * G[..., None] * (Jv[..., :, None, :] + Jv[..., None, :, :])) / size[..., None]
 
 
 def _sandwiched(J: np.ndarray, W: np.ndarray) -> np.ndarray:
@@ -234,11 +234,19 @@ def _spread(J: np.ndarray, W: np.ndarray) -> np.ndarray:
 def _natural_values(spec: Spec, K: Any, coords: Any, x: Array) -> Any:
     def values(x: Array) -> Any:
         theta, blocks, structures = Uncertain(spec, K, coords, x, x, "").values(x)
-        each = zip(structures, spec.parts, strict=True)
+        each = list(zip(structures, spec.parts, strict=True))
         named = [jnp.asarray(value) for s, (_, dim) in each for _, value in s.named(dim)]
-        return jnp.stack([jnp.zeros(()), *named])[1:], theta, blocks
+        shown = tuple(_over_levels(s, dim, G) for (s, (_, dim)), G in zip(each, blocks, strict=True))
+        return jnp.stack([jnp.zeros(()), *named])[1:], theta, shown
 
     return values(x), jax.jacfwd(values)(x)
+
+
+def _over_levels(structure: Covariance, dim: Any, G: Array) -> Array | None:
+    """The covariance matrix (q, q), those of the arms (arms, q, q), or None of what is not over levels."""
+    if isinstance(structure, ByGroup) and not isinstance(dim, tuple) and dim > 1:
+        return jnp.stack([part.matrix(np.arange(dim, dtype=np.int32)) for part in structure.parts])
+    return None if G.ndim > 2 else G
 
 
 _natural = compiled_by_size(_natural_values)

@@ -638,3 +638,18 @@ def test_a_refit_and_a_bootstrap_keep_the_structures():
     fit = fitted("y ~ x + ou(time | id)")
     assert fit.refit(fit.simulate(1, seed=2)[0]).engine == fit.engine
     assert fit.bootstrap(2, seed=1, progress=False).names == (*fit.coef_names, "sigma")
+
+
+@pytest.mark.parametrize("name", ["us", pytest.param("ar1h", marks=pytest.mark.slow)])
+def test_covariances_of_arms_are_those_of_fits_to_each(name):
+    """With a mean of its own too, nothing connects the arms."""
+    data = jaxlmm.datasets.load("fev_data")
+    found = jaxlmm.lmm("FEV1 ~ ARMCD", data, residual=f"{name}(AVISIT | ARMCD / USUBJID)").varcorr()
+    assert found.residual is None and found.structures == () and "VIS1[ARMCD=PBO]" in str(found)
+    both, columns = found.frame(), ["covariance", "sd_or_corr", "se_covariance", "se_sd_or_corr", "lower", "upper"]
+    for k, arm in enumerate(("PBO", "TRT")):
+        alone = jaxlmm.lmm("FEV1 ~ 1", data[data["ARMCD"] == arm], residual=f"{name}(AVISIT | USUBJID)").varcorr()
+        np.testing.assert_allclose(found.arms[k].cov, alone.residual.cov, rtol=1e-4, atol=1e-3)
+        np.testing.assert_allclose(
+            both[columns].iloc[10 * k : 10 * k + 10], alone.frame()[columns], rtol=1e-3, atol=1e-3
+        )
