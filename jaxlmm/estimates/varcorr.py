@@ -116,13 +116,15 @@ class VarCorr(Shown):
         for part in self.structures:
             errors = np.full(len(part.values), np.nan) if at is None else at.se_of(part.places)
             for name, value, se in zip(part.names, part.values, errors, strict=True):
-                if _is_variance(name):
+                entry = entry_of(name)
+                if entry == "variance":
                     sd = np.sqrt(value)
                     rows.append((part.part, name, "", value, sd, se, _of_root(se, sd), SCALE))
+                elif entry == "covariance":
+                    rows.append((part.part, name, "", value, np.nan, se, np.nan, FREE))
                 else:
-                    rows.append(
-                        (part.part, name, "", np.nan, value, np.nan, se, CORRELATION if "corr" in name else FREE)
-                    )
+                    bounds = CORRELATION if "corr" in name else FREE
+                    rows.append((part.part, name, "", np.nan, value, np.nan, se, bounds))
         names = ("group", "column", "column2", "covariance", "sd_or_corr", "se_covariance", "se_sd_or_corr", "bounds")
         columns = dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
         limits = [
@@ -238,9 +240,15 @@ def _of_root(se: Any, sd: Any) -> Any:
     return np.where(sd > 0, se / (2.0 * np.where(sd > 0, sd, 1.0)), np.nan)[()]
 
 
-def _is_variance(name: str) -> bool:
-    """Whether a parameter is a variance: ``variance``, ``ByGroup[0].variances[1]``, not ``covariance[1,0]``."""
-    return name.rpartition(".")[2].startswith("variance")
+def entry_of(name: str) -> str:
+    """What a parameter is by its name: "variance" (``variances[a]``, ``x.covariance[a, a]``), "covariance" or ""."""
+    found = re.search(r"(?:^|\.)(variance|covariance|common)\w*(?:\[(.*)\])?$", name)
+    if found is None:
+        return ""
+    inside = found[2] or ""
+    halves = (inside[: (len(inside) - len(comma)) // 2] + comma for comma in (", ", ","))
+    same = any(inside == half + half.rstrip(", ") for half in halves)
+    return "variance" if found[1] == "variance" or same else "covariance"
 
 
 def _labelled(name: str, part: FrameTerm | FrameField | None) -> str:

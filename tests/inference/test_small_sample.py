@@ -605,18 +605,23 @@ def test_full_kenward_roger_of_variances_by_arm():
     """V is linear in SAS's variances by GROUP=: two samples are Welch's t test, whichever way it is written."""
     r = np.random.default_rng(0)
     a, b = r.normal(0, 1, 9), r.normal(0.5, 4, 14)
-    d = {"y": np.r_[a, b], "arm": ["A"] * 9 + ["B"] * 14, "id": [f"s{i}" for i in range(23)], "v": ["v1"] * 23}
+    d = {"y": np.r_[a, b], "arm": ["A.1"] * 9 + ["B.1"] * 14, "id": [f"s{i}" for i in range(23)], "v": ["v1"] * 23}
     se = np.sqrt(a.var(ddof=1) / 9 + b.var(ddof=1) / 14)
     assert (b.mean() - a.mean()) / se == pytest.approx(-1.182818, abs=1e-6)  # scipy's ttest_ind, equal_var=False
     for options in ({"variance": "ident(arm)"}, {"residual": "iid(v | arm / id)"}):
         fit = jaxlmm.lmm("y ~ arm", d, **options)
-        assert fit.test("arm[T.B]", df="kenward-roger-full").rows.se[0] == pytest.approx(se, rel=1e-6)
-    by_level = jaxlmm.lmm("y ~ arm", d, variance="ident(arm)").parameters()
-    assert list(by_level["name"]) == ["variances[A]", "variances[B]"]
+        assert fit.test("arm[T.B.1]", df="kenward-roger-full").rows.se[0] == pytest.approx(se, rel=1e-6)
+    fit = jaxlmm.lmm("y ~ arm", d, variance="ident(arm)")
+    by_level = fit.parameters()
+    assert list(by_level["name"]) == ["variances[A.1]", "variances[B.1]"]
     np.testing.assert_allclose(by_level["estimate"], [a.var(ddof=1), b.var(ddof=1)], rtol=1e-5)
     # the information of a variance is (n - 1) / (2 variance^2)
     expected = by_level["estimate"] * np.sqrt(2 / np.array([8, 13]))
     np.testing.assert_allclose(by_level["std_error"], expected, rtol=1e-5)
+    table, limits = fit.varcorr().frame(), fit.confint(which="covariance")
+    np.testing.assert_allclose(table["sd_or_corr"], [a.std(ddof=1), b.std(ddof=1)], rtol=1e-5)
+    for end in ("lower", "upper"):  # all on the scale of logarithms
+        np.testing.assert_allclose(limits[end], table[end] ** 2, rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["cs", pytest.param("toep", marks=pytest.mark.slow)])

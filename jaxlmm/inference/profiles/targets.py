@@ -18,7 +18,7 @@ from jax import Array
 
 from ...covariance.kinds import IntervalKind, PositiveKind, VarianceKind
 from ...errors import DataError
-from ...estimates.varcorr import natural_parameters
+from ...estimates.varcorr import entry_of, natural_parameters
 from ...runtime.programs import QUICKLY
 from ..delta import Parameters
 from .constrained import Function, Level
@@ -248,7 +248,8 @@ def _parameters(joint: Joint, t: int, criterion: str, names: list[str], first: i
         depends = np.flatnonzero(np.asarray(entry(generic, scale, m)[1]))
         kind = kinds[depends[0]] if len(depends) == 1 else None
         if not isinstance(kind, VarianceKind | IntervalKind | PositiveKind):
-            limits, function = (np.nan, np.nan), smooth(entry, place, scale, m)
+            is_variance = entry_of(name.rpartition("|")[0]) == "variance"
+            limits, function = (0.0, np.inf) if is_variance else (np.nan, np.nan), smooth(entry, place, scale, m)
             yield ProfileTarget(name, criterion, "covariance", chart, z, function, float, "line", limits, (first + m,))
             continue
         i = int(depends[0])
