@@ -237,7 +237,7 @@ def test_terms_of_one_factor_that_share_nothing_are_not_confounded():
     assert separate.converged and "share" not in str(separate.summary())
     n, rng = 60, np.random.default_rng(0)
     X, g = np.column_stack([np.ones(n), rng.normal(size=n)]), np.arange(n) % 10
-    both = [jaxlmm.Term(X, g, jaxlmm.CompoundSymmetry()), jaxlmm.Term(X, g, jaxlmm.Diagonal())]
+    both = [jaxlmm.Term(X, g, jaxlmm.covariance.CompoundSymmetry()), jaxlmm.Term(X, g, jaxlmm.Diagonal())]
     assert len(jaxlmm.Model(rng.normal(size=n), X, both).random) == 2
 
 

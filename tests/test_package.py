@@ -169,6 +169,15 @@ def test_everything_promised_is_there():
     assert (PACKAGE / "py.typed").is_file()
 
 
+def test_structures_are_found_where_they_were_for_one_version_more():
+    assert len(jaxlmm.__all__) <= 50
+    for name in ("Autoregressive", "Kronecker", "KnownMatrix"):
+        with pytest.warns(DeprecationWarning, match=f"jaxlmm.covariance.{name}"):
+            assert getattr(jaxlmm, name) is getattr(jaxlmm.covariance, name)
+    with pytest.raises(AttributeError, match="Autoregresive"):
+        _ = jaxlmm.Autoregresive
+
+
 @pytest.mark.parametrize("extra", ["formula", "test"])
 def test_the_readme_has_the_command_that_ci_runs(extra):
     lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
