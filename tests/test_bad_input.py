@@ -308,3 +308,13 @@ def test_optional_packages_are_named_when_absent(monkeypatch):
     monkeypatch.setitem(sys.modules, "formulaic", None)
     with pytest.raises(ImportError, match=r"jaxlmm\[formula\]"):
         jaxlmm.lmm("y ~ poly(x, 2) + f + (1 | g)", good())
+
+
+def test_slips_of_those_who_come_from_elsewhere_are_named():
+    with pytest.raises(FormulaError, match=r"is a '\+' missing, x \+ \(\.\.\.\)"):
+        jaxlmm.lmm("y ~ x (1 | g)", good())
+    fit = jaxlmm.lmm("y ~ x + (1 | g)", good())
+    with pytest.raises(DataError, match=r"found a Fit, .* jaxlmm.compare\(fit, other\)"):
+        fit.anova(fit)
+    with pytest.raises(DataError, match="no file 'sleepstudy'; shipped data are jaxlmm.datasets.load"):
+        jaxlmm.lmm("Reaction ~ Days + (1 | Subject)", "sleepstudy")

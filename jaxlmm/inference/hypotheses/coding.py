@@ -149,6 +149,9 @@ def term_hypotheses(fit: Fit, type: int | str = 3, definition: str = "sas") -> d
     Goodnight (1980), Tests of hypotheses in fixed effects linear models, Comm. Statist. A 9, 167-180; SAS/STAT, The
     Four Types of Estimable Functions. Distances are those of the rows (X'X, not X'V^-1 X), as in SAS and lmerTest.
     """
+    if not isinstance(type, int | str):
+        found = type.__class__.__name__
+        raise DataError(f"type: found a {found}, expected 1, 2 or 3; fits are compared by jaxlmm.compare(fit, other)")
     if type not in TYPES:
         raise DataError(f"type: found {type!r}, expected 1, 2 or 3")
     if definition not in DEFINITIONS:
