@@ -263,6 +263,7 @@ def test_a_field_may_take_over_all_of_the_variation():
     raise AssertionError("no data set with an estimate of zero")
 
 
+@pytest.mark.slow
 def test_ranges_are_searched_from_several_starts():
     for seed in range(4):
         places, y = field_data(seed, 4.0, 0.2)
