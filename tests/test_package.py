@@ -7,7 +7,6 @@ import functools
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from importlib.metadata import version
 from pathlib import Path
@@ -101,20 +100,12 @@ def file_of(names: tuple[str, ...]) -> Path | None:
     return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file in FILES), None)
 
 
-def statements(tree: ast.AST) -> Iterator[ast.AST]:
-    """All nodes but those that only a type checker reads."""
-    yield tree
-    for node in ast.iter_child_nodes(tree):
-        if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
-            yield from statements(node)
-
-
 @functools.cache
 def imported(path: Path) -> set[Path]:
-    """Files of the package that a file imports, wherever in it the import stands."""
+    """Files of the package that a file imports, wherever in it the import stands, for type checkers too."""
     package = path.relative_to(PACKAGE.parent).parts[:-1]
     found: set[Path | None] = set()
-    for node in statements(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found |= {file_of(tuple(alias.name.split("."))) for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
