@@ -2,42 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from . import datasets
+from . import covariance, datasets
 from .batch.fits import BatchFit, Replicate
 from .batch.refitting import fit_batch
-from .covariance import (
-    AnteDependence,
-    Autoregressive,
-    AutoregressiveMovingAverage,
-    BandedUnstructured,
-    ByGroup,
-    CompoundSymmetry,
-    ContinuousAutoregressive,
-    Covariance,
-    Diagonal,
-    Exponential,
-    FactorAnalytic,
-    Gaussian,
-    HeterogeneousAnteDependence,
-    HeterogeneousAutoregressive,
-    HeterogeneousCompoundSymmetry,
-    HeterogeneousToeplitz,
-    HuynhFeldt,
-    Identity,
-    KnownMatrix,
-    Kronecker,
-    Matern,
-    OrnsteinUhlenbeck,
-    ReducedRank,
-    Scaled,
-    Spherical,
-    Toeplitz,
-    Unstructured,
-    distances,
-    powers,
-)
+from .covariance import Covariance, Diagonal, Unstructured, distances, powers
 from .covariance.parameter import Correlation, CovarianceMatrix, Positive, Real, Variance, each_level, interval
 from .errors import (
     DataError,
@@ -74,25 +46,20 @@ if TYPE_CHECKING:  # so that type checkers know what is not there
 else:
 
     def __getattr__(name: str) -> Any:
-        """`jaxlmm.study`, imported when it is first asked for."""
-        if name != "study":
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        from importlib import import_module
-
-        return import_module(".study", __name__)
+        """`jaxlmm.study`, imported when it is first asked for; structures that stood here in version 0.1."""
+        if name == "study":
+            return import_module(".study", __name__)
+        found = getattr(covariance, name, None)
+        if isinstance(found, type) and issubclass(found, Covariance):
+            warnings.warn(f"jaxlmm.{name} is jaxlmm.covariance.{name} now", DeprecationWarning, stacklevel=2)
+            return found
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 __all__ = [
-    "AnteDependence",
-    "Autoregressive",
-    "AutoregressiveMovingAverage",
-    "BandedUnstructured",
     "BatchFit",
     "Bootstrap",
-    "ByGroup",
     "Comparison",
-    "CompoundSymmetry",
-    "ContinuousAutoregressive",
     "ConvergenceWarning",
     "Correlation",
     "Covariance",
@@ -101,47 +68,31 @@ __all__ = [
     "Diagonal",
     "DroppedColumnsWarning",
     "Estimates",
-    "Exponential",
-    "FactorAnalytic",
     "Field",
     "Fit",
     "Float64RequiredError",
     "FormulaError",
-    "Gaussian",
-    "HeterogeneousAnteDependence",
-    "HeterogeneousAutoregressive",
-    "HeterogeneousCompoundSymmetry",
-    "HeterogeneousToeplitz",
-    "HuynhFeldt",
-    "Identity",
     "Iterative",
     "JaxlmmError",
-    "KnownMatrix",
-    "Kronecker",
     "LaneTests",
     "LevelsWarning",
-    "Matern",
     "Model",
-    "OrnsteinUhlenbeck",
     "Parameters",
     "Positive",
     "Precision",
     "PrecisionWarning",
     "Real",
-    "ReducedRank",
     "Replicate",
     "Residual",
-    "Scaled",
-    "Spherical",
     "Status",
     "Term",
     "TestStatus",
     "Tests",
-    "Toeplitz",
     "Unstructured",
     "Variance",
     "__version__",
     "compare",
+    "covariance",
     "datasets",
     "distances",
     "each_level",

@@ -17,6 +17,7 @@ from .batch.fits import BatchFit
 from .batch.refitting import refit_batch
 from .design.frame import ModelFrame
 from .errors import DataError
+from .estimates.fitted import FitBase
 from .estimates.ranef import (
     RandomEffects,
     SingularDirection,
@@ -26,13 +27,11 @@ from .estimates.ranef import (
 )
 from .estimates.varcorr import VarCorr, flat_parts, natural_parameters, parameter_frame, varcorr
 from .fitting.estimate import estimate
-from .fitting.monte_carlo import MonteCarlo
 from .fitting.newton import Status
-from .fitting.units import Certificate, Estimate
 from .frames.alignment import aligned
 from .frames.columns import extend_rows, make_frame
 from .frames.owned import check_index, frame_at
-from .frames.tables import Shown, Summary, Table, format_column, format_df, format_p, format_t, notes
+from .frames.tables import Summary, Table, format_column, format_df, format_p, format_t, notes
 from .inference.delta import Delta, Parameters, delta, natural
 from .inference.fixed_effects.anova import Anova, anova
 from .inference.fixed_effects.in_batches import Tests
@@ -73,7 +72,7 @@ class ConvergenceWarning(UserWarning):
 
 @doors
 @dataclass(frozen=True, eq=False, repr=False)
-class Fit(Shown):
+class Fit(FitBase):
     """A fitted linear mixed model, as `jaxlmm.lmm` returns it.
 
     Attributes
@@ -86,80 +85,7 @@ class Fit(Shown):
     given : the data that `lmm` was given, read for other columns (clusters, `by=`) while those of the model are as then
     """
 
-    data: Any
-    frame: ModelFrame
-    model: Model
-    estimate: Estimate
-    method: str
     call: Call
-    given: Any
-
-    # -- numbers ---------------------------------------------------------------------------------------------
-
-    @property
-    def loglik(self) -> float:
-        """Maximised (restricted) log-likelihood, lme4's constant."""
-        return self.estimate.loglik
-
-    @property
-    def coef(self) -> np.ndarray:
-        """Fixed effects (p,)."""
-        return self.estimate.coef
-
-    @property
-    def coef_names(self) -> tuple[str, ...]:
-        """Names of the fixed effects."""
-        return self.frame.coef_names
-
-    @property
-    def vcov(self) -> np.ndarray:
-        """Covariance of the fixed effects (p, p), ``(X'V^-1 X)^-1``."""
-        return self.estimate.vcov
-
-    @property
-    def se(self) -> np.ndarray:
-        """Standard errors of the fixed effects (p,)."""
-        return np.sqrt(np.diagonal(self.vcov))
-
-    @property
-    def theta(self) -> np.ndarray:
-        """Covariance parameters (k,), unconstrained; see `jaxlmm.reml`, and `parameters` for natural ones by name."""
-        return self.estimate.theta
-
-    @property
-    def sigma(self) -> float | None:
-        """Residual standard deviation (None where the residual has a structure of its own)."""
-        return self.estimate.sigma
-
-    @property
-    def nobs(self) -> int:
-        """Rows used."""
-        return len(self.model.y)
-
-    @property
-    def npar(self) -> int:
-        """Number of parameters, fixed and covariance."""
-        return len(self.coef) + len(self.theta)
-
-    @property
-    def df_resid(self) -> int:
-        """Rows minus parameters."""
-        return self.nobs - self.npar
-
-    @property
-    def aic(self) -> float:
-        """``-2 loglik + 2 npar``, under REML too (lme4's convention)."""
-        return -2.0 * self.loglik + 2.0 * self.npar
-
-    @property
-    def bic(self) -> float:
-        """``-2 loglik + npar log(nobs)``."""
-        return -2.0 * self.loglik + self.npar * float(np.log(self.nobs))
-
-    @property
-    def aicc(self) -> float:
-        """AIC corrected for few rows (Hurvich & Tsai 1989): ``-2 loglik + 2 npar nobs / (nobs - npar - 1)``."""
-        return aicc(self.loglik, self.npar, self.nobs)
 
     def caic(self) -> ConditionalAIC:
         """Conditional AIC (Vaida & Blanchard 2005), with the degrees of freedom of Greven & Kneib (2010).
@@ -169,42 +95,15 @@ class Fit(Shown):
         """
         return conditional_aic(self)
 
-    # -- how it went -----------------------------------------------------------------------------------------
-
     @property
-    def status(self) -> str:
-        """How the optimisation ended: "converged" or a word of `jaxlmm.Status`."""
-        return self.estimate.status.name.lower()
-
-    @property
-    def converged(self) -> bool:
-        """Whether an optimum was reached and certified."""
-        return self.estimate.status == Status.CONVERGED
-
-    @property
-    def certificate(self) -> Certificate:
-        """Gradient norm, Newton decrement, smallest eigenvalue of the information, dual check."""
-        return self.estimate.certificate
-
-    @property
-    def monte_carlo(self) -> MonteCarlo | None:
-        """Monte Carlo error of a fit by the iterative engine; None for the others, which are exact."""
-        return self.estimate.monte_carlo
-
-    @property
-    def singular(self) -> bool:
-        """Whether a covariance matrix is singular (a variance of zero, a correlation of one)."""
-        return any(self.estimate.boundary)
+    def aicc(self) -> float:
+        """AIC corrected for few rows (Hurvich & Tsai 1989): ``-2 loglik + 2 npar nobs / (nobs - npar - 1)``."""
+        return aicc(self.loglik, self.npar, self.nobs)
 
     @property
     def singular_directions(self) -> tuple[SingularDirection, ...]:
         """Which combinations of random effects have no variance."""
         return singular_directions(self.frame, self.estimate)
-
-    @property
-    def engine(self) -> str:
-        """The engine that evaluated the likelihood."""
-        return self.model.engine
 
     # -- covariances and effects -----------------------------------------------------------------------------
 

@@ -118,17 +118,18 @@ def correlation_of(A: np.ndarray) -> np.ndarray:
 
 
 def not_semidefinite(K: np.ndarray, definite: bool = False) -> str:
-    """Why a square matrix is not symmetric and positive semidefinite, or `definite`; empty when it is."""
+    """Why matrices (..., q, q) are not symmetric and positive semidefinite, or `definite`; empty when they are."""
     if not np.all(np.isfinite(K)):
         return "it has entries that are NaN or infinite"
     C = correlation_of(K)
-    gap = np.abs(C - C.T)
+    gap = np.abs(C - np.swapaxes(C, -1, -2))
     if gap.max(initial=0.0) > SYMMETRY:
-        i, j = np.unravel_index(int(np.argmax(gap)), gap.shape)
-        return f"it is not symmetric, entry ({i}, {j}) is {K[i, j]:.6g}, entry ({j}, {i}) is {K[j, i]:.6g}"
+        *lead, i, j = np.unravel_index(int(np.argmax(gap)), gap.shape)
+        pair = K[(*lead, i, j)], K[(*lead, j, i)]
+        return f"it is not symmetric, entry ({i}, {j}) is {pair[0]:.6g}, entry ({j}, {i}) is {pair[1]:.6g}"
     if _is_far_from_singular(C):
         return ""
-    smallest = float(np.linalg.eigvalsh(C)[0]) if len(C) else 0.0
+    smallest = float(np.linalg.eigvalsh(C).min()) if C.size else 0.0
     if smallest >= -SYMMETRY and not (definite and smallest <= DEFINITE):
         return ""
     kind = "definite" if definite else "semidefinite"
@@ -138,7 +139,7 @@ def not_semidefinite(K: np.ndarray, definite: bool = False) -> str:
 def _is_far_from_singular(C: np.ndarray) -> bool:
     """Whether a Cholesky factor exists with pivots well away from zero, which is known much sooner than eigenvalues."""
     try:
-        pivots = np.diagonal(np.linalg.cholesky(C))
+        pivots = np.diagonal(np.linalg.cholesky(C), axis1=-2, axis2=-1)
     except np.linalg.LinAlgError:
         return False
-    return bool(pivots.min(initial=np.inf) > FAR_FROM_SINGULAR * pivots.max(initial=0.0))
+    return bool(np.all(pivots.min(-1, initial=np.inf) > FAR_FROM_SINGULAR * pivots.max(-1, initial=0.0)))

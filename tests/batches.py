@@ -8,7 +8,8 @@ import jax
 import numpy as np
 
 import jaxlmm
-from jaxlmm import CompoundSymmetry, Diagonal, Model, Residual, Term
+from jaxlmm import Diagonal, Model, Residual, Term
+from jaxlmm.covariance import CompoundSymmetry
 from jaxlmm.fitting import estimate as fitting
 
 N, GROUPS = 48, 8

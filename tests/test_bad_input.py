@@ -237,7 +237,7 @@ def test_terms_of_one_factor_that_share_nothing_are_not_confounded():
     assert separate.converged and "share" not in str(separate.summary())
     n, rng = 60, np.random.default_rng(0)
     X, g = np.column_stack([np.ones(n), rng.normal(size=n)]), np.arange(n) % 10
-    both = [jaxlmm.Term(X, g, jaxlmm.CompoundSymmetry()), jaxlmm.Term(X, g, jaxlmm.Diagonal())]
+    both = [jaxlmm.Term(X, g, jaxlmm.covariance.CompoundSymmetry()), jaxlmm.Term(X, g, jaxlmm.Diagonal())]
     assert len(jaxlmm.Model(rng.normal(size=n), X, both).random) == 2
 
 
@@ -308,3 +308,13 @@ def test_optional_packages_are_named_when_absent(monkeypatch):
     monkeypatch.setitem(sys.modules, "formulaic", None)
     with pytest.raises(ImportError, match=r"jaxlmm\[formula\]"):
         jaxlmm.lmm("y ~ poly(x, 2) + f + (1 | g)", good())
+
+
+def test_slips_of_those_who_come_from_elsewhere_are_named():
+    with pytest.raises(FormulaError, match=r"is a '\+' missing, x \+ \(\.\.\.\)"):
+        jaxlmm.lmm("y ~ x (1 | g)", good())
+    fit = jaxlmm.lmm("y ~ x + (1 | g)", good())
+    with pytest.raises(DataError, match=r"found a Fit, .* jaxlmm.compare\(fit, other\)"):
+        fit.anova(fit)
+    with pytest.raises(DataError, match="no file 'sleepstudy'; shipped data are jaxlmm.datasets.load"):
+        jaxlmm.lmm("Reaction ~ Days + (1 | Subject)", "sleepstudy")

@@ -7,7 +7,6 @@ import functools
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from importlib.metadata import version
 from pathlib import Path
@@ -101,20 +100,12 @@ def file_of(names: tuple[str, ...]) -> Path | None:
     return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file in FILES), None)
 
 
-def statements(tree: ast.AST) -> Iterator[ast.AST]:
-    """All nodes but those that only a type checker reads."""
-    yield tree
-    for node in ast.iter_child_nodes(tree):
-        if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
-            yield from statements(node)
-
-
 @functools.cache
 def imported(path: Path) -> set[Path]:
-    """Files of the package that a file imports, wherever in it the import stands."""
+    """Files of the package that a file imports, wherever in it the import stands, for type checkers too."""
     package = path.relative_to(PACKAGE.parent).parts[:-1]
     found: set[Path | None] = set()
-    for node in statements(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found |= {file_of(tuple(alias.name.split("."))) for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -167,6 +158,15 @@ def test_everything_promised_is_there():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert jaxlmm.__version__ == project["version"] == version("jaxlmm")
     assert (PACKAGE / "py.typed").is_file()
+
+
+def test_structures_are_found_where_they_were_for_one_version_more():
+    assert len(jaxlmm.__all__) <= 50
+    for name in ("Autoregressive", "Kronecker", "KnownMatrix"):
+        with pytest.warns(DeprecationWarning, match=f"jaxlmm.covariance.{name}"):
+            assert getattr(jaxlmm, name) is getattr(jaxlmm.covariance, name)
+    with pytest.raises(AttributeError, match="Autoregresive"):
+        _ = jaxlmm.Autoregresive
 
 
 @pytest.mark.parametrize("extra", ["formula", "test"])

@@ -16,10 +16,6 @@ from ..frames.tables import Shown, Table, format_column
 from ..likelihood.model import Model
 from .responses import Lane, Shared
 
-if TYPE_CHECKING:
-    from ..plotting import BatchPlots
-
-
 Replicate = Estimates  # one row of a `BatchFit`: its numbers by the same names
 
 
@@ -55,7 +51,7 @@ class BatchFit(Shown, Estimates):
     if TYPE_CHECKING:  # hung on by `jaxlmm.results`: what computes the numbers knows neither pictures nor files
 
         @property
-        def plot(self) -> BatchPlots:  # noqa: D102
+        def plot(self) -> Any:  # noqa: D102
             ...
 
         def save(self, path: Any) -> None:  # noqa: D102

@@ -313,7 +313,7 @@ class _Parser(StructureReader):
 
     def structure(self, name: Token) -> _Parsed:
         """Parse ``name(lhs | group, option=value)``, or without a bar a structure over all rows."""
-        self.check_known(name)
+        self.check_known(name, also=f"; or is a '+' missing, {name.text} + (...)?")
         self.expect("(", "after the name of a structure")
         start = self.at
         columns = self.plain_columns()

@@ -67,13 +67,13 @@ class StructureReader(Reader):
         super().__init__(text)
         self.known_structures = known_structures
 
-    def check_known(self, name: Token, what: str = "covariance structure") -> None:
+    def check_known(self, name: Token, what: str = "covariance structure", also: str = "") -> None:
         """Refuse the name of a structure that there is not."""
         known = self.known_structures
         if known is not None and name.text not in known:
             close = difflib.get_close_matches(name.text, sorted(known), 1)
             hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(sorted(known))}"
-            self.fail(f"{name.text} is not a known {what}; {hint}", name.position)
+            self.fail(f"{name.text} is not a known {what}; {hint}{also}", name.position)
 
     def item(self) -> list[Item]:
         """Parse a product of structures, or one with its groups; ``(a + b | g)`` gives an item for each term."""

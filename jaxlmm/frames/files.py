@@ -35,7 +35,7 @@ def read_file(path: Any, mentioned: Iterable[str] | None = None) -> Any:
     """
     path = Path(path)
     if not path.is_file():
-        raise DataError(f"data: there is no file {str(path)!r}")
+        raise DataError(f"data: there is no file {str(path)!r}; shipped data are jaxlmm.datasets.load(name)")
     if path.suffix.lower() in PARQUET:
         return _parquet(path, mentioned)
     if not find_spec("pandas"):

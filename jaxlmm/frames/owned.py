@@ -7,15 +7,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ..errors import DataError
 from .columns import Column, OpenTable, index_of, labels_of, library_of, open_table
-
-if TYPE_CHECKING:
-    from ..results import Fit
 
 ADVICE = "give an array with a value for each of the rows used (.to_numpy() of a Series), or fit again"
 
@@ -40,7 +37,7 @@ def own_columns(data: Any, used: Collection[str]) -> Any:
     return copied(data.select(names) if hasattr(data, "select") else data[names])
 
 
-def column_at(fit: Fit, name: str) -> Column:
+def column_at(fit: Any, name: str) -> Column:
     """A column (n_input,) of the data of a fit: from its copy or, if it is not part of the model, from the caller's.
 
     Raises
@@ -54,7 +51,7 @@ def column_at(fit: Fit, name: str) -> Column:
     return table.column(name)
 
 
-def frame_at(fit: Fit, names: Sequence[str] | None = None) -> Any:
+def frame_at(fit: Any, names: Sequence[str] | None = None) -> Any:
     """A frame with the columns `names` (or more), default all: the copy, or the caller's if that has others.
 
     Raises
@@ -71,7 +68,7 @@ def frame_at(fit: Fit, names: Sequence[str] | None = None) -> Any:
     return _unchanged(fit, f"columns that are not part of the model may be of other rows ({what}); {advice}").data
 
 
-def check_index(fit: Fit, name: str, values: Any) -> None:
+def check_index(fit: Any, name: str, values: Any) -> None:
     """Refuse labels of rows, of a Series or DataFrame, where they may be those of rows that have changed since the fit.
 
     `name` is that of the argument.
@@ -80,7 +77,7 @@ def check_index(fit: Fit, name: str, values: Any) -> None:
         _unchanged(fit, f"{name}: the index of the {type(values).__name__} may be of other rows; {ADVICE}")
 
 
-def _unchanged(fit: Fit, consequence: str) -> OpenTable:
+def _unchanged(fit: Any, consequence: str) -> OpenTable:
     """The caller's data, refused where they are not as they were."""
     change = None if fit.given is fit.data else _change(open_table(fit.data), fit.given)
     if change:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from jax import Array
 from ..covariance import ByGroup, Covariance
 from ..distributions import check_level, t_quantile
 from ..errors import DataError
+from ..estimates.fitted import FitBase
 from ..fitting.objective import Spec, coordinates
 from ..frames.columns import make_frame
 from ..frames.tables import Shown, Table, format_column
@@ -23,9 +24,6 @@ from ..runtime.precision import float64
 from ..runtime.programs import compiled_by_size
 from .local import INFORMATION, inverse, local, prepared_for
 from .options import check_information
-
-if TYPE_CHECKING:
-    from ..results import Fit
 
 
 class Parameters(NamedTuple):
@@ -117,7 +115,7 @@ class Uncertain:
         return Parameters(coef, theta, blocks[:-1], blocks[-1], sigma, structures)
 
 
-def uncertain(fit: Fit, information: str = "observed") -> Uncertain:
+def uncertain(fit: FitBase, information: str = "observed") -> Uncertain:
     """Covariance of the covariance parameters by an information matrix."""
     check_information(information)
     with float64():
@@ -145,7 +143,7 @@ def _information(spec: Spec, prepared: Any, x: Array) -> Array:
 _program = compiled_by_size(_information)
 
 
-def delta(fit: Fit, g: Callable[[Parameters], Any], information: str = "observed") -> Delta:
+def delta(fit: FitBase, g: Callable[[Parameters], Any], information: str = "observed") -> Delta:
     """Value and standard error of ``g(parameters)``; see ``Fit.delta``."""
     at = uncertain(fit, information)
     name = getattr(g, "__name__", "value").replace("<lambda>", "value")
@@ -195,7 +193,7 @@ class Natural(NamedTuple):
         return np.sqrt(np.diagonal(self.vcov)[places])
 
 
-def natural(fit: Fit, information: str = "observed") -> Natural:
+def natural(fit: FitBase, information: str = "observed") -> Natural:
     """Covariance of the natural parameters (delta method); NaN for a parameter on the boundary of its space."""
     at = uncertain(fit, information)
     with float64():

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
 from ..errors import DataError
+from ..estimates.fitted import FitBase
 from ..likelihood.parts import Field, Residual, Term
 from .delta import Delta, Parameters, delta
 
-if TYPE_CHECKING:
-    from ..results import Fit
 
-
-def r2(fit: Fit, ddof: int = 0) -> Delta:
+def r2(fit: FitBase, ddof: int = 0) -> Delta:
     """See ``Fit.r2``: variance of the fixed part, and of it with the random parts, over all variance.
 
     The variance of a random part is its mean over the rows, ``mean_i z_i'G z_i`` (Johnson 2014, Methods in Ecology and
@@ -37,7 +35,7 @@ def r2(fit: Fit, ddof: int = 0) -> Delta:
     return _named(delta(fit, shares), ("marginal", "conditional"))
 
 
-def icc(fit: Fit) -> Delta:
+def icc(fit: FitBase) -> Delta:
     """See ``Fit.icc``: each random part's mean variance over the sum of all and the residual's."""
     if not fit.model.random:
         raise DataError("icc: the model has no random parts; correlations of residuals are in fit.varcorr()")

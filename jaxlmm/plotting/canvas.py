@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ..errors import DataError
+from ..estimates.fitted import FitBase
 from ..frames.columns import Column
 from ..frames.owned import column_at
-
-if TYPE_CHECKING:
-    from ..results import Fit
 
 INK, GREY, PALE, ACCENT = "0.15", "0.55", "0.88", "#0b4f8a"
 MARKERS, LINES = "osD^vP*X", ("-", "--", "-.", ":")
@@ -144,7 +142,7 @@ def wrapped(text: str, most: int) -> str:
     return "\n".join(lines)
 
 
-def column_of(fit: Fit, argument: str, name: str) -> Column:
+def column_of(fit: FitBase, argument: str, name: str) -> Column:
     """A column of the data at the rows of the fit, which are those without missing values of the model's columns.
 
     Raises
@@ -162,7 +160,7 @@ def column_of(fit: Fit, argument: str, name: str) -> Column:
     return column.take(fit.frame.rows)
 
 
-def groups_of(fit: Fit, argument: str, by: str) -> tuple[np.ndarray, tuple[str, ...]]:
+def groups_of(fit: FitBase, argument: str, by: str) -> tuple[np.ndarray, tuple[str, ...]]:
     """Codes (n,) and labels of groups: a grouping factor of the model, by its label, or a column of the data."""
     for part, own in zip(fit.frame.parts, fit.model.random, strict=True):
         if part.group_label == by and part.levels and own.group is not None:

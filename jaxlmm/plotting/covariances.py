@@ -14,18 +14,16 @@ move.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..errors import DataError
+from ..estimates.fitted import FitBase
 from ..estimates.rows import covariance, parts_of
 from ..tolerances import correlation_of
 from . import canvas
 from .canvas import column_of, groups_of
-
-if TYPE_CHECKING:
-    from ..results import Fit
 
 MOST = 40  # positions
 
@@ -39,7 +37,7 @@ class Covariances(NamedTuple):
     groups: np.ndarray
 
 
-def covariances(fit: Fit, by: str | None, at: str | None) -> Covariances:
+def covariances(fit: FitBase, by: str | None, at: str | None) -> Covariances:
     """Both matrices; by default of the residual structure over the levels of a factor."""
     own = fit.frame.residual
     if by is None and at is None:
@@ -77,7 +75,7 @@ def covariances(fit: Fit, by: str | None, at: str | None) -> Covariances:
     return Covariances(tuple(labels), empirical, model, groups)
 
 
-def plot_covariances(fit: Fit, by: str | None, at: str | None, correlation: bool, ax: Any) -> Any:
+def plot_covariances(fit: FitBase, by: str | None, at: str | None, correlation: bool, ax: Any) -> Any:
     """See ``FitPlots.covariance``."""
     found = covariances(fit, by, at)
     both = [correlation_of(C) if correlation else C for C in (found.empirical, found.model)]
@@ -120,7 +118,7 @@ def _heat(ax: Any, C: np.ndarray, labels: tuple[str, ...], most: float) -> None:
 class RowPairs:
     """What a fit says of pairs of rows i (m,) and j (m,)."""
 
-    def __init__(self, fit: Fit):
+    def __init__(self, fit: FitBase):
         self.fit = fit
         self.parts, self.blocks = parts_of(fit.model, fit.estimate)
 
@@ -159,7 +157,7 @@ class Semivariogram(NamedTuple):
 
 
 def semivariogram(
-    fit: Fit, by: str, time: str, kind: str, bins: int, robust: bool, max_lag: float | None, seed: int = 0
+    fit: FitBase, by: str, time: str, kind: str, bins: int, robust: bool, max_lag: float | None, seed: int = 0
 ) -> Semivariogram:  # fmt: skip
     """Semivariances by lag, in bins of equal numbers of pairs; equal lags are never parted."""
     codes, _ = groups_of(fit, "by", by)
@@ -213,7 +211,7 @@ def _bins(lag: np.ndarray, bins: int) -> np.ndarray:
 
 
 def plot_semivariogram(
-    fit: Fit, by: str, time: str, kind: str, bins: int, robust: bool, max_lag: float | None, ax: Any
+    fit: FitBase, by: str, time: str, kind: str, bins: int, robust: bool, max_lag: float | None, ax: Any
 ) -> Any:  # fmt: skip
     """See ``FitPlots.semivariogram``."""
     found = semivariogram(fit, by, time, kind, bins, robust, max_lag)

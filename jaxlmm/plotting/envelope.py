@@ -10,15 +10,13 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..distributions import check_level
 from ..errors import DataError
-
-if TYPE_CHECKING:
-    from ..results import Fit
+from ..estimates.fitted import FitBase
 
 FEWEST = 19
 
@@ -30,7 +28,7 @@ class Envelope(NamedTuple):
     upper: np.ndarray
 
 
-def refitted(fit: Fit, n: int, seed: int) -> Iterator[Any]:
+def refitted(fit: FitBase, n: int, seed: int) -> Iterator[Any]:
     """The model fitted to n simulated responses, in one batch; those that did not converge are left out.
 
     They serve for predictions and residuals: certificate and information are still those of `fit`.
@@ -48,7 +46,7 @@ def refitted(fit: Fit, n: int, seed: int) -> Iterator[Any]:
         yield dataclasses.replace(fit, frame=frame, model=fit.model.replace(y=Y[i]), estimate=estimate)
 
 
-def simulated(fit: Fit, n: int, seed: int, *curves: Callable[[Any], np.ndarray]) -> tuple[np.ndarray, ...]:
+def simulated(fit: FitBase, n: int, seed: int, *curves: Callable[[Any], np.ndarray]) -> tuple[np.ndarray, ...]:
     """Values (r, m) of each curve, a function of a fit, for the r of n simulated data sets that could be fitted.
 
     Raises

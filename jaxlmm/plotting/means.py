@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..errors import DataError
+from ..estimates.fitted import FitBase
 from ..frames.columns import number_label, read_column
 from . import canvas
 from .canvas import column_of
-
-if TYPE_CHECKING:
-    from ..results import Fit
 
 PLACES = 61  # of a curve
 QUARTILES = (0.25, 0.5, 0.75)  # where a numeric `by` is held
@@ -35,7 +33,8 @@ class Means(NamedTuple):
 
 
 def means(
-    fit: Fit, term: str, by: str | None, at: Mapping[str, Any] | None, level: float, df: str, options: Mapping[str, Any]
+    fit: FitBase, term: str, by: str | None, at: Mapping[str, Any] | None, level: float, df: str,
+    options: Mapping[str, Any],
 ) -> Means:  # fmt: skip
     """Estimated marginal means over a predictor, within each level of `by`; arrays (groups, m)."""
     at = dict(at or {})
@@ -65,7 +64,7 @@ def means(
     return Means(x, None if numeric else tuple(map(_text, own)), labels, out[0], out[1], out[2], tuple(own))
 
 
-def _held(fit: Fit, by: str) -> dict[str, Any]:
+def _held(fit: FitBase, by: str) -> dict[str, Any]:
     """Quartiles of a numeric column that the reference grid would hold at its mean."""
     if len(fit.emmeans([by], df="asymptotic").labels[by]) > 1:
         return {}
@@ -78,7 +77,7 @@ def _text(value: Any) -> str:
 
 
 def plot_means(
-    fit: Fit, term: str, by: str | None, at: Mapping[str, Any] | None, level: float, df: str, data: bool,
+    fit: FitBase, term: str, by: str | None, at: Mapping[str, Any] | None, level: float, df: str, data: bool,
     options: Mapping[str, Any], ax: Any,
 ) -> Any:  # fmt: skip
     """See ``FitPlots.effects``."""
@@ -118,7 +117,7 @@ def _style(g: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _draw_data(ax: Any, fit: Fit, term: str, found: Means) -> None:
+def _draw_data(ax: Any, fit: FitBase, term: str, found: Means) -> None:
     column = column_of(fit, "term", term)
     y = fit.model.y
     if found.labels is None:
@@ -131,7 +130,7 @@ def _draw_data(ax: Any, fit: Fit, term: str, found: Means) -> None:
 
 
 def plot_coefficients(
-    fit: Fit, which: Sequence[str] | None, level: float, df: str, options: Mapping[str, Any], ax: Any
+    fit: FitBase, which: Sequence[str] | None, level: float, df: str, options: Mapping[str, Any], ax: Any
 ) -> Any:  # fmt: skip
     """See ``FitPlots.coef``."""
     if which is None:

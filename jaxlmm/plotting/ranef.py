@@ -7,18 +7,16 @@ at their estimates, to the predictor (BLUP), which is drawn towards zero the mor
 from __future__ import annotations
 
 from itertools import combinations
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..distributions import check_level, t_quantile
 from ..errors import DataError
+from ..estimates.fitted import FitBase
 from ..likelihood.parts import Term
 from . import canvas
 from .canvas import chosen
-
-if TYPE_CHECKING:
-    from ..results import Fit
 
 LABELLED = 60  # most levels with their labels
 VARIANCES = ("condvar", "pev")
@@ -34,7 +32,7 @@ class Caterpillar(NamedTuple):
     half: np.ndarray
 
 
-def caterpillar(fit: Fit, group: str | None, variance: str, sort: str | None, level: float) -> Caterpillar:
+def caterpillar(fit: FitBase, group: str | None, variance: str, sort: str | None, level: float) -> Caterpillar:
     """Effects with intervals, sorted by a column, or with `sort` "" as the levels come."""
     if variance not in VARIANCES:
         raise DataError(f"variance: found {variance!r}, expected 'condvar' or 'pev'")
@@ -53,7 +51,7 @@ def caterpillar(fit: Fit, group: str | None, variance: str, sort: str | None, le
 
 
 def plot_caterpillar(
-    fit: Fit, group: str | None, variance: str, sort: str | None, level: float, ax: Any
+    fit: FitBase, group: str | None, variance: str, sort: str | None, level: float, ax: Any
 ) -> Any:  # fmt: skip
     """See ``FitPlots.ranef``."""
     found = caterpillar(fit, group, variance, sort, level)
@@ -94,7 +92,7 @@ class Shrinkage(NamedTuple):
     predicted: np.ndarray
 
 
-def shrinkage(fit: Fit, group: str | None, coef: bool) -> Shrinkage:
+def shrinkage(fit: FitBase, group: str | None, coef: bool) -> Shrinkage:
     """Estimates of groups alone and predictors, as deviations; with `coef` the fixed effects of the same name added."""
     parts = fit.frame.parts
     mine = [t for t, part in enumerate(fit.model.random) if isinstance(part, Term)]
@@ -120,7 +118,7 @@ def shrinkage(fit: Fit, group: str | None, coef: bool) -> Shrinkage:
     return Shrinkage(group, parts[mine[0]].levels, columns, alone, predicted)
 
 
-def plot_shrinkage(fit: Fit, group: str | None, coef: bool, ax: Any) -> Any:
+def plot_shrinkage(fit: FitBase, group: str | None, coef: bool, ax: Any) -> Any:
     """See ``FitPlots.shrinkage``."""
     found = shrinkage(fit, group, coef)
     if not np.isfinite(found.alone).any():

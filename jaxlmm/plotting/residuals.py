@@ -8,17 +8,15 @@ make it robust: outliers are to be seen.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from ..estimates.fitted import FitBase
 from ..frames.columns import Column
 from . import canvas
 from .canvas import chosen, column_of
 from .envelope import Envelope, envelope, simulated
-
-if TYPE_CHECKING:
-    from ..results import Fit
 
 
 def root_size(values: np.ndarray) -> np.ndarray:
@@ -26,7 +24,7 @@ def root_size(values: np.ndarray) -> np.ndarray:
     return np.sqrt(np.abs(values))
 
 
-def plot_diagnostics(fit: Fit, kind: str, n: int, seed: int, level: float, ax: Any) -> np.ndarray:
+def plot_diagnostics(fit: FitBase, kind: str, n: int, seed: int, level: float, ax: Any) -> np.ndarray:
     """See ``FitPlots.diagnostics``."""
     places, mean, _ = trend(fit, "fitted", kind, True)
     _, spread, _ = trend(fit, "fitted", kind, True, root_size)
@@ -51,7 +49,7 @@ def plot_diagnostics(fit: Fit, kind: str, n: int, seed: int, level: float, ax: A
     return axes
 
 
-def _draw_observed(ax: Any, fit: Fit) -> None:
+def _draw_observed(ax: Any, fit: FitBase) -> None:
     """The response against fitted values, where there are no random effects to look at."""
     x = fit.fitted
     ends = np.array([x.min(), x.max()])
@@ -74,7 +72,9 @@ def quartile_line(scores: np.ndarray, values: np.ndarray) -> tuple[float, float]
     return float(u - slope * a), float(slope)
 
 
-def sample(fit: Fit, of: str, column: str | None, kind: str, random: bool) -> tuple[Callable[[Any], np.ndarray], str]:
+def sample(
+    fit: FitBase, of: str, column: str | None, kind: str, random: bool
+) -> tuple[Callable[[Any], np.ndarray], str]:
     """The function that gives the sorted values of any fit, and their name."""
     if of == "residuals":
         return lambda f: np.sort(f.residuals(kind, random)), name_of(kind, random)
@@ -86,8 +86,8 @@ def sample(fit: Fit, of: str, column: str | None, kind: str, random: bool) -> tu
 
 
 def plot_quantiles(
-    fit: Fit, of: str, column: str | None, kind: str, random: bool, n: int, seed: int, level: float, simultaneous: bool,
-    ax: Any,
+    fit: FitBase, of: str, column: str | None, kind: str, random: bool, n: int, seed: int, level: float,
+    simultaneous: bool, ax: Any,
 ) -> Any:  # fmt: skip
     """See ``FitPlots.qq``."""
     curve, name = sample(fit, of, column, kind, random)
@@ -124,7 +124,7 @@ def name_of(kind: str, random: bool) -> str:
     return f"{'' if kind == 'response' else kind + ' '}{which}residuals"
 
 
-def fitted_of(fit: Fit, random: bool) -> np.ndarray:
+def fitted_of(fit: FitBase, random: bool) -> np.ndarray:
     """Conditional means of the rows, or population means."""
     return fit.fitted if random else fit.predict(random=False)
 
@@ -136,7 +136,7 @@ def level_means(codes: np.ndarray, values: np.ndarray, levels: int) -> np.ndarra
 
 
 def trend(
-    fit: Fit, against: str, kind: str, random: bool, size: Callable[[np.ndarray], np.ndarray] = np.asarray
+    fit: FitBase, against: str, kind: str, random: bool, size: Callable[[np.ndarray], np.ndarray] = np.asarray
 ) -> tuple[np.ndarray, Callable[[Any], np.ndarray], Column | None]:  # fmt: skip
     """Places (m,), the function that gives the curve of any fit there, and the column if it is not fitted values.
 
@@ -156,7 +156,7 @@ def trend(
 
 
 def plot_residuals(
-    fit: Fit, kind: str, against: str, random: bool, n: int, seed: int, level: float, simultaneous: bool, ax: Any
+    fit: FitBase, kind: str, against: str, random: bool, n: int, seed: int, level: float, simultaneous: bool, ax: Any
 ) -> Any:  # fmt: skip
     """See ``FitPlots.residuals``."""
     places, curve, column = trend(fit, against, kind, random)
@@ -169,7 +169,7 @@ def plot_residuals(
 
 
 def draw_trend(
-    ax: Any, fit: Fit, kind: str, random: bool, column: Column | None, places: np.ndarray, curve: np.ndarray,
+    ax: Any, fit: FitBase, kind: str, random: bool, column: Column | None, places: np.ndarray, curve: np.ndarray,
     around: Envelope | None, size: Callable[[np.ndarray], np.ndarray] | None = None, name: str = "",
 ) -> None:  # fmt: skip
     """Points, curve and envelope."""

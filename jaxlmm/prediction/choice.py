@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ..arguments import nearest
 from ..covariance import NAMES
 from ..errors import DataError, FormulaError
+from ..estimates.fitted import FitBase
 from ..formula.parser import parse
-
-if TYPE_CHECKING:
-    from ..results import Fit
 
 Random = bool | str | Sequence[str]
 
 
-def parts_of(fit: Fit, random: Random) -> tuple[bool, ...]:
+def parts_of(fit: FitBase, random: Random) -> tuple[bool, ...]:
     """Whether each random part of a fit is wanted.
 
     Raises
@@ -53,7 +51,7 @@ def _plain(text: str) -> str:
     return "".join(text.split())
 
 
-def _canonical(fit: Fit, text: str) -> list[str]:
+def _canonical(fit: FitBase, text: str) -> list[str]:
     """Terms that a text such as ``(x | a/b)`` stands for, as the parts of the fit have theirs."""
     formula = fit.frame.formula
     try:
@@ -64,6 +62,6 @@ def _canonical(fit: Fit, text: str) -> list[str]:
     return [_plain(f"{bar.structure or ''}({bar.lhs} | {bar.group_label})") for bar in bars]
 
 
-def _refuse(fit: Fit, name: str) -> None:
+def _refuse(fit: FitBase, name: str) -> None:
     known = list(dict.fromkeys(text for part in fit.frame.parts for text in (part.text, part.group_label)))
     raise DataError(f"random: found {name!r}, expected True, False, or terms of the fit; {nearest(name, known)}")

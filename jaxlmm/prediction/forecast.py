@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ..distributions import check_level, t_quantile
 from ..errors import DataError
 from ..estimates.effects import effects_by_term, effects_of, linear_predictor
+from ..estimates.fitted import FitBase
 from ..frames.columns import extend_rows, index_of, make_frame, open_table
 from ..inference.fixed_effects.wald import Wald, check_tests
 from ..likelihood.parts import Term
@@ -18,16 +19,13 @@ from .choice import Random, parts_of
 from .errors import Predictor
 from .newdata import ABSENT, FRESH, SHARED, NewRows, check_known, rows_of_data, rows_of_fit
 
-if TYPE_CHECKING:
-    from ..results import Fit
-
 INTERVALS = (None, "confidence", "prediction")
 COLUMNS = ("estimate", "std_error", "df", "lower", "upper")
 MANY = 1e12  # degrees of freedom that are infinite but for rounding
 
 
 def predict(
-    fit: Fit, newdata: Any = None, random: Random = True, se: bool = False, interval: str | None = None,
+    fit: FitBase, newdata: Any = None, random: Random = True, se: bool = False, interval: str | None = None,
     level: float = 0.95, df: str = "satterthwaite", allow_new_levels: bool = False, residual: bool = False,
     **method: Any,
 ) -> Any:  # fmt: skip
@@ -71,7 +69,7 @@ def predict(
     return _conditional_mean(fit, new, parts)
 
 
-def _check(fit: Fit, random: Random, se: bool, interval: str | None, residual: bool) -> None:
+def _check(fit: FitBase, random: Random, se: bool, interval: str | None, residual: bool) -> None:
     if interval not in INTERVALS:
         raise DataError(f"interval: found {interval!r}, expected None, 'confidence' or 'prediction'")
     if residual and not (isinstance(random, (bool, np.bool_)) and random):
@@ -82,7 +80,7 @@ def _check(fit: Fit, random: Random, se: bool, interval: str | None, residual: b
         raise DataError(f"se: the fit has no optimum, so its errors are not known: {fit.estimate.status.advice}")
 
 
-def _conditional_mean(fit: Fit, new: NewRows, parts: Sequence[bool]) -> np.ndarray:
+def _conditional_mean(fit: FitBase, new: NewRows, parts: Sequence[bool]) -> np.ndarray:
     """Means with predicted random effects, those of new levels zero, and random functions at the rows of the fit."""
     terms = []
     for part, unknown, (group, place), there in zip(fit.model.random, new.unknown, new.parts, parts, strict=False):
@@ -96,7 +94,7 @@ def _conditional_mean(fit: Fit, new: NewRows, parts: Sequence[bool]) -> np.ndarr
 
 
 def _with_errors(
-    fit: Fit, new: NewRows, state: Any, level: float, df: str, method: dict[str, Any], newdata: Any
+    fit: FitBase, new: NewRows, state: Any, level: float, df: str, method: dict[str, Any], newdata: Any
 ) -> Any:  # fmt: skip
     if method.get("robust") is not None:
         raise DataError(
@@ -118,12 +116,12 @@ def _with_errors(
     return _frame(fit, found.mean, error, freedom, level, newdata)
 
 
-def _frame(fit: Fit, mean: np.ndarray, error: np.ndarray, df: np.ndarray, level: float, newdata: Any) -> Any:
+def _frame(fit: FitBase, mean: np.ndarray, error: np.ndarray, df: np.ndarray, level: float, newdata: Any) -> Any:
     half = t_quantile(0.5 * (1.0 + check_level(level)), df) * error
     return _indexed(fit, dict(zip(COLUMNS, (mean, error, df, mean - half, mean + half), strict=True)), newdata)
 
 
-def _indexed(fit: Fit, columns: dict[str, np.ndarray], newdata: Any) -> Any:
+def _indexed(fit: FitBase, columns: dict[str, np.ndarray], newdata: Any) -> Any:
     """A frame with the index of the rows that it is of."""
     made = make_frame(fit.frame.kind, columns)
     index = index_of(fit.data if newdata is None else newdata)
@@ -132,7 +130,7 @@ def _indexed(fit: Fit, columns: dict[str, np.ndarray], newdata: Any) -> Any:
     return made
 
 
-def _with_gaps(fit: Fit, found: Any, there: np.ndarray, newdata: Any) -> Any:
+def _with_gaps(fit: FitBase, found: Any, there: np.ndarray, newdata: Any) -> Any:
     """The frame of all rows from that of those without missing values."""
     n = open_table(newdata, "newdata").n
     own = {name: None if found is None else np.asarray(found[name]) for name in COLUMNS}

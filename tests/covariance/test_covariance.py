@@ -13,11 +13,9 @@ import pytest
 import jaxlmm
 from cases import some
 from jaxlmm import (
-    CompoundSymmetry,
     Correlation,
     Covariance,
     Diagonal,
-    Identity,
     Model,
     Positive,
     Term,
@@ -26,6 +24,7 @@ from jaxlmm import (
     each_level,
     interval,
 )
+from jaxlmm.covariance import CompoundSymmetry, Identity
 from jaxlmm.fitting import estimate as fitting
 from matrices import bound_by, matrix_at
 

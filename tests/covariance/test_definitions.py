@@ -672,7 +672,7 @@ def search(case: Case, d: Data, start: Sequence[Any], reml: bool = True) -> tupl
 
 DAILY = {
     "matern 1.5", "spherical in 2-D", "fa(1) residual", "ou residual", "us @ ar1 effects",
-    "cs by arm", "weights, ou and crossed effects", "relationship beside the animals' own",
+    "cs by arm", "relationship beside the animals' own",
 }  # fmt: skip
 
 

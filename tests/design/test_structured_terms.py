@@ -12,8 +12,8 @@ import pytest
 import jaxlmm
 import oracle
 from cases import some
-from jaxlmm import Autoregressive, DataError, FormulaError, JaxlmmError, Unstructured
-from jaxlmm.covariance import NAMES
+from jaxlmm import DataError, FormulaError, JaxlmmError, Unstructured
+from jaxlmm.covariance import NAMES, Autoregressive
 from jaxlmm.design.frame import build_frame
 from jaxlmm.formula.parser import parse
 from jaxlmm.formula.specs import residual_of
@@ -215,7 +215,7 @@ def test_products_over_columns():
     assert found.arguments()["dim"] == (2, 1)
     assert found.structure == Unstructured() @ Autoregressive()
     found = frame_of(residual="(ar1(visit) * cs(visit) | id)").residual
-    assert found.structure == Autoregressive() * jaxlmm.CompoundSymmetry()
+    assert found.structure == Autoregressive() * jaxlmm.covariance.CompoundSymmetry()
     assert found.arguments()["dim"] == VISITS
     found = frame_of(residual="(ar1(week) * cs(week) | id)").residual  # one takes times, the other levels
     np.testing.assert_array_equal(found.arguments()["coords"], np.column_stack([columns()["week"], columns()["t"]]))
@@ -264,7 +264,7 @@ def test_structures_of_python_over_columns():
     kronecker = (Unstructured() @ Autoregressive()).over("trait + half | id")
     assert frame_of(residual=kronecker).residual.arguments()["dim"] == (2, 1)
     assert frame_of(residual=Unstructured().over("visit | arm / id")).residual.placed.arms == ("arm=u", "arm=v")
-    total = (Autoregressive() + jaxlmm.CompoundSymmetry()).over("visit | id")
+    total = (Autoregressive() + jaxlmm.covariance.CompoundSymmetry()).over("visit | id")
     assert frame_of(residual=total).residual.arguments()["dim"] == VISITS
     with pytest.raises(FormulaError, match="2 columns, found 1"):
         frame_of(residual=(Unstructured() @ Autoregressive()).over("trait | id"))

@@ -91,8 +91,8 @@ def test_the_dense_engine_refuses_what_would_not_be_sensible():
     with pytest.raises(DataError, match=words):
         jaxlmm.lmm("y ~ x + (x | g)", data, engine="dense")
     assert jaxlmm.Model(data["y"], X, random=[term]).engine == "grouped"
-    residual = jaxlmm.Residual(jaxlmm.CompoundSymmetry(), data["g"], np.arange(MAX_DENSE_ROWS + 1) // 50)
-    field = jaxlmm.Field(jaxlmm.Exponential(), coords=data["x"])
+    residual = jaxlmm.Residual(jaxlmm.covariance.CompoundSymmetry(), data["g"], np.arange(MAX_DENSE_ROWS + 1) // 50)
+    field = jaxlmm.Field(jaxlmm.covariance.Exponential(), coords=data["x"])
     with pytest.raises(DataError, match=f"{MAX_DENSE_ROWS + 1} rows depend on each other"):
         jaxlmm.Model(data["y"], X, random=[term, field])
     assert jaxlmm.Model(data["y"], X, random=[term], residual=residual).engine == "marginal"
@@ -111,7 +111,7 @@ def short_data():
 
 def test_the_grouped_engine_refuses_a_residual_structure():
     data = short_data()
-    residual = jaxlmm.Residual(jaxlmm.CompoundSymmetry(), data["g"], np.arange(24) % 4)
+    residual = jaxlmm.Residual(jaxlmm.covariance.CompoundSymmetry(), data["g"], np.arange(24) % 4)
     with pytest.raises(DataError, match="engine: 'grouped'.*residual.*'marginal'"):
         jaxlmm.Model(data["y"], np.ones((24, 1)), residual=residual, engine="grouped")
     term = jaxlmm.Term(np.ones(24), data["g"])
@@ -370,7 +370,7 @@ def test_derivatives_of_a_structured_residual(criterion, case):
     weights = np.random.default_rng(0).uniform(0.5, 2, len(y)) if case == "weights" else None
     other = np.arange(len(y)) % 5
     random = [jaxlmm.Term(X, other)] if case == "beside a random slope" else []
-    residual = jaxlmm.Residual(jaxlmm.CompoundSymmetry(), subject, visit)
+    residual = jaxlmm.Residual(jaxlmm.covariance.CompoundSymmetry(), subject, visit)
     model = jaxlmm.Model(y, X, random=random, residual=residual, weights=weights)
     assert model.engine == "marginal"
 
@@ -399,7 +399,7 @@ def test_compound_symmetry_is_the_random_intercept_where_that_is_inside(method, 
     one = np.ones(len(y))
     w = one * 2.0 if weights else None  # equal weights: unequal ones enter the two models differently
     intercept = estimate(jaxlmm.Model(y, X, random=[jaxlmm.Term(one, subject)], weights=w), method)
-    residual = jaxlmm.Residual(jaxlmm.CompoundSymmetry(), subject, visit)
+    residual = jaxlmm.Residual(jaxlmm.covariance.CompoundSymmetry(), subject, visit)
     compound = estimate(jaxlmm.Model(y, X, residual=residual, weights=w), method)
     assert intercept.status == compound.status == Status.CONVERGED
     assert compound.loglik == pytest.approx(intercept.loglik, abs=1e-8)
@@ -416,7 +416,7 @@ def test_compound_symmetry_reaches_negative_correlations():
     means = np.bincount(subject, y) / np.bincount(subject)
     y = y - 1.1 * means[subject]
     intercept = estimate(jaxlmm.Model(y, X, random=[jaxlmm.Term(np.ones(len(y)), subject)]))
-    model = jaxlmm.Model(y, X, residual=jaxlmm.Residual(jaxlmm.CompoundSymmetry(), subject, visit))
+    model = jaxlmm.Model(y, X, residual=jaxlmm.Residual(jaxlmm.covariance.CompoundSymmetry(), subject, visit))
     compound = estimate(model)
     assert intercept.boundary == (True,)
     assert compound.status == Status.CONVERGED

@@ -119,7 +119,7 @@ def test_masked_arrays_are_refused_by_the_arrays():
             jaxlmm.Unstructured(), d["g"], masked(np.tile(np.arange(6), 10), 0)
         ),
         "coords of residual": lambda: jaxlmm.Residual(
-            jaxlmm.OrnsteinUhlenbeck(), d["g"], coords=masked(np.arange(60.0), 0.0)
+            jaxlmm.covariance.OrnsteinUhlenbeck(), d["g"], coords=masked(np.arange(60.0), 0.0)
         ),
     }.items():
         if words.startswith("X"):
@@ -198,7 +198,7 @@ def test_series_with_different_indexes_are_no_data(frame):
         "Model: y and weights": lambda: jaxlmm.Model(frame.y, frame[["x"]], weights=frame.w.iloc[SHUFFLED]),
         "animal: Z and group": lambda: jaxlmm.Term(X, frame.g, name="animal"),
         "residual: group and coords": lambda: jaxlmm.Residual(
-            jaxlmm.OrnsteinUhlenbeck(), frame.g, coords=frame.x.iloc[SHUFFLED]
+            jaxlmm.covariance.OrnsteinUhlenbeck(), frame.g, coords=frame.x.iloc[SHUFFLED]
         ),
     }.items():
         with pytest.raises(DataError, match=words):

@@ -234,6 +234,7 @@ def test_bootstrap_by_hand():
     assert table.references[1] == "bootstrap, 40 replicates" and test.lost == 0
 
 
+@pytest.mark.slow
 def test_the_law_is_that_of_replicates():
     """Many groups: replicates of the ratio have the mixture that the two models give, a matrix of two effects added."""
     rng, G = np.random.default_rng(6), 150
@@ -311,6 +312,7 @@ def test_conditional_aic(method):
     assert found.loglik == pytest.approx(loglik, abs=2e-3) and found.value == pytest.approx(value, abs=2e-3)
 
 
+@pytest.mark.slow
 def test_effective_degrees_of_freedom_are_those_of_refits():
     d, h, n = {k: v[:36] for k, v in simulated().items()}, 1e-4, 36
     d["w"] = np.random.default_rng(7).uniform(0.5, 2, n)

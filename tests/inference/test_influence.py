@@ -113,7 +113,7 @@ def test_exact_deletion_is_a_refit(model, method, by):
 @pytest.mark.parametrize(
     ("model", "method", "by"),
     some([("slopes", "REML", "id"), ("slopes", "ML", "row"), ("serial", "REML", "row"), ("both", "ML", "id"),
-          ("kin", "REML", "row")], ("slopes", "REML", "id"), ("serial", "REML", "row")),
+          ("kin", "REML", "row")], ("slopes", "REML", "id")),
 )  # fmt: skip
 def test_first_order_is_the_limit_of_optima(model, method, by):
     """The optimum of (1 - w) loglik + w loglik without the rows moves as it says, for small w."""

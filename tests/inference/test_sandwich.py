@@ -347,6 +347,7 @@ def test_covariance_of_all_parameters():
         fit.vcov_full(cluster="site")
 
 
+@pytest.mark.slow
 def test_singular_fits_have_scores():
     fit = fitted("singular")
     assert fit.singular

@@ -11,7 +11,8 @@ import pytest
 
 import jaxlmm
 from cases import some
-from jaxlmm import Autoregressive, Exponential, Field, Model, OrnsteinUhlenbeck, Residual, Term, Unstructured
+from jaxlmm import Field, Model, Residual, Term, Unstructured
+from jaxlmm.covariance import Autoregressive, Exponential, OrnsteinUhlenbeck
 from jaxlmm.estimates.effects import random_effects
 from jaxlmm.fitting.estimate import estimate
 from jaxlmm.fitting.objective import Spec, objective, packing_of, scale_of
@@ -262,10 +263,11 @@ def test_a_field_may_take_over_all_of_the_variation():
     raise AssertionError("no data set with an estimate of zero")
 
 
+@pytest.mark.slow
 def test_ranges_are_searched_from_several_starts():
     for seed in range(4):
         places, y = field_data(seed, 4.0, 0.2)
-        m = Model(y, np.ones((60, 1)), Field(jaxlmm.Gaussian(), coords=places))
+        m = Model(y, np.ones((60, 1)), Field(jaxlmm.covariance.Gaussian(), coords=places))
         fit = estimate(m)
         assert fit.status == jaxlmm.Status.CONVERGED
         for start in (2.0, 8.0, 40.0):

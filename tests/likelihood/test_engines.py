@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from cases import some
-from jaxlmm import CompoundSymmetry, Diagonal, Model, Residual, Term
+from jaxlmm import Diagonal, Model, Residual, Term
+from jaxlmm.covariance import CompoundSymmetry
 from jaxlmm.likelihood.engines import Blocks
 from jaxlmm.likelihood.prepared import prepare
 

@@ -247,6 +247,7 @@ def test_errors_over_seeds_are_those_that_are_stated():
     assert 0.3 * expected < np.mean([fit.monte_carlo.decrement for fit in fits]) < 2.5 * expected
 
 
+@pytest.mark.slow
 def test_relative_errors_are_relative_to_statistical_ones():
     errors = by_seed(0).monte_carlo
     np.testing.assert_allclose(

@@ -67,8 +67,8 @@ class Design:
 STRUCTURES = {
     "us": jaxlmm.Unstructured,
     "diag": jaxlmm.Diagonal,
-    "identity": jaxlmm.Identity,
-    "cs": jaxlmm.CompoundSymmetry,
+    "identity": jaxlmm.covariance.Identity,
+    "cs": jaxlmm.covariance.CompoundSymmetry,
 }
 
 

@@ -11,7 +11,8 @@ import pytest
 
 import jaxlmm
 from cases import case_names, load_case, load_data, some
-from jaxlmm import CompoundSymmetry, Model, Residual, Status, Unstructured
+from jaxlmm import Model, Residual, Status, Unstructured
+from jaxlmm.covariance import CompoundSymmetry
 from jaxlmm.fitting import estimate as fitting
 from jaxlmm.likelihood.engines import Blocks
 from jaxlmm.likelihood.engines.marginal import statistics as clustered

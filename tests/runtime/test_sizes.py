@@ -68,7 +68,7 @@ def test_structures_with_too_many_parameters():
     with pytest.raises(jaxlmm.JaxlmmError, match="covariance have too many parameters for 1,000 levels"):
         jaxlmm.Field(jaxlmm.Unstructured(), np.zeros(3), position=np.array([0, 1, 999]))
     with pytest.raises(jaxlmm.DataError, match="position has 1000000000, expected at most"):
-        jaxlmm.Field(jaxlmm.Identity(), np.zeros(3), position=np.array([0, 1, 10**9]))
+        jaxlmm.Field(jaxlmm.covariance.Identity(), np.zeros(3), position=np.array([0, 1, 10**9]))
     assert jaxlmm.Unstructured().size(100) == 5050
 
 

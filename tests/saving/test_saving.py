@@ -191,7 +191,7 @@ def test_structures_of_ones_own_are_asked_for(tmp_path):
 
 def test_structures_made_in_python(tmp_path):
     K = np.exp(-0.3 * np.abs(np.subtract.outer(np.arange(10), np.arange(10))))
-    residual = (jaxlmm.KnownMatrix(K) + jaxlmm.CompoundSymmetry()).over("Days | Subject")
+    residual = (jaxlmm.covariance.KnownMatrix(K) + jaxlmm.covariance.CompoundSymmetry()).over("Days | Subject")
     fit = jaxlmm.lmm("Reaction ~ Days", sleep(), residual=residual)
     loaded = again(fit, tmp_path / "fit")
     assert loaded.call.residual == residual and str(loaded) == str(fit)

@@ -148,7 +148,10 @@ def by_numpy(rng, data):
     return {"cluster": cluster, "arm": arm, "y": arm + rng.standard_normal(6)[cluster] + rng.standard_normal(len(arm))}
 
 
-@pytest.mark.parametrize("generate", [trial, pytest.param(with_holes, marks=pytest.mark.slow), by_numpy])
+@pytest.mark.parametrize(
+    "generate",
+    [trial, pytest.param(with_holes, marks=pytest.mark.slow), pytest.param(by_numpy, marks=pytest.mark.slow)],
+)
 def test_designs_that_vary_are_those_of_single_fits(generate):
     study = small(generate=generate, targets={"arm": 1.0})
     found = table_of(study)

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jaxlmm import Diagonal, Identity, Model, Term
+from jaxlmm import Diagonal, Model, Term
+from jaxlmm.covariance import Identity
 
 LANES, N, GROUPS = 8, 48, 8
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import oracle
-from jaxlmm import Diagonal, Identity, Model, Term, Unstructured
+from jaxlmm import Diagonal, Model, Term, Unstructured
+from jaxlmm.covariance import Identity
 from torture import search
 
 

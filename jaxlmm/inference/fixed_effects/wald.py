@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from jax import Array
 
 from ...distributions import check_level, f_tail, t_quantile, t_tail
 from ...errors import DataError
+from ...estimates.fitted import FitBase
 from ...fitting.objective import Spec, coordinates
 from ...fitting.units import root_of
 from ...likelihood.prepared import Prepared
@@ -26,9 +27,6 @@ from ..options import chart_of, check_options
 from ..robust.sandwich import KINDS, sandwich
 from ..small_sample import kenward_roger, satterthwaite
 from ..small_sample.degrees import between_within, containment_of, residual
-
-if TYPE_CHECKING:
-    from ...results import Fit
 
 DF = (
     "satterthwaite", "kenward-roger", "kenward-roger-full", "containment", "between-within", "between-within-sas",
@@ -172,7 +170,7 @@ def check_tests(
 
 
 def wald(
-    fit: Fit, df: str = "satterthwaite", information: str | None = None, boundary_df: str | None = None,
+    fit: FitBase, df: str = "satterthwaite", information: str | None = None, boundary_df: str | None = None,
     robust: str | None = None, cluster: Any = None,
 ) -> Wald:  # fmt: skip
     """Choose the covariance of the coefficients and the degrees of freedom; see ``Fit.test`` for the arguments."""
@@ -184,7 +182,7 @@ def wald(
     return _small_sample(fit, df, information, boundary_df)
 
 
-def _plain(fit: Fit, df: str, vcov: np.ndarray, root: np.ndarray, prefix: str) -> Wald:
+def _plain(fit: FitBase, df: str, vcov: np.ndarray, root: np.ndarray, prefix: str) -> Wald:
     """Degrees of freedom from the design alone."""
     rule: Callable[[np.ndarray], np.ndarray]
     if df == "containment":
@@ -201,7 +199,7 @@ def _plain(fit: Fit, df: str, vcov: np.ndarray, root: np.ndarray, prefix: str) -
     )  # fmt: skip
 
 
-def _robust(fit: Fit, df: str, kind: str, cluster: Any) -> Wald:
+def _robust(fit: FitBase, df: str, kind: str, cluster: Any) -> Wald:
     """A sandwich estimator, with its own degrees of freedom or those of the design."""
     if df.startswith("kenward"):
         raise DataError(f"df: {df!r} has a covariance of its own; with robust= use 'satterthwaite' or a simple one")
@@ -224,7 +222,7 @@ def _robust(fit: Fit, df: str, kind: str, cluster: Any) -> Wald:
     return Wald(fit.coef_names, fit.coef, found.vcov, root, df, None, label, note, found.df, joint, None, coding)
 
 
-def _small_sample(fit: Fit, df: str, information: str | None, boundary_df: str | None) -> Wald:
+def _small_sample(fit: FitBase, df: str, information: str | None, boundary_df: str | None) -> Wald:
     """Satterthwaite and Kenward-Roger."""
     is_kr = df != "satterthwaite"
     if is_kr and fit.method != "REML":
@@ -265,7 +263,7 @@ def _small_sample(fit: Fit, df: str, information: str | None, boundary_df: str |
     )  # fmt: skip
 
 
-def _compiled(fit: Fit, chart: str, information: str, df: str) -> tuple[np.ndarray, ...]:
+def _compiled(fit: FitBase, chart: str, information: str, df: str) -> tuple[np.ndarray, ...]:
     """A root of Phi; P, the information and, for Kenward-Roger, the adjusted covariance, in its basis."""
     with float64():
         spec, prepared = prepared_for(fit.model, fit.method)

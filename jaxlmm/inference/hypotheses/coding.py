@@ -13,20 +13,18 @@ one, so that neither codings nor units nor the way that rows are written matter.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ...design.encoding import encode, is_class, side_columns
 from ...errors import DataError
+from ...estimates.fitted import FitBase
 from ...formula import expressions
 from ...formula.syntax import Side
 from ...frames.columns import Column
 from ...tolerances import INDEPENDENT, OUTSIDE, REPEATED, origin, shifted
 from .grid import columns_used
-
-if TYPE_CHECKING:
-    from ...results import Fit
 
 TYPES = {1: 1, 2: 2, 3: 3, "1": 1, "2": 2, "3": 3, "I": 1, "II": 2, "III": 3}
 DEFINITIONS = ("sas", "lmertest")
@@ -87,7 +85,7 @@ class Coding:
         return _clean(T[: len(pivots)]) @ self.C
 
 
-def coding_of(fit: Fit) -> Coding:
+def coding_of(fit: FitBase) -> Coding:
     """The treatment coding of the fixed part of a fit; of one that none describes, its own columns in units of one."""
     X = fit.frame.X
     p = X.shape[1]
@@ -117,7 +115,7 @@ def coding_of(fit: Fit) -> Coding:
     return Coding(A, np.linalg.solve(A, every) if p else every, coded)
 
 
-def term_hypotheses(fit: Fit, type: int | str = 3, definition: str = "sas") -> dict[str, np.ndarray]:
+def term_hypotheses(fit: FitBase, type: int | str = 3, definition: str = "sas") -> dict[str, np.ndarray]:
     """Rows of hypotheses (r, p) of every term but the intercept.
 
     Parameters
@@ -149,6 +147,9 @@ def term_hypotheses(fit: Fit, type: int | str = 3, definition: str = "sas") -> d
     Goodnight (1980), Tests of hypotheses in fixed effects linear models, Comm. Statist. A 9, 167-180; SAS/STAT, The
     Four Types of Estimable Functions. Distances are those of the rows (X'X, not X'V^-1 X), as in SAS and lmerTest.
     """
+    if not isinstance(type, int | str):
+        found = type.__class__.__name__
+        raise DataError(f"type: found a {found}, expected 1, 2 or 3; fits are compared by jaxlmm.compare(fit, other)")
     if type not in TYPES:
         raise DataError(f"type: found {type!r}, expected 1, 2 or 3")
     if definition not in DEFINITIONS:
@@ -184,7 +185,7 @@ def _clean(L: np.ndarray) -> np.ndarray:
 # -- the over-parametrised model
 
 
-def _terms(fit: Fit, basis: np.ndarray) -> list[_CodedTerm]:
+def _terms(fit: FitBase, basis: np.ndarray) -> list[_CodedTerm]:
     """The intercept (without label) and the terms; W spans what X spans, or it is no description of the model."""
     frame = fit.frame
     formula, side = frame.formula, frame.formula.side
@@ -222,12 +223,12 @@ def _columns_of(
     return columns / (size if size > 0 else 1.0)
 
 
-def _own(fit: Fit) -> list[tuple[int, ...]]:
+def _own(fit: FitBase) -> list[tuple[int, ...]]:
     """Columns of X of every term but the intercept."""
     return [columns for _, columns in fit.frame.fixed_terms][int(fit.frame.formula.side.intercept) :]
 
 
-def _labels(fit: Fit) -> list[str]:
+def _labels(fit: FitBase) -> list[str]:
     formula = fit.frame.formula
     return [formula.readable(":".join(names)) for names in formula.side.terms]
 

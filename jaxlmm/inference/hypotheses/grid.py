@@ -6,19 +6,17 @@ import dataclasses
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ...design.encoding import expression_columns, side_columns
 from ...errors import DataError
+from ...estimates.fitted import FitBase
 from ...formula import expressions
 from ...formula.syntax import Formula
 from ...frames.columns import Column, read_column
 from ...frames.owned import column_at
-
-if TYPE_CHECKING:
-    from ...results import Fit
 
 Values = Mapping[str, Any]  # arrays of numbers, columns of factors
 WEIGHTS = ("equal", "proportional", "cells", "om")
@@ -26,7 +24,7 @@ INWARD = np.array([-49 / 20, 6.0, -15 / 2, 20 / 3, -15 / 4, 6 / 5, -1 / 6])  # w
 _LARGEST = 1_000_000
 
 
-def columns_used(fit: Fit, names: Iterable[str]) -> dict[str, Column]:
+def columns_used(fit: FitBase, names: Iterable[str]) -> dict[str, Column]:
     """Columns of the data at the rows of the fit."""
     return {name: column_at(fit, name).take(fit.frame.rows) for name in names}
 
@@ -89,7 +87,7 @@ class Grid:
 
 
 def reference_grid(
-    fit: Fit, at: Mapping[str, Any] | None = None, means_of: Sequence[str] = (), slope: str | None = None
+    fit: FitBase, at: Mapping[str, Any] | None = None, means_of: Sequence[str] = (), slope: str | None = None
 ) -> Grid:  # fmt: skip
     """Make the reference grid of the fixed part.
 
@@ -175,7 +173,7 @@ def listed_values(column: Column, given: Any) -> list[Any]:
 
 
 def _counts(
-    fit: Fit, data: Mapping[str, Column], factors: set[str], values: Mapping[str, list[Any]], codes: np.ndarray,
+    fit: FitBase, data: Mapping[str, Column], factors: set[str], values: Mapping[str, list[Any]], codes: np.ndarray,
     weight: np.ndarray | None = None,
 ) -> np.ndarray:  # fmt: skip
     """Sum of the weights (of the fit, or 1 each, if not given) of the rows in the cell of factors of each."""
@@ -197,7 +195,7 @@ def _counts(
 
 
 def count_cells(
-    fit: Fit, data: Mapping[str, Column], grid: Grid, weight: np.ndarray, slope: str | None = None
+    fit: FitBase, data: Mapping[str, Column], grid: Grid, weight: np.ndarray, slope: str | None = None
 ) -> np.ndarray:  # fmt: skip
     """`Grid.counts` (g,) of other rows: their predictors and weights."""
     coded = coded_columns(fit.frame.formula)
@@ -275,7 +273,7 @@ def _one_sided(frame: Any, columns: Values, name: str, inward: np.ndarray) -> np
     return fine
 
 
-def extra(fit: Fit, X: np.ndarray) -> np.ndarray:
+def extra(fit: FitBase, X: np.ndarray) -> np.ndarray:
     """What columns out of the model are beyond the combinations of others that they are in the data (g, a)."""
     frame = fit.frame
     out = np.setdiff1d(np.arange(X.shape[1]), frame.kept)

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ...distributions import check_level
 from ...errors import DataError
+from ...estimates.fitted import FitBase
 from ...tolerances import ESTIMABLE
 from ..hypotheses.grid import Grid, reference_grid
 from .table import EMMeans, scale_of, text_of
 from .weights import Weights, weighted
 
-if TYPE_CHECKING:
-    from ...results import Fit
-
 
 def emmeans(
-    fit: Fit, specs: str | Sequence[str], df: str = "satterthwaite", at: Mapping[str, Any] | None = None,
+    fit: FitBase, specs: str | Sequence[str], df: str = "satterthwaite", at: Mapping[str, Any] | None = None,
     weights: Weights = "equal", level: float = 0.95, **options: Any,
 ) -> EMMeans:  # fmt: skip
     """Estimated marginal means (least-squares means): predictions at a reference grid, averaged over other factors.
@@ -54,7 +52,7 @@ def emmeans(
 
 
 def emtrends(
-    fit: Fit, var: str, specs: str | Sequence[str] = "1", df: str = "satterthwaite",
+    fit: FitBase, var: str, specs: str | Sequence[str] = "1", df: str = "satterthwaite",
     at: Mapping[str, Any] | None = None, weights: Weights = "equal", level: float = 0.95, **options: Any,
 ) -> EMMeans:  # fmt: skip
     """Slopes of a numeric predictor, averaged like means: the derivative of the fixed part with respect to it.
@@ -71,7 +69,7 @@ def emtrends(
 
 
 def _averaged(
-    fit: Fit, grid: Grid, names: tuple[str, ...], by: tuple[str, ...], df: str, weights: str, level: float,
+    fit: FitBase, grid: Grid, names: tuple[str, ...], by: tuple[str, ...], df: str, weights: str, level: float,
     options: dict[str, Any], title: str, what: str,
 ) -> EMMeans:  # fmt: skip
     every = (*names, *by)

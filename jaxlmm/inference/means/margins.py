@@ -10,20 +10,18 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ...design.encoding import expression_columns, side_columns
 from ...distributions import check_level
 from ...errors import DataError
+from ...estimates.fitted import FitBase
 from ...frames.columns import Column, open_table
 from ...tolerances import ESTIMABLE
 from ..hypotheses.grid import coded_columns, columns_used, derivative, evaluate, extra, listed_values, reference_grid
 from .table import EMMeans, scale_of, text_of
-
-if TYPE_CHECKING:
-    from ...results import Fit
 
 Names = str | Sequence[str] | None
 Columns = dict[str, Any]  # arrays of numbers, columns of factors
@@ -56,7 +54,7 @@ class _AveragedRows:
 
 
 def predictions(
-    fit: Fit, by: Names = None, newdata: Any = None, at: Mapping[str, Any] | None = None, df: str = "satterthwaite",
+    fit: FitBase, by: Names = None, newdata: Any = None, at: Mapping[str, Any] | None = None, df: str = "satterthwaite",
     level: float = 0.95, **options: Any,
 ) -> EMMeans:  # fmt: skip
     """Average predictions of the population mean; see ``Fit.predictions``.
@@ -77,7 +75,7 @@ def predictions(
 
 
 def comparisons(
-    fit: Fit, variables: str | Sequence[str], change: Any = None, by: Names = None, newdata: Any = None,
+    fit: FitBase, variables: str | Sequence[str], change: Any = None, by: Names = None, newdata: Any = None,
     at: Mapping[str, Any] | None = None, df: str = "satterthwaite", level: float = 0.95, **options: Any,
 ) -> EMMeans:  # fmt: skip
     """Average changes of the population mean when a predictor changes and others stay; see ``Fit.comparisons``."""
@@ -94,7 +92,7 @@ def comparisons(
 
 
 def slopes(
-    fit: Fit, variables: str | Sequence[str], by: Names = None, newdata: Any = None,
+    fit: FitBase, variables: str | Sequence[str], by: Names = None, newdata: Any = None,
     at: Mapping[str, Any] | None = None, df: str = "satterthwaite", level: float = 0.95, **options: Any,
 ) -> EMMeans:  # fmt: skip
     """Average derivatives of the population mean with respect to numeric predictors; see ``Fit.slopes``."""
@@ -106,7 +104,7 @@ def slopes(
 
 
 def _each(
-    fit: Fit, variables: str | Sequence[str], effects: Callable[..., list[tuple[str, np.ndarray]]], by: Names,
+    fit: FitBase, variables: str | Sequence[str], effects: Callable[..., list[tuple[str, np.ndarray]]], by: Names,
     newdata: Any, at: Mapping[str, Any] | None, title: str, df: str, level: float, options: dict[str, Any],
 ) -> EMMeans:  # fmt: skip
     """The average effects of some variables, one after the other."""
@@ -139,7 +137,7 @@ class _Labels:
 
 
 def _table(
-    fit: Fit, blocks: list[np.ndarray], labels: _Labels, title: str, df: str, level: float, options: dict[str, Any]
+    fit: FitBase, blocks: list[np.ndarray], labels: _Labels, title: str, df: str, level: float, options: dict[str, Any]
 ) -> EMMeans:  # fmt: skip
     """Linear functions from means of all columns, the offset and what is beyond the combinations that X knows."""
     means = np.concatenate(blocks)
@@ -156,7 +154,7 @@ def _table(
 # -- rows
 
 
-def _predictors(fit: Fit, names: Sequence[str]) -> dict[str, Column]:
+def _predictors(fit: FitBase, names: Sequence[str]) -> dict[str, Column]:
     """Columns of predictors at the rows of the fit."""
     formula = fit.frame.formula
     known = side_columns(formula.side, formula)
@@ -167,7 +165,7 @@ def _predictors(fit: Fit, names: Sequence[str]) -> dict[str, Column]:
     return columns_used(fit, names)
 
 
-def _needed(fit: Fit) -> tuple[str, ...]:
+def _needed(fit: FitBase) -> tuple[str, ...]:
     """Columns that the fixed part and the offset are made of."""
     frame, formula = fit.frame, fit.frame.formula
     own = side_columns(formula.side, formula)
@@ -177,7 +175,7 @@ def _needed(fit: Fit) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*own, *offsets)))
 
 
-def _rows(fit: Fit, by: Names, newdata: Any, replaced: Sequence[str]) -> _AveragedRows:
+def _rows(fit: FitBase, by: Names, newdata: Any, replaced: Sequence[str]) -> _AveragedRows:
     """The rows of the fit, of a frame or of the reference grid, and the averages that they are in.
 
     Columns of newdata that are `replaced` need not be there.

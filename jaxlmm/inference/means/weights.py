@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ...errors import DataError
+from ...estimates.fitted import FitBase
 from ...frames.owned import column_at
 from ..hypotheses.grid import WEIGHTS, Grid, count_cells
-
-if TYPE_CHECKING:
-    from ...results import Fit
 
 Weights = str | Mapping[str, Mapping[Any, float]]
 
 
 def weighted(
-    fit: Fit, grid: Grid, weights: Weights, names: Sequence[str], slope: str | None = None
+    fit: FitBase, grid: Grid, weights: Weights, names: Sequence[str], slope: str | None = None
 ) -> tuple[Grid, str, str]:
     """The grid with the counts that `weights` means, the rule by which it is averaged, and what titles say of it."""
     if isinstance(weights, Mapping):
@@ -32,7 +30,7 @@ def weighted(
     return grid, weights, ""
 
 
-def _observed(fit: Fit, grid: Grid, slope: str | None) -> np.ndarray:
+def _observed(fit: FitBase, grid: Grid, slope: str | None) -> np.ndarray:
     """Rows (their weights) of all data in the cell of each combination (g,), those without a response too."""
     whole = {name: column_at(fit, name) for name in grid.values}
     w = fit.call.weights

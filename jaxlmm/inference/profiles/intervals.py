@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ...distributions import bounded_limits, check_level
 from ...errors import DataError
+from ...estimates.fitted import FitBase
 from ...frames.columns import make_frame
 from ...runtime.precision import float64
 from ..delta import Natural, delta, natural
@@ -16,9 +17,6 @@ from ..fixed_effects.wald import check_tests
 from .joint import Joint
 from .profile import end_points
 from .targets import ProfileTarget, Which, request, select
-
-if TYPE_CHECKING:
-    from ...results import Fit
 
 METHODS = ("wald", "profile", "bootstrap")
 
@@ -35,7 +33,7 @@ class Intervals(NamedTuple):
         return Intervals(tuple(self.names[i] for i in rows), self.estimate[rows], self.limits[rows])
 
 
-def confint(fit: Fit, level: float, method: str, which: Which, df: str, n: int, seed: int) -> Any:
+def confint(fit: FitBase, level: float, method: str, which: Which, df: str, n: int, seed: int) -> Any:
     """A frame (term, estimate, lower, upper), see ``Fit.confint``."""
     if isinstance(level, str):
         raise DataError(f"level: found {level!r}, expected a number between 0 and 1; quantities are chosen by which=")
@@ -53,7 +51,7 @@ def confint(fit: Fit, level: float, method: str, which: Which, df: str, n: int, 
     return make_frame(fit.frame.kind, {"term": list(found.names), **columns})
 
 
-def profile_intervals(fit: Fit, level: float, which: Which) -> Intervals:
+def profile_intervals(fit: FitBase, level: float, which: Which) -> Intervals:
     """Limits by the profile likelihood; estimates are those of the fit."""
     found = end_points(fit, which, level)
     own = dict(zip(fit.coef_names, fit.coef, strict=True))
@@ -61,7 +59,7 @@ def profile_intervals(fit: Fit, level: float, which: Which) -> Intervals:
     return Intervals(found.names, estimate, found.intervals(level))
 
 
-def wald_intervals(fit: Fit, level: float, which: Which, df: str) -> Intervals:
+def wald_intervals(fit: FitBase, level: float, which: Which, df: str) -> Intervals:
     """Student's t for coefficients; normal on a scale without bounds for covariance parameters (observed information).
 
     The scale is that of logarithms for standard deviations, variances and ranges, Fisher's z for what lies between
@@ -100,7 +98,7 @@ def _wald_of(target: ProfileTarget, at: Natural, level: float) -> tuple[float, t
     return value, bounded_limits(value, se, target.limits, level)
 
 
-def bootstrap_intervals(fit: Fit, level: float, which: Which, n: int, seed: int) -> Intervals:
+def bootstrap_intervals(fit: FitBase, level: float, which: Which, n: int, seed: int) -> Intervals:
     """Percentile limits of the parametric bootstrap."""
     wanted = request(which)
     if isinstance(wanted, Mapping):

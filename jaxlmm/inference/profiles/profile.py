@@ -16,15 +16,13 @@ import numpy as np
 
 from ...distributions import check_level, t_quantile
 from ...errors import DataError
+from ...estimates.fitted import FitBase
 from ...frames.columns import make_frame
 from ...frames.tables import Shown, Table, format_column
 from ...runtime.precision import float64
 from .constrained import Branch, CurvePoint, center_of, follow, minimum_on
 from .joint import Joint, moved
 from .targets import ProfileTarget, Which, coefficients, function_target, request, select
-
-if TYPE_CHECKING:
-    from ...results import Fit
 
 SPACING = 0.5  # of zeta between the nodes of a curve
 USUAL = (0.5, 0.8, 0.9, 0.95, 0.99)  # levels at whose limits a curve has nodes
@@ -164,7 +162,7 @@ def _normal_quantile(level: float) -> float:
     return float(t_quantile(0.5 * (1.0 + check_level(level)), np.inf))
 
 
-def profiled(fit: Fit, which: Which) -> tuple[Joint, list[ProfileTarget]]:
+def profiled(fit: FitBase, which: Which) -> tuple[Joint, list[ProfileTarget]]:
     """The quantities that `which` names."""
     joint, wanted = Joint(fit.model, fit.estimate, fit.method), request(which)
     if isinstance(wanted, Mapping):
@@ -222,7 +220,7 @@ def _warn(target: ProfileTarget, center: CurvePoint, *branches: Branch) -> None:
         )
 
 
-def profile(fit: Fit, which: Which = None, level: float = 0.999) -> Profile:
+def profile(fit: FitBase, which: Which = None, level: float = 0.999) -> Profile:
     """Profile the likelihood of a fit, see ``Fit.profile``."""
     last = _normal_quantile(level)
     even = np.linspace(0.0, last, max(int(np.ceil(last / SPACING)), 1) + 1)[1:]
@@ -230,12 +228,12 @@ def profile(fit: Fit, which: Which = None, level: float = 0.999) -> Profile:
     return _profile(fit, which, np.unique([*even, *usual]))
 
 
-def end_points(fit: Fit, which: Which, level: float) -> Profile:
+def end_points(fit: FitBase, which: Which, level: float) -> Profile:
     """Profiles with no nodes but the estimates and the limits of intervals of one level."""
     return _profile(fit, which, np.array([_normal_quantile(level)]))
 
 
-def _profile(fit: Fit, which: Which, goals: np.ndarray) -> Profile:
+def _profile(fit: FitBase, which: Which, goals: np.ndarray) -> Profile:
     if not fit.converged:
         raise DataError(f"profile: the fit has no optimum to profile around ({fit.status})")
     with float64():

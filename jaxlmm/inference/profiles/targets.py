@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,14 +18,12 @@ from jax import Array
 
 from ...covariance.kinds import IntervalKind, PositiveKind, VarianceKind
 from ...errors import DataError
+from ...estimates.fitted import FitBase
 from ...estimates.varcorr import entry_of, natural_parameters
 from ...runtime.programs import QUICKLY
 from ..delta import Parameters
 from .constrained import Function, Level
 from .joint import Chart, Joint
-
-if TYPE_CHECKING:
-    from ...results import Fit
 
 HALF_PI = 0.5 * np.pi
 
@@ -140,7 +138,7 @@ def request(which: Which) -> Mapping[str, Callable[..., Any]] | list[str] | None
     return [which] if isinstance(which, str) else list(which)
 
 
-def select(joint: Joint, fit: Fit, wanted: list[str] | None) -> tuple[list[str], list[ProfileTarget]]:
+def select(joint: Joint, fit: FitBase, wanted: list[str] | None) -> tuple[list[str], list[ProfileTarget]]:
     """The coefficients and the covariance parameters among the `wanted`: names, "coef" and "covariance" for all."""
     named = set(wanted or ("coef", "covariance"))
     coefs = [name for name in fit.coef_names if name in named or "coef" in named]
@@ -165,7 +163,7 @@ def coefficients(joint: Joint, names: Sequence[str], wanted: Sequence[str]) -> I
             yield ProfileTarget(name, "ML", "coef", chart, z, function, float, "line", (-np.inf, np.inf), ())
 
 
-def covariances(joint: Joint, fit: Fit, criterion: str) -> Iterator[ProfileTarget]:
+def covariances(joint: Joint, fit: FitBase, criterion: str) -> Iterator[ProfileTarget]:
     """Standard deviations and correlations of free covariance matrices, parameters of other structures, sigma."""
     natural = natural_parameters(fit.frame, fit.model, fit.estimate)
     own: tuple[Any, ...] = (*fit.frame.parts, fit.frame.residual)

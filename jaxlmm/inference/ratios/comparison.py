@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ...arguments import Seed, door
 from ...batch.chunks import Progress
 from ...errors import DataError
+from ...estimates.fitted import FitBase
 from ...fitting.estimate import estimate
 from ...frames.columns import make_frame
 from ...frames.tables import Shown, Summary, Table, format_p
@@ -19,9 +20,6 @@ from ...tolerances import REPEATED
 from .mixtures import Mixture
 from .nested_laws import null_law
 from .resampling import BootstrapTest, bootstrap_test, cleaned
-
-if TYPE_CHECKING:
-    from ...results import Fit
 
 METHODS = ("lrt", "bootstrap")
 
@@ -226,7 +224,7 @@ def _is_spanned(X: np.ndarray, other: np.ndarray) -> bool:
     return bool(np.all(np.sum(rest**2, 0) <= REPEATED**2 * np.sum(X**2, 0)))
 
 
-def _log_scale(first: Any, fit: Fit) -> float:
+def _log_scale(first: Any, fit: FitBase) -> float:
     """What the REML log-likelihood of another basis of the same X has more: ``log|X'X| / 2`` less that of the first.
 
     The likelihood of orthonormal contrasts, ``loglik + log|X'X| / 2``, is the same (Harville 1974).
@@ -237,7 +235,7 @@ def _log_scale(first: Any, fit: Fit) -> float:
     return float(logs[0] - logs[1])
 
 
-def _by_ml(fit: Fit) -> Any:
+def _by_ml(fit: FitBase) -> Any:
     """The fit by maximum likelihood."""
     if fit.method == "ML":
         return fit

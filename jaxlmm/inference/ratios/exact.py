@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,7 @@ from jax import Array
 
 from ...arguments import Seed, door
 from ...errors import DataError
+from ...estimates.fitted import FitBase
 from ...fitting.estimate import blocks_at, estimate
 from ...fitting.objective import Spec, criterion_at
 from ...frames.columns import make_frame
@@ -42,9 +43,6 @@ from ...runtime.sizes import check_draws
 from ...simulation.simulate import replicate_keys
 from ...tolerances import POSITIVE
 from .resampling import cleaned
-
-if TYPE_CHECKING:
-    from ...results import Fit
 
 GRID = 200  # values of log lambda
 REACH = 1e5  # lambda mu from the inverse of this to this
@@ -97,7 +95,7 @@ class ExactTest(Shown):
 
 
 @door
-def rlrt(fit: Fit, term: str | int | None = None, n: int = 10_000, seed: Seed = 0) -> ExactTest:
+def rlrt(fit: FitBase, term: str | int | None = None, n: int = 10_000, seed: Seed = 0) -> ExactTest:
     """Test that the variance of one random term is zero, with the finite-sample law of the likelihood ratio.
 
     Restricted for REML fits, the ordinary one for ML fits. Exact for a single variance besides that of the residuals,
@@ -134,7 +132,7 @@ def rlrt(fit: Fit, term: str | int | None = None, n: int = 10_000, seed: Seed = 
     return ExactTest(statistic, float(p), replicates, fit.frame.parts[t].text, fit.method, exact, fit.frame.kind)
 
 
-def _position(fit: Fit, term: str | int | None) -> int:
+def _position(fit: FitBase, term: str | int | None) -> int:
     """Position of the term that is tested."""
     texts = [part.text for part in fit.frame.parts]
     if term is None and len(texts) == 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ import numpy as np
 from jax import Array
 
 from ...errors import DataError, require_accurate
+from ...estimates.fitted import FitBase
 from ...estimates.rows import covariance, parts_of
 from ...fitting.objective import Spec, coordinates
 from ...frames.alignment import aligned
@@ -25,9 +26,6 @@ from ...likelihood.prepared import Prepared, orthonormal, prepare, weighted
 from ...runtime.precision import float64
 from ...runtime.programs import compiled_by_size
 from ..local import blocks_at
-
-if TYPE_CHECKING:
-    from ...results import Fit
 
 MOST_NUMBERS = 1e8  # rows * rows of the largest cluster, above which the blocks of V^-1 are not formed
 
@@ -93,7 +91,7 @@ def dependent(model: Model) -> Partition:
     return Partition.of(connected([own, residual, *(linked(part) for part in model.random)])[0])
 
 
-def labelled(fit: Fit, name: str, by: Any) -> Partition:
+def labelled(fit: FitBase, name: str, by: Any) -> Partition:
     """Clusters by a column of the data, or by an array with an entry for every row used or every row of the data.
 
     A pandas Series is put into the order of the data by its index.
@@ -127,7 +125,7 @@ def labelled(fit: Fit, name: str, by: Any) -> Partition:
     return Partition.of(codes.reshape(-1), names[used])
 
 
-def robust_clusters(fit: Fit, cluster: Any = None) -> Partition:
+def robust_clusters(fit: FitBase, cluster: Any = None) -> Partition:
     """Clusters for a sandwich: those of V, or wider ones by `cluster`, see `labelled`.
 
     Raises
@@ -157,7 +155,7 @@ def robust_clusters(fit: Fit, cluster: Any = None) -> Partition:
     return found
 
 
-def _names(fit: Fit, own: Partition) -> np.ndarray:
+def _names(fit: FitBase, own: Partition) -> np.ndarray:
     """Labels of the clusters: the levels of the grouping factor that they are, or numbers from 1."""
     parts = [*zip(fit.frame.parts, fit.model.random, strict=True), (fit.frame.residual, fit.model.residual)]
     for part, arrays in parts:
@@ -169,7 +167,7 @@ def _names(fit: Fit, own: Partition) -> np.ndarray:
     return np.arange(1, own.size + 1)
 
 
-def require_converged(fit: Fit) -> None:
+def require_converged(fit: FitBase) -> None:
     """Refuse to look at the neighbourhood of estimates that are none."""
     if not fit.converged:
         raise DataError(f"the fit has no optimum to look at: {fit.estimate.status.advice}")
@@ -185,7 +183,7 @@ class Rowwise:
     Q : (n, p) orthonormal columns that span X;  R : (p, p) with ``X = Q R``;  e : (n,) ``y - X beta``
     """
 
-    def __init__(self, fit: Fit):
+    def __init__(self, fit: FitBase):
         model = fit.model
         self.model, self.estimate = model, fit.estimate
         with float64():

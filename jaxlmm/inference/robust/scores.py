@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ...errors import DataError
+from ...estimates.fitted import FitBase
 from ...fitting.objective import coordinates
 from ...frames.columns import make_frame
 from ...frames.tables import Shown, Table, format_column
 from ...runtime.precision import float64
 from .partition import Rowwise, dependent, require_converged, robust_clusters
 from .sandwich import factor_of
-
-if TYPE_CHECKING:
-    from ...results import Fit
 
 ROBUST = (None, "CR0", "CR1")
 SHOWN = 10  # clusters that are printed
@@ -58,7 +56,7 @@ class Scores(Shown):
         return Table("Scores of the clusters:", ("", *columns), rows, note=note)
 
 
-def scores(fit: Fit, cluster: Any = None) -> Scores:
+def scores(fit: FitBase, cluster: Any = None) -> Scores:
     """Parts of the clusters in the scores.
 
     Those of beta are ``X_g'V_g^-1 e_g``, those of theta::
@@ -95,7 +93,7 @@ def scores(fit: Fit, cluster: Any = None) -> Scores:
     return Scores(clusters.labels, of_beta, of_theta, fit.coef_names, fit.frame.kind)
 
 
-def vcov_full(fit: Fit, robust: str | None = None, cluster: Any = None) -> np.ndarray:
+def vcov_full(fit: FitBase, robust: str | None = None, cluster: Any = None) -> np.ndarray:
     """Covariance (p + k, p + k) of beta and theta, NaN for entries of theta on the boundary.
 
     Parameters

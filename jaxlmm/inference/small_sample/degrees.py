@@ -7,28 +7,26 @@ convention; Satterthwaite's and Kenward and Roger's take the estimated covarianc
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ...covariance import ByGroup, Unstructured
 from ...design.encoding import INTERCEPT
 from ...errors import DataError
+from ...estimates.fitted import FitBase
 from ...formula import expressions
 from ...tolerances import OUTSIDE
-
-if TYPE_CHECKING:
-    from ...results import Fit
 
 _LARGEST = 2e8  # numbers in [X Z]
 
 
-def residual(fit: Fit) -> float:
+def residual(fit: FitBase) -> float:
     """Rows minus the rank of X."""
     return float(fit.frame.X.shape[0] - fit.frame.X.shape[1])
 
 
-def containment(fit: Fit, L: np.ndarray) -> np.ndarray:
+def containment(fit: FitBase, L: np.ndarray) -> np.ndarray:
     """Degrees of freedom (m,) of rows of L (m, p) by containment, the default of SAS PROC MIXED with random effects.
 
     A random effect contains a term of the fixed part where all of the term's factors and covariates are among its own:
@@ -63,7 +61,7 @@ def containment_of(frame: Any) -> Callable[[np.ndarray], np.ndarray]:
     return degrees
 
 
-def between_within(fit: Fit, L: np.ndarray, sas: bool = False) -> np.ndarray:
+def between_within(fit: FitBase, L: np.ndarray, sas: bool = False) -> np.ndarray:
     """Degrees of freedom (m,) of rows of L (m, p) between and within subjects (Schluchter & Elashoff 1990).
 
     A coefficient belongs to the coarsest level of nested groups within whose groups its column of X is constant: with

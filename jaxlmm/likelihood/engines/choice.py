@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ...errors import DataError
 from .crossed.choice import CrossedEngine
@@ -13,15 +13,12 @@ from .marginal.choice import MarginalEngine
 from .protocol import Engine
 from .spectral import SpectralEngine
 
-if TYPE_CHECKING:
-    from ..model import Model
-
 DENSE, MARGINAL = Dense(), MarginalEngine()
 ENGINES: tuple[Engine, ...] = (GroupedEngine(), CrossedEngine(), Iterative(), SpectralEngine(), MARGINAL, DENSE)
 NAMED = {engine.name: engine for engine in ENGINES}
 
 
-def choose(engine: Any, model: Model) -> Engine:
+def choose(engine: Any, model: Any) -> Engine:
     """The engine that will do the work: the one asked for, or for "auto" the one that needs least of those that can.
 
     Raises
@@ -36,7 +33,7 @@ def choose(engine: Any, model: Model) -> Engine:
     return found
 
 
-def _preferred(model: Model) -> Engine:
+def _preferred(model: Any) -> Engine:
     best: tuple[int, Engine] | None = None
     for engine in ENGINES:
         rank = engine.preference(model)

@@ -6,8 +6,9 @@ is cut into connected components of the design.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -17,11 +18,6 @@ from .orthogonal import (
     fine,
     pad_first,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from ..model import Model
 
 MAX_STACKED = 1500
 MAX_STATISTICS = 2e8
@@ -58,7 +54,7 @@ class Layout:
         return tuple(t for t in range(len(self.inner) + len(self.copies)) if t not in self.inner)
 
 
-def lacks_terms(model: Model) -> str | None:
+def lacks_terms(model: Any) -> str | None:
     """None for terms with independent levels and independent residuals, else what engines for them say."""
     if (
         model.residual.group is None
@@ -69,14 +65,14 @@ def lacks_terms(model: Model) -> str | None:
     return "needs independent residuals and terms without relationship matrices, this model has others; use 'marginal'"
 
 
-def lacks_factors(model: Model) -> str | None:
+def lacks_factors(model: Any) -> str | None:
     """None for terms of several grouping factors."""
     if any(not np.array_equal(part.group, model.random[0].group) for part in model.random):
         return None
     return "needs terms of at least two grouping factors; use 'grouped'"
 
 
-def is_plain(model: Model) -> bool:
+def is_plain(model: Any) -> bool:
     """Whether there are terms with independent levels and residuals that have to be beside them."""
     return lacks_terms(model) is None and all(t.is_plain for t in model.terms)
 

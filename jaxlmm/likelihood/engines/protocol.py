@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,9 +21,6 @@ from ...pytrees import frozen_pytree, replace
 from ..parts import Field
 from .base import Blocks, Lanes, Rows, Statistics
 from .solving import Apply, refined
-
-if TYPE_CHECKING:
-    from ..model import Model
 
 
 class Engine:
@@ -57,19 +54,19 @@ class Engine:
 
     # -- one fit ---------------------------------------------------------------------------------------------
 
-    def can(self, model: Model) -> str | None:
+    def can(self, model: Any) -> str | None:
         """None, or why not: a sentence that begins with the engine's name, which is left out."""
         return None
 
-    def preference(self, model: Model) -> int | None:
+    def preference(self, model: Any) -> int | None:
         """For ``engine="auto"``: the lowest is taken, 0 without asking further engines; None is never taken."""
         return None
 
-    def layout(self, model: Model) -> Any:
+    def layout(self, model: Any) -> Any:
         """What is found from grouping factors and places, once a model: a pytree of integers, ``model.layout``."""
         return None
 
-    def prepare(self, rows: Rows, model: Model, compact: bool = True, varying: int = 1) -> Statistics:
+    def prepare(self, rows: Rows, model: Any, compact: bool = True, varying: int = 1) -> Statistics:
         """Statistics from rows, whose values may be traced (`rows.is_concrete`), as may be those of the model.
 
         Parameters
@@ -91,7 +88,7 @@ class Engine:
 
     # -- many data sets --------------------------------------------------------------------------------------
 
-    def varying(self, rows: Rows, model: Model, statistics: Statistics, count: int) -> Any:
+    def varying(self, rows: Rows, model: Any, statistics: Statistics, count: int) -> Any:
         """What turns `count` columns that differ between data sets, each (n, b), into ``with_columns``'s argument.
 
         A callable of a list of columns, with an attribute `floats`: numbers of a data set's statistics, for each
@@ -104,11 +101,11 @@ class Engine:
         """
         return VaryingRows()
 
-    def factor(self, model: Model) -> tuple[np.ndarray, int] | None:
+    def factor(self, model: Any) -> tuple[np.ndarray, int] | None:
         """Codes and number of levels of the one grouping factor by which `stacked` takes data sets together."""
         return None
 
-    def stacked(self, model: Model, lanes: Lanes) -> Iterator[tuple[np.ndarray, Statistics]]:
+    def stacked(self, model: Any, lanes: Lanes) -> Iterator[tuple[np.ndarray, Statistics]]:
         """Statistics of data sets with rows of their own, those of one shape together (NumPy).
 
         Yields
@@ -117,11 +114,11 @@ class Engine:
         """
         raise DataError(f"engine: {self.name!r} has a method 'factor' and no method 'stacked'")
 
-    def floats(self, model: Model) -> int:
+    def floats(self, model: Any) -> int:
         """Numbers of the statistics that `stacked` gives for a data set like this one, besides its rows."""
         return 0
 
-    def draws(self, model: Model) -> bool:
+    def draws(self, model: Any) -> bool:
         """Whether `simulation.Sampler` can draw what `varying` would give, without rows."""
         return False
 

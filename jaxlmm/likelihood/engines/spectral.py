@@ -11,7 +11,7 @@ levels * r^2, and so do its derivatives, closed forms as the eigenvalues s2 + g 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -24,9 +24,6 @@ from .base import Blocks, Expansion, Rows, Statistics, Weigh
 from .grouped.batches import cross_products
 from .orthogonal import orthogonalise, project
 from .protocol import Engine
-
-if TYPE_CHECKING:
-    from ..model import Model
 
 
 @frozen_pytree(data=("values", "vectors", "norm", "level", "codes", "unit"), meta=("levels",))
@@ -202,7 +199,7 @@ class SpectralEngine(Engine):
     name = "spectral"
     settled = frozenset({"weights", "random", "Z"})
 
-    def can(self, model: Model) -> str | None:
+    def can(self, model: Any) -> str | None:
         """A relationship matrix of one term."""
         terms = model.terms
         kin = model.residual.group is None and len(model.random) == len(terms) == 1 and terms[0].dim == 1
@@ -210,20 +207,20 @@ class SpectralEngine(Engine):
             return None
         return "needs one term with one effect and a relationship matrix, and no other"
 
-    def preference(self, model: Model) -> int | None:
+    def preference(self, model: Any) -> int | None:
         """Wherever it can."""
         return None if self.can(model) else 0
 
-    def layout(self, model: Model) -> Rotation:
+    def layout(self, model: Any) -> Rotation:
         """The decomposition."""
         (term,) = model.terms
         z = term.Z[:, 0] if model.weights is None else term.Z[:, 0] * np.sqrt(model.weights)
         return Rotation.find(z, term.group, term.relationship)
 
-    def prepare(self, rows: Rows, model: Model, compact: bool = True, varying: int = 1) -> Spectral:
+    def prepare(self, rows: Rows, model: Any, compact: bool = True, varying: int = 1) -> Spectral:
         """Statistics of U, the rest being decomposed."""
         return Spectral.rotated(rows.U, model.layout)
 
-    def varying(self, rows: Rows, model: Model, statistics: Any, count: int) -> VaryingRotated:
+    def varying(self, rows: Rows, model: Any, statistics: Any, count: int) -> VaryingRotated:
         """See `VaryingRotated`."""
         return VaryingRotated(rows.U, statistics)

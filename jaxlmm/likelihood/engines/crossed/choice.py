@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..base import Rows
 from ..grouped.engine import Grouped
@@ -11,9 +11,6 @@ from ..protocol import Engine
 from .engine import Crossed, VaryingCrossed
 from .layout import Crossing, cross, rest_of
 
-if TYPE_CHECKING:
-    from ...model import Model
-
 
 class CrossedEngine(Engine):
     """Several factors, of which the one with the most effects is eliminated level by level."""
@@ -21,27 +18,27 @@ class CrossedEngine(Engine):
     name = "crossed"
     by_level = keeps_levels = True
 
-    def can(self, model: Model) -> str | None:
+    def can(self, model: Any) -> str | None:
         """Terms of several factors."""
         return lacks_terms(model) or lacks_factors(model)
 
-    def preference(self, model: Model) -> int | None:
+    def preference(self, model: Any) -> int | None:
         """Where not too many effects remain."""
         if not is_plain(model) or lacks_factors(model):
             return None
         rest = rest_of(*factors_of(model.terms))
         return 0 if rest.is_moderate else 1 if rest.is_possible else None
 
-    def layout(self, model: Model) -> Crossing:
+    def layout(self, model: Any) -> Crossing:
         """See `Crossing`."""
         return cross(*factors_of(model.terms), len(model.y))
 
-    def prepare(self, rows: Rows, model: Model, compact: bool = True, varying: int = 1) -> Crossed | Grouped:
+    def prepare(self, rows: Rows, model: Any, compact: bool = True, varying: int = 1) -> Crossed | Grouped:
         """Statistics of concrete rows; of traced ones those of the grouped engine."""
         if rows.is_concrete:
             return Crossed.prepare(rows, model.layout, compact)
         return Grouped.prepare(rows, model.layout.for_groups, compact, varying)
 
-    def varying(self, rows: Rows, model: Model, statistics: Any, count: int) -> VaryingCrossed:
+    def varying(self, rows: Rows, model: Any, statistics: Any, count: int) -> VaryingCrossed:
         """See `VaryingCrossed`."""
         return VaryingCrossed(rows.U, rows.Z, model.layout)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -15,9 +15,6 @@ from ..protocol import Engine
 from .batches import Varying, stacked
 from .engine import Grouped
 
-if TYPE_CHECKING:
-    from ...model import Model
-
 
 class GroupedEngine(Engine):
     """Terms with independent levels and independent residuals, by group."""
@@ -25,11 +22,11 @@ class GroupedEngine(Engine):
     name = "grouped"
     by_level = True
 
-    def can(self, model: Model) -> str | None:
+    def can(self, model: Any) -> str | None:
         """Terms with independent levels."""
         return lacks_terms(model)
 
-    def preference(self, model: Model) -> int | None:
+    def preference(self, model: Any) -> int | None:
         """One factor, or few effects besides; else many in small components that do not meet."""
         if not is_plain(model):
             return None
@@ -42,26 +39,26 @@ class GroupedEngine(Engine):
             return None
         return 0
 
-    def layout(self, model: Model) -> Layout:
+    def layout(self, model: Any) -> Layout:
         """See `Layout`."""
         return plan(*factors_of(model.terms), len(model.y))
 
-    def prepare(self, rows: Rows, model: Model, compact: bool = True, varying: int = 1) -> Grouped:
+    def prepare(self, rows: Rows, model: Any, compact: bool = True, varying: int = 1) -> Grouped:
         """See `Grouped.prepare`."""
         return Grouped.prepare(rows, model.layout, compact, varying)
 
-    def varying(self, rows: Rows, model: Model, statistics: Any, count: int) -> Varying:
+    def varying(self, rows: Rows, model: Any, statistics: Any, count: int) -> Varying:
         """See `Varying`."""
         return Varying(rows.U, rows.Z, model.layout, count, len(statistics.weight))
 
-    def factor(self, model: Model) -> tuple[np.ndarray, int] | None:
+    def factor(self, model: Any) -> tuple[np.ndarray, int] | None:
         """That of all terms."""
         return None if model.layout.outer else (model.layout.codes, model.layout.groups)
 
-    def stacked(self, model: Model, lanes: Lanes) -> Iterator[tuple[np.ndarray, Grouped]]:
+    def stacked(self, model: Any, lanes: Lanes) -> Iterator[tuple[np.ndarray, Grouped]]:
         """Data sets of one padded number of groups together."""
         yield from stacked(lanes)
 
-    def draws(self, model: Model) -> bool:
+    def draws(self, model: Any) -> bool:
         """With one factor."""
         return self.factor(model) is not None

@@ -15,7 +15,7 @@ largest eigenvalues of ``S - I`` is computed without randomness (Hutch++: Meyer,
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,9 +30,6 @@ from .krylov import by_parts, quadratic_forms
 from .layout import Incidence, random_signs
 from .meeting import Meeting, meetings
 from .reduced import Answer, Columns, System, bilinear_matrix, levels_of
-
-if TYPE_CHECKING:
-    from .options import Iterative
 
 LEAST_TOLERANCE = 1e-13  # relative residual that is possible
 BASIS = 3e7  # numbers in the basis of a Lanczos process
@@ -87,7 +84,7 @@ class Krylov(Statistics):
     source: tuple[Rows, Incidence] | None
     members: tuple[tuple[int, ...], ...]
     dims: tuple[int, ...]
-    options: Iterative
+    options: Any
     valued: bool
 
     @classmethod

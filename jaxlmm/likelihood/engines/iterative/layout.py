@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import numpy as np
 
 from ....pytrees import frozen_pytree
 from ..crossed.layout import factors
-
-if TYPE_CHECKING:
-    from .options import Iterative
 
 
 @frozen_pytree(data=("codes",), meta=("members", "levels", "options"))
@@ -29,11 +26,11 @@ class Incidence:
     codes: tuple[Any, ...]
     members: tuple[tuple[int, ...], ...]
     levels: tuple[int, ...]
-    options: Iterative
+    options: Any
 
 
 def incidence(
-    groups: tuple[np.ndarray, ...], levels: tuple[int, ...], dims: tuple[int, ...], options: Iterative
+    groups: tuple[np.ndarray, ...], levels: tuple[int, ...], dims: tuple[int, ...], options: Any
 ) -> Incidence:  # fmt: skip
     """Factors of the terms, from the codes of each (host side, concrete)."""
     members = factors(groups, levels, dims)

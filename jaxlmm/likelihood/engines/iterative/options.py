@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
@@ -14,9 +14,6 @@ from ..layout import factors_of, is_plain, lacks_factors, lacks_terms
 from ..protocol import Engine
 from .engine import Krylov
 from .layout import Incidence, incidence
-
-if TYPE_CHECKING:
-    from ...model import Model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,19 +66,19 @@ class Iterative(Engine):
         if not 0.0 < self.tolerance < 0.1:
             raise DataError(f"tolerance: found {self.tolerance!r}, expected a number between 0 and 0.1")
 
-    def can(self, model: Model) -> str | None:
+    def can(self, model: Any) -> str | None:
         """Terms of several factors."""
         return lacks_terms(model) or lacks_factors(model)
 
-    def preference(self, model: Model) -> int | None:
+    def preference(self, model: Any) -> int | None:
         """Where nothing can be factored."""
         return 2 if is_plain(model) and not lacks_factors(model) else None
 
-    def layout(self, model: Model) -> Incidence:
+    def layout(self, model: Any) -> Incidence:
         """See `Incidence`."""
         return incidence(*factors_of(model.terms), self)
 
-    def prepare(self, rows: Rows, model: Model, compact: bool = True, varying: int = 1) -> Krylov:
+    def prepare(self, rows: Rows, model: Any, compact: bool = True, varying: int = 1) -> Krylov:
         """Statistics of concrete rows only."""
         if not rows.is_concrete:
             raise DataError(

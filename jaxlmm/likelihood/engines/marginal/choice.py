@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -15,9 +15,6 @@ from .engine import Marginal
 from .layout import MOST_LEVELS, Clusters, arrange
 from .statistics import VaryingClusters, repeated
 
-if TYPE_CHECKING:
-    from ...model import Model
-
 PATTERNS = 32  # of visits that a data set is expected to have at most
 
 
@@ -26,11 +23,11 @@ class MarginalEngine(Engine):
 
     name = "marginal"
 
-    def preference(self, model: Model) -> int | None:
+    def preference(self, model: Any) -> int | None:
         """Where no other engine is asked."""
         return 3
 
-    def layout(self, model: Model) -> Clusters:
+    def layout(self, model: Any) -> Clusters:
         """See `Clusters`; refuses clusters that are too large."""
         found = arrange(model.random, model.residual, len(model.y))
         largest = max((bucket.row.shape[1] for bucket in found.buckets), default=0)
@@ -41,29 +38,29 @@ class MarginalEngine(Engine):
             )
         return found
 
-    def prepare(self, rows: Rows, model: Model, compact: bool = True, varying: int = 1) -> Marginal:
+    def prepare(self, rows: Rows, model: Any, compact: bool = True, varying: int = 1) -> Marginal:
         """See `Marginal.prepare`."""
         return Marginal.prepare(rows, (*model.random, model.residual), model.layout, compact)
 
-    def varying(self, rows: Rows, model: Model, statistics: Any, count: int) -> VaryingClusters:
+    def varying(self, rows: Rows, model: Any, statistics: Any, count: int) -> VaryingClusters:
         """See `VaryingClusters`."""
         return VaryingClusters(rows.U, statistics.buckets)
 
-    def factor(self, model: Model) -> tuple[np.ndarray, int] | None:
+    def factor(self, model: Any) -> tuple[np.ndarray, int] | None:
         """The subjects of a residual structure over levels, without terms."""
         residual = model.residual
         if model.random or residual.group is None or residual.coords is not None or residual.dim > MOST_LEVELS:
             return None
         return residual.group, int(residual.group.max(initial=-1)) + 1
 
-    def stacked(self, model: Model, lanes: Lanes) -> Iterator[tuple[np.ndarray, Marginal]]:
+    def stacked(self, model: Any, lanes: Lanes) -> Iterator[tuple[np.ndarray, Marginal]]:
         """All data sets together."""
         U, _, lane, count, group, position = lanes
         assert position is not None
         visits = repeated(U, group, position, lane, count, model.residual.dim)
         yield np.arange(count), Marginal.of_many(visits, U.shape[1])
 
-    def floats(self, model: Model) -> int:
+    def floats(self, model: Any) -> int:
         """Products of the rows of each pattern of visits."""
         found = self.factor(model)
         if found is None:
