@@ -128,7 +128,8 @@ class Tests:
     Parameters
     ----------
     L : (m, p) array, in the columns of X; rows that are combinations of others do not count in the joint test,
-        whose degrees of freedom do not depend on which rows say the same (in ``Fit.refit``, nor on the coding of X)
+        whose degrees of freedom do not depend on which rows say the same (in ``Fit.refit``, nor on the coding of X: rows
+        are scaled as the design that was fitted has it, in data sets with missing responses too)
     rhs : number or (m,)
     df : one or several of "satterthwaite", "kenward-roger", "kenward-roger-full", "residual", "asymptotic"
     information, boundary_df : as in ``Fit.test``; on the boundary of each data set for itself
