@@ -46,6 +46,7 @@ from .errors import (
     FormulaError,
     JaxlmmError,
     LevelsWarning,
+    NotEstimableWarning,
     PrecisionWarning,
 )
 from .fitting.newton import Status
@@ -122,6 +123,7 @@ __all__ = [
     "LevelsWarning",
     "Matern",
     "Model",
+    "NotEstimableWarning",
     "OrnsteinUhlenbeck",
     "Parameters",
     "Positive",

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..distributions import check_level, t_quantile
-from ..errors import DataError
+from ..errors import DataError, NotEstimableWarning
 from ..estimates.effects import effects_by_term, effects_of, linear_predictor
 from ..frames.columns import extend_rows, index_of, make_frame, open_table
 from ..inference.fixed_effects.wald import Wald, check_tests
+from ..inference.hypotheses.grid import not_estimable
 from ..likelihood.parts import Term
 from ..linalg import quadratic
 from .choice import Random, parts_of
@@ -41,7 +43,7 @@ def predict(
     observed = interval == "prediction" or residual  # the residual is part of what is predicted
     if newdata is None:
         new = rows_of_fit(fit.model)
-    elif (gaps := fit.frame.gaps(newdata, observed or parts, observed)).any():
+    elif (gaps := _gaps(fit, newdata, observed or parts, observed)).any():
         there = np.flatnonzero(~gaps)
         options = {"allow_new_levels": allow_new_levels, "residual": residual, **method}
         found = None
@@ -69,6 +71,23 @@ def predict(
     if newdata is not None and (fit.frame.fields or any(kin is not None for kin in new.kin)) or residual:
         return Predictor.of(fit)(new, state, errors=False).mean
     return _conditional_mean(fit, new, parts)
+
+
+def _gaps(fit: Fit, newdata: Any, random: Any, residual: bool) -> np.ndarray:
+    """Rows (n,) of new data that have no prediction: a value is missing, or the data of the fit say nothing of them."""
+    gaps = fit.frame.gaps(newdata, random, residual)
+    there = np.flatnonzero(~gaps)
+    if there.size:
+        unknown = not_estimable(fit, extend_rows(newdata, there, {}) if gaps.any() else newdata)
+        if unknown.any():
+            warnings.warn(
+                f"newdata: {int(unknown.sum())} rows have no prediction (NaN): the data of the fit cannot estimate "
+                "their mean, as of a combination of levels without data",
+                NotEstimableWarning,
+                stacklevel=2,
+            )
+        gaps[there] = unknown
+    return gaps
 
 
 def _check(fit: Fit, random: Random, se: bool, interval: str | None, residual: bool) -> None:

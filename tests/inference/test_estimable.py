@@ -1,0 +1,128 @@
+"""What the data can estimate is estimated, what they cannot is empty: against dense algebra in all dummy columns."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import jaxlmm
+
+
+def crossover():
+    """Every sequence of three treatments; the carry-over is "none" in the first period alone."""
+    rng, rows = np.random.default_rng(1), []
+    for s in range(24):
+        order = ["ABC", "BCA", "CAB", "ACB", "BAC", "CBA"][s % 6]
+        own = rng.normal()
+        for p in range(3):
+            rows.append(
+                (f"s{s}", f"p{p}", order[p], "none" if p == 0 else order[p - 1], own + rng.normal() + ord(order[p]))
+            )
+    return pd.DataFrame(rows, columns=["subj", "per", "trt", "carry", "y"])
+
+
+def trial():
+    """Sites within regions, three in one and two in the other."""
+    rng = np.random.default_rng(2)
+    n = 60
+    site = np.array(["DE", "FR", "IT", "CA", "US"])[rng.integers(5, size=n)]
+    one = pd.DataFrame(
+        {"id": [f"i{i}" for i in range(n)], "site": site, "trt": np.where(rng.random(n) < 0.5, "A", "B")}
+    )
+    one["region"] = np.where(np.isin(site, ["CA", "US"]), "NA.", "EU")
+    data = pd.concat([one.assign(visit=v) for v in ("v1", "v2")], ignore_index=True)
+    effect = data.site.map({"DE": 0.0, "FR": 1.0, "IT": 2.5, "CA": -1.0, "US": 3.0})
+    return data.assign(
+        y=effect + (data.trt == "B") + rng.normal(size=n)[np.tile(np.arange(n), 2)] + rng.normal(size=2 * n)
+    )
+
+
+def dummies(data, terms):
+    """One column a combination of levels that occurs, of each term."""
+    columns = [np.ones((len(data), 1))]
+    for term in terms:
+        label = data[list(term)].agg("/".join, axis=1)
+        columns.append((label.to_numpy()[:, None] == np.unique(label)) * 1.0)
+    return np.hstack(columns)
+
+
+def gls(data, group, sd, sigma, X):
+    """Estimable functions of all dummy columns: a generalized inverse of X'V^-1 X, and X'V^-1 y."""
+    Z = (data[group].to_numpy()[:, None] == np.unique(data[group])) * sd
+    V = Z @ Z.T + sigma**2 * np.eye(len(data))
+    A = X.T @ np.linalg.solve(V, X)
+    return np.linalg.pinv(A), X.T @ np.linalg.solve(V, data.y.to_numpy(float))
+
+
+def check(table, C, ginv, b):
+    np.testing.assert_allclose(table["estimate"], C @ ginv @ b, rtol=1e-6)
+    np.testing.assert_allclose(table["std_error"], np.sqrt(np.einsum("ij,jk,ik->i", C, ginv, C)), rtol=1e-6)
+
+
+def sds(fit):
+    return float(np.sqrt(fit.varcorr().groups[0].cov[0, 0])), fit.sigma
+
+
+@pytest.mark.filterwarnings("ignore::jaxlmm.errors.DroppedColumnsWarning")
+def test_differences_of_means_that_are_not_estimable_are_estimated():
+    d = crossover()
+    fit = jaxlmm.lmm("y ~ per + trt + carry + (1 | subj)", d)
+    means = fit.emmeans("trt")
+    assert np.isnan(means.frame()["estimate"]).all() and np.isnan(means.L).all()
+    X = dummies(d, [("per",), ("trt",), ("carry",)])
+    C = np.zeros((3, X.shape[1]))
+    C[0, [4, 5]], C[1, [4, 6]], C[2, [5, 6]] = (1, -1), (1, -1), (1, -1)
+    found = gls(d, "subj", *sds(fit), X)
+    check(means.pairs().frame(), C, *found)
+    check(fit.predictions(at={"trt": ["A", "B", "C"], "carry": "A"}).pairs().frame(), C, *found)
+    assert np.isfinite(means.pairs().test(joint=True)["p_value"]).all()
+    empty = {name: np.isnan(fit.emmeans(name).pairs().frame()["estimate"]).tolist() for name in ("per", "carry")}
+    assert empty["per"] == [True, True, False]  # the first period cannot be told from having no carry-over
+    assert empty["carry"] == [False, False, True, False, True, True]
+
+
+@pytest.mark.filterwarnings("ignore::jaxlmm.errors.DroppedColumnsWarning")
+def test_means_are_over_the_cells_that_a_nested_factor_has():
+    d = trial()
+    fit = jaxlmm.lmm("y ~ trt * visit + region / site + (1 | id)", d)
+    X = dummies(d, [("trt", "visit"), ("region", "site")])
+    sites = np.unique(d.region + "/" + d.site)
+    found = gls(d, "id", *sds(fit), X)
+
+    def row(cells, weights):
+        share = [weights.get(s, 0.0) for s in sites]
+        return [1.0, *cells, *share]
+
+    own = {s: (0.5 / 3 if s.startswith("EU") else 0.5 / 2) for s in sites}  # regions alike, and sites within them
+    order = [1, 0, 0, 0], [0, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 1]
+    check(fit.emmeans("trt | visit").frame(), np.array([row(c, own) for c in order]), *found)
+    quarter = [0.25] * 4
+    C = np.array([row(quarter, {s: own[s] * 2 for s in sites if s[:2] == r}) for r in ("EU", "NA")])
+    check(fit.emmeans("region").frame(), C, *found)
+    by_site = fit.emmeans("site | region")
+    assert list(by_site.labels["site"]) == ["DE", "FR", "IT", "CA", "US"]
+    names = [f"{r}/{s}" for r, s in zip(by_site.labels["region"], by_site.labels["site"], strict=True)]
+    check(by_site.frame(), np.array([row(quarter, {s: 1.0}) for s in names]), *found)
+    assert "site nested in region" in str(by_site)
+    assert len(by_site.pairs().frame()["estimate"]) == 4
+    assert np.isfinite(fit.emmeans("region", weights="proportional").frame()["estimate"]).all()
+
+
+@pytest.mark.filterwarnings("ignore::jaxlmm.errors.DroppedColumnsWarning")
+def test_predictions_where_the_data_say_nothing_are_empty():
+    d = trial()
+    d = d[~((d.trt == "B") & (d.visit == "v2"))]
+    fit = jaxlmm.lmm("y ~ trt * visit + (1 | id)", d)
+    new = pd.DataFrame(
+        {"trt": ["A", "B", "B", None], "visit": ["v2", "v1", "v2", "v1"], "id": ["i0", "i1", "i2", "i3"]}
+    )
+    for options in ({"random": False}, {}, {"se": True}, {"random": False, "interval": "prediction"}):
+        with pytest.warns(jaxlmm.errors.NotEstimableWarning, match="1 rows"):
+            found = fit.predict(new, **options)
+        values = found if isinstance(found, np.ndarray) else found["estimate"].to_numpy()
+        assert np.isnan(values).tolist() == [False, False, True, True]
+        np.testing.assert_allclose(values[:2], np.asarray(fit.predict(new[:2], random=options.get("random", True))))
+    for effects in ("new", "predicted"):
+        with pytest.raises(jaxlmm.errors.DataError, match="row 2"):
+            fit.simulate(1, newdata=new[:3], effects=effects)
