@@ -16,6 +16,7 @@ from ..inference.fixed_effects.wald import Wald, check_tests
 from ..inference.hypotheses.grid import not_estimable
 from ..likelihood.parts import Term
 from ..linalg import quadratic
+from ..tolerances import INDEPENDENT
 from .choice import Random, parts_of
 from .errors import Predictor
 from .newdata import ABSENT, FRESH, SHARED, NewRows, check_known, rows_of_data, rows_of_fit
@@ -124,13 +125,19 @@ def _with_errors(
     if df == "kenward-roger-full":
         raise DataError("df: 'kenward-roger-full' is for fixed effects; use 'kenward-roger' or 'satterthwaite'")
     by: Wald = fit.wald(df, **method)
-    chart, W = by.parameters if by.parameters is not None else ("solver", None)
-    found = Predictor.of(fit, chart)(new, state, W=W if df == "kenward-roger" else None)
+    chart, inverse = by.parameters if by.parameters is not None else ("solver", None)
+    is_kr, at = df == "kenward-roger", Predictor.of(fit, chart)
+    found = at(new, state, W=inverse.W if inverse is not None and is_kr else None)
     error = np.sqrt(found.mse + found.extra)
-    if W is None:
+    if inverse is None:
         freedom = by.rows(new.X).df
     else:
-        variance = quadratic(found.slopes, W)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            known = inverse.known(found.slopes.T / found.mse)
+        if is_kr and inverse.lost.any():
+            known &= at(new, state, W=inverse.lost @ inverse.lost.T).extra < INDEPENDENT * found.mse
+            error = np.where(known, error, np.nan)
+        variance = np.where(known | (found.mse == 0), quadratic(found.slopes, inverse.W), np.nan)
         with np.errstate(divide="ignore", invalid="ignore"):
             freedom = 2.0 * found.mse**2 / variance
         freedom = np.where((found.mse > 0) & ~(freedom > MANY), freedom, np.inf)

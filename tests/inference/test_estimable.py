@@ -126,3 +126,53 @@ def test_predictions_where_the_data_say_nothing_are_empty():
     for effects in ("new", "predicted"):
         with pytest.raises(jaxlmm.errors.DataError, match="row 2"):
             fit.simulate(1, newdata=new[:3], effects=effects)
+
+
+VISITS = ("v1", "v2", "v3", "v4")
+
+
+def visits(n=48, seed=0):
+    """Four visits of three arms with a covariate, unstructured."""
+    rng = np.random.default_rng(seed)
+    S = 0.6 ** abs(np.subtract.outer(np.arange(4), np.arange(4))) * np.outer([2, 2.5, 3, 3.5], [2, 2.5, 3, 3.5])
+    y = rng.normal(size=(n, 4)) @ np.linalg.cholesky(S).T
+    one = pd.DataFrame({"id": [f"s{i:02d}" for i in range(n)], "arm": np.array(["A", "B", "C"])[np.arange(n) % 3]})
+    one["base"] = rng.normal(size=n)
+    return pd.concat([one.assign(visit=v, y=y[:, j] + one.base) for j, v in enumerate(VISITS)], ignore_index=True)
+
+
+@pytest.mark.filterwarnings("ignore::jaxlmm.errors.DroppedColumnsWarning")
+@pytest.mark.parametrize("df", ["satterthwaite", "kenward-roger"])
+def test_a_saturated_visit_takes_nothing_from_the_others(df):
+    d = visits()
+    rng = np.random.default_rng(3)
+    d = d[~((d.visit == "v3") & np.isin(d.id, rng.choice(d.id.unique(), 9, replace=False)))]
+    last = d[d.visit == "v4"].groupby("arm").head(1).index
+    few = d[(d.visit != "v4") | d.index.isin(last)]
+    formula, how = "y ~ 0 + visit:arm + visit:base", {"residual": "us(visit | id)"}
+    fit, without = jaxlmm.lmm(formula, few, **how), jaxlmm.lmm(formula, d[d.visit != "v4"], **how)
+    a, b = fit.tidy(df=df).set_index("term"), without.tidy(df=df).set_index("term")
+    found = a.loc[b.index, ["estimate", "std_error", "df", "statistic"]]
+    np.testing.assert_allclose(found, b[["estimate", "std_error", "df", "statistic"]], rtol=1e-6)
+    last = a.loc[[t for t in a.index if "v4" in t]]
+    assert last["df"].isna().all() and last["p_value"].isna().all()
+    assert "do not determine" in fit.wald(df=df).note
+    L = [[float(t == name) for t in fit.coef_names] for name in b.index[:2]]
+    M = [[float(t == name) for t in without.coef_names] for name in b.index[:2]]
+    one, other = fit.test(L, df=df).joint, without.test(M, df=df).joint
+    np.testing.assert_allclose([one.statistic, one.den_df], [other.statistic, other.den_df], rtol=1e-6)
+    new = few[few.visit == "v1"][:3]
+    mine, theirs = (f.predict(new, se=True, df=df)[["estimate", "std_error", "df"]] for f in (fit, without))
+    np.testing.assert_allclose(mine, theirs, rtol=1e-6)
+
+
+@pytest.mark.parametrize("unit", [1.0, 1e-8, 1e8])
+def test_tests_have_no_unit(unit):
+    d = visits()
+    d = d[~((d.visit == "v3") & (d.id < "s09"))].assign(base=lambda x: x.base * unit)
+    fit = jaxlmm.lmm("y ~ 0 + visit:arm + visit:base", d, residual="us(visit | id)")
+    found = fit.tidy(df="kenward-roger").iloc[-1]
+    plain = jaxlmm.lmm("y ~ 0 + visit:arm + visit:base", d.assign(base=d.base / unit), residual="us(visit | id)")
+    expected = plain.tidy(df="kenward-roger").iloc[-1]
+    np.testing.assert_allclose(found.std_error * unit, expected.std_error, rtol=1e-8)
+    np.testing.assert_allclose([found["df"], found.statistic], [expected["df"], expected.statistic], rtol=1e-7)

@@ -310,13 +310,13 @@ def _test_lane(rule: Rule, turn: Array, L: Array, rhs: Array, prepared: Prepared
     inner = jax.scipy.linalg.solve_triangular(basis.R, L.T, trans=1).T * (1.0 - alias)
     estimable = ~jnp.any((L != 0) & (alias > 0))  # a column that others span is as if it were not there
     local = local_of(spec, prepared, chart, x, at)
-    inv = inverse(jnp.stack([getattr(local, kind) for kind in INFORMATION])[rule.information], local.Phi, local.P)
+    inv = inverse(jnp.stack([getattr(local, kind) for kind in INFORMATION])[rule.information], local)
     estimate = inner @ (basis.c + at.normal.beta)
     out = []
     for method in rule.methods:
         vcov, scale, status = local.Phi, jnp.ones(()), jnp.full((), TestStatus.OK)
         if method in SMALL_SAMPLE:
-            status = jnp.where(inv.identified, TestStatus.OK, TestStatus.NOT_IDENTIFIED)
+            status = jnp.where(inv.identified(local.Phi, local.P), TestStatus.OK, TestStatus.NOT_IDENTIFIED)
             status = jnp.where(inv.definite, status, TestStatus.NOT_DEFINITE)
             df = satterthwaite.row_df(inner, local.Phi, local.P, inv.W)
         else:
