@@ -22,7 +22,7 @@ from ..linalg import quadratic
 from ..runtime.precision import float64
 from ..runtime.programs import compiled_by_size
 from ..tolerances import INDEPENDENT
-from .local import INFORMATION, Inverse, inverse, local, prepared_for, suspicious
+from .local import INFORMATION, Inverse, inverse, local, may_be_flat, prepared_for
 from .options import check_information
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ class Uncertain:
     def identifies(self, J: np.ndarray) -> np.ndarray:
         """Whether values with slopes J (..., k) stay where they are along what the data do not identify (...)."""
         assert self.inverse is not None
-        spread = np.linalg.norm(J * np.linalg.norm(self.inverse.lost, axis=1), axis=-1)[None]
+        spread = np.linalg.norm(J * self.inverse.unit, axis=-1)[None]
         moved = np.abs(np.tensordot(self.inverse.lost.T, np.moveaxis(J, -1, 0), 1))
         return ~np.any(moved > INDEPENDENT * spread, 0)
 
@@ -144,7 +144,7 @@ def uncertain(fit: Fit, information: str = "observed") -> Uncertain:
         spec, prepared = prepared_for(fit.model, fit.method)
         x = np.asarray(coordinates(spec, prepared, fit.theta, "solver"))
         kind = fit.estimate.information
-        if information == "observed" and np.all(np.isfinite(kind)) and not suspicious(kind):
+        if information == "observed" and not may_be_flat(fit):
             found = inverse(kind)
         else:
             run = _program(prepared.statistics, len(x))
@@ -186,11 +186,13 @@ def delta(fit: Fit, g: Callable[[Parameters], Any], information: str = "observed
             jnp.asarray(fit.coef), jnp.asarray(at.x)
         )
         by_coef, by_x, value = (np.asarray(a) for a in (by_coef, by_x, value))
+    assert at.inverse is not None
     W = at.inverse.W
     vcov = by_coef @ fit.vcov @ by_coef.T + by_x @ (np.nan_to_num(W) if len(W) else W) @ by_x.T
     known = np.any(np.concatenate([by_coef, by_x], 1) != 0, 1) & at.identifies(by_x)  # a variance of zero, such as that
     vcov = np.where(known[:, None] & known, vcov, np.nan)
     names = (name,) if len(value) == 1 else tuple(f"{name}[{i}]" for i in range(len(value)))
+    value = np.where(at.identifies(by_x), value, np.nan)
     return Delta(names, value, vcov, at.note if np.isnan(vcov).any() else "", fit.frame.kind)
 
 
@@ -202,6 +204,7 @@ class Natural(NamedTuple):
     values (m,), vcov (m, m) : natural parameters of all parts, in the order of ``fit.parameters()``
     theta (k, k) : covariance of the unconstrained parameters
     covariances : for every part over levels the variances of the entries of its matrix (q, q), and of its correlations
+    identified : whether the data determine each of the values (m,), and of the entries of each block, the residual last
     """
 
     values: np.ndarray
@@ -210,6 +213,7 @@ class Natural(NamedTuple):
     covariances: tuple[Any, ...]
     correlations: tuple[Any, ...]
     note: str
+    identified: tuple[Any, ...]
 
     def se_of(self, places: slice) -> np.ndarray:
         """Standard errors of some of the parameters."""
@@ -237,7 +241,15 @@ def natural(fit: Fit, information: str = "observed") -> Natural:
             Jv = np.diagonal(JG).T / v[:, None]
             JR = JG / np.outer(sd, sd)[:, :, None] - 0.5 * corr[:, :, None] * (Jv[:, None] + Jv[None, :])
             correlations.append(at.variances(JR))
-    return Natural(values, at.covariance(J), at.covariance(JT), tuple(covariances), tuple(correlations), at.note)
+    return Natural(
+        values,
+        at.covariance(J),
+        at.covariance(JT),
+        tuple(covariances),
+        tuple(correlations),
+        at.note,
+        (at.identifies(J), *map(at.identifies, JB)),
+    )
 
 
 def _natural_values(spec: Spec, K: Any, coords: Any, x: Array) -> Any:

@@ -124,11 +124,13 @@ class Inverse(NamedTuple):
     W : zero along the directions `lost`
     definite : whether there is no direction of negative information
     lost : (k, 2k) directions about which the data say nothing, a column each, zero for the others
+    unit : (k,) sizes of the parameters that information is compared in
     """
 
     W: Any
     definite: Any
     lost: Any
+    unit: Any
 
     def known(self, slopes: Any) -> Any:
         """Whether quantities with relative slopes (k, ...) in the parameters do not move along `lost` (...)."""
@@ -141,8 +143,11 @@ class Inverse(NamedTuple):
         return module_of(self.W).all(self.known(P @ Phi))
 
 
-def suspicious(information: np.ndarray) -> bool:
-    """Whether observed information (k, k) may have directions without any, so that algebra has to decide."""
+def may_be_flat(fit: Any) -> bool:
+    """Whether the observed information may have directions without any, so that algebra has to decide."""
+    information = fit.estimate.information
+    if not fit.converged or fit.monte_carlo is not None or not np.all(np.isfinite(information)):
+        return False
     d = np.abs(np.diagonal(information))
     low = len(d) > 0 and d.min() < NO_CURVATURE_AT_ALL**2 * d.max()
     return bool(low or np.linalg.eigvalsh(correlation_of(information)).min(initial=1.0) < SUSPICIOUS)
@@ -174,7 +179,7 @@ def inverse(information: Any, local: Local | None = None) -> Inverse:
     flat = xp.abs(w) < FLAT
     W = (Q * xp.where(flat, 0.0, 1.0 / xp.where(flat, 1.0, w))) @ Q.T - gone @ gone.T
     lost = xp.concatenate([gone, Q * flat], 1) / d[:, None]
-    return Inverse(W / (d[:, None] * d[None, :]), xp.all(w > -FLAT), lost)
+    return Inverse(W / (d[:, None] * d[None, :]), xp.all(w > -FLAT), lost, 1.0 / d)
 
 
 def prepared_for(model: Model, method: str) -> tuple[Spec, Prepared]:

@@ -176,3 +176,47 @@ def test_tests_have_no_unit(unit):
     expected = plain.tidy(df="kenward-roger").iloc[-1]
     np.testing.assert_allclose(found.std_error * unit, expected.std_error, rtol=1e-8)
     np.testing.assert_allclose([found["df"], found.statistic], [expected["df"], expected.statistic], rtol=1e-7)
+
+
+def test_what_the_data_do_not_identify_has_no_estimate():
+    """A slope constant within groups, at two values: two variances for three parameters."""
+    rng, g = np.random.default_rng(0), np.repeat(np.arange(30), 6)
+    x = (g % 2) * 1.0
+    y = rng.normal(size=30)[g] * (1 + 1.5 * x) + rng.normal(size=180)
+    d = pd.DataFrame({"g": [f"g{i:02d}" for i in g], "x": x, "y": y})
+    within = sum(np.sum((y[g == i] - y[g == i].mean()) ** 2) for i in range(30)) / 150  # balanced: sigma^2
+    means = np.array([y[g == i].mean() for i in range(30)])
+    variances = [np.var(means[k::2], ddof=1) - within / 6 for k in (0, 1)]  # of groups at 0, and at 1
+    frames = []
+    for start in (None, [0.5, 0.0, 0.5, 0.0], [2.0, -1.0, 0.3, 0.0]):
+        fit = jaxlmm.lmm("y ~ x + (x | g)", d, start=start if start is None else np.array(start))
+        found = fit.varcorr().frame()
+        np.testing.assert_allclose(found["covariance"], [variances[0], np.nan, np.nan, within], rtol=1e-6)
+        assert np.isnan(found["se_covariance"]).tolist() == [False, True, True, False]
+        frames.append(found)
+        at_one = fit.delta(lambda p: (p.varcorr[0].sum(), p.varcorr[0][1, 1]))
+        np.testing.assert_allclose(at_one.estimate, [variances[1], np.nan], rtol=1e-6)
+        assert np.isfinite(at_one.se[0]) and np.isnan(at_one.se[1]) and "identify" in at_one.note
+        for table in (fit.varcorr(), fit.summary()):
+            assert "do not identify" in str(table)
+        np.testing.assert_allclose(fit.tidy()["df"][0], 14, rtol=1e-6)
+        limits = fit.confint(which="covariance")
+        assert np.isnan(limits["estimate"]).tolist() == [False, True, True, False]
+        assert np.isnan(fit.parameters()["estimate"]).sum() == 2
+    sd = within**2 * 2 / 150  # of the estimate of sigma^2
+    se = np.sqrt(2 * (variances[0] + within / 6) ** 2 / 14 + sd / 36)
+    np.testing.assert_allclose(frames[0]["se_covariance"][[0, 3]], [se, np.sqrt(sd)], rtol=1e-6)
+    for other in frames[1:]:
+        np.testing.assert_allclose(other.iloc[:, 3:].astype(float), frames[0].iloc[:, 3:].astype(float), rtol=1e-5)
+
+
+def test_visits_that_never_meet_have_no_covariance():
+    d = visits()
+    even = d.id.str[1:].astype(int) % 2 == 0
+    d = d[~(even & (d.visit == "v3")) & ~(~even & (d.visit == "v4"))]
+    fit = jaxlmm.lmm("y ~ arm * visit + base", d, residual="us(visit | id)")
+    found = fit.varcorr().residual
+    assert np.isnan(found.cov[3, 2]) and np.isnan(found.corr[3, 2])
+    assert np.isnan(found.cov).sum() == 2 and np.isfinite(found.sd).all()
+    tidy = fit.tidy()
+    assert np.isfinite(tidy["df"]).all() and np.isfinite(fit.tidy(df="kenward-roger")["std_error"]).all()

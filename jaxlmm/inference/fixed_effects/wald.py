@@ -21,7 +21,7 @@ from ...runtime.precision import float64
 from ...runtime.programs import compiled_by_size
 from ...tolerances import CONTRADICTED, INDEPENDENT, REPEATED
 from ..hypotheses.coding import coding_of
-from ..local import INFORMATION, Inverse, expanded, inverse, local_of, prepared_for, suspicious
+from ..local import INFORMATION, Inverse, expanded, inverse, local_of, may_be_flat, prepared_for
 from ..options import chart_of, check_options
 from ..robust.sandwich import KINDS, sandwich
 from ..small_sample import kenward_roger, satterthwaite
@@ -230,7 +230,7 @@ def _small_sample(fit: Fit, df: str, information: str | None, boundary_df: str |
     chart, information = chart_of(df, information, boundary_df, fit.singular)
     kind = fit.estimate.information
     at_hand = chart == "solver" and information == "observed" and not is_kr and np.all(np.isfinite(kind))
-    if at_hand and not suspicious(kind):
+    if at_hand and not may_be_flat(fit):
         (root, P), found, change, hidden = fit.estimate.inner, inverse(kind), None, None
     else:
         root, P, found, change, hidden = _compiled(fit, chart, information, df)
