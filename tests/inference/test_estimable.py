@@ -220,3 +220,22 @@ def test_visits_that_never_meet_have_no_covariance():
     assert np.isnan(found.cov).sum() == 2 and np.isfinite(found.sd).all()
     tidy = fit.tidy()
     assert np.isfinite(tidy["df"]).all() and np.isfinite(fit.tidy(df="kenward-roger")["std_error"]).all()
+
+
+@pytest.mark.parametrize(("formula", "fixed"), [("y ~ g + (1 | g)", "g"), ("y ~ g * x + (x | g)", "g * x")])
+def test_by_ml_a_term_among_the_fixed_effects_has_no_variance(formula, fixed):
+    """Its variance only makes the covariance of what the fixed effects leave larger: least squares is the optimum."""
+    rng, g = np.random.default_rng(0), np.repeat(np.arange(8), 6)
+    x = rng.normal(size=48)
+    d = pd.DataFrame({"g": [f"g{i}" for i in g], "x": x, "y": rng.normal(size=8)[g] * (1 + x) + rng.normal(size=48)})
+    fit = jaxlmm.lmm(formula, d, method="ML")
+    one = (g[:, None] == np.arange(8)) * 1.0
+    X = one if fixed == "g" else np.hstack([one, one * x[:, None]])
+    rss = np.sum((d.y - X @ np.linalg.lstsq(X, d.y, rcond=None)[0]) ** 2)
+    np.testing.assert_allclose(fit.loglik, -24 * (np.log(2 * np.pi * rss / 48) + 1), rtol=1e-9)
+    np.testing.assert_allclose(
+        [fit.sigma**2, *fit.varcorr().groups[0].sd], [rss / 48, *[0.0] * (X.shape[1] // 8)], rtol=1e-6
+    )
+    assert fit.singular and fit.converged
+    with pytest.raises(jaxlmm.errors.DataError, match="REML has nothing"):
+        jaxlmm.lmm(formula, d)
