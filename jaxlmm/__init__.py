@@ -18,6 +18,7 @@ from .errors import (
     FormulaError,
     JaxlmmError,
     LevelsWarning,
+    NotEstimableWarning,
     PrecisionWarning,
 )
 from .fitting.newton import Status
@@ -77,6 +78,7 @@ __all__ = [
     "LaneTests",
     "LevelsWarning",
     "Model",
+    "NotEstimableWarning",
     "Parameters",
     "Positive",
     "Precision",

@@ -51,6 +51,10 @@ class LevelsWarning(UserWarning):
     """A structure over an order has put the levels of text into one, or left out levels without rows."""
 
 
+class NotEstimableWarning(UserWarning):
+    """Some predictions are NaN: the data of the fit say nothing about the mean there."""
+
+
 class PrecisionWarning(UserWarning):
     """Some results are NaN, because float64 does not have the digits that they would need."""
 

@@ -38,6 +38,8 @@ from .inference.fixed_effects.in_batches import Tests
 from .inference.fixed_effects.linear import LinearTest, linear_test
 from .inference.fixed_effects.wald import Wald, wald
 from .inference.hypotheses.coding import coding_of
+from .inference.identified import known_parameters, known_varcorr
+from .inference.local import may_be_flat
 from .inference.means.emmeans import emmeans, emtrends
 from .inference.means.margins import comparisons, predictions, slopes
 from .inference.means.table import EMMeans
@@ -110,14 +112,18 @@ class Fit(FitBase):
     def varcorr(self) -> VarCorr:
         """Estimated variances, standard deviations and correlations; natural parameters of structures over columns.
 
-        ``fit.varcorr().frame()`` has standard errors and intervals.
+        ``fit.varcorr().frame()`` has standard errors and intervals. NaN is what the data do not identify.
         """
-        return varcorr(self.frame, self.model, self.estimate, partial(natural, self))
+        found = varcorr(self.frame, self.model, self.estimate, partial(natural, self))
+        return known_varcorr(found, natural(self)) if may_be_flat(self) else found
 
     def parameters(self) -> Any:
-        """Natural parameters of every covariance structure: a frame (part, name, estimate, std_error) by theta."""
-        parts = natural_parameters(self.frame, self.model, self.estimate)
-        return parameter_frame(parts, natural(self), self.frame.kind)
+        """Natural parameters of every covariance structure: a frame (part, name, estimate, std_error) by theta.
+
+        NaN is what the data do not identify.
+        """
+        parts, at = natural_parameters(self.frame, self.model, self.estimate), natural(self)
+        return parameter_frame(known_parameters(parts, at), at, self.frame.kind)
 
     def ranef(self, all_levels: bool = False) -> RandomEffects:
         """Predicted random effects (BLUPs) with conditional covariances, by grouping factor.

@@ -18,6 +18,7 @@ from ..fitting.newton import Status
 from ..fitting.objective import Spec, loglik_at, moment_start, packing_of, scale_of
 from ..fitting.units import Estimates, at_ends
 from ..frames.alignment import mask_of
+from ..likelihood.confounding import check_left_by
 from ..likelihood.model import Model
 from ..likelihood.prepared import weighted
 from ..pytrees import replace
@@ -140,6 +141,7 @@ def refit_batch(
         if len(weights) != len(Y):
             raise DataError(f"weights: expected {len(Y)} rows as in Y, found {len(weights)}")
     spec = Spec.of(model, method)
+    check_left_by(model.X, model.random, method)
     out = BatchFit.empty(count, p, spec, Status.NOT_RUN, names, kind, tests)
     job = Job(spec, out, columns, tests)
     with float64():
@@ -295,6 +297,8 @@ def fit_batch(
         raise DataError("models: expected at least one model, found none")
     _refuse_stochastic(models)
     specs = [Spec.of(m, method) for m in models]
+    for m in models:
+        check_left_by(m.X, m.random, method)
     widths = [m.X.shape[1] for m in models]
     for i, (spec, width) in enumerate(zip(specs, widths, strict=True)):
         if spec != specs[0] or width != widths[0]:

@@ -11,6 +11,7 @@ import numpy as np
 from jax import Array
 
 from ..errors import DataError
+from ..likelihood.confounding import check_left_by
 from ..likelihood.engines import Blocks
 from ..likelihood.loglik import ml, reml
 from ..likelihood.model import Model
@@ -47,6 +48,7 @@ def evaluator(spec: Spec, prepared: Prepared, scale: np.ndarray) -> Evaluate:
 def estimate(model: Model, method: str = "REML", start: np.ndarray | None = None) -> Estimate:
     """Fit one concrete model; 64-bit floats must be on. `start` (k,) is a public theta, of a singular fit too."""
     spec = Spec.of(model, method)
+    check_left_by(model.X, model.random, method)
     prepared = prepare(model, orthogonal=True)
     scale = scale_of(spec, prepared.basis)
     packing = packing_of(spec, model.X.shape[1], with_slopes=True)

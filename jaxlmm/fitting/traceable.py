@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from ..errors import DataError
+from ..likelihood.confounding import check_left_by
 from ..likelihood.model import Model
 from ..likelihood.prepared import Prepared, prepare
 from ..pytrees import replace
@@ -60,6 +61,7 @@ def fit(
         if optimizer is not None:
             _check_optimizer(optimizer)
         spec = Spec.of(model, method)
+        check_left_by(model.X, model.random, method)
         return _fit(spec, optimizer, max_iterations, model, spec.start(model.coords))
 
 

@@ -22,7 +22,8 @@ from ..likelihood.model import block_at
 from ..linalg import quadratic
 from ..runtime.precision import float64
 from ..runtime.programs import compiled_by_size
-from .local import INFORMATION, inverse, local, prepared_for
+from ..tolerances import INDEPENDENT
+from .local import INFORMATION, Inverse, inverse, local, may_be_flat, prepared_for
 from .options import check_information
 
 
@@ -90,15 +91,34 @@ class Uncertain:
     Attributes
     ----------
     spec : with absolute covariances;  K : basis of each term
-    x (k,) : solver's coordinates;  W (k, k) : their covariance;  note : why W is NaN, or empty
+    x (k,) : solver's coordinates;  inverse : of their information;  note : why what is NaN, or empty
     """
 
     spec: Spec
     K: tuple[np.ndarray, ...]
     coords: tuple[Any, ...]
     x: Any
-    W: Any
+    inverse: Inverse | None
     note: str
+
+    def variances(self, J: np.ndarray) -> np.ndarray:
+        """Variances (...) of values with slopes J (..., k): NaN where nothing moves them, or what is not identified."""
+        assert self.inverse is not None
+        known = np.any(J != 0, -1) & self.identifies(J)
+        return np.where(known, quadratic(J, self.inverse.W), np.nan)
+
+    def covariance(self, J: np.ndarray) -> np.ndarray:
+        """J W J' for slopes J (m, k), with NaN as in `variances`."""
+        assert self.inverse is not None
+        known = np.isfinite(self.variances(J))
+        return np.where(known[:, None] & known, J @ self.inverse.W @ J.T, np.nan)
+
+    def identifies(self, J: np.ndarray) -> np.ndarray:
+        """Whether values with slopes J (..., k) stay where they are along what the data do not identify (...)."""
+        assert self.inverse is not None
+        spread = np.linalg.norm(J * self.inverse.unit, axis=-1)[None]
+        moved = np.abs(np.tensordot(self.inverse.lost.T, np.moveaxis(J, -1, 0), 1))
+        return ~np.any(moved > INDEPENDENT * spread, 0)
 
     def values(self, x: Array) -> tuple[Array, tuple[Array, ...], tuple[Covariance, ...]]:
         """Public theta, covariance blocks and structures at coordinates x, in the user's basis of the terms."""
@@ -122,25 +142,26 @@ def uncertain(fit: FitBase, information: str = "observed") -> Uncertain:
         spec, prepared = prepared_for(fit.model, fit.method)
         x = np.asarray(coordinates(spec, prepared, fit.theta, "solver"))
         kind = fit.estimate.information
-        if information != "observed":
+        if information == "observed" and not may_be_flat(fit):
+            found = inverse(kind)
+        else:
             run = _program(prepared.statistics, len(x))
-            kind = np.asarray(run(spec, prepared, x)[INFORMATION.index(information)])
-    found, note = np.full_like(kind, np.nan), ""
-    if not fit.converged:
-        note = f"not converged: {fit.estimate.status.advice}"
-    else:
-        W, definite, _ = inverse(kind, np.eye(len(fit.coef)), fit.estimate.inner[1])
-        note = "" if definite else "the information of the covariance parameters is not positive definite"
-        found = W if definite else found
+            found = jax.device_get(run(spec, prepared, x, INFORMATION.index(information)))
+    note = "" if found.definite else "the information of the covariance parameters is not positive definite"
+    note = note if fit.converged else f"not converged: {fit.estimate.status.advice}"
+    if note:
+        found = found._replace(W=np.full_like(found.W, np.nan))
+    elif found.lost.any():
+        note = "empty: moved by what the data do not identify"
     return Uncertain(spec, prepared.basis.K, prepared.coords, x, found, note)
 
 
-def _information(spec: Spec, prepared: Any, x: Array) -> Array:
+def _inverse(spec: Spec, prepared: Any, x: Array, information: Array) -> Inverse:
     found = local(spec, prepared, "solver", x)
-    return jnp.stack([getattr(found, kind) for kind in INFORMATION])
+    return inverse(jnp.stack([getattr(found, kind) for kind in INFORMATION])[information], found)
 
 
-_program = compiled_by_size(_information)
+_program = compiled_by_size(_inverse)
 
 
 def delta(fit: FitBase, g: Callable[[Parameters], Any], information: str = "observed") -> Delta:
@@ -163,11 +184,14 @@ def delta(fit: FitBase, g: Callable[[Parameters], Any], information: str = "obse
             jnp.asarray(fit.coef), jnp.asarray(at.x)
         )
         by_coef, by_x, value = (np.asarray(a) for a in (by_coef, by_x, value))
-    vcov = by_coef @ fit.vcov @ by_coef.T + by_x @ np.nan_to_num(at.W) @ by_x.T
-    still = ~np.any(np.abs(np.concatenate([by_coef, by_x], 1)) > 0, 1)  # a variance of zero, such as that
-    vcov = np.where(bool(at.note) | still[:, None] | still[None, :], np.nan, vcov)
+    assert at.inverse is not None
+    W = at.inverse.W
+    vcov = by_coef @ fit.vcov @ by_coef.T + by_x @ (np.nan_to_num(W) if len(W) else W) @ by_x.T
+    known = np.any(np.concatenate([by_coef, by_x], 1) != 0, 1) & at.identifies(by_x)  # a variance of zero, such as that
+    vcov = np.where(known[:, None] & known, vcov, np.nan)
     names = (name,) if len(value) == 1 else tuple(f"{name}[{i}]" for i in range(len(value)))
-    return Delta(names, value, vcov, at.note, fit.frame.kind)
+    value = np.where(at.identifies(by_x), value, np.nan)
+    return Delta(names, value, vcov, at.note if np.isnan(vcov).any() else "", fit.frame.kind)
 
 
 class Natural(NamedTuple):
@@ -179,6 +203,7 @@ class Natural(NamedTuple):
     theta (k, k) : covariance of the unconstrained parameters
     covariances : for every part over levels the variances of the entries of its matrix (q, q), of each arm where these
         have parameters of their own (arms, q, q);  correlations : those of its correlations
+    identified : whether the data determine each of the values (m,), and of the entries of each block, the residual last
     """
 
     values: np.ndarray
@@ -187,6 +212,7 @@ class Natural(NamedTuple):
     covariances: tuple[Any, ...]
     correlations: tuple[Any, ...]
     note: str
+    identified: tuple[Any, ...]
 
     def se_of(self, places: slice) -> np.ndarray:
         """Standard errors of some of the parameters."""
@@ -199,13 +225,15 @@ def natural(fit: FitBase, information: str = "observed") -> Natural:
     with float64():
         run = _natural(at.x, 1)
         (values, _, blocks), (J, JT, JB) = jax.device_get(run(at.spec, at.K, at.coords, at.x))
-    W = at.W
     covariances: list[Any] = []
     correlations: list[Any] = []
     for G, JG in zip(blocks, JB, strict=True):
-        covariances.append(None if G is None else _spread(JG, W))
-        correlations.append(None if G is None else _spread(_of_correlations(G, JG), W))
-    return Natural(values, _sandwiched(J, W), _sandwiched(JT, W), tuple(covariances), tuple(correlations), at.note)
+        covariances.append(None if G is None else at.variances(JG))
+        correlations.append(None if G is None else at.variances(_of_correlations(G, JG)))
+    known = (at.identifies(J), *(None if G is None else at.identifies(JG) for G, JG in zip(blocks, JB, strict=True)))
+    return Natural(
+        values, at.covariance(J), at.covariance(JT), tuple(covariances), tuple(correlations), at.note, known
+    )  # fmt: skip
 
 
 def _of_correlations(G: np.ndarray, JG: np.ndarray) -> np.ndarray:
@@ -217,21 +245,9 @@ def _of_correlations(G: np.ndarray, JG: np.ndarray) -> np.ndarray:
         return (JG - 0.5 * G[..., None] * (Jv[..., :, None, :] + Jv[..., None, :, :])) / size[..., None]
 
 
-def _sandwiched(J: np.ndarray, W: np.ndarray) -> np.ndarray:
-    """J W J' for J (m, k), NaN in rows and columns of values that nothing moves: those on the boundary."""
-    still = np.abs(J).max(-1, initial=0.0) == 0
-    return np.where(still[:, None] | still[None, :], np.nan, J @ W @ J.T)
-
-
-def _spread(J: np.ndarray, W: np.ndarray) -> np.ndarray:
-    """Variances (...,) of values with Jacobian J (..., k), NaN where nothing moves them."""
-    found = quadratic(J, W)
-    return np.where(np.abs(J).max(-1, initial=0.0) > 0, found, np.nan)
-
-
 def _natural_values(spec: Spec, K: Any, coords: Any, x: Array) -> Any:
     def values(x: Array) -> Any:
-        theta, blocks, structures = Uncertain(spec, K, coords, x, x, "").values(x)
+        theta, blocks, structures = Uncertain(spec, K, coords, x, None, "").values(x)
         each = list(zip(structures, spec.parts, strict=True))
         named = [jnp.asarray(value) for s, (_, dim) in each for _, value in s.named(dim)]
         shown = tuple(_over_levels(s, dim, G) for (s, (_, dim)), G in zip(each, blocks, strict=True))

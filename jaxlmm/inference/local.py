@@ -29,7 +29,7 @@ from ..likelihood.engines import Blocks
 from ..likelihood.model import Model
 from ..likelihood.prepared import Prepared, lean, prepare
 from ..linalg import eigh
-from ..tolerances import FLAT, INDEPENDENT
+from ..tolerances import FLAT, INDEPENDENT, NO_CURVATURE_AT_ALL, SUSPICIOUS, correlation_of
 
 INFORMATION = ("observed", "expected", "average")
 
@@ -41,6 +41,7 @@ class Local(NamedTuple):
     ----------
     Phi (p, p), P (k, p, p) : ``(X'V^-1 X)^-1`` and derivatives of X'V^-1 X in x, in the orthonormal basis of X
     observed, expected, average : (k, k) information matrices of x
+    scale : (k,) size of the diagonal of `expected` before what estimating beta takes from it
     """
 
     Phi: Any
@@ -48,6 +49,7 @@ class Local(NamedTuple):
     observed: Any
     expected: Any
     average: Any
+    scale: Any
 
 
 class Expanded(NamedTuple):
@@ -97,14 +99,16 @@ def local_of(spec: Spec, prepared: Prepared, chart: Any, x: Array, at: Expanded)
     basis, normal = prepared.basis, at.normal
     p, v = normal.beta.shape[0], jnp.append(-normal.beta, 1.0)
     PhiP = normal.Phi @ at.P[:, :p, :p]
-    expected = 0.5 * (spec.reml * jnp.einsum("iab,jba->ij", PhiP, PhiP) - at.of_trace)
+    taken = spec.reml * jnp.einsum("iab,jba->ij", PhiP, PhiP)
+    expected = 0.5 * (taken - at.of_trace)
+    scale = 0.5 * jnp.abs(jnp.diagonal(taken)) + 0.5 * jnp.abs(jnp.diagonal(at.of_trace))
     Pv = (at.P @ v)[:, :p]
     average = 0.25 * (at.total - at.of_trace - 2.0 * Pv @ normal.Phi @ Pv.T)
 
     _, bent = pulled_back(partial(blocks_at, spec, prepared, chart), x, at.slopes)
     of_criterion = gram_curvature(normal, at.P, basis.n, basis.rank, spec.reml, False)
     observed = 0.5 * (at.total + of_criterion + bent)
-    return Local(normal.Phi, at.P[:, :p, :p], observed, expected, average)
+    return Local(normal.Phi, at.P[:, :p, :p], observed, expected, average, scale)
 
 
 def local(spec: Spec, prepared: Prepared, chart: str, x: Array) -> Local:
@@ -113,28 +117,69 @@ def local(spec: Spec, prepared: Prepared, chart: str, x: Array) -> Local:
 
 
 class Inverse(NamedTuple):
-    """Covariance (k, k) of covariance parameters, and whether there is one."""
+    """Covariance (k, k) of covariance parameters, and whether there is one.
+
+    Attributes
+    ----------
+    W : zero along the directions `lost`
+    definite : whether there is no direction of negative information
+    lost : (k, 2k) directions about which the data say nothing, a column each, zero for the others
+    unit : (k,) sizes of the parameters that information is compared in
+    """
 
     W: Any
-    definite: Any  # no direction of negative information
-    identified: Any  # every direction that X'V^-1 X depends on has information
+    definite: Any
+    lost: Any
+    unit: Any
+
+    def known(self, slopes: Any) -> Any:
+        """Whether quantities with relative slopes (k, ...) in the parameters do not move along `lost` (...)."""
+        xp = module_of(self.W)
+        change = xp.abs(xp.tensordot(self.lost.T, slopes, 1))
+        return xp.max(change, 0, initial=0.0) < INDEPENDENT
+
+    def identified(self, Phi: Any, P: Any) -> Any:
+        """Whether X'V^-1 X does not move along `lost`."""
+        return module_of(self.W).all(self.known(P @ Phi))
 
 
-def inverse(information: Any, Phi: Any, P: Any) -> Inverse:
-    """Invert an information matrix (k, k), leaving out directions without information that inference does not need.
+def may_be_flat(fit: Any) -> bool:
+    """Whether the observed information may have directions without any, so that algebra has to decide."""
+    information = fit.estimate.information
+    if not fit.converged or fit.monte_carlo is not None or not np.all(np.isfinite(information)):
+        return False
+    d = np.abs(np.diagonal(information))
+    low = len(d) > 0 and d.min() < NO_CURVATURE_AT_ALL**2 * d.max()
+    return bool(low or np.linalg.eigvalsh(correlation_of(information)).min(initial=1.0) < SUSPICIOUS)
 
-    Such are the solver's coordinates of a variance of zero under expected information. NumPy or JAX.
+
+def inverse(information: Any, local: Local | None = None) -> Inverse:
+    """Invert an information matrix (k, k), leaving out directions without information.
+
+    With `local`, what the data do not identify is decided by algebra: along a null vector v of the expected
+    information, whose entries are ``tr(P V_i P V_j) / 2``, ``P V_v P`` is zero, and the distribution of what the
+    criterion depends on does not change. Rounding is told by `Local.scale`. What remains are directions without
+    curvature, such as the solver's coordinates of a variance of zero under expected information. NumPy or JAX.
     """
     xp = module_of(information)
-    d = xp.sqrt(xp.abs(xp.diagonal(information)))
-    d = xp.where(d > 0, d, 1.0)
-    w, Q = (eigh if xp is jnp else np.linalg.eigh)(information / (d[:, None] * d[None, :]))
+    factor = eigh if xp is jnp else np.linalg.eigh
+    size = xp.abs(xp.diagonal(information))
+    one = xp.eye(len(size))
+    gone = 0.0 * one
+    if local is not None:
+        judged = local.scale > 0
+        size = xp.where(judged, local.scale, size)
+        d = xp.sqrt(xp.where(size > 0, size, 1.0))
+        within = xp.where(judged[:, None] & judged[None, :], local.expected / (d[:, None] * d[None, :]), one)
+        w, Q = factor(within)
+        gone = Q * (w < FLAT)
+    d = xp.sqrt(xp.where(size > 0, size, 1.0))
+    keep = one - gone @ gone.T
+    w, Q = factor(keep @ (information / (d[:, None] * d[None, :])) @ keep + gone @ gone.T)
     flat = xp.abs(w) < FLAT
-    along = Q / d[:, None]  # a column a direction
-    change = xp.abs(xp.tensordot(along.T, P @ Phi, 1)).reshape(len(d), -1)
-    change = xp.max(xp.concatenate([change, xp.zeros((len(d), 1))], 1), -1)
-    W = (along * xp.where(flat, 0.0, 1.0 / xp.where(flat, 1.0, w))) @ along.T
-    return Inverse(W, xp.all(w > -FLAT), xp.all(~flat | (change < INDEPENDENT)))
+    W = (Q * xp.where(flat, 0.0, 1.0 / xp.where(flat, 1.0, w))) @ Q.T - gone @ gone.T
+    lost = xp.concatenate([gone, Q * flat], 1) / d[:, None]
+    return Inverse(W / (d[:, None] * d[None, :]), xp.all(w > -FLAT), lost, 1.0 / d)
 
 
 def prepared_for(model: Model, method: str) -> tuple[Spec, Prepared]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..covariance import Diagonal
 from ..errors import DataError
+from ..pytrees import is_traced
 from ..tolerances import ALIASED, column_rank, origin, shifted, unit_columns
 from .engines.crossed.layout import is_function
 from .parts import Field, Term
@@ -21,12 +22,12 @@ class Free(NamedTuple):
     Z: np.ndarray
 
 
-def check_terms(terms: tuple[Term | Field, ...], X: np.ndarray) -> None:
-    """Refuse terms of which nothing can be estimated: a term twice, and effects that are among the fixed ones.
+def check_terms(terms: tuple[Term | Field, ...]) -> None:
+    """Refuse terms of which nothing can be estimated: a term twice, and covariates without digits.
 
     Parameters
     ----------
-    terms : concrete terms;  X : (n, p) of full rank
+    terms : concrete terms
 
     Raises
     ------
@@ -45,13 +46,22 @@ def check_terms(terms: tuple[Term | Field, ...], X: np.ndarray) -> None:
                 f"random terms: a covariate of {t.name} is so far from zero, for its range, that its effects cannot be "
                 "told from the intercepts with 64-bit floats; subtract an origin from it, such as its mean"
             )
+
+
+def check_left_by(X: np.ndarray, terms: tuple[Term | Field, ...], method: str) -> None:
+    """Refuse, for REML, terms whose effects are among the fixed ones. By ML their variances are zero.
+
+    Parameters and errors as in `check_terms`; traced arrays are not looked at.
+    """
+    if method != "REML" or is_traced(terms, X):
+        return
     few = [part for part in _all_free(terms) if part.term.levels <= X.shape[1]]
     Q = np.linalg.qr(unit_columns(shifted(X, origin(X))))[0] if few else X
     for part in few:
         if _is_spanned(part, Q):
             raise DataError(
-                f"random terms: all effects of {part.term.name} are combinations of the fixed effects, so nothing is "
-                "left to estimate their variance from; drop the term, or the fixed effects that stand for its groups"
+                f"random terms: all effects of {part.term.name} are combinations of the fixed effects, so REML has "
+                "nothing to estimate their variance from; drop the term, or the fixed effects that stand for its groups"
             )
 
 

@@ -87,7 +87,7 @@ class Model:
         if checks:
             check_design(y, X)
             if not is_traced(random, X):
-                check_terms(random, X)
+                check_terms(random)
         set_all(self, y=y, X=X, random=random, residual=residual, weights=weights, offset=offset)
         evaluator = choose(engine, self)
         set_all(self, evaluator=evaluator, layout=evaluator.layout(self))

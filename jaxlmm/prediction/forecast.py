@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from ..distributions import check_level, t_quantile
-from ..errors import DataError
+from ..errors import DataError, NotEstimableWarning
 from ..estimates.effects import effects_by_term, effects_of, linear_predictor
 from ..estimates.fitted import FitBase
 from ..frames.columns import extend_rows, index_of, make_frame, open_table
 from ..inference.fixed_effects.wald import Wald, check_tests
+from ..inference.hypotheses.grid import not_estimable
 from ..likelihood.parts import Term
 from ..linalg import quadratic
+from ..tolerances import INDEPENDENT
 from .choice import Random, parts_of
 from .errors import Predictor
 from .newdata import ABSENT, FRESH, SHARED, NewRows, check_known, rows_of_data, rows_of_fit
@@ -39,7 +42,7 @@ def predict(
     observed = interval == "prediction" or residual  # the residual is part of what is predicted
     if newdata is None:
         new = rows_of_fit(fit.model)
-    elif (gaps := fit.frame.gaps(newdata, observed or parts, observed)).any():
+    elif (gaps := _gaps(fit, newdata, observed or parts, observed)).any():
         there = np.flatnonzero(~gaps)
         options = {"allow_new_levels": allow_new_levels, "residual": residual, **method}
         found = None
@@ -67,6 +70,23 @@ def predict(
     if newdata is not None and (fit.frame.fields or any(kin is not None for kin in new.kin)) or residual:
         return Predictor.of(fit)(new, state, errors=False).mean
     return _conditional_mean(fit, new, parts)
+
+
+def _gaps(fit: FitBase, newdata: Any, random: Any, residual: bool) -> np.ndarray:
+    """Rows (n,) of new data that have no prediction: a value is missing, or the data of the fit say nothing of them."""
+    gaps = fit.frame.gaps(newdata, random, residual)
+    there = np.flatnonzero(~gaps)
+    if there.size:
+        unknown = not_estimable(fit, extend_rows(newdata, there, {}) if gaps.any() else newdata)
+        if unknown.any():
+            warnings.warn(
+                f"newdata: {int(unknown.sum())} rows have no prediction (NaN): the data of the fit cannot estimate "
+                "their mean, as of a combination of levels without data",
+                NotEstimableWarning,
+                stacklevel=2,
+            )
+        gaps[there] = unknown
+    return gaps
 
 
 def _check(fit: FitBase, random: Random, se: bool, interval: str | None, residual: bool) -> None:
@@ -103,13 +123,19 @@ def _with_errors(
     if df == "kenward-roger-full":
         raise DataError("df: 'kenward-roger-full' is for fixed effects; use 'kenward-roger' or 'satterthwaite'")
     by: Wald = fit.wald(df, **method)
-    chart, W = by.parameters if by.parameters is not None else ("solver", None)
-    found = Predictor.of(fit, chart)(new, state, W=W if df == "kenward-roger" else None)
+    chart, inverse = by.parameters if by.parameters is not None else ("solver", None)
+    is_kr, at = df == "kenward-roger", Predictor.of(fit, chart)
+    found = at(new, state, W=inverse.W if inverse is not None and is_kr else None)
     error = np.sqrt(found.mse + found.extra)
-    if W is None:
+    if inverse is None:
         freedom = by.rows(new.X).df
     else:
-        variance = quadratic(found.slopes, W)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            known = inverse.known(found.slopes.T / found.mse)
+        if is_kr and inverse.lost.any():
+            known &= at(new, state, W=inverse.lost @ inverse.lost.T).extra < INDEPENDENT * found.mse
+            error = np.where(known, error, np.nan)
+        variance = np.where(known | (found.mse == 0), quadratic(found.slopes, inverse.W), np.nan)
         with np.errstate(divide="ignore", invalid="ignore"):
             freedom = 2.0 * found.mse**2 / variance
         freedom = np.where((found.mse > 0) & ~(freedom > MANY), freedom, np.inf)

@@ -10,6 +10,7 @@ from .. import pytrees
 from ..errors import DataError
 from ..estimates.effects import linear_predictor
 from ..fitting.estimate import blocks_at
+from ..inference.hypotheses.grid import not_estimable
 from ..likelihood.engines import Blocks
 from ..likelihood.model import Model
 from ..likelihood.parts import Field, Residual, Term
@@ -32,6 +33,11 @@ def responses(fit: Any, n: int, seed: int, newdata: Any, effects: str) -> np.nda
         new, mean = rows_of_fit(fit.model), fit.fitted
     else:
         new = rows_of_data(fit.frame, fit.model, newdata, random=True, residual=True)
+        if (unknown := not_estimable(fit, newdata)).any():
+            raise DataError(
+                f"newdata: the data of the fit cannot estimate the mean of {int(unknown.sum())} rows, the first being "
+                f"row {int(np.argmax(unknown))}; leave these out"
+            )
         mean = linear_predictor(new.X, fit.coef, new.offset)
     check_draws("n", n, len(mean))
     model = _model_at(fit.model, new)

@@ -128,8 +128,8 @@ class Tests:
     Parameters
     ----------
     L : (m, p) array, in the columns of X; rows that are combinations of others do not count in the joint test,
-        whose degrees of freedom do not depend on which rows say the same (in ``Fit.refit``, nor on the coding of X: rows
-        are scaled as the design that was fitted has it, in data sets with missing responses too)
+        whose degrees of freedom do not depend on which rows say the same (in ``Fit.refit``, nor on the coding of X;
+        it is that of the design that was fitted, in data sets with missing responses too)
     rhs : number or (m,)
     df : one or several of "satterthwaite", "kenward-roger", "kenward-roger-full", "residual", "asymptotic"
     information, boundary_df : as in ``Fit.test``; on the boundary of each data set for itself
@@ -311,13 +311,13 @@ def _test_lane(rule: Rule, turn: Array, L: Array, rhs: Array, prepared: Prepared
     inner = jax.scipy.linalg.solve_triangular(basis.R, L.T, trans=1).T * (1.0 - alias)
     estimable = ~jnp.any((L != 0) & (alias > 0))  # a column that others span is as if it were not there
     local = local_of(spec, prepared, chart, x, at)
-    inv = inverse(jnp.stack([getattr(local, kind) for kind in INFORMATION])[rule.information], local.Phi, local.P)
+    inv = inverse(jnp.stack([getattr(local, kind) for kind in INFORMATION])[rule.information], local)
     estimate = inner @ (basis.c + at.normal.beta)
     out = []
     for method in rule.methods:
         vcov, scale, status = local.Phi, jnp.ones(()), jnp.full((), TestStatus.OK)
         if method in SMALL_SAMPLE:
-            status = jnp.where(inv.identified, TestStatus.OK, TestStatus.NOT_IDENTIFIED)
+            status = jnp.where(inv.identified(local.Phi, local.P), TestStatus.OK, TestStatus.NOT_IDENTIFIED)
             status = jnp.where(inv.definite, status, TestStatus.NOT_DEFINITE)
             df = satterthwaite.row_df(inner, local.Phi, local.P, inv.W)
         else:

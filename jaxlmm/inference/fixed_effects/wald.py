@@ -20,9 +20,9 @@ from ...fitting.units import root_of
 from ...likelihood.prepared import Prepared
 from ...runtime.precision import float64
 from ...runtime.programs import compiled_by_size
-from ...tolerances import CONTRADICTED, REPEATED
+from ...tolerances import CONTRADICTED, INDEPENDENT, REPEATED
 from ..hypotheses.coding import coding_of
-from ..local import INFORMATION, expanded, inverse, local_of, prepared_for
+from ..local import INFORMATION, Inverse, expanded, inverse, local_of, may_be_flat, prepared_for
 from ..options import chart_of, check_options
 from ..robust.sandwich import KINDS, sandwich
 from ..small_sample import kenward_roger, satterthwaite
@@ -38,7 +38,7 @@ WORDS = {
 }  # fmt: skip
 NOT_DEFINITE = "the information of the covariance parameters is not positive definite: no degrees of freedom"
 NOT_POSITIVE = "the adjusted covariance of the coefficients is not positive definite; use df='satterthwaite'"
-NOT_IDENTIFIED = "the data do not determine the covariance parameters that the coefficients' variances depend on"
+NOT_IDENTIFIED = "empty: the data do not determine covariance parameters that the variance depends on"
 
 
 class RowTests(NamedTuple):
@@ -70,7 +70,7 @@ class Wald:
     root : (p, p) with ``vcov = root root'``, from which standard errors are made
     label : the method in words, for the output;  note : what to know about it, or empty
     method, information : as asked for, or as chosen (``information`` is None where none is used)
-    parameters : chart of the covariance parameters and their covariance (k, k), where the method uses them
+    parameters : chart of the covariance parameters and the inverse of their information, where the method uses them
     """
 
     names: tuple[str, ...]
@@ -83,7 +83,7 @@ class Wald:
     note: str
     _row_df: Callable[[np.ndarray], np.ndarray] = field(repr=False)
     _joint: Callable[[np.ndarray], tuple[float, float]] = field(repr=False)  # scale of F, denominator df
-    parameters: tuple[str, np.ndarray] | None = field(default=None, repr=False)
+    parameters: tuple[str, Inverse] | None = field(default=None, repr=False)
     _coding: Callable[[], Any] | None = field(default=None, repr=False)
 
     def rows(self, L: Any, rhs: Any = 0.0) -> RowTests:
@@ -91,6 +91,8 @@ class Wald:
         L = self.checked(L)
         estimate, se = L @ self.coef - rhs, np.linalg.norm(L @ self.root, axis=1)
         df = np.asarray(self._row_df(L), float) if len(L) else np.zeros(0)
+        if self.method.startswith("kenward"):  # whose standard errors depend on the covariance parameters too
+            se = np.where(np.isnan(df), np.nan, se)
         with np.errstate(divide="ignore", invalid="ignore"):
             t = estimate / se
         return RowTests(estimate + rhs, se, df, t, t_tail(t, df))
@@ -228,13 +230,15 @@ def _small_sample(fit: FitBase, df: str, information: str | None, boundary_df: s
     if is_kr and fit.method != "REML":
         raise DataError(f"df: {df!r} is for REML fits, found method 'ML'; fit with method='REML'")
     chart, information = chart_of(df, information, boundary_df, fit.singular)
-    if chart == "solver" and information == "observed" and not is_kr:
-        (root, P), kind, change = fit.estimate.inner, fit.estimate.information, None
+    kind = fit.estimate.information
+    at_hand = chart == "solver" and information == "observed" and not is_kr and np.all(np.isfinite(kind))
+    if at_hand and not may_be_flat(fit):
+        (root, P), found, change, hidden = fit.estimate.inner, inverse(kind), None, None
     else:
-        root, P, kind, change = _compiled(fit, chart, information, df)
+        root, P, found, change, hidden = _compiled(fit, chart, information, df)
     Phi, own = np.eye(len(root)), root  # all in the basis of `root`, in which the coefficients are uncorrelated
-    W, definite, identified = inverse(kind, Phi, P) if np.all(np.isfinite(kind)) else (kind, False, True)
-    note = "" if definite and identified else NOT_DEFINITE if not definite else NOT_IDENTIFIED
+    W = found.W
+    note = "" if np.all(np.isfinite(W)) and found.definite else NOT_DEFINITE
     if is_kr and change is not None and not note and len(change):
         note = "" if np.min(np.linalg.eigvalsh(change)) > 0 else NOT_POSITIVE
         own = root if note else root @ np.linalg.cholesky(change)
@@ -243,11 +247,18 @@ def _small_sample(fit: FitBase, df: str, information: str | None, boundary_df: s
     label = f"{WORDS[df]}, {information} information"
     if fit.singular:
         label += f", singular fit: variances of zero {'kept' if chart == 'natural' else 'dropped'}"
-    if note:
+    lost = bool(note)
+    if lost:
         W, vcov, own = np.full_like(W, np.nan), np.where(is_kr, np.nan, vcov), np.where(is_kr, np.nan, own)
 
+    def known(U: np.ndarray) -> bool:
+        """Whether the law of hypotheses U (r, p) does not depend on what the data say nothing about."""
+        V = np.linalg.qr(U.T)[0]
+        still = found.known(V.T @ P @ V).all()
+        return bool(still and (not is_kr or hidden is None or np.abs(V.T @ hidden @ V).max(initial=0) < INDEPENDENT))
+
     def joint(L: np.ndarray) -> tuple[float, float]:
-        if note:
+        if lost or not known(L @ root):
             return 1.0, np.nan
         if not is_kr:
             return 1.0, float(satterthwaite.joint_df(L @ root, Phi, P, W))
@@ -255,40 +266,49 @@ def _small_sample(fit: FitBase, df: str, information: str | None, boundary_df: s
         return float(scale), float(den)
 
     def row_df(L: np.ndarray) -> np.ndarray:
-        return np.full(len(L), np.nan) if note else satterthwaite.row_df(L @ root, Phi, P, W)
+        if lost:
+            return np.full(len(L), np.nan)
+        df = satterthwaite.row_df(L @ root, Phi, P, W)
+        return np.where([known(u[None]) for u in L @ root], df, np.nan) if found.lost.any() else df
 
+    if not note and np.isnan(row_df(np.eye(len(root)))).any():
+        note = NOT_IDENTIFIED
     return Wald(
-        fit.coef_names, fit.coef, vcov, own, df, information, label, note, row_df, joint, (chart, W),
-        partial(coding_of, fit),
+        fit.coef_names, fit.coef, vcov, own, df, information, label, note, row_df, joint,
+        (chart, found._replace(W=W)), partial(coding_of, fit),
     )  # fmt: skip
 
 
-def _compiled(fit: FitBase, chart: str, information: str, df: str) -> tuple[np.ndarray, ...]:
-    """A root of Phi; P, the information and, for Kenward-Roger, the adjusted covariance, in its basis."""
+def _compiled(fit: FitBase, chart: str, information: str, df: str) -> tuple[Any, ...]:
+    """A root of Phi; in its basis P, the inverse of the information, Kenward and Roger's covariance, what it lacks."""
     with float64():
         spec, prepared = prepared_for(fit.model, fit.method)
         x = coordinates(spec, prepared, fit.theta, chart)
         at, size = (spec, prepared, float(chart == "natural"), x), (prepared.statistics, len(x))
-        Phi, P, kind, total = jax.device_get(_program(*size)(*at, INFORMATION.index(information)))
+        Phi, P, found, total, hidden = jax.device_get(_program(*size)(*at, INFORMATION.index(information)))
         if df == "kenward-roger-full":
-            total = total + np.asarray(_curvature(*size)(*at, P, inverse(kind, Phi, P).W))
+            total = total + np.asarray(_curvature(*size)(*at, P, found.W))
     R, inner = prepared.basis.R, root_of(Phi)
     change = np.eye(len(R)) + 2.0 * inner.T @ total @ inner
-    return np.linalg.solve(R, inner) if len(R) else inner, inner.T @ P @ inner, kind, 0.5 * (change + change.T)
+    root = np.linalg.solve(R, inner) if len(R) else inner
+    return root, inner.T @ P @ inner, found, 0.5 * (change + change.T), inner.T @ hidden @ inner
 
 
 def _quantities(
     spec: Spec, prepared: Prepared, chart: Array, x: Array, information: Array
-) -> tuple[Array, Array, Array, Array]:  # fmt: skip
-    """Phi, P, one of the information matrices, and what adjusts Phi for Kenward-Roger; internal units.
+) -> tuple[Array, Array, Inverse, Array, Array]:  # fmt: skip
+    """Phi, P, the inverse of an information matrix, and what adjusts Phi for Kenward-Roger; internal units.
+
+    Last what would adjust it along directions without information, if these had a variance of one.
 
     Methods, information matrices and charts (0 of the solver, 1 of natural parameters) share one compiled program.
     """
     at = expanded(spec, prepared, chart, x)
     found = local_of(spec, prepared, chart, x, at)
     kind = jnp.stack([getattr(found, name) for name in INFORMATION])[information]
-    W = inverse(kind, found.Phi, found.P).W
-    return found.Phi, found.P, kind, kenward_roger.adjustment(at, W)
+    inv = inverse(kind, found)
+    both = jax.vmap(partial(kenward_roger.adjustment, at))(jnp.stack([inv.W, inv.lost @ inv.lost.T]))
+    return found.Phi, found.P, inv, both[0], both[1]
 
 
 _program, _curvature = compiled_by_size(_quantities), compiled_by_size(kenward_roger.curvature)

@@ -15,8 +15,9 @@ from ...errors import DataError
 from ...estimates.fitted import FitBase
 from ...formula import expressions
 from ...formula.syntax import Formula
-from ...frames.columns import Column, read_column
+from ...frames.columns import Column, open_table, read_column
 from ...frames.owned import column_at
+from ...tolerances import ESTIMABLE
 
 Values = Mapping[str, Any]  # arrays of numbers, columns of factors
 WEIGHTS = ("equal", "proportional", "cells", "om")
@@ -40,7 +41,6 @@ class Grid:
     codes : (g, v) int array
         Place of each combination's value among those of each predictor.
     X : (g, p) float64 array
-        NaN in rows that the data cannot estimate.
     offset : (g,) float64 array
     counts : (g,) float64 array
         Rows of the data (their weights) in the combination's cell of factors.
@@ -49,6 +49,10 @@ class Grid:
         function of the rows can be estimated where that function of `extra` is zero.
     columns : dict
         Values (g,) of each predictor, those of factors as a `Column`.
+    nests : dict
+        Factors in which a factor is nested: its levels occur with one of theirs each, or no term has it without them.
+    exists : (g,) float64 array
+        Zero for combinations of nested levels that do not occur; else one over the levels that are nested alike.
     """
 
     values: dict[str, list[Any]]
@@ -58,6 +62,8 @@ class Grid:
     counts: np.ndarray
     extra: np.ndarray
     columns: dict[str, Any]
+    nests: dict[str, tuple[str, ...]]
+    exists: np.ndarray
 
     def cells(self, names: Sequence[str]) -> np.ndarray:
         """Number (g,) of the combination of these predictors, the first varying fastest."""
@@ -76,11 +82,11 @@ class Grid:
         cell = self.cells(names)
         inside = np.arange(cell.max() + 1)[:, None] == cell
         rest = self.cells([v for v in self.values if v not in names])
-        each = np.ones(len(cell))
+        each = self.exists
         if weights == "cells":
             each = self.counts
         elif weights == "proportional":
-            each = np.bincount(rest, weights=self.counts)[rest]
+            each = np.bincount(rest, weights=self.counts)[rest] * (each > 0)
         total = inside * each
         with np.errstate(invalid="ignore"):
             return total / total.sum(axis=1, keepdims=True)
@@ -129,7 +135,12 @@ def reference_grid(
     every = derivative(frame, columns, data, slope) if slope else evaluate(frame, columns, size)
     X, offset = every[:, :-1], every[:, -1]
     counts = _counts(fit, data, factors, values, codes)
-    return Grid(values, codes, X[:, frame.kept], offset, counts, extra(fit, X), columns)
+    nests, exists = {}, np.ones(size)
+    for inner, outer in _nests(formula, data, [n for n in predictors if n in factors and len(values[n]) > 1]).items():
+        share = _shares({n: data[n] for n in (*outer, inner)}, values, columns, size)
+        if not share.all():
+            nests[inner], exists = outer, exists * share
+    return Grid(values, codes, X[:, frame.kept], offset, counts, extra(fit, X), columns, nests, exists)
 
 
 # -- predictors
@@ -203,19 +214,70 @@ def count_cells(
     return _counts(fit, data, factors, grid.values, grid.codes, weight)
 
 
+def _nests(formula: Formula, data: Mapping[str, Column], names: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Factors in which each factor is nested, by the data or by the terms, as R's emmeans finds them."""
+    terms = [set(expression_columns(term, formula)) for term in formula.side.terms]
+    codes = {n: np.unique(data[n].values, return_inverse=True)[1] for n in names}
+
+    def always(inner: str, outer: str) -> bool:
+        return all(outer in term for term in terms if inner in term)
+
+    def is_nested(inner: str, outer: str) -> bool:
+        pairs = np.unique(np.stack([codes[inner], codes[outer]]), axis=1)
+        alone = pairs.shape[1] == codes[inner].max() + 1
+        return alone or (always(inner, outer) and not always(outer, inner))
+
+    found = {inner: tuple(n for n in names if n != inner and is_nested(inner, n)) for inner in names}
+    return {inner: outer for inner, outer in found.items() if outer}
+
+
+def _shares(
+    data: Mapping[str, Column], values: Mapping[str, list[Any]], columns: Values, size: int
+) -> np.ndarray:  # fmt: skip
+    """One over how many levels of the last factor of `data` occur with those of the others (g,), or zero if not."""
+    *outer, inner = (_levels(column) for column in data.values())
+    *around, own = (_levels(columns[n]) for n in data)
+    seen, levels = set(zip(*outer, inner, strict=True)), values[list(data)[-1]]
+    shares = np.zeros(size)
+    for i, (*place, level) in enumerate(zip(*around, own, strict=True)):
+        here = [x for x in levels if (*place, x) in seen] or levels
+        shares[i] = (level in here) / len(here)
+    return shares
+
+
+def _levels(values: Column | np.ndarray) -> list[Any]:
+    """Levels, or numbers, of every row."""
+    if not isinstance(values, Column) or values.is_number:
+        return np.asarray(getattr(values, "values", values)).tolist()
+    return [values.levels[c] for c in values.values]
+
+
 # -- columns of the design
 
 
 def evaluate(frame: Any, columns: Values, n: int) -> np.ndarray:
     """All columns of the fixed part, those out of X too, and the offset (n, columns + 1)."""
-    names = frame.encoder.names
-    whole = dataclasses.replace(frame, kept=np.arange(len(names)), coef_names=names)
-    as_array = frame.offset_source == ""
+    as_array, whole = frame.offset_source == "", _whole(frame)
     if as_array:
         whole = dataclasses.replace(whole, offset_source=None, formula=dataclasses.replace(frame.formula, offsets=()))
     new = whole.design(columns if columns else {"": np.zeros(n)}, random=False)
     offset = new.offset if new.offset is not None else np.full(n, np.mean(frame.offset) if as_array else 0.0)
     return np.column_stack([new.X, offset])
+
+
+def _whole(frame: Any) -> Any:
+    """The frame with the columns that are out of X too."""
+    names = frame.encoder.names
+    return dataclasses.replace(frame, kept=np.arange(len(names)), coef_names=names)
+
+
+def not_estimable(fit: FitBase, newdata: Any) -> np.ndarray:
+    """Rows (n,) of new data, without missing values, whose fixed part the data of the fit cannot estimate."""
+    frame = fit.frame
+    if len(frame.kept) == len(frame.encoder.names):
+        return np.zeros(open_table(newdata, "newdata").n, bool)
+    X = _whole(frame).design(newdata, random=False).X
+    return np.any(np.abs(extra(fit, X)) > ESTIMABLE, axis=1)
 
 
 def derivative(

@@ -10,7 +10,6 @@ import numpy as np
 from ...distributions import check_level
 from ...errors import DataError
 from ...estimates.fitted import FitBase
-from ...tolerances import ESTIMABLE
 from ..hypotheses.grid import Grid, reference_grid
 from .table import EMMeans, scale_of, text_of
 from .weights import Weights, weighted
@@ -29,10 +28,11 @@ def emmeans(
         ``"recipe * temperature"``; a list of names; ``"1"`` for one mean
     df, options : see ``Fit.test``
     at : values of predictors in place of all levels of factors and the means of numbers
-    weights : "equal" for combinations of the other factors; "proportional" to how often these occur in the data; or
-        "cells": as they occur at each combination of `specs`. "om": proportional in all rows with values of the
-        predictors, those without a response too (SAS's OBSMARGINS). Or numbers for the levels of factors,
-        ``{"sex": {"f": 0.6, "m": 0.4}}``, whose products are taken; levels of other factors weigh the same
+    weights : "equal" for combinations of the other factors, those that exist where a factor is nested in others;
+        "proportional" to how often these occur in the data; or "cells": as they occur at each combination of `specs`.
+        "om": proportional in all rows with values of the predictors, those without a response too (SAS's OBSMARGINS).
+        Or numbers for the levels of factors, ``{"sex": {"f": 0.6, "m": 0.4}}``, whose products are taken; levels of
+        other factors weigh the same
     level : of the intervals
 
     Raises
@@ -73,22 +73,24 @@ def _averaged(
     options: dict[str, Any], title: str, what: str,
 ) -> EMMeans:  # fmt: skip
     every = (*names, *by)
-    average = grid.averages(every, weights)
-    known = np.isfinite(average).all(axis=1)
-    average = np.where(known[:, None], average, 0.0)
-    L, shift, extra = average @ grid.X, average @ grid.offset, average @ grid.extra
-    L[~known | (np.abs(extra) > ESTIMABLE).any(axis=1)] = np.nan
-    first = [int(np.flatnonzero(grid.cells(every) == c)[0]) for c in range(len(average))]
+    cells = grid.cells(every)
+    there = np.unique(cells[grid.exists > 0])
+    average = grid.averages(every, weights)[there]
+    unknown = ~np.isfinite(average).all(axis=1)
+    average[unknown] = 0.0
+    functions, shift = average @ np.column_stack([grid.X, grid.extra]), average @ grid.offset
+    functions[unknown] = np.nan
+    first = [int(np.flatnonzero((cells == c) & (grid.exists > 0))[0]) for c in there]
     codes = {name: grid.codes[first, list(grid.values).index(name)] for name in every}
     labels = {name: [grid.values[name][c] for c in codes[name]] for name in every} or {what: ["overall"]}
     others = [n for n in grid.values if n not in every]
     over = [n for n in others if len(grid.values[n]) > 1]
     fixed = [f"{n} = {text_of(grid.values[n][0])}" for n in others if len(grid.values[n]) == 1]
-    note = [f"averaged over {', '.join(over)} ({weights} weights)"] * bool(over) + [f"at {', '.join(fixed)}"] * bool(
-        fixed
-    )
+    note = [f"averaged over {', '.join(over)} ({weights} weights)"] * bool(over)
+    note += [f"at {', '.join(fixed)}"] * bool(fixed)
+    note += [f"{inner} nested in {', '.join(outer)}: cells that there are" for inner, outer in grid.nests.items()]
     return EMMeans(
-        fit.wald(df=df, **options), labels, L, shift, by, check_level(level), "none", title, fit.frame.kind,
+        fit.wald(df=df, **options), labels, functions, shift, by, check_level(level), "none", title, fit.frame.kind,
         "; ".join(note + scale_of(fit)),
     )  # fmt: skip
 

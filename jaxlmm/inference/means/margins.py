@@ -19,7 +19,6 @@ from ...distributions import check_level
 from ...errors import DataError
 from ...estimates.fitted import FitBase
 from ...frames.columns import Column, open_table
-from ...tolerances import ESTIMABLE
 from ..hypotheses.grid import coded_columns, columns_used, derivative, evaluate, extra, listed_values, reference_grid
 from .table import EMMeans, scale_of, text_of
 
@@ -142,11 +141,10 @@ def _table(
     """Linear functions from means of all columns, the offset and what is beyond the combinations that X knows."""
     means = np.concatenate(blocks)
     width = len(fit.frame.encoder.names)
-    L, shift = means[:, fit.frame.kept], means[:, width]
-    L[np.any(np.abs(means[:, width + 1 :]) > ESTIMABLE, axis=1)] = np.nan
+    functions, shift = np.column_stack([means[:, fit.frame.kept], means[:, width + 1 :]]), means[:, width]
     columns = labels.columns or {"mean": ["overall"]}
     return EMMeans(
-        fit.wald(df=df, **options), columns, L, shift, (), check_level(level), "none", title, fit.frame.kind,
+        fit.wald(df=df, **options), columns, functions, shift, (), check_level(level), "none", title, fit.frame.kind,
         "; ".join(["random effects at zero", *scale_of(fit)]),
     )  # fmt: skip
 

@@ -16,6 +16,7 @@ from ...distributions import check_level
 from ...errors import DataError
 from ...frames.columns import make_frame, number_label
 from ...frames.tables import Shown, Table, format_column, format_df, format_p, format_t, notes
+from ...tolerances import ESTIMABLE
 from ..fixed_effects.wald import FTest, Wald
 from .contrasts import ADJUSTMENT, Custom, coefficients
 from .multiplicity import METHODS, adjusted, critical
@@ -39,8 +40,8 @@ class EMMeans(Shown):
     wald : the tests of the fit, with their degrees of freedom
     labels : dict of str to list
         What each row is: levels of predictors, names of contrasts.
-    L : (m, p) float64 array
-        Its coefficients; NaN in rows that the data cannot estimate.
+    functions : (m, p + a) float64 array
+        Its coefficients, and those of columns that are not in the model (see `Grid.extra`); NaN where there is no row.
     shift : (m,) float64 array
         What the offset adds.
     by : tuple of str
@@ -59,7 +60,7 @@ class EMMeans(Shown):
 
     wald: Wald
     labels: dict[str, list[Any]]
-    L: np.ndarray
+    functions: np.ndarray
     shift: np.ndarray
     by: tuple[str, ...]
     level: float
@@ -70,6 +71,13 @@ class EMMeans(Shown):
     means: int = 0
 
     # -- numbers
+
+    @cached_property
+    def L(self) -> np.ndarray:
+        """Coefficients (m, p); NaN in rows that the data cannot estimate."""
+        p = len(self.wald.coef)
+        unknown = np.any(np.abs(self.functions[:, p:]) > ESTIMABLE, axis=1)
+        return np.where(unknown[:, None], np.nan, self.functions[:, :p])
 
     @cached_property
     def _tests(self) -> dict[str, np.ndarray]:
@@ -159,12 +167,13 @@ class EMMeans(Shown):
             for name in by:
                 labels[rename.get(name, name)] += [self.labels[name][family[0]]] * len(new)
         C = np.concatenate(rows)
-        used, gaps = C != 0, ~np.isfinite(self.L).all(axis=1)
-        L = C @ np.where(gaps[:, None], 0.0, self.L)
-        L[(used & gaps).any(axis=1)] = np.nan
+        used, gaps = C != 0, ~np.isfinite(self.functions).all(axis=1)
+        functions = C @ np.where(gaps[:, None], 0.0, self.functions)
+        functions[(used & gaps).any(axis=1)] = np.nan
         return dataclasses.replace(
-            self, labels=labels, L=L, shift=C @ self.shift, by=tuple(rename.get(n, n) for n in by), adjust=adjust,
-            level=self.level if level is None else check_level(level), title="Contrasts", means=max(sizes),
+            self, labels=labels, functions=functions, shift=C @ self.shift, adjust=adjust,
+            by=tuple(rename.get(n, n) for n in by), level=self.level if level is None else check_level(level),
+            title="Contrasts", means=max(sizes),
         )  # fmt: skip
 
     def pairs(self, by: str | Sequence[str] | None = None, adjust: str = "tukey") -> EMMeans:

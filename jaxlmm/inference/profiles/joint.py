@@ -193,7 +193,7 @@ class Joint:
         basis = self.prepared.basis
         coef = jnp.linalg.solve(jnp.asarray(basis.R), basis.c + self.sd * z[self.k :])
         none = np.zeros(0)
-        return Uncertain(self.spec, (), self.prepared.coords, none, none, "").parameters(coef, x)
+        return Uncertain(self.spec, (), self.prepared.coords, none, None, "").parameters(coef, x)
 
     def evaluator(self, chart: Chart, criterion: str) -> Evaluate:
         """The criterion on the host, by z (k + p,)."""

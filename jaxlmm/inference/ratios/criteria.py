@@ -81,7 +81,7 @@ def conditional_aic(fit: Any) -> ConditionalAIC:
         y = model.y if model.offset is None else model.y - model.offset
         rows = weighted(model, np.column_stack([model.X, y]))
         found = jax.device_get(_pieces(spec, prepared, model.residual, x, rows))
-    W = inverse(found.information, found.Phi, found.P).W
+    W = inverse(found.information).W
     edf = fit.nobs - found.trace
     of_theta = float(np.sum((found.de @ W) * found.dPy))
     loglik = -0.5 * float(fit.nobs * np.log(2.0 * np.pi) + found.logdet + found.rss)
@@ -98,8 +98,6 @@ class _Pieces(NamedTuple):
     de: Any  # (n, k) derivatives of e = R P y
     dPy: Any  # (n, k) of P y
     information: Any  # (k, k) observed
-    Phi: Any
-    P: Any
 
 
 @compiled()
@@ -130,8 +128,6 @@ def _pieces(spec: Spec, prepared: Prepared, residual: Residual, x: Array, rows: 
         de=de,
         dPy=dPy,
         information=at.observed,
-        Phi=at.Phi,
-        P=at.P,
     )
 
 

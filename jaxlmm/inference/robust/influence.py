@@ -127,7 +127,7 @@ def influence(
     with float64():
         natural, slopes = jax.device_get(_with_slopes(rows.spec, K, rows.x))
     observed = fit.estimate.information if theta else np.zeros((len(rows.x), len(rows.x)))
-    spread = inverse(observed, np.eye(p), fit.estimate.inner[1]).W if theta else None
+    spread = inverse(observed).W if theta else None
     found = deletion(rows, groups, spread)
     beta, after, moved = found.change, found.after, found.moved
     change = -moved @ slopes.T
