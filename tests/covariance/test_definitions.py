@@ -875,7 +875,8 @@ def test_an_error_variance_that_vanishes(term: str) -> None:
     t, g = np.tile(np.arange(5), 8), np.repeat(np.arange(8), 5)
     for seed in (0, 1, 2):
         draws = np.random.default_rng(seed).normal(size=40)
-        d = {"y": np.linalg.cholesky(same(g) * 0.6 ** gaps(t)) @ draws, "g": g, "t": t, "f": t.astype(str)}
+        f = np.char.add("v", t.astype(str))
+        d = {"y": np.linalg.cholesky(same(g) * 0.6 ** gaps(t)) @ draws, "g": g, "t": t, "f": f}
         fit = fitted(f"y ~ 1 + {term}", d)
         alone = fitted("y ~ 1", d, residual=term.replace("0 + f", "t"))
         assert fit.converged
