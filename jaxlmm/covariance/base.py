@@ -259,7 +259,7 @@ class Composite(Covariance):
         """Parameters of SAS at coordinates of a chart."""
         return self._by_part("to_sas", v, dim, chart)
 
-    def at_boundary(self, s: np.ndarray, dim: Any, tolerance: float) -> np.ndarray:
+    def at_boundary(self, s: np.ndarray, dim: Any, tolerance: Any) -> np.ndarray:
         """Whether any parameter of coordinates (..., size) is on the boundary of its space, up to `tolerance`."""
         return np.any([part.at_boundary(v, d, tolerance) for part, d, v in self._each(s, dim, 1.0)], 0)
 

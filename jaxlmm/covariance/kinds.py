@@ -112,7 +112,7 @@ class VarianceKind:
         """Coordinates with everything within `tolerance` of the boundary, in standard deviations, put on it."""
         return module_of(s).where(abs(s) < tolerance**self.degree, 0.0, s)
 
-    def at_boundary(self, s: np.ndarray, dim: int, tolerance: float) -> np.ndarray:
+    def at_boundary(self, s: np.ndarray, dim: int, tolerance: Any) -> np.ndarray:
         """Whether canonical coordinates (..., size) are on the boundary of their space, up to `tolerance`."""
         return np.any(np.abs(s) < tolerance**self.degree, -1)
 
@@ -156,7 +156,7 @@ class _OpenKind:
         """An open parameter has no boundary to be put on."""
         return s
 
-    def at_boundary(self, s: np.ndarray, dim: int, tolerance: float) -> np.ndarray:
+    def at_boundary(self, s: np.ndarray, dim: int, tolerance: Any) -> np.ndarray:
         """An open parameter has no boundary."""
         return np.zeros(s.shape[:-1], bool)
 
@@ -309,7 +309,7 @@ class IntervalKind:
         end = 0.5 * np.pi * xp.sign(s)
         return xp.where(abs(end - s) < tolerance, end, s)
 
-    def at_boundary(self, s: np.ndarray, dim: int, tolerance: float) -> np.ndarray:
+    def at_boundary(self, s: np.ndarray, dim: int, tolerance: Any) -> np.ndarray:
         """Whether canonical coordinates (..., size) are at an end of the interval, up to `tolerance`."""
         return np.any(0.5 * np.pi - np.abs(s) < tolerance, -1)
 
@@ -432,7 +432,7 @@ class CovarianceMatrixKind:
         """Factor with every small column set to zero."""
         return module_of(s).where(self._small(s, dim, tolerance)[..., self.entries(dim)[1]], 0.0, s)
 
-    def at_boundary(self, s: np.ndarray, dim: int, tolerance: float) -> np.ndarray:
+    def at_boundary(self, s: np.ndarray, dim: int, tolerance: Any) -> np.ndarray:
         """Whether the matrix has a lower rank than its pattern allows."""
         return np.any(self._small(s, dim, tolerance), -1)
 

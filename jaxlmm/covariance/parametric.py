@@ -264,7 +264,7 @@ class Parametric:
         found = jnp.concatenate([jnp.ravel(x) for x in values.values()])
         return found if found.shape == v.shape else natural
 
-    def at_boundary(self, s: np.ndarray, dim: Any, tolerance: float) -> np.ndarray:
+    def at_boundary(self, s: np.ndarray, dim: Any, tolerance: Any) -> np.ndarray:
         """Whether any parameter of coordinates (..., size) is on the boundary of its space, up to `tolerance`."""
         found = np.zeros(s.shape[:-1], bool)
         for p, v in self._split(s, dim):

@@ -213,26 +213,31 @@ class Search:
         worst, starts = np.full(len(point.x), np.nan), point.x.copy()
         begin = 0
         slopes = (*point.aux.slopes.random, point.aux.slopes.residual)
-        for (structure, dim, v), (_, _, size), S in zip(
-            self.spec.split(point.x), self.spec.split(self.scale), slopes, strict=False
+        for part, ((structure, dim, v), (_, _, size), S) in enumerate(
+            zip(self.spec.split(point.x), self.spec.split(self.scale), slopes, strict=False)
         ):
-            end = begin + v.shape[-1]
-            singular = structure.at_boundary(v, dim, SINGULAR) & (ends.status == Status.CONVERGED)
+            end, level = begin + v.shape[-1], _levels(self.spec, part, v)
+            singular = structure.at_boundary(v, dim, SINGULAR * level) & (ends.status == Status.CONVERGED)
             lanes = np.flatnonzero(singular)
             if structure.is_matrix and S is not None and len(lanes):
-                relative, better, into = _cone_slopes(v[lanes], S[lanes], dim, size if size.ndim == 1 else size[lanes])
+                level = level if level.ndim == 1 else level[lanes]
+                size = size if size.ndim == 1 else size[lanes]
+                relative, better, into = _cone_slopes(v[lanes], S[lanes], dim, size, level)
                 worst[lanes] = np.fmin(worst[lanes], relative)
                 starts[lanes[into], begin:end] = better
             begin = end
         return worst, np.any(starts != point.x, -1), starts
 
 
-def _cone_slopes(v: np.ndarray, S: np.ndarray, dim: int, size: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _cone_slopes(
+    v: np.ndarray, S: np.ndarray, dim: int, size: np.ndarray, level: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Relative slopes (b,) and, for the problems `into` where it is negative, coordinates a little inside the cone."""
     rows, columns = tril_indices(dim)
-    unit = np.broadcast_to(size[..., columns == 0], (len(v), dim))  # the first column has an entry of every row
+    level = np.broadcast_to(level, (len(v), dim))
+    unit = np.broadcast_to(size[..., columns == 0], (len(v), dim)) * level  # the first column has an entry of every row
     S = 0.5 * (S + np.swapaxes(S, -1, -2)) * unit[:, :, None] * unit[:, None, :]
-    L = lower_from_vector(v, dim)
+    L = lower_from_vector(v, dim) / level[:, :, None]
     G = L @ np.swapaxes(L, -1, -2)
     w, Q = np.linalg.eigh(G)
     null = w <= np.maximum(SINGULAR**2, POSITIVE * w[:, -1:])
@@ -244,14 +249,26 @@ def _cone_slopes(v: np.ndarray, S: np.ndarray, dim: int, size: np.ndarray) -> tu
     into = np.flatnonzero((relative < SLOPE) & (slope[:, 0] < SLOPE))
     step = (Q[into] @ direction[into, :, :1])[..., 0]
     inside = G[into] + 1e-2 * step[:, :, None] * step[:, None, :]
-    return relative, psd_cholesky(inside)[:, rows, columns], into
+    return relative, (level[into][:, :, None] * psd_cholesky(inside))[:, rows, columns], into
 
 
 def boundaries(spec: Spec, s: np.ndarray) -> np.ndarray:
     """For each part whether it is on the boundary of its space: (b, parts) bool.
 
-    Coordinates are relative to the residual where it has one variance, otherwise to that of all rows together.
+    Coordinates are relative to the residual where it has one variance, otherwise to that of all rows together; those of
+    an unstructured residual are judged level by level.
     """
     tolerance = SINGULAR if spec.independent else FAINT
-    found: list[Any] = [structure.at_boundary(v, dim, tolerance) for structure, dim, v in spec.split(s)]
+    found: list[Any] = []
+    for part, (structure, dim, v) in enumerate(spec.split(s)):
+        found.append(structure.at_boundary(v, dim, tolerance * _levels(spec, part, v)))
     return np.stack(found, -1) if found else np.zeros((len(s), 0), bool)
+
+
+def _levels(spec: Spec, part: int, v: np.ndarray) -> np.ndarray:
+    """Sizes (..., dim) that levels of a part are judged in: their own in an unstructured residual, else one."""
+    structure, dim = spec.parts[part]
+    if part < len(spec.parts) - 1 or not structure.is_matrix or dim < 2:
+        return np.ones(1)
+    size = np.linalg.norm(lower_from_vector(v, dim), axis=-1)
+    return np.where(size > 0, size, 1.0)

@@ -158,18 +158,21 @@ def in_chart(chart: Any, f: Callable[[str, Array], Any], v: Array) -> Any:
 def moment_start(spec: Spec, statistics: Any, s: np.ndarray, scale: np.ndarray) -> np.ndarray:
     """Start coordinates s (..., k), those of an unstructured residual replaced by moments of y less what X explains.
 
-    Halves the evaluations of a model with many visits. Eigenvalues below a hundredth of the largest are raised to it:
-    moments over the subjects that have both visits need not be positive definite.
+    Halves the evaluations of a model with many visits. Eigenvalues of their correlations below a hundredth of the
+    largest are raised to it: moments over the subjects that have both visits need not be positive definite.
     """
     if spec.profiled or not spec.parts[-1][0].is_matrix:
         return s
     moments = statistics.level_moments()
     if moments is None or not np.all(np.isfinite(moments)):
         return s
-    w, Q = np.linalg.eigh(moments)
+    d = np.sqrt(np.diagonal(moments, axis1=-2, axis2=-1))
+    d = np.where(d > 0, d, np.max(d, -1, keepdims=True))  # a visit that is fitted exactly
+    w, Q = np.linalg.eigh(moments / (d[..., :, None] * d[..., None, :]))
     w = np.maximum(w, 1e-2 * w[..., -1:])
     rows, columns = tril_indices(moments.shape[-1])
-    L = np.linalg.cholesky((Q * w[..., None, :]) @ np.swapaxes(Q, -1, -2))[..., rows, columns]
+    L = d[..., :, None] * np.linalg.cholesky((Q * w[..., None, :]) @ np.swapaxes(Q, -1, -2))
+    L = L[..., rows, columns]
     begin = s.shape[-1] - L.shape[-1]
     lead = np.broadcast_shapes(s.shape[:-1], L.shape[:-1])
     s, scale = (np.broadcast_to(x, (*lead, x.shape[-1])) for x in (s, scale))

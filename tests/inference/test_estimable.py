@@ -239,3 +239,24 @@ def test_by_ml_a_term_among_the_fixed_effects_has_no_variance(formula, fixed):
     assert fit.singular and fit.converged
     with pytest.raises(jaxlmm.errors.DataError, match="REML has nothing"):
         jaxlmm.lmm(formula, d)
+
+
+@pytest.mark.parametrize("unit", [1e-4, 1e4])
+def test_endpoints_in_other_units_are_the_same_model(unit):
+    """Two endpoints in one unstructured matrix: the likelihood moves by the logarithm of the unit alone."""
+    d = visits()
+    late = d.visit.isin(["v3", "v4"])
+    how = {"residual": "us(visit | id)"}
+    one = jaxlmm.lmm("y ~ 0 + visit:arm", d, **how)
+    two = jaxlmm.lmm("y ~ 0 + visit:arm", d.assign(y=np.where(late, unit, 1.0) * d.y), **how)
+    rows = late.sum() - 6  # less the coefficients of these visits
+    np.testing.assert_allclose(two.loglik + rows * np.log(unit), one.loglik, rtol=1e-7)
+    assert two.converged and not two.singular
+    by = np.repeat([1.0, unit], 2)
+    np.testing.assert_allclose(two.varcorr().residual.cov / np.outer(by, by), one.varcorr().residual.cov, rtol=1e-4)
+    assert two.coef_names == one.coef_names
+    size = np.array([unit if "v3" in t or "v4" in t else 1.0 for t in one.coef_names])
+    for df in ("satterthwaite", "kenward-roger"):
+        a, b = one.tidy(df=df), two.tidy(df=df)
+        np.testing.assert_allclose(b["std_error"] / size, a["std_error"], rtol=1e-4)
+        np.testing.assert_allclose(b["df"], a["df"], rtol=1e-4)
