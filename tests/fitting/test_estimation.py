@@ -302,7 +302,7 @@ def test_no_optimum_is_missed(q):
 def test_saddle_point_data():
     """A bioequivalence study on which optimisers stopped at a saddle point (MixedModels.jl issue 705)."""
     pandas = pytest.importorskip("pandas")
-    text = dict.fromkeys(["sub", "seq", "per", "trt"], str)
+    text = dict.fromkeys(["sub", "seq", "per", "trt"], "category")
     data = pandas.read_csv(REFERENCES / "data" / "saddlepointdata.csv", dtype=text)
     data["logAUCT"] = np.log(data["AUCT"])
     fit = jaxlmm.lmm("logAUCT ~ trt + seq + per + (0 + trt | sub)", data)
