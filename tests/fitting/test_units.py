@@ -162,6 +162,7 @@ def test_degrees_of_freedom_do_not_depend_on_the_coding_or_the_rows():
 @pytest.mark.parametrize(
     ("method", "limit"), some([(method, limit) for method in ("REML", "ML") for limit in (1, 3)], ("REML", 3))
 )
+@pytest.mark.slow
 def test_a_fit_that_was_stopped_has_the_loglik_of_its_theta(method, limit, monkeypatch):
     loglik = {"REML": jaxlmm.reml, "ML": jaxlmm.ml}[method]
     model = jaxlmm.lmm("y ~ x + z + h + (x | g)", data()).model

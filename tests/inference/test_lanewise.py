@@ -246,7 +246,8 @@ def test_results_do_not_depend_on_the_company():
 GROUPS, SIZE = 8, 5
 
 
-@pytest.mark.parametrize("b", [2000, pytest.param(20_000, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("b", [2000, 20_000])
 def test_balanced_one_way_data(b):
     """No variance between groups: half of the estimates are zero. Closed forms of the mean squares.
 

@@ -165,6 +165,7 @@ def test_predicted_effects(name):
     "name",
     some(["ar1 + site + slope", "ou at visits + slope", "field over all rows", "kin"], "ou at visits + slope"),
 )
+@pytest.mark.slow
 def test_many_responses_equal_single_fits(name):
     m = model(name)
     rng = np.random.default_rng(3)
@@ -186,6 +187,7 @@ def test_many_responses_equal_single_fits(name):
     "name",
     some(["ar1 + site + slope", "field of time", "kin + crossed", "map of a site"], "kin + crossed"),
 )
+@pytest.mark.slow
 def test_draws_have_the_covariance_of_the_model(name):
     m = model(name)
     fit = estimate(m)

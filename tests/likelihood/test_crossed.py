@@ -239,6 +239,7 @@ def test_prediction_errors_are_those_of_the_mixed_model_equations(seed):
             close(found, L @ blocks @ L.T, 1e-8)
 
 
+@pytest.mark.slow
 def test_responses_with_missing_values_keep_the_shapes_of_the_design():
     """Levels that lose all of their rows stay, without any: one program fits all data sets."""
     rng = np.random.default_rng(5)

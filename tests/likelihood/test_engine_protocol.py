@@ -181,6 +181,7 @@ def test_a_fit_as_a_pure_function():
     np.testing.assert_allclose(found[1], expected[1], rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_models_of_their_own_in_a_batch():
     d = data()
     parts = [d[d.arm == arm] for arm in ("a", "b")]

@@ -255,6 +255,7 @@ def test_relative_errors_are_relative_to_statistical_ones():
     )
 
 
+@pytest.mark.slow
 def test_log_likelihoods_over_seeds_are_within_their_errors():
     d = data()
     frame = {**d, "b": d["b"] * 12 + d["c"]}  # more effects than the part without randomness has
@@ -286,6 +287,7 @@ def test_coefficients_and_effects_are_those_of_the_exact_fit():
     np.testing.assert_allclose(fit.tidy()["df"], exact().tidy()["df"], rtol=0.1)
 
 
+@pytest.mark.slow
 def test_a_seed_gives_the_same_fit_and_is_recorded():
     options = Iterative(seed=1, probes=8, final_probes=16)
     one, two = (jaxlmm.lmm(FORMULA, data(), weights="w", engine=options) for _ in range(2))

@@ -58,6 +58,7 @@ def test_nothing_is_dropped_in_ordinary_use():
 
 
 @pytest.mark.skipif(memory_maps() is None or np.isinf(allowed_maps()), reason="no /proc")
+@pytest.mark.slow
 def test_memory_maps_come_back():
     held = Programs()
     function, _ = counted(held)

@@ -45,6 +45,7 @@ def test_the_law_of_drawn_statistics_is_that_of_rows(formula):
     assert stats.ks_2samp(rows.loglik, drawn.fits.loglik).pvalue > 1e-3
 
 
+@pytest.mark.slow
 def test_replicates_do_not_depend_on_their_number():
     few = fit().bootstrap(70, seed=1)
     np.testing.assert_allclose(few.fits.loglik, booted().fits.loglik[:70], rtol=1e-10)
