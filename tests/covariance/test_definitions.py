@@ -442,6 +442,10 @@ def ident(*ratios: float) -> Callable[[Data], np.ndarray]:
     return lambda d: np.r_[1.0, ratios][np.unique(d["f"], return_inverse=True)[1]]
 
 
+def of_levels(variances: Sequence[float], d: Data) -> np.ndarray:
+    return np.asarray(variances)[np.unique(d["f"], return_inverse=True)[1]]
+
+
 def by_intercept(d: Data, g: float, *_: Any) -> np.ndarray:
     return g * same(d["id"])
 
@@ -454,7 +458,6 @@ FUNCTIONS = {
     "const_power": ("const_power(h)", (P, R), (0.8, 2.0), lambda d, c, p: c + power(d["h"], p)),
     "const_power, const fixed": ("const_power(h, const=0.5)", (R,), (1.5,), lambda d, p: 0.5 + power(d["h"], p)),
     "const_power, power fixed": ("const_power(h, power=2)", (P,), (0.8,), lambda d, c: c + power(d["h"], 2)),
-    "ident": ("ident(f)", (P, P), (1.8, 0.6), lambda d, a, b: ident(a, b)(d)),
     "ident fixed": ("ident(f, ratios=(1.8, 0.6))", (), (), ident(1.8, 0.6)),
 }
 for _name, (_text, _spaces, _truth, _sd) in FUNCTIONS.items():
@@ -463,13 +466,17 @@ for _name, (_text, _spaces, _truth, _sd) in FUNCTIONS.items():
         lambda d, g, v, *p, sd=_sd: v * np.diag(sd(d, *p) ** 2), {"variance": _text},
     )  # fmt: skip
 CASES |= {
+    "variance ident": Case(
+        visits, "y ~ x + (1 | id)", (V, V, V, V), (1.0, 1.0, 1.8**2, 0.6**2), by_intercept,
+        lambda d, _, *v: np.diag(of_levels(v, d)), {"variance": "ident(f)"}),
     "variance power of ar1": Case(
         visits, "y ~ x", (V, C, R), (1.0, 0.6, 1.0), none,
         lambda d, v, r, p: same(d["id"]) * scaled(power(d["h"], p), v * r ** gaps(d["t"])),
         {"residual": "ar1(visit | id)", "variance": "power(h)"}),
     "variance ident of ou": Case(
-        visits, "y ~ x + (1 | item)", (V, V, P, P, P), (0.8, 1.0, 1.5, 1.8, 0.6), lambda d, g, *_: g * same(d["item"]),
-        lambda d, g, v, length, *p: same(d["id"]) * scaled(ident(*p)(d), v * np.exp(-gaps(d["time"]) / length)),
+        visits, "y ~ x + (1 | item)", (V, V, V, V, P), (0.8, 1.0, 1.8**2, 0.6**2, 1.5),
+        lambda d, g, *_: g * same(d["item"]),
+        lambda d, _, *v: same(d["id"]) * scaled(np.sqrt(of_levels(v[:3], d)), np.exp(-gaps(d["time"]) / v[3])),
         {"residual": "ou(time | id)", "variance": "ident(f)"}),
 }  # fmt: skip
 
@@ -746,7 +753,7 @@ ALIKE: dict[str, tuple[str, tuple[str, Data], tuple[str, Data], Callable[..., Se
         ("y ~ x + (1 | id)", {"weights": "inverse"}), lambda *p: p),
     "ident is diag": (
         "cs by arm", ("y ~ x", {"residual": "diag(visit | id)"}), ("y ~ x", {"variance": "ident(visit)"}),
-        lambda *p: (p[0], *np.sqrt(np.divide(p[1:], p[0])))),
+        lambda *p: p),
     "us @ iid is us of each time": (
         "us @ ar1 residual", ("y ~ x", {"residual": "(us(trait) @ ar1(time, correlation=0) | id)"}),
         ("y ~ x", {"residual": "us(trait | occasion)"}), lambda *p: p),
