@@ -18,7 +18,7 @@ from .design.placing import ORDERED, SPATIAL, check_count, known_order
 from .design.trial import try_matrix
 from .errors import DataError, DroppedColumnsWarning, FormulaError
 from .formula.parser import parse
-from .formula.specs import make_structure, residual_of
+from .formula.specs import given_structures, make_structure, residual_of
 from .frames.alignment import aligned
 from .frames.columns import open_table
 from .frames.files import read_file
@@ -119,7 +119,7 @@ def lmm(
     relationship = (
         None if relationship is None else {group: copied(given) for group, given in dict(relationship).items()}
     )
-    structures = None if structures is None else dict(structures)
+    structures = None if structures is None else given_structures(structures)
     call = Call(formula, weights, offset, residual, variance, relationship, structures, engine)
     frame, model = model_of(data=data, **call.arguments())
     call = replace(call, formula=frame.formula.text)  # with the columns that a dot stood for
@@ -145,7 +145,7 @@ def model_of(
     engine: str | Engine = "auto",
 ) -> tuple[ModelFrame, Model]:
     """The arrays of a formula on data, and the model of them, not fitted; arguments as in `lmm`."""
-    known, related = {**NAMES, **(structures or {})}, dict(relationship or {})
+    known, related = {**NAMES, **given_structures(structures)}, dict(relationship or {})
     repeated = residual_of(residual, variance, known)
     elsewhere = {*repeated.columns, *(name for name in (weights, offset) if isinstance(name, str))}
     parsed = parse(formula, known, open_table(data).names, elsewhere)

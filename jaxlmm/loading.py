@@ -14,10 +14,12 @@ from .errors import DataError, JaxlmmError
 from .fitting.monte_carlo import MonteCarlo
 from .fitting.newton import Status
 from .fitting.units import Certificate, Estimate
+from .formula.specs import given_structures
 from .frames.relationship import Precision
 from .inference.fixed_effects.in_batches import LaneTests
 from .interface import model_of
 from .likelihood.engines import Engine, Iterative
+from .likelihood.engines.choice import as_engine
 from .results import Fit
 from .runtime.precision import refuse_after_fork
 from .saving import Call, Unpacker, data_of, read
@@ -74,9 +76,11 @@ def load(
         Where there is no such file.
     """
     refuse_after_fork()
+    structures = given_structures(structures)
+    engines = [as_engine(engine) for engine in (engines if isinstance(engines, Sequence) else [engines])]
     archive = read(path)
     try:
-        found = _made(archive, Unpacker(archive.arrays, RECORDS, structures or {}, path, engines), path)
+        found = _made(archive, Unpacker(archive.arrays, RECORDS, structures, path, engines), path)
     except ImportError:
         raise
     except DataError as error:

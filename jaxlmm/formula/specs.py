@@ -23,7 +23,7 @@ from ..covariance import (
     Sum,
     VarianceFunction,
 )
-from ..errors import FormulaError, JaxlmmError
+from ..errors import DataError, FormulaError, JaxlmmError
 from .structures import parse_place, parse_residual, parse_variance, take_arm
 from .syntax import Bar, Composed, Item, Part
 
@@ -145,6 +145,15 @@ class Node:
 
     operator: str
     parts: tuple[Leaf | Node, ...]
+
+
+def given_structures(structures: Any) -> dict[str, type[Covariance]]:
+    """Classes of structures of one's own by name, none for None; what is no such mapping is a `DataError`."""
+    if structures is None:
+        return {}
+    if not isinstance(structures, Mapping) or not all(map(callable, structures.values())):
+        raise DataError(f"structures: found {structures!r}, expected classes by name, {{'slow': Slow}}")
+    return dict(structures)
 
 
 def make_structure(

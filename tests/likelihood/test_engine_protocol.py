@@ -202,6 +202,15 @@ def test_a_saved_fit_asks_for_its_engine(tmp_path):
         jaxlmm.load(tmp_path / "fit")
     loaded = jaxlmm.load(tmp_path / "fit", engines=[Inverse()])
     assert loaded.engine == "inverse" and loaded.loglik == fit.loglik and loaded.model.evaluator == Inverse()
+    assert jaxlmm.load(tmp_path / "fit", engines=Inverse()).loglik == fit.loglik
+    for wrong in ([1], 1, [Engine()]):  # of the caller, not of the file
+        with pytest.raises(jaxlmm.DataError, match="^engine: .*expected"):
+            jaxlmm.load(tmp_path / "fit", engines=wrong)
+    for wrong in ([Inverse], {"slow": 5}):
+        with pytest.raises(jaxlmm.DataError, match="^structures: found .*expected classes by name"):
+            jaxlmm.load(tmp_path / "fit", structures=wrong)
+        with pytest.raises(jaxlmm.DataError, match="^structures: found .*expected classes by name"):
+            jaxlmm.lmm("y ~ 1", {"y": [1.0, 2.0, 4.0]}, structures=wrong)
     assert pickle.loads(pickle.dumps(fit)).model.evaluator == Inverse()
 
 
