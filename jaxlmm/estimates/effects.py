@@ -157,9 +157,6 @@ def _by_clusters(
     ``u - a'y`` with ``a = V^-1 c'``: a sum of positive terms, one a part of V, where ``Cov(u) - c V^-1 c'`` would be a
     small difference. Outer terms reach beyond the cluster, and add what is not known of their effects.
     """
-    layout = MARGINAL.layout(model)
-    model = replace(model, evaluator=MARGINAL, layout=layout)
-    statistics = prepare(model, compact=False).statistics
     rest = weighted(model, model.y - linear_predictor(model.X, estimate.coef, model.offset))
     columns = np.column_stack([rest, weighted(model, model.X)])
     parts, solved, outer, given = jax.device_get(_solved(statistics, C, pad_first(columns, row_bucket(len(rest)))))
