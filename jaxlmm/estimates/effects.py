@@ -127,7 +127,7 @@ def _is_mergeable(first: Term | Field, other: Term | Field) -> bool:
 def _replanned(model: Model, merged: tuple[Term, ...]) -> Model:
     """The model with merged terms."""
     new = replace(model, random=merged)
-    return new if len(merged) == len(model.random) else replace(new, layout=model.evaluator.layout(new))
+    return replace(new, layout=model.evaluator.layout(new))
 
 
 def _by_levels(terms: Sequence[Any], prepared: Prepared, C: Blocks, estimate: Estimate) -> Any:
