@@ -34,6 +34,7 @@ from .frames.owned import check_index, frame_at
 from .frames.tables import Summary, Table, format_column, format_df, format_p, format_t, notes
 from .inference.delta import Delta, Parameters, delta, natural
 from .inference.fixed_effects.anova import Anova, anova
+from .inference.fixed_effects.fieller import Ratio, fieller
 from .inference.fixed_effects.in_batches import Tests
 from .inference.fixed_effects.linear import LinearTest, linear_test
 from .inference.fixed_effects.wald import Wald, wald
@@ -162,6 +163,7 @@ class Fit(FitBase):
     def test(
         self, L: Any, rhs: Any = 0.0, df: str = "satterthwaite", information: str | None = None,
         boundary_df: str | None = None, robust: str | None = None, cluster: Any = None, level: float = 0.95,
+        side: str = "two-sided", delta: float = 0.0,
     ) -> LinearTest:  # fmt: skip
         """Test linear hypotheses ``L beta = rhs``: a t test of each row and an F test of all together.
 
@@ -182,6 +184,8 @@ class Fit(FitBase):
         robust : sandwich covariance "CR0", "CR1", "CR1p", "CR1S", "CR2", "CR2-mmrm" or "CR3"
         cluster : for `robust`, a column of the data or an array; default the clusters that the model has
         level : of the intervals
+        side, delta : what each row is tested for: "two-sided", "greater" or "less" than `rhs`, one-sided with intervals
+            of one side; with a margin `delta` equivalence, non-inferiority ("greater") or non-superiority ("less")
 
         Raises
         ------
@@ -189,7 +193,25 @@ class Fit(FitBase):
             For unknown names, wrong shapes, and Kenward-Roger of an ML fit. Where there are no degrees of freedom
             they are NaN, with a `note`.
         """
-        return linear_test(self.wald(df, information, boundary_df, robust, cluster), L, rhs, level, self.frame.kind)
+        at = self.wald(df, information, boundary_df, robust, cluster)
+        return linear_test(at, L, rhs, level, self.frame.kind, side, delta)
+
+    def ratio(
+        self, numerator: Any, denominator: Any, level: float = 0.95, df: str = "satterthwaite", **options: Any
+    ) -> Ratio:  # fmt: skip
+        """Ratio of two linear functions of the coefficients, with Fieller's (1954) interval.
+
+        Parameters
+        ----------
+        numerator, denominator : a name of a coefficient, weights by name, or p numbers, as rows of L in `test`
+        df, options : `information`, `boundary_df`, `robust`, `cluster`: see `test`
+
+        Raises
+        ------
+        DataError
+            For unknown names and more than one function.
+        """
+        return fieller(self.wald(df=df, **options), numerator, denominator, level, self.frame.kind)
 
     def wald(
         self, df: str = "satterthwaite", information: str | None = None, boundary_df: str | None = None,
@@ -218,7 +240,8 @@ class Fit(FitBase):
 
     def emmeans(
         self, specs: str | Sequence[str], df: str = "satterthwaite", at: Mapping[str, Any] | None = None,
-        weights: Weights = "equal", level: float = 0.95, **options: Any,
+        weights: Weights = "equal", level: float = 0.95, type: str = "link", bias_adjust: bool | float = False,
+        **options: Any,
     ) -> EMMeans:  # fmt: skip
         """Estimated marginal means (least-squares means), with `pairs`, `contrast` and `test`.
 
@@ -229,20 +252,28 @@ class Fit(FitBase):
         weights : of the combinations of other factors: "equal", "proportional" to how often they occur, "cells"; "om",
             how often in all rows with predictors (SAS's OM); or numbers, ``{"sex": {"f": 0.6, "m": 0.4}}``
         level : of the intervals
+        type : "response" for means of y where the response is ``log(y)``, ``sqrt(y)``, ...: transformed back, contrasts
+            of logarithms as ratios; default "link", the scale of the model
+        bias_adjust : with "response", means instead of medians; True for the SD around the fixed part, or an SD
         df, options : `information`, `boundary_df`, `robust`, `cluster`: see `test`
         """
-        return emmeans(self, specs, df, at, weights, level, **options)
+        return emmeans(self, specs, df, at, weights, level, type, bias_adjust, **options)
 
     def emtrends(
         self, var: str, specs: str | Sequence[str] = "1", df: str = "satterthwaite",
-        at: Mapping[str, Any] | None = None, weights: Weights = "equal", level: float = 0.95, **options: Any,
+        at: Mapping[str, Any] | None = None, weights: Weights = "equal", level: float = 0.95, type: str = "link",
+        **options: Any,
     ) -> EMMeans:  # fmt: skip
-        """Slopes of a numeric predictor, averaged as in `emmeans`, whose parameters the others are."""
-        return emtrends(self, var, specs, df, at, weights, level, **options)
+        """Slopes of a numeric predictor, averaged as in `emmeans`, whose parameters the others are.
+
+        With ``type="response"`` of a logarithm: the ratio that belongs to one more.
+        """
+        return emtrends(self, var, specs, df, at, weights, level, type, **options)
 
     def predictions(
         self, by: str | Sequence[str] | None = None, newdata: Any = None, at: Mapping[str, Any] | None = None,
-        df: str = "satterthwaite", level: float = 0.95, **options: Any,
+        df: str = "satterthwaite", level: float = 0.95, type: str = "link", bias_adjust: bool | float = False,
+        **options: Any,
     ) -> EMMeans:  # fmt: skip
         """Predictions of the population mean (random effects at zero), averaged over rows.
 
@@ -254,18 +285,19 @@ class Fit(FitBase):
         at : values that a predictor is given in every row, ``{"ARMCD": ["PBO", "TRT"]}``, an average for each
         df, options : `information`, `boundary_df`, `robust`, `cluster`: see `test`
         level : of the intervals
+        type, bias_adjust : see `emmeans`; averages of the response itself, errors by the delta method
 
         Returns
         -------
         EMMeans
             A table, with `frame`, `contrast`, `pairs` and `test`.
         """
-        return predictions(self, by, newdata, at, df, level, **options)
+        return predictions(self, by, newdata, at, df, level, type, bias_adjust, **options)
 
     def comparisons(
         self, variables: str | Sequence[str], change: Any = None, by: str | Sequence[str] | None = None,
         newdata: Any = None, at: Mapping[str, Any] | None = None, df: str = "satterthwaite", level: float = 0.95,
-        **options: Any,
+        type: str = "link", bias_adjust: bool | float = False, **options: Any,
     ) -> EMMeans:  # fmt: skip
         """Change of the population mean when a predictor changes and all others stay, averaged over rows.
 
@@ -274,13 +306,14 @@ class Fit(FitBase):
         variables : one predictor, or several, one after the other
         change : of a number, how much is added to it, "sd" for a standard deviation, default 1; of a factor
             "reference" (each level with the first, default), "pairwise" or "sequential"; of both ``(low, high)``
-        by, newdata, at, df, level, options : see `predictions`
+        by, newdata, at, df, level, type, bias_adjust, options : see `predictions`
         """
-        return comparisons(self, variables, change, by, newdata, at, df, level, **options)
+        return comparisons(self, variables, change, by, newdata, at, df, level, type, bias_adjust, **options)
 
     def slopes(
         self, variables: str | Sequence[str], by: str | Sequence[str] | None = None, newdata: Any = None,
-        at: Mapping[str, Any] | None = None, df: str = "satterthwaite", level: float = 0.95, **options: Any,
+        at: Mapping[str, Any] | None = None, df: str = "satterthwaite", level: float = 0.95, type: str = "link",
+        bias_adjust: bool | float = False, **options: Any,
     ) -> EMMeans:  # fmt: skip
         """Derivatives of the population mean with respect to numeric predictors, averaged over rows.
 
@@ -289,9 +322,9 @@ class Fit(FitBase):
         Parameters
         ----------
         variables : one predictor, or several, one after the other
-        by, newdata, at, df, level, options : see `predictions`
+        by, newdata, at, df, level, type, bias_adjust, options : see `predictions`
         """
-        return slopes(self, variables, by, newdata, at, df, level, **options)
+        return slopes(self, variables, by, newdata, at, df, level, type, bias_adjust, **options)
 
     def delta(self, g: Callable[[Parameters], Any], information: str = "observed") -> Delta:
         """Standard error of any function of the parameters by the delta method, gradients by autodiff.
@@ -393,7 +426,7 @@ class Fit(FitBase):
     def predict(
         self, newdata: Any = None, random: Random = True, se: bool = False, interval: str | None = None,
         level: float = 0.95, df: str = "satterthwaite", allow_new_levels: bool = False, residual: bool = False,
-        **method: Any,
+        type: str = "link", **method: Any,
     ) -> Any:  # fmt: skip
         """Predicted means, or new observations, with standard errors and intervals.
 
@@ -416,6 +449,8 @@ class Fit(FitBase):
             relatives (genomic prediction)
         residual : predict the observation itself, with its residual given those of its subject that are correlated
             with it (mmrm's ``conditional=TRUE``): for structured residuals, such as visits that were missed
+        type : "response" where the response is ``log(y)``, ``sqrt(y)``, ...: estimates (medians) and limits are
+            transformed back, errors by the delta method
 
         Raises
         ------
@@ -427,7 +462,7 @@ class Fit(FitBase):
         PrecisionWarning
             Where variances differ so much in size that 64-bit floats do not determine a result, which is then NaN.
         """
-        return predict(self, newdata, random, se, interval, level, df, allow_new_levels, residual, **method)
+        return predict(self, newdata, random, se, interval, level, df, allow_new_levels, residual, type, **method)
 
     def residuals(self, kind: str = "response", random: bool = True) -> np.ndarray:
         """Residuals (n,).

@@ -20,7 +20,7 @@ ELEMENTWISE: dict[str, Callable[..., Any]] = {
         "log log2 log10 log1p exp exp2 expm1 sqrt cbrt square abs sign floor ceil "
         "sin cos tan sinh cosh tanh arcsin arccos arctan arcsinh arccosh arctanh minimum maximum"
     ).split()
-}
+} | {"logit": lambda p: np.log(p) - np.log1p(-np.asarray(p))}
 """Functions that act on each row alone; also reachable as ``np.<name>``."""
 
 STATEFUL = frozenset({"C", "poly", "bs", "ns", "cr", "cs", "cc", "center", "scale"})
@@ -273,7 +273,7 @@ def _function_name(node: ast.AST) -> str | None:
         name = _SYNONYMS.get(node.id, node.id)
         return name if name in ELEMENTWISE or name in STATEFUL or name == "I" else None
     if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-        if node.value.id == "np" and node.attr in ELEMENTWISE:
+        if node.value.id == "np" and node.attr in ELEMENTWISE and hasattr(np, node.attr):
             return node.attr
         if node.value.id == "contr" and node.attr in CONTRASTS:
             return f"contr.{node.attr}"
