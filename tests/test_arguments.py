@@ -182,7 +182,7 @@ def test_predict_with_some_random_functions():
     [
         (lambda f: f.test("x", information=None, robus="CR2"), "Fit.test: no option 'robus'; did you mean 'robust'"),
         (lambda f: f.anova(dff="kenward-roger"), r"Fit\.anova: no option 'dff'; did you mean 'df'"),
-        (lambda f: f.emmeans("x", type="response"), r"Fit\.emmeans: no option 'type'"),
+        (lambda f: f.emmeans("x", typ="response"), r"Fit\.emmeans: no option 'typ'"),
         (lambda f: f.emmeans("x", weight="cells"), "Fit.emmeans: no option 'weight'; did you mean 'weights'"),
         (lambda f: f.emtrends("x", levels=0.9), "Fit.emtrends: no option 'levels'; did you mean 'level'"),
         (lambda f: f.predictions(infomation="expected"), "Fit.predictions: .*did you mean 'information'"),
@@ -193,7 +193,7 @@ def test_predict_with_some_random_functions():
         (lambda f: f.simulate(use_u=True), "Fit.simulate: no option 'use_u'"),
         (lambda f: f.simulate(sed=1), "Fit.simulate: .*did you mean 'seed'"),
         (lambda f: f.confint(methd="profile"), "Fit.confint: .*did you mean 'method'"),
-        (lambda f: f.emmeans("x").test(null=2.0), "EMMeans.test: no option 'null'"),
+        (lambda f: f.emmeans("x").test(nul=2.0), "EMMeans.test: no option 'nul'"),
         (lambda f: f.emmeans("x").contrast(methd="eff"), "EMMeans.contrast: .*did you mean 'method'"),
         (lambda f: f.emmeans("x").pairs(adjst="holm"), "EMMeans.pairs: .*did you mean 'adjust'"),
         (lambda f: jaxlmm.lmm("y ~ x", {}, residul="iid()"), "lmm: .*did you mean 'residual'"),

@@ -8,7 +8,7 @@ from scipy import stats
 
 import jaxlmm
 from jaxlmm.errors import DataError
-from jaxlmm.inference.hypotheses.sides import side_of
+from jaxlmm.inference.hypotheses.alternatives import alternative_of
 from jaxlmm.inference.means.multiplicity import Reach, adjusted, critical
 
 # d <- sleepstudy; d$cond <- factor(rep(c("a", "b", "c"), 60)); e <- emmeans(lmer(log(Reaction) ~ Days + cond +
@@ -282,7 +282,7 @@ def test_one_tail_of_several():
     for c in (-1.0, 0.0, 0.7, 2.1):
         found = Reach(np.eye(3), tails=1).exceed(np.array([c]), np.array([np.inf]))[0]
         assert found == pytest.approx(1 - stats.norm.cdf(c) ** 3, abs=2e-5)
-    side = side_of("greater", 0.0)
+    side = alternative_of("greater", 0.0)
     limit = critical("mvt", 0.95, np.full(3, 9.0), np.eye(3), 0, side)
     np.testing.assert_allclose(adjusted("mvt", limit, np.full(3, 9.0), np.eye(3), 0, side), 0.05, atol=1e-6)
 

@@ -13,7 +13,7 @@ from ...errors import DataError
 from ...frames.alignment import refuse_masked
 from ...frames.columns import make_frame
 from ...frames.tables import Shown, Table, format_column, format_df, format_p, format_t, notes
-from ..hypotheses.sides import Side, side_of
+from ..hypotheses.alternatives import Alternative, alternative_of
 from .wald import FTest, RowTests, Wald
 
 
@@ -40,7 +40,7 @@ class LinearTest(Shown):
     label: str
     note: str
     kind: str = field(repr=False, default="dict")
-    side: Side = field(repr=False, default=Side())
+    side: Alternative = field(repr=False, default=Alternative())
 
     def frame(self) -> Any:
         """One row a hypothesis: hypothesis, estimate, std_error, df, statistic, p_value, lower, upper."""
@@ -58,7 +58,7 @@ class LinearTest(Shown):
         body = tuple(zip(self.names, *cells, map(format_p, r.p), strict=True))
         joint = f"F({j.num_df:g}, {format_df([j.den_df])[0]}) = {j.statistic:.4g}, p = {format_p(j.p)}"
         header = ("Hypothesis", "Estimate", "Std. Error", "df", "t value", self.side.probability)
-        words = self.side.words("rhs", f"{self.side.delta:.6g}") if self.side != Side() else ""
+        words = self.side.words("rhs", f"{self.side.delta:.6g}") if self.side != Alternative() else ""
         return Table("Linear hypotheses:", header, body, note=notes(words, joint, f"Tests: {self.label}", self.note))
 
 
@@ -76,8 +76,8 @@ def linear_test(
     if values.ndim > 1 or (values.ndim == 1 and len(values) != len(L)):
         raise DataError(f"rhs: expected a number or one for each of {len(L)} rows of L, found shape {values.shape}")
     values = np.broadcast_to(values, (len(L),))
-    rows, way = wald.rows(L, values), side_of(side, delta)
-    if way != Side():
+    rows, way = wald.rows(L, values), alternative_of(side, delta)
+    if way != Alternative():
         statistic = way.statistic(rows.estimate - values, rows.se)
         rows = rows._replace(statistic=statistic, p=way.p(statistic, rows.df))
     names = names or tuple(expression(row, wald.names) for row in L)

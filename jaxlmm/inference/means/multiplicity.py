@@ -14,9 +14,9 @@ from numpy.polynomial import Chebyshev
 
 from ...distributions import f_quantile, f_tail, t_quantile
 from ...tolerances import POSITIVE
-from ..hypotheses.sides import Side
+from ..hypotheses.alternatives import Alternative
 
-BOTH = Side()
+BOTH = Alternative()
 METHODS = ("tukey", "dunnett", "mvt", "scheffe", "bonferroni", "holm", "hochberg", "hommel", "sidak", "fdr", "none")
 TWO_SIDED = ("tukey", "scheffe")
 _NODES = 16  # degrees of freedom from which limits at others are interpolated
@@ -27,7 +27,7 @@ _CLASSES = 2**11  # classes of directions with nearly the same reach
 
 
 def adjusted(
-    method: str, statistic: np.ndarray, df: np.ndarray, correlation: np.ndarray, means: int, side: Side = BOTH
+    method: str, statistic: np.ndarray, df: np.ndarray, correlation: np.ndarray, means: int, side: Alternative = BOTH
 ) -> np.ndarray:
     """P values (m,) of t statistics, adjusted.
 
@@ -96,7 +96,7 @@ def _rank(correlation: np.ndarray) -> int:
 
 
 def critical(
-    method: str, level: float, df: np.ndarray, correlation: np.ndarray, means: int, side: Side = BOTH
+    method: str, level: float, df: np.ndarray, correlation: np.ndarray, means: int, side: Alternative = BOTH
 ) -> np.ndarray:
     """How many standard errors (m,) simultaneous intervals of a level reach, to each side or to one.
 

@@ -18,7 +18,7 @@ from ...frames.columns import make_frame, number_label
 from ...frames.tables import Shown, Table, format_column, format_df, format_p, format_t, notes
 from ...tolerances import ESTIMABLE
 from ..fixed_effects.wald import FTest, Wald
-from ..hypotheses.sides import Side, side_of
+from ..hypotheses.alternatives import Alternative, alternative_of
 from ..shares import marginal_variance
 from .contrasts import ADJUSTMENT, Custom, coefficients, crossed
 from .multiplicity import BOTH, METHODS, TWO_SIDED, adjusted, critical
@@ -77,7 +77,7 @@ class EMMeans(Shown):
     kind: str
     note: str = ""
     means: int = 0
-    side: Side = BOTH
+    side: Alternative = BOTH
     null: float = 0.0
     shown: Scale | None = None
 
@@ -263,7 +263,7 @@ class EMMeans(Shown):
             if delta and not self.shown.again:
                 raise DataError("delta: margins around back-transformed means have no one size; use regrid() first")
             margin = abs(self.shown.of_model("delta", delta)) if delta else 0.0
-        found = side_of(side, margin)
+        found = alternative_of(side, margin)
         if self.shown is not None and float(self.shown(np.array(at), order=1)) < 0:  # the larger the smaller
             found = found._replace(way=-found.way)
         adjust = check_adjust(self.adjust if adjust is None else adjust, found)
@@ -348,7 +348,7 @@ class EMMeans(Shown):
         return [self.shown.note, words if words else f"tests of {null}"]
 
 
-def check_adjust(adjust: str, side: Side) -> str:
+def check_adjust(adjust: str, side: Alternative) -> str:
     """Refuse adjustments that there are not, or not for a side."""
     if adjust not in METHODS:
         raise DataError(f"adjust: found {adjust!r}, expected one of {', '.join(METHODS)}")

@@ -12,7 +12,7 @@ from ...errors import DataError
 SIDES = {"two-sided": 0, "greater": 1, "less": -1, "!=": 0, ">": 1, "<": -1}
 
 
-class Side(NamedTuple):
+class Alternative(NamedTuple):
     """The hypothesis that is to be shown of an estimate.
 
     Without a margin that it differs from `null`, is greater or is less. With a margin `delta`: that it lies within it
@@ -80,7 +80,7 @@ class Side(NamedTuple):
         return f"{name}: {sign} {null} {'-' if self.way > 0 else '+'} {delta}"
 
 
-def side_of(side: Any, delta: Any) -> Side:
+def alternative_of(side: Any, delta: Any) -> Alternative:
     """The words of a user.
 
     Raises
@@ -93,4 +93,4 @@ def side_of(side: Any, delta: Any) -> Side:
     is_number = isinstance(delta, (int, float, np.number)) and not isinstance(delta, bool)
     if not is_number or not 0.0 <= delta < np.inf:
         raise DataError(f"delta: found {delta!r}, expected a margin of at least 0")
-    return Side(SIDES[side], float(delta))
+    return Alternative(SIDES[side], float(delta))
