@@ -29,7 +29,7 @@ from .inference.delta import Parameters
 from .inference.fixed_effects.in_batches import LaneTests, Tests, TestStatus
 from .inference.ratios.comparison import Comparison, compare
 from .inference.ratios.exact import rlrt
-from .interface import lmm
+from .interface import lmm, lmm_in_turn
 from .likelihood.engines import Iterative
 from .likelihood.loglik import gram, ml, reml
 from .likelihood.model import Model
@@ -104,6 +104,7 @@ __all__ = [
     "gram",
     "interval",
     "lmm",
+    "lmm_in_turn",
     "load",
     "ml",
     "powers",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from .design.fields import FrameField
 from .design.frame import FrameTerm, ModelFrame, build_frame
 from .design.placing import ORDERED, SPATIAL, check_count, known_order
 from .design.trial import try_matrix
-from .errors import DataError, DroppedColumnsWarning, FormulaError
+from .errors import DataError, DroppedColumnsWarning, FormulaError, JaxlmmError
 from .formula.parser import parse
 from .formula.specs import given_structures, make_structure, residual_of
 from .frames.alignment import aligned
@@ -24,10 +24,11 @@ from .frames.columns import open_table
 from .frames.files import read_file
 from .frames.owned import copied, own_columns
 from .frames.relationship import between_levels
+from .inference.selection.attempts import Attempt, Attempts
 from .likelihood.engines import Engine
 from .likelihood.model import Model
 from .likelihood.parts import Field, Residual, Term, unwritten
-from .results import Fit, fit_frame
+from .results import ConvergenceWarning, Fit, fit_frame
 from .saving import Call
 
 
@@ -120,7 +121,7 @@ def lmm(
         None if relationship is None else {group: copied(given) for group, given in dict(relationship).items()}
     )
     structures = None if structures is None else given_structures(structures)
-    call = Call(formula, weights, offset, residual, variance, relationship, structures, engine)
+    call = Call(formula, weights, offset, residual, variance, relationship, structures, engine, lmm)
     frame, model = model_of(data=data, **call.arguments())
     call = replace(call, formula=frame.formula.text)  # with the columns that a dot stood for
     if not model.size:
@@ -131,6 +132,53 @@ def lmm(
         warnings.warn(text, DroppedColumnsWarning, stacklevel=3)
     own = data if is_file else own_columns(data, frame.used)  # nobody else has what is read from a file
     return fit_frame(own, frame, model, method, call, start, data)
+
+
+@door
+def lmm_in_turn(
+    formula: str, data: Any, alternatives: Sequence[str | Mapping[str, Any]], method: str = "REML", weights: Any = None,
+    offset: Any = None, variance: str | None = None, relationship: Mapping[str, Any] | None = None,
+    structures: Mapping[str, type[Covariance]] | None = None, engine: str | Engine = "auto",
+) -> Attempts:  # fmt: skip
+    """Fit models in turn until one converges, such as residual structures from the richest on.
+
+    Parameters
+    ----------
+    alternatives : ``["us(visit | id)", "toeph(visit | id)", "cs(visit | id)"]``, each a residual; or arguments of `lmm`
+        that replace the others, ``{"formula": "y ~ x + (1 | g)"}``
+    others : see `lmm`
+
+    Returns
+    -------
+    Attempts
+        Prints what was tried; `Attempts.fit` is the fit that converged.
+
+    Raises
+    ------
+    DataError
+        Where none converges, with what became of each.
+    """
+    if isinstance(alternatives, str) or not len(alternatives):
+        raise DataError(f"alternatives: found {alternatives!r}, expected a list of residuals or arguments of lmm")
+    common = {
+        "formula": formula, "method": method, "weights": weights, "offset": offset, "variance": variance,
+        "relationship": relationship, "structures": structures, "engine": engine,
+    }  # fmt: skip
+    tried: list[Attempt] = []
+    for given in alternatives:
+        asked = {"residual": given} if isinstance(given, str) else dict(given)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                fit = lmm(data=data, **{**common, **asked})
+        except JaxlmmError as error:
+            tried.append(Attempt(asked, "refused", str(error).splitlines()[0]))
+            continue
+        tried.append(Attempt(asked, fit.status, "" if fit.converged else fit.estimate.status.advice, fit))
+        if fit.converged:
+            return Attempts(tuple(tried))
+    said = "; ".join(f"{a.text}: {a.status}, {a.message}" for a in tried)
+    raise DataError(f"none of {len(tried)} models converged: {said}")
 
 
 def model_of(

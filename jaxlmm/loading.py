@@ -17,7 +17,7 @@ from .fitting.units import Certificate, Estimate
 from .formula.specs import given_structures
 from .frames.relationship import Precision
 from .inference.fixed_effects.in_batches import LaneTests
-from .interface import model_of
+from .interface import lmm, model_of
 from .likelihood.engines import Engine, Iterative
 from .likelihood.engines.choice import as_engine
 from .results import Fit
@@ -129,7 +129,7 @@ def _parts(archive: Archive, unpacker: Unpacker) -> tuple[Call, Any, dict[str, A
     data = data_of(content["data"], unpacker)
     rest = {name: unpacker.unpack(content[name]) for name in ("method", "y", "layout")}
     rest["estimate"] = _expected(unpacker.unpack(content["estimate"]), Estimate)
-    return Call(**arguments, structures=own), data, rest
+    return Call(**arguments, structures=own, maker=lmm), data, rest
 
 
 def _expected(found: Any, cls: type) -> Any:

@@ -28,6 +28,7 @@ from .estimates.ranef import (
 from .estimates.varcorr import VarCorr, flat_parts, natural_parameters, parameter_frame, varcorr
 from .fitting.estimate import estimate
 from .fitting.newton import Status
+from .formula.update import updated
 from .frames.alignment import aligned
 from .frames.columns import extend_rows, make_frame
 from .frames.owned import check_index, frame_at
@@ -53,6 +54,9 @@ from .inference.ratios.criteria import ConditionalAIC, aicc, conditional_aic
 from .inference.robust.influence import Influence, influence
 from .inference.robust.sandwich import Sandwich, sandwich
 from .inference.robust.scores import Scores, scores, vcov_full
+from .inference.selection.advice import Advice, advise
+from .inference.selection.steps import Steps, step
+from .inference.selection.terms import TermTests, drop1, ranova
 from .inference.shares import icc, r2
 from .likelihood.confounding import shared_effects
 from .likelihood.model import Model
@@ -325,6 +329,93 @@ class Fit(FitBase):
         by, newdata, at, df, level, type, bias_adjust, options : see `predictions`
         """
         return slopes(self, variables, by, newdata, at, df, level, type, bias_adjust, **options)
+
+    # -- other models of the same data ------------------------------------------------------------------------
+
+    def update(
+        self, formula: str | None = None, data: Any = None, method: str | None = None, weights: Any = ...,
+        offset: Any = ..., residual: Any = ..., variance: Any = ..., relationship: Any = ..., structures: Any = ...,
+        engine: Any = ..., start: Any = None,
+    ) -> Fit:  # fmt: skip
+        """Fit again with some arguments of `jaxlmm.lmm` changed, as R's ``update``; the others are as they were.
+
+        Parameters
+        ----------
+        formula : with dots for what was there: ``". ~ . - x"``, ``"log(.) ~ . + (1 | h)"``
+        data, method, weights, offset, residual, variance, relationship, structures, engine, start : see `jaxlmm.lmm`
+
+        Raises
+        ------
+        FormulaError, DataError
+            As `jaxlmm.lmm`; for a random-effect term that is not there to be taken out.
+        """
+        changes = dict(
+            weights=weights, offset=offset, residual=residual, variance=variance, relationship=relationship,
+            structures=structures, engine=engine,
+        )  # fmt: skip
+        arguments = self.call.arguments() | {name: given for name, given in changes.items() if given is not ...}
+        if formula is not None:
+            arguments["formula"] = updated(self.frame.formula.text, formula)
+        if data is None:
+            try:
+                data = frame_at(self)
+            except DataError:  # the caller's frame has other rows by now: what the fit owns
+                data = self.data
+        assert self.call.maker is not None
+        fit: Fit = self.call.maker(data=data, method=method or self.method, start=start, **arguments)
+        return fit
+
+    def drop1(self, type: int | str = 3, definition: str = "sas") -> TermTests:
+        """Likelihood-ratio tests of the terms of the fixed part, all fits by maximum likelihood.
+
+        Each row is the model whose coefficients satisfy the hypothesis ``L beta = 0`` that `anova` tests by F. For
+        terms that are in no other these are the models without them (R's ``drop1``); type 3 of the others is
+        ``afex::mixed(method="LRT")``.
+
+        Parameters
+        ----------
+        type, definition : see `anova`
+        """
+        return drop1(self, type, definition)
+
+    def ranova(self, law: str = "mixture") -> TermTests:
+        """Likelihood-ratio tests of the random effects, each left out: ``Days in (Days | Subject)``, ``(1 | Subject)``.
+
+        Parameters
+        ----------
+        law : "mixture", which a variance on the boundary has (see `jaxlmm.compare`); "chi2", lmerTest's, too large
+
+        Raises
+        ------
+        DataError
+            Without random effects.
+        """
+        return ranova(self, law)
+
+    def step(
+        self, alpha_random: float = 0.1, alpha_fixed: float = 0.05, df: str = "satterthwaite", **options: Any
+    ) -> Steps:
+        """Backward elimination: random effects by `ranova`, then terms by type III F tests, the least likely first.
+
+        P values after a selection are too small: this is for exploring.
+
+        Parameters
+        ----------
+        alpha_random, alpha_fixed : p values up to which random effects and terms stay, as in lmerTest's ``step``
+        df, options : of the F tests, see `test`
+        """
+        return step(self, alpha_random, alpha_fixed, df, **options)
+
+    def advise(self, n: int = 10_000, seed: Seed = 0) -> Advice:
+        """What a fit on the boundary, a flat one or one without an optimum means, and what could be left out.
+
+        Parameters
+        ----------
+        n, seed : draws for exact tests of single variances, see `jaxlmm.rlrt`
+        """
+        return advise(self, n, seed)
+
+    # -- functions of the parameters --------------------------------------------------------------------------
 
     def delta(self, g: Callable[[Parameters], Any], information: str = "observed") -> Delta:
         """Standard error of any function of the parameters by the delta method, gradients by autodiff.
