@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,6 +15,7 @@ from .arguments import Seed, doors
 from .batch.chunks import Progress
 from .batch.fits import BatchFit
 from .batch.refitting import refit_batch
+from .batch.statistics import Statistics, is_sparse
 from .design.frame import ModelFrame
 from .errors import DataError
 from .estimates.fitted import FitBase
@@ -66,6 +67,7 @@ from .prediction.choice import Random
 from .prediction.forecast import predict
 from .prediction.simulated import responses
 from .prediction.whitening import residuals
+from .pytrees import once
 from .runtime.precision import float64
 from .saving import Call, save_batch, save_fit
 from .simulation.bootstrap import Bootstrap, Statistic, bootstrap
@@ -600,7 +602,8 @@ class Fit(FitBase):
         Parameters
         ----------
         y : (nobs,) a response, which gives a `Fit`; or (b, nobs) responses, which give a `BatchFit` with a row each;
-            pandas' Series (and DataFrames by their columns) are put into the order of the rows used by their index
+            pandas' Series (and DataFrames by their columns) are put into the order of the rows used by their index.
+            Sparse matrices of SciPy (b, nobs) and iterators of blocks of responses go through `statistics`
         missing, weights, values, pairs, progress, tests : for many responses, see `jaxlmm.fit_batch`
         column : name of the coefficient whose column of X is replaced by `values`, row by row
 
@@ -610,6 +613,14 @@ class Fit(FitBase):
             For a wrong shape; a single response that is not finite or does not vary. Among many responses, such a
             one is a status in its row.
         """
+        if is_sparse(y) or isinstance(y, Iterator):
+            if missing != "status" or (weights, column, values) != (None, None, None):
+                raise DataError(
+                    "y: missing=, weights=, column= and values= are for arrays (b, n), not sparse or streamed"
+                )
+            coded = None if tests is None else tests.coded(coding_of(self))
+            names, kind = self.coef_names, self.frame.kind
+            return self.statistics().fit(y, self.method, tests=coded, progress=progress, names=names, kind=kind)
         for name, given in (("y", y), ("weights", weights), ("values", values)):
             check_index(self, name, given)
         y, weights, values = (
@@ -630,6 +641,18 @@ class Fit(FitBase):
             raise DataError(f"y: constant response, all {self.nobs} values equal {float(y[0]):g}")
         frame, model = dataclasses.replace(self.frame, y=y), self.model.replace(y=y)
         return fit_frame(self.data, frame, model, self.method, self.call, given=self.given)
+
+    def statistics(self) -> Statistics:
+        """The design as sufficient statistics, for many responses of many rows: fits cost nothing for each row.
+
+        ``fit.refit(Y)`` takes sparse matrices and iterators by it; ``fit.statistics().fit(Y)`` arrays and files too.
+
+        Raises
+        ------
+        DataError
+            For models with random functions, relationships or residual structures.
+        """
+        return once(self.model, "sufficient statistics", lambda: Statistics(self.model))
 
     def bootstrap(
         self, n: int = 1000, seed: Seed = 0, statistic: Statistic | None = None, progress: Progress = "auto"

@@ -92,8 +92,9 @@ class Job:
 
     def fit_responses(self, rows: np.ndarray, design: Design, data: Responses, Y: np.ndarray | None = None) -> None:
         """Fit data sets that share a design; `Y` (b, n) their responses where there are any."""
-        of_rows = None if Y is None or design.column else (design.model, Y)
-        basis, few = design.template.basis, says_little(design.model)
+        reduced = design.model is not design.original
+        of_rows = None if Y is None or design.column or reduced else (design.model, Y)
+        basis, few = design.template.basis, says_little(design.original)
         if self.spec.profiled:
             self.fit(rows, Shared(design.template, scale_of(self.spec, basis)), Lane(data, None), few, of_rows)
         else:
@@ -158,6 +159,24 @@ def refit_batch(
     return out
 
 
+def refit_design(
+    design: Design, Y: np.ndarray, method: str = "REML", *, progress: Progress = "auto", names: tuple[str, ...] = (),
+    kind: str = "dict", tests: Testing | None = None,
+) -> BatchFit:  # fmt: skip
+    """Fit a design that is prepared to rows Y (b, n) of its model; a row each, as `refit_batch`."""
+    model, spec = design.model, Spec.of(design.model, method)
+    check_left_by(model.X, model.random, method)
+    out = BatchFit.empty(len(Y), model.X.shape[1], spec, Status.NOT_RUN, names, kind, tests)
+    job = Job(spec, out, np.arange(model.X.shape[1]), tests)
+
+    def task(rows: np.ndarray) -> None:
+        _refit_chunk(job, design, rows, Y[rows], None, None, "status")
+
+    parts = chunks(len(Y), design.floats)
+    run([partial(task, rows) for rows in parts], [len(rows) for rows in parts], progress)
+    return out
+
+
 def fit_drawn(
     model: Model, method: str, drawer: Callable[[Design], Callable[[np.ndarray], Responses]], count: int,
     names: tuple[str, ...] = (), kind: str = "dict", progress: Progress = "auto",
@@ -206,7 +225,7 @@ def _refit_chunk(
     incomplete = np.any(absent, 1)
     if missing == "status":
         bad_y |= incomplete
-    bad_y |= np.sum(~absent, 1) <= model.X.shape[1]
+    bad_y |= np.sum(~absent, 1) <= model.X.shape[1] - (design.nobs - len(model.y))
     status[rows[bad_x]], status[rows[bad_y]] = Status.BAD_COVARIATE, Status.BAD_RESPONSE
     good = ~bad_x & ~bad_y
     own = good & incomplete if weights is None else good

@@ -69,12 +69,13 @@ class Design:
 
     Attributes
     ----------
+    original, nobs : the model of all rows and their number, where `model` has fewer (`batch.statistics`)
     template : statistics that all data sets share (what varies is overwritten)
     varying : the engine's design side, which turns columns (n, b) into its statistics, a row each
     """
 
     def __init__(self, model: Model, column: bool = False):
-        self.model, self.column = model, column
+        self.model, self.original, self.nobs, self.column = model, model, len(model.y), column
         count = 2 if column else 1
         self.template = prepare(model, varying=count, orthogonal=True)
         fixed = model.X.shape[1] - column
@@ -93,7 +94,7 @@ class Design:
         """Statistics of responses Y (b, n), with the last column x (b, n) of X where it varies; all finite."""
         y = weighted(self.model, (Y if self.model.offset is None else Y - self.model.offset).T)
         c, left = self._residual(y)
-        n, p = self.model.X.shape
+        n, p = self.nobs, self.model.X.shape[1]
         if x is None:
             sd = np.sqrt(np.sum(left**2, 0) / (n - p))
             return Responses(c.T, sd, None, None, self.varying([left]))
