@@ -15,7 +15,7 @@ from .arguments import Seed, doors
 from .batch.chunks import Progress
 from .batch.fits import BatchFit
 from .batch.refitting import refit_batch
-from .batch.statistics import Statistics, is_sparse
+from .batch.statistics import SufficientStatistics, is_sparse
 from .design.frame import ModelFrame
 from .errors import DataError
 from .estimates.fitted import FitBase
@@ -642,7 +642,7 @@ class Fit(FitBase):
         frame, model = dataclasses.replace(self.frame, y=y), self.model.replace(y=y)
         return fit_frame(self.data, frame, model, self.method, self.call, given=self.given)
 
-    def statistics(self) -> Statistics:
+    def statistics(self) -> SufficientStatistics:
         """The design as sufficient statistics, for many responses of many rows: fits cost nothing for each row.
 
         ``fit.refit(Y)`` takes sparse matrices and iterators by it; ``fit.statistics().fit(Y)`` arrays and files too.
@@ -652,7 +652,7 @@ class Fit(FitBase):
         DataError
             For models with random functions, relationships or residual structures.
         """
-        return once(self.model, "sufficient statistics", lambda: Statistics(self.model))
+        return once(self.model, "sufficient statistics", lambda: SufficientStatistics(self.model))
 
     def bootstrap(
         self, n: int = 1000, seed: Seed = 0, statistic: Statistic | None = None, progress: Progress = "auto"

@@ -31,7 +31,7 @@ from .responses import Design
 ENGINES = ("grouped", "crossed")  # by which statistics carry their number of rows
 
 
-class Statistics:
+class SufficientStatistics:
     """Sufficient statistics of the design of a model with independent residuals, see this module.
 
     Parameters
@@ -203,7 +203,7 @@ class Statistics:
 class _ReducedDesign(Design):
     """The design of reduced rows, with the number of rows and the weights of the data."""
 
-    def __init__(self, statistics: Statistics):
+    def __init__(self, statistics: SufficientStatistics):
         super().__init__(statistics.model)
         self.original, self.nobs = statistics.original, statistics.nobs
         prepared: Prepared = self.template
