@@ -256,7 +256,7 @@ class BatchPlots:
 
         Parameters
         ----------
-        tests : a key of ``batch.tests``, or tests such as ``batch.tests[...].moderated(batch.sigma)``; default the first
+        tests : a key of ``batch.tests``, default the first; or tests, ``batch.tests[...].moderated(batch.sigma)``
         hypothesis : row of L
         q, method : the rate, and how it is found, "bh" or "storey"
         """
