@@ -14,6 +14,7 @@ import numpy as np
 from .arguments import Seed, doors
 from .batch.chunks import Progress
 from .batch.fits import BatchFit
+from .batch.rebuilding import rebuilt
 from .batch.refitting import refit_batch
 from .design.frame import ModelFrame
 from .errors import DataError
@@ -476,13 +477,15 @@ class Fit(FitBase):
         y : (nobs,) a response, which gives a `Fit`; or (b, nobs) responses, which give a `BatchFit` with a row each;
             pandas' Series (and DataFrames by their columns) are put into the order of the rows used by their index
         missing, weights, values, pairs, progress, tests : for many responses, see `jaxlmm.fit_batch`
-        column : name of the coefficient whose column of X is replaced by `values`, row by row
+        column : name of the coefficient that has other `values`, row by row, as in scans. Where it is a number of the
+            data, all columns of X and random slopes that depend on it (``tr:dose``, ``I(dose**2)``, ``(dose | donor)``)
+            are made again, as if each row had been fitted by `lmm`; else it must be the only one that has its variables
 
         Raises
         ------
         DataError
             For a wrong shape; a single response that is not finite or does not vary. Among many responses, such a
-            one is a status in its row.
+            one is a status in its row. For a column on which something depends that cannot be made again.
         """
         for name, given in (("y", y), ("weights", weights), ("values", values)):
             check_index(self, name, given)
@@ -498,7 +501,10 @@ class Fit(FitBase):
                 column=None if column is None else self.coef_names.index(column), progress=progress,
                 names=self.coef_names, kind=self.frame.kind,
                 tests=None if tests is None else tests.coded(coding_of(self)),
+                again=None if column is None or values is None else rebuilt(self.frame, self.data, column),
             )  # fmt: skip
+        if column is not None or values is not None:
+            raise DataError("column, values: are for many responses (b, n), found one; write y[None] and values[None]")
         y = own_array("y", y, (self.nobs,))
         if np.ptp(y) == 0:
             raise DataError(f"y: constant response, all {self.nobs} values equal {float(y[0]):g}")
