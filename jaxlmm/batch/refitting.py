@@ -108,7 +108,8 @@ class Job:
         bad = np.setdiff1d(np.arange(len(stack.rows)), good)
         self.out.status[rows[stack.rows[bad]]] = Status.BAD_RESPONSE
         prepared = take(stack.prepared, good)
-        lanes = Lane(prepared, scale_of(self.spec, prepared.basis))
+        scale = scale_of(self.spec, prepared.basis)  # one for all where there are no random effects
+        lanes = Lane(prepared, np.broadcast_to(scale, (len(good), scale.shape[-1])))
         self.fit(rows[stack.rows[good]], Shared(None, None), lanes, stack.few[good])
 
 

@@ -335,3 +335,18 @@ def test_a_column_on_which_something_else_depends_is_refused_by_name():
     fit = jaxlmm.lmm("y ~ log(dose) + I(dose**2) + (1 | g)", data)
     with pytest.raises(jaxlmm.DataError, match="are for many responses"):
         fit.refit(Y[0], column="log(dose)", values=np.ones(N))
+
+
+@pytest.mark.parametrize("sizes", [(20, 20), (20, 25, 31)])
+def test_least_squares_of_designs_of_their_own(sizes):
+    rng, models = np.random.default_rng(11), []
+    for n in sizes:
+        models.append(Model(rng.normal(size=n), np.column_stack([np.ones(n), rng.normal(size=n)])))
+    found = jaxlmm.fit_batch(models, tests=jaxlmm.Tests([[0.0, 1.0]], df="residual"))
+    for i, model in enumerate(models):
+        coef, square = np.linalg.lstsq(model.X, model.y, rcond=None)[:2]
+        vcov = square[0] / (len(model.y) - 2) * np.linalg.inv(model.X.T @ model.X)
+        np.testing.assert_allclose(found.coef[i], coef, rtol=1e-10)
+        np.testing.assert_allclose(found.vcov[i], vcov, rtol=1e-10)
+        assert found.tests["residual"].df[i, 0] == sizes[i] - 2
+    assert found.converged.all()
