@@ -15,7 +15,8 @@ came out), `plots`, `page` and `sizing`; `toml` reads a study from a file.
 """
 
 from . import designs, plots
-from .declare import Estimator, Study, Target
+from .declare import Study
+from .estimators import Estimator, Target
 from .executors import Inline, Processes
 from .generate import Dropout, MixedModel
 from .page import report

@@ -16,8 +16,9 @@ import numpy as np
 from ..errors import JaxlmmError
 from ..runtime.precision import float64
 from ..runtime.sizes import check_memory
-from .declare import Row, Study, Task
+from .declare import Study, Task
 from .estimate import STATUSES, Fitter, Numbers
+from .estimators import Row
 from .generate import Drawer, columns_of, drawer
 
 FLOATS = ("estimate", "se", "df", "p")

@@ -18,7 +18,7 @@ from ..inference.fixed_effects.in_batches import Tests, TestStatus
 from ..interface import model_of
 from ..likelihood.model import Model
 from ..simulation.bootstrap import standard, standard_names
-from .declare import ESTIMATE, LRT, Estimator, Row, Target
+from .estimators import ESTIMATE, LRT, Estimator, Row, Target
 from .generate import Drawn, stand_in
 
 # Codes of the column `status`: "ok", or why there is no result. The order is part of the files.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -27,7 +28,8 @@ from ..runtime.precision import float64
 from ..runtime.programs import compiled
 from ..simulation.simulate import draw_rows
 from ..tolerances import not_semidefinite
-from .declare import Study, accepted, resolved
+from .cells import accepted, key_of, named_in, resolved
+from .declare import Study
 
 LOST = 1_000_000  # what the key of lost rows is folded with, beyond any term's
 
@@ -42,14 +44,16 @@ class Drawn(NamedTuple):
 Drawer = Callable[[np.ndarray], Drawn]
 
 
-def keys_of(seed: int, cell: int, replicates: np.ndarray) -> Array:
-    """``fold_in(fold_in(key(seed), cell), replicate)`` for each replicate; 64-bit floats must be on."""
-    return _folded(jax.random.key(seed), cell, replicates.astype(np.uint32))
+def keys_of(seed: int, cell: Mapping[str, Any], replicates: np.ndarray) -> Array:
+    """A key for each replicate (b,), see `Study`; 64-bit floats must be on."""
+    words = np.frombuffer(hashlib.sha256(key_of(cell).encode()).digest()[:8], ">u4").astype(np.uint32)
+    return _folded(jax.random.key(seed), words, replicates.astype(np.uint32))
 
 
 @compiled()
-def _folded(key: Array, cell: Any, replicates: Array) -> Array:
-    return jax.vmap(partial(jax.random.fold_in, jax.random.fold_in(key, cell)))(replicates)
+def _folded(key: Array, words: Array, replicates: Array) -> Array:
+    base = jax.random.fold_in(jax.random.fold_in(key, words[0]), words[1])
+    return jax.vmap(partial(jax.random.fold_in, base))(replicates)
 
 
 def drawer(study: Study, cell: int) -> Drawer:
@@ -65,7 +69,7 @@ def drawer(study: Study, cell: int) -> Drawer:
 
     def drawn(replicates: np.ndarray) -> Drawn:
         padded = np.resize(replicates, min(study.chunk, study.replicates))  # one shape to compile
-        found = draw(keys_of(study.seed, cell, padded), len(replicates))
+        found = draw(keys_of(study.seed, factors, padded), len(replicates))
         return found._replace(columns={name: values[: len(replicates)] for name, values in found.columns.items()})
 
     return drawn
@@ -184,6 +188,13 @@ class MixedModel:
 
         lost = None if self.lost is None else _lost(self.lost, data, accepted(self.lost, factors))
         return draw
+
+    def mentions(self, factors: Sequence[str]) -> set[str]:
+        """Which of the factors it depends on."""
+        lost = self.lost
+        if lost is not None:
+            lost = lost.hazard if isinstance(lost, Dropout) else list(accepted(lost, dict.fromkeys(factors)))
+        return named_in([self.beta, self.covariance, lost])
 
     def truth(
         self, data: dict[str, Any], factors: Mapping[str, Any], response: str

@@ -14,8 +14,8 @@ from ..distributions import t_quantile
 
 QUANTITIES = ("estimate", "square", "variance", "covered", "rejected", "converged", "singular", "usable")
 MEASURES = (
-    "bias", "empirical_se", "mse", "model_se", "relative_error_se", "coverage", "type1_error", "power", "converged",
-    "singular", "usable",
+    "bias", "empirical_se", "mse", "model_se", "relative_error_se", "coverage", "type1_error", "power", "rejection",
+    "converged", "singular", "usable",
 )  # fmt: skip
 
 
@@ -112,7 +112,8 @@ def performance(moments: Moments, truth: np.ndarray, null: np.ndarray) -> dict[s
                                   100.0 * ratio * np.sqrt(spread / model**4 + 1.0 / (2.0 * (n - 1.0))), variance.n),
             "coverage": rate("covered"),
             "type1_error": rate("rejected", is_null),
-            "power": rate("rejected", ~is_null),
+            "power": rate("rejected", known & ~is_null),
+            "rejection": rate("rejected", ~known),
             "converged": rate("converged"),
             "singular": rate("singular"),
             "usable": rate("usable"),

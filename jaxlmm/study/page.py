@@ -17,8 +17,9 @@ from ..errors import DataError
 from ..frames.tables import Table
 from ..saving.archive import write_atomically
 from . import plots
-from .results import Performance, Results, performance_table, read
+from .results import Performance, Results, read
 from .store import status
+from .tables import performance_table
 
 PAGE = "report.html"
 DOTS = 110  # a inch
@@ -68,7 +69,7 @@ def _pictures(results: Results, summary: Performance, target: str) -> Iterator[t
         return not np.isnan(summary.value[measure][:, rows]).all()
 
     numeric = [f for f in plots._varying(results) if all(isinstance(c[f], int | float) for c in results.cells)]
-    for measure in ("power", "type1_error"):
+    for measure in ("power", "rejection", "type1_error"):
         if has(measure) and numeric:
             title = f"{plots.TITLES.get(measure, measure)} over {numeric[0]}, 95 % Monte Carlo bars"
             yield title, partial(plots.plot_curve, summary, numeric[0], measure, target)

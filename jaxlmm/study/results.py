@@ -16,10 +16,12 @@ from ..frames.columns import make_frame
 from ..frames.tables import Shown, Table
 from ..saving.archive import sentence
 from .chunk import FLAGS, FLOATS, numbers_of
-from .declare import Row, Task
+from .declare import Task
 from .estimate import STATUSES
+from .estimators import Row
 from .measures import MEASURES, QUANTITIES, Moments, paired, performance, quantities
 from .store import Store, StudyError
+from .tables import performance_table
 
 PAIRED = ("estimate", "rejected", "covered", "variance")
 
@@ -45,8 +47,8 @@ class Performance(Shown):
         """A tidy frame: the factors, estimator, test, target, measure, value, mcse, count.
 
         Measures: bias, empirical_se, mse, model_se, relative_error_se (percent), coverage, type1_error (where the null
-        is true), power (where it is not), converged, singular, usable (data sets with a result, of all); those without
-        a value are left out.
+        is true), power (where it is not), rejection (where the truth is not known), converged, singular, usable (data
+        sets with a result, of all); those without a value are left out.
         """
         for measure in measures:
             if measure not in MEASURES:
@@ -249,31 +251,3 @@ def _library() -> str:
 
 
 __all__ = ["Results", "StudyError", "Performance", "read"]
-SHOWN = {
-    "bias": ("bias", 1.0, 4), "empirical_se": ("empirical SE", 1.0, 4), "model_se": ("model SE", 1.0, 4),
-    "relative_error_se": ("SE error %", 1.0, 2), "coverage": ("coverage %", 100.0, 2),
-    "type1_error": ("type-I error %", 100.0, 2), "power": ("power %", 100.0, 2), "mse": ("MSE", 1.0, 4),
-    "converged": ("converged %", 100.0, 2), "singular": ("singular %", 100.0, 2), "usable": ("with result %", 100.0, 2),
-}  # fmt: skip
-
-
-def performance_table(summary: Any, target: str) -> Table:
-    """Measures of a target, Monte Carlo standard errors in brackets: a row a cell, estimator and test."""
-    results = summary.results
-    rows = [k for k, row in enumerate(results.rows) if row.target == target]
-    shown = [m for m in SHOWN if not np.isnan(summary.value[m][:, rows]).all()]
-    header = (*results.factors, "estimator", "test", *(SHOWN[m][0] for m in shown), "data sets")
-    lines = []
-    for c, cell in enumerate(results.cells):
-        for k in rows:
-            numbers = [_number(summary.value[m][c, k], summary.mcse[m][c, k], *SHOWN[m][1:]) for m in shown]
-            count = f"{int(summary.n['usable'][c, k]):,}"
-            words = [str(cell[f]) for f in results.factors]
-            lines.append((*words, results.rows[k].estimator, results.rows[k].test, *numbers, count))
-    level = f"intervals of {100 * summary.level:g} %, tests at {100 * summary.alpha:g} %"
-    note = f"Monte Carlo standard errors in brackets; {level}. A rate of 0 or 100 % has an error of 0 by its formula."
-    return Table(target, header, tuple(lines), labels=len(results.factors) + 2, note=note)
-
-
-def _number(value: float, error: float, factor: float, digits: int) -> str:
-    return "" if np.isnan(value) else f"{factor * value:.{digits}f} ({factor * error:.{digits}f})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import io
 
 import jax
@@ -55,8 +56,9 @@ def test_replicates_do_not_depend_on_chunks_or_order():
     for chunk in (7, 12):
         one = dataclasses.replace(study, chunk=chunk)
         np.testing.assert_array_equal(responses(one, [5, 3, 4]), whole[[5, 3, 4]])
-    other = dataclasses.replace(study, grid=[*study.cells, *study.cells])
-    assert not np.array_equal(responses(other, range(3), cell=1), whole[:3])
+    other = dataclasses.replace(study, grid={**study.grid, "icc": [0.2, np.float64(0.1)], "clusters": 6.0})
+    np.testing.assert_array_equal(responses(other, range(3), cell=1), whole[:3])
+    assert not np.array_equal(responses(other, range(3), cell=0), whole[:3])
     assert not np.array_equal(responses(small(seed=8), range(3)), whole[:3])
 
 
@@ -64,9 +66,12 @@ def test_keys_are_folded_as_promised():
     def normal(key, data):
         return jax.random.normal(key, (len(data["cluster"]),), float)
 
-    study = small(generate=normal, targets={"arm": 0.0}, grid=[{"clusters": 6, "size": 5}] * 2)
-    base = jax.random.fold_in(jax.random.fold_in(jax.random.key(7), 1), 11)
-    expected = jax.random.normal(base, (30,), float)
+    study = small(generate=normal, targets={"arm": 0.0}, grid=[{"clusters": n, "size": 5} for n in (4, 6)])
+    words = hashlib.sha256(b'{"clusters": 6, "size": 5}').digest()[:8]
+    key = jax.random.key(7)
+    for word in (words[:4], words[4:]):
+        key = jax.random.fold_in(key, int.from_bytes(word, "big"))
+    expected = jax.random.normal(jax.random.fold_in(key, 11), (30,), float)
     np.testing.assert_array_equal(responses(study, [11], cell=1)[0], expected)
 
 
@@ -266,5 +271,5 @@ def test_a_chosen_device_does_a_batch_alone_in_one_thread():
 
 
 def test_tasks_are_chunks_of_cells():
-    study = small(replicates=10, chunk=4, grid=[{"clusters": 6, "size": 5, "icc": 0.1}] * 2)
+    study = small(replicates=10, chunk=4, grid=[{"clusters": 6, "size": 5, "icc": i} for i in (0.1, 0.2)])
     assert study.tasks == [Task(c, lo, hi) for c in (0, 1) for lo, hi in ((0, 4), (4, 8), (8, 10))]
