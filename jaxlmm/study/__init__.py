@@ -9,14 +9,15 @@
     results = run(study, "type1")
     results.summary()
 
-Files a newcomer reads in order: `declare` (what a study is), `generate` and `estimate` (one chunk of it), `chunk`
-(its rows), `store` (the directory), `executors` and `cluster` (who works), `running`, `measures` and `results` (what
+Files a newcomer reads in order: `declare` (what a study is) with `cells`, `estimators` and `describe`; `drawing` and
+`generate`, `estimate` and `analyses` (one chunk of it), `chunk` (its rows), `rehearsal` (what is wrong with it),
+`store` (the directory), `executors` and `cluster` (who works), `running`, `measures` and `results` (what
 came out), `plots`, `page` and `sizing`; `toml` reads a study from a file.
 """
 
-from . import designs, plots
+from . import analyses, designs, plots
 from .declare import Study
-from .estimators import Estimator, Target
+from .estimators import Analysis, Estimator, Target
 from .executors import Inline, Processes
 from .generate import Dropout, MixedModel
 from .page import report
@@ -26,6 +27,7 @@ from .sizing import SampleSize, sample_size
 from .store import Progress, StudyError, status
 
 __all__ = [
+    "Analysis",
     "Dropout",
     "Estimator",
     "Inline",
@@ -37,6 +39,7 @@ __all__ = [
     "Study",
     "StudyError",
     "Target",
+    "analyses",
     "designs",
     "plots",
     "read",

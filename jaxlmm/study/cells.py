@@ -54,7 +54,7 @@ def cells_of(grid: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> tuple[dic
 def _levels(given: Any) -> list[Any]:
     """The levels of a factor: a text, a number or a mapping is one."""
     single = isinstance(given, str | bytes | Mapping) or library_of(given) in ("pandas", "polars")
-    if single or not isinstance(given, Iterable) or np.ndim(given) == 0 and hasattr(given, "dtype"):
+    if single or not isinstance(given, Iterable) or (isinstance(given, np.ndarray) and given.ndim == 0):
         return [given]
     return list(itertools.islice(given, MOST_TASKS + 1))
 

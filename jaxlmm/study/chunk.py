@@ -15,14 +15,12 @@ import numpy as np
 
 from ..errors import JaxlmmError
 from ..runtime.precision import float64
-from ..runtime.sizes import check_memory
+from .analyses import fitter_of
 from .declare import Study, Task
-from .estimate import STATUSES, Fitter, Numbers
+from .drawing import Drawer, columns_of, drawer
+from .estimate import FLAGS, FLOATS, STATUSES, Numbers, attempt
 from .estimators import Row
-from .generate import Drawer, columns_of, drawer
 
-FLOATS = ("estimate", "se", "df", "p")
-FLAGS = ("converged", "singular")
 MEMORY = 3e9  # bytes of a process above which compiled programs are dropped
 # What makes a process work with one thread; NPROC is read by XLA, the others by the BLAS of NumPy and SciPy.
 ONE_THREAD = {"NPROC": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -69,7 +67,7 @@ class Bench:
     def __init__(self, study: Study):
         self.study = study
         self.cell: int | None = None
-        self.prepared: tuple[Drawer, Sequence[Fitter]]
+        self.prepared: tuple[Drawer, Sequence[Any]]
 
     def run(self, task: Task, device: Any = None) -> bytes:
         """The part of a task, as the bytes of a Parquet file."""
@@ -83,11 +81,11 @@ class Bench:
         if self.cell != task.cell:
             _forget()
             data = columns_of(study.data(task.cell))
-            fitters = [Fitter(e, study.targets, data, study.response) for e in study.estimators]
+            fitters = [fitter_of(study, e, task.cell, data) for e in study.estimators]
             self.cell, self.prepared = task.cell, (drawer(study, task.cell), fitters)
         draw, each = self.prepared
         drawn = draw(np.arange(task.lo, task.hi))
-        return [fitter(drawn, task.hi - task.lo) for fitter in each]
+        return [attempt(fitter, drawn, task.hi - task.lo) for fitter in each]
 
 
 def _forget() -> None:
@@ -96,23 +94,6 @@ def _forget() -> None:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         if pages * os.sysconf("SC_PAGE_SIZE") > MEMORY:
             jax.clear_caches()
-
-
-def rehearse(study: Study) -> None:
-    """Build the models of the first cell here, to say what is wrong with a study before anybody works.
-
-    Raises
-    ------
-    DataError, FormulaError
-        As a chunk would.
-    """
-    data = columns_of(study.data(0))
-    rows = len(next(iter(data.values()), ()))
-    check_memory("chunk", min(study.chunk, study.replicates), rows, advice="make the chunks smaller")
-    for estimator in study.estimators:
-        Fitter(estimator, study.targets, data, study.response)
-    if hasattr(study.generate, "truth"):
-        study.generate.truth(data, study.cells[0], study.response)
 
 
 def part_of(study: Study, task: Task, numbers: Sequence[Numbers]) -> bytes:
@@ -135,11 +116,25 @@ def part_of(study: Study, task: Task, numbers: Sequence[Numbers]) -> bytes:
     columns["status"] = pa.DictionaryArray.from_arrays(pa.array(status), pa.array(STATUSES, pa.string()))
     for name in FLAGS:
         columns[name] = pa.array(np.concatenate([getattr(n, name).ravel() for n in numbers]))
+    columns["message"] = _messages(numbers, b)
     sink = pa.BufferOutputStream()
-    coded = [*Row._fields, "status"]
+    coded = [*Row._fields, "status", "message"]
     options = {"compression": "zstd", "use_dictionary": coded, "write_statistics": False, "write_page_checksum": True}
     pq.write_table(pa.table(columns), sink, **options)
     return sink.getvalue().to_pybytes()
+
+
+def _messages(numbers: Sequence[Numbers], b: int) -> Any:
+    """Why data sets have no numbers, null where there is nothing to say."""
+    import pyarrow as pa
+
+    words = list(dict.fromkeys(text for n in numbers for _, text in sorted(n.messages.items())))
+    codes = [np.full((len(n.status), b), -1, np.int32) for n in numbers]
+    for found, own in zip(numbers, codes, strict=True):
+        for i, text in found.messages.items():
+            own[found.status[:, i] > 0, i] = words.index(text)
+    flat = np.concatenate([own.ravel() for own in codes])
+    return pa.DictionaryArray.from_arrays(pa.array(flat, mask=flat < 0), pa.array(words, pa.string()))
 
 
 def _canonical(values: np.ndarray) -> np.ndarray:
@@ -164,6 +159,17 @@ def numbers_of(source: Any, rows: int, b: int | None = None) -> dict[str, np.nda
     out: dict[str, np.ndarray] = {name: table[name].to_numpy() for name in (*FLOATS, *FLAGS)}
     out["status"] = _codes(table["status"].combine_chunks())
     return {name: values.reshape(rows, -1) for name, values in out.items()}
+
+
+def messages_of(source: Any) -> list[tuple[str, str, str, int]]:
+    """Estimator, status, message and replicate of the rows of a part that have a message."""
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(source, page_checksum_verification=True) as file:
+        table = file.read(columns=["estimator", "status", "message", "replicate"])
+    table = table.filter(pc.is_valid(table["message"]))
+    return list(zip(*(table[name].to_pylist() for name in table.column_names), strict=True)) if len(table) else []
 
 
 def _codes(array: Any) -> np.ndarray:

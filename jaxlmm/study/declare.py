@@ -12,7 +12,7 @@ from ..errors import DataError
 from ..runtime.sizes import MOST_DRAWS, check_count
 from .cells import accepted, cells_of, in_words, named_in, resolved
 from .describe import described, digest
-from .estimators import Estimator, Row, targets_of
+from .estimators import Analysis, Row, estimators_of, targets_of
 from .manifest import count_tasks
 
 CHUNK = 1000
@@ -44,7 +44,8 @@ class Study:
     generate : `MixedModel`, or a function ``f(key, data, **factors)`` in JAX or ``f(rng, data, **factors)`` in NumPy
         that returns a response (n,), or a dict of columns that differ between data sets (of NumPy, of any length);
         NaN in the response are rows that were lost
-    estimators : a sequence of `Estimator`, all fitted to the same data
+    estimators : a sequence of `Estimator`, and of analyses of one's own, `Analysis` or functions ``f(data)`` that
+        return ``{target: (estimate, se, df, p)}``; all are applied to the same data
     targets : names (coefficients) with true values, or with a `Target`; a sequence of names where the truth is the
         generating model's
     replicates : data sets in each cell
@@ -63,7 +64,7 @@ class Study:
 
     design: Any
     generate: Any
-    estimators: Sequence[Estimator]
+    estimators: Any
     targets: Any
     replicates: int
     seed: int = 0
@@ -73,8 +74,7 @@ class Study:
     name: str = field(default="study")
 
     def __post_init__(self) -> None:
-        estimators = (self.estimators,) if isinstance(self.estimators, Estimator) else tuple(self.estimators)
-        for name, value in (("estimators", estimators), ("targets", targets_of(self.targets))):
+        for name, value in (("estimators", estimators_of(self.estimators)), ("targets", targets_of(self.targets))):
             object.__setattr__(self, name, value)
         self._check()
 
@@ -116,7 +116,8 @@ class Study:
         """Factors that neither the design, nor the generating model, nor a truth depends on."""
         known = list(self.cells[0])
         used = named_in([target.truth for target in self.targets.values()])
-        for part in (self.design, self.generate):
+        own = [e.function for e in self.estimators if isinstance(e, Analysis)]
+        for part in (self.design, self.generate, *own):
             if hasattr(part, "mentions"):
                 used |= part.mentions(known)
             elif hasattr(part, "drawer"):

@@ -42,7 +42,8 @@ def _described(value: Any, above: frozenset[int], programs: dict[int, tuple[int,
 
     def program(make: Any, what: Any) -> dict[str, Any]:
         programs[id(value)] = len(programs), value
-        return make(what, inner) if is_own(what.__module__) else {}
+        parts: dict[str, Any] = make(what, inner)
+        return parts
 
     if isinstance(value, Mapping):
         return {str(key): inner(entry) for key, entry in value.items()}
@@ -95,7 +96,7 @@ def _array(a: np.ndarray) -> Any:
 def _name(value: Any) -> str:
     name = getattr(value, "__qualname__", None) or getattr(value, "__name__", type(value).__qualname__)
     module = getattr(value, "__module__", None)
-    return name if module in (None, "__main__", "builtins") else f"{module}.{name}"
+    return str(name) if module in (None, "__main__", "builtins") else f"{module}.{name}"
 
 
 def digest(description: Any) -> str:

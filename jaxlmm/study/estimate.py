@@ -18,8 +18,9 @@ from ..inference.fixed_effects.in_batches import Tests, TestStatus
 from ..interface import model_of
 from ..likelihood.model import Model
 from ..simulation.bootstrap import standard, standard_names
+from .drawing import Drawn, sentence_of
 from .estimators import ESTIMATE, LRT, Estimator, Row, Target
-from .generate import Drawn, stand_in
+from .generate import stand_in
 
 # Codes of the column `status`: "ok", or why there is no result. The order is part of the files.
 STATUSES = (
@@ -27,6 +28,15 @@ STATUSES = (
     *(s.name.lower() for s in Status if not s.is_fitted),
     *(s.name.lower() for s in TestStatus if s not in (TestStatus.OK, TestStatus.NOT_FITTED)),
     "unusable_data",
+    "generate_failed",  # the generating function raised, or returned what is no data set
+    "estimate_failed",  # the estimator raised
+    "no_target",  # the estimator has no such coefficient or parameter: no row in tables
+)
+NO_TARGET = STATUSES.index("no_target")
+HOPELESS = 100  # data sets that fail, the first ones of a cell, before nothing more is tried
+ROBUST = (
+    "robust= needs complete responses to one design, so that data sets with rows, columns or cluster sizes of their "
+    "own have no sandwich here; leave it out, or write it as an analysis of your own, jaxlmm.study.Analysis"
 )
 # The code of every `Status`, and of every `TestStatus` of a data set that was fitted.
 _OF_FIT = np.array([0 if s.is_fitted else STATUSES.index(s.name.lower()) for s in sorted(Status)], np.int8)
@@ -34,9 +44,13 @@ _OF_TEST = np.array([STATUSES.index(s.name.lower()) if s.name.lower() in STATUSE
                     np.int8)  # fmt: skip
 
 
+FLOATS = ("estimate", "se", "df", "p")
+FLAGS = ("converged", "singular")
+
+
 @dataclass(frozen=True, eq=False)
 class Numbers:
-    """Numbers of R rows for b data sets, each (R, b)."""
+    """Numbers of R rows for b data sets, each (R, b), and why there are none, by data set."""
 
     estimate: np.ndarray
     se: np.ndarray
@@ -45,13 +59,25 @@ class Numbers:
     status: np.ndarray
     converged: np.ndarray
     singular: np.ndarray
+    messages: dict[int, str]
 
     @classmethod
     def empty(cls, rows: int, b: int) -> Numbers:
         """Nothing is known yet."""
         estimate, se, df, p = np.full((4, rows, b), np.nan)
         status = np.full((rows, b), STATUSES.index("unusable_data"), np.int8)
-        return cls(estimate, se, df, p, status, np.zeros((rows, b), bool), np.zeros((rows, b), bool))
+        return cls(estimate, se, df, p, status, np.zeros((rows, b), bool), np.zeros((rows, b), bool), {})
+
+    def put(self, places: np.ndarray, found: Numbers) -> None:
+        """Write those of some data sets."""
+        for name in (*FLOATS, "status", *FLAGS):
+            getattr(self, name)[:, places] = getattr(found, name)
+        self.messages.update({int(places[i]): text for i, text in found.messages.items()})
+
+    def fail(self, place: int, status: str, message: str) -> None:
+        """Say why a data set has no numbers."""
+        self.status[:, place] = STATUSES.index(status)
+        self.messages[place] = message
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,13 +102,17 @@ class Fitter:
                  response: str):  # fmt: skip
         self.estimator, self.targets, self.data, self.response = estimator, targets, data, response
         self.rows = estimator.rows(targets)
-        self.tested = [name for name, target in targets.items() if not target.is_variance]
         rows = len(next(iter(data.values())))
-        self.built = self._build({**data, response: stand_in(rows)})
-        if self.built.frame.response != response:
-            raise DataError(f"estimator {estimator.name!r}: its response is {self.built.frame.response!r}, expected "
-                            f"{response!r} as it is drawn")  # fmt: skip
-        self._check_variances()
+        here = {**data, response: stand_in(rows)}
+        frame, model = model_of(estimator.formula, here, **estimator.options)
+        if frame.response != response:
+            raise DataError(f"estimator {estimator.name!r}: its response is {frame.response!r}, expected {response!r} "
+                            "as it is drawn")  # fmt: skip
+        known = {False: frame.coef_names, True: self._variance_names(frame)}
+        self.known = known[False], known[True]
+        self.absent = {name for name, t in targets.items() if not set(t.weights) <= set(known[t.is_variance])}
+        self.tested = [name for name, t in targets.items() if not t.is_variance and name not in self.absent]
+        self.built = self._built(frame, model, here)
 
     def __call__(self, drawn: Drawn, b: int) -> Numbers:
         """Numbers of all data sets, in the order of `rows`."""
@@ -90,21 +120,27 @@ class Fitter:
         complete = len(self.built.frame.rows) == len(next(iter(self.data.values())))
         varying = [name for name in drawn.columns if name != self.response]
         column = self._column(varying)
-        if drawn.tables is None and complete and (not varying or column is not None):
-            fits = self._refits(
-                drawn.columns[self.response], column, drawn.columns.get(varying[0]) if varying else None
-            )
+        if drawn.tables is None and complete and not self._has_gaps(drawn) and (not varying or column is not None):
+            Y = drawn.columns[self.response]
+            fits = self._refits(Y, column, drawn.columns.get(varying[0]) if varying else None)
             self._fill(out, np.arange(b), self.built, *fits)
             return out
-        tables = drawn.tables
-        if tables is None:
-            tables = [{**self.data, **{k: v[i] for k, v in drawn.columns.items()}} for i in range(b)]
-        self._apart(out, tables)
+        self._apart(out, [drawn.table(i, self.data) for i in range(b)])
         return out
 
+    def _has_gaps(self, drawn: Drawn) -> bool:
+        """Whether there are missing responses where these must be complete."""
+        return self.estimator.robust is not None and bool(np.isnan(drawn.columns[self.response]).any())
+
+    def rehearse(self, table: Mapping[str, Any]) -> None:
+        """Build the model of one data set; raises what is wrong with it."""
+        self._build(without_lost(table, self.response))
+
     def _build(self, data: Mapping[str, Any]) -> Built:
+        return self._built(*model_of(self.estimator.formula, data, **self.estimator.options), data)
+
+    def _built(self, frame: ModelFrame, model: Model, data: Mapping[str, Any]) -> Built:
         e = self.estimator
-        frame, model = model_of(e.formula, data, **e.options)
         nulls = {}
         for name in self.tested:
             if formula := e.null_formula(name):
@@ -128,20 +164,13 @@ class Fitter:
         null = [self.targets[name].null for name in self.tested]
         return Tests(L, null, e.methods, e.information, e.boundary_df, e.robust)
 
-    def _check_variances(self) -> None:
-        names = self._variance_names(self.built)
-        for name, target in self.targets.items():
-            if target.is_variance and target.of not in names:
-                raise DataError(f"targets[{name!r}]: {target.of!r} is not a parameter of estimator "
-                                f"{self.estimator.name!r}; there are {', '.join(names)}")  # fmt: skip
-
-    def _variance_names(self, built: Built) -> tuple[str, ...]:
+    def _variance_names(self, frame: ModelFrame) -> tuple[str, ...]:
         """Names of the columns of `jaxlmm.simulation.bootstrap.standard`."""
-        labels = [(getattr(p, "group_label", getattr(p, "group", "")), p.columns) for p in built.frame.parts]
+        labels = [(getattr(p, "group_label", getattr(p, "group", "")), p.columns) for p in frame.parts]
         sizes = [len(c) for _, c in labels]
         if any(not size for size in sizes):  # over coordinates, which have no matrix
             return ("sigma",)
-        return standard_names(built.frame.coef_names, labels, True)
+        return standard_names(frame.coef_names, labels, True)
 
     def _column(self, varying: list[str]) -> int | None:
         """The coefficient whose column of X is the only thing that varies, if so."""
@@ -170,15 +199,18 @@ class Fitter:
         groups: dict[Any, list[tuple[int, Built]]] = {}
         for i, table in enumerate(tables):
             try:
-                built = self._build(_without_lost(table, self.response))
-            except JaxlmmError:
-                continue  # its status says so
+                built = self._build(without_lost(table, self.response))
+            except JaxlmmError as error:
+                out.fail(i, "unusable_data", sentence_of(error))
+                continue
             shape = (built.frame.coef_names, built.model.evaluator, len(built.model.random))
             groups.setdefault(shape, []).append((i, built))
         for members in groups.values():
             index, first = np.array([i for i, _ in members]), members[0][1]
             models = [built.model for _, built in members]
-            fits = fit_batch(models, method=self.estimator.method, tests=first.tests, progress=False)
+            t = first.tests
+            tests = None if t is None else Tests(t.L, t.rhs, t.df, t.information, t.boundary_df)
+            fits = fit_batch(models, method=self.estimator.method, tests=tests, progress=False)
             nulls = {
                 name: fit_batch([built.nulls[name] for _, built in members], method="ML", progress=False)
                 for name in first.nulls
@@ -192,12 +224,19 @@ class Fitter:
         code = _OF_FIT[fits.status]
         converged = fits.converged
         for r, row in enumerate(self.rows):
+            if row.target in self.absent:
+                out.status[r, index] = NO_TARGET
+                continue
             status, values = code, _values(fits, row, self.tested, converged)
+            if row.test == self.estimator.robust and row.test not in fits.tests:
+                out.status[r, index] = STATUSES.index("estimate_failed")
+                out.messages.update(dict.fromkeys(index.tolist(), ROBUST))
+                continue
             if row.test == LRT:
                 values, status = _likelihood_ratio(built, fits, nulls[row.target], row.target, self.targets, code)
             elif row.test == ESTIMATE:
                 of = self.targets[row.target].of
-                place = self._variance_names(built).index(of) if of != "sigma" else None
+                place = self._variance_names(built.frame).index(of) if of != "sigma" else None
                 column = fits.sigma if place is None else standard(fits)[:, place]
                 values = (np.where(converged, column, np.nan), *np.full((3, len(index)), np.nan))
             else:
@@ -236,7 +275,36 @@ def _likelihood_ratio(
     return (estimate, none, none, p), np.where(code == 0, other, code)
 
 
-def _without_lost(table: Mapping[str, np.ndarray], response: str) -> dict[str, np.ndarray]:
-    """Rows whose response is there."""
+def without_lost(table: Mapping[str, Any], response: str) -> dict[str, Any]:
+    """Rows whose response is there; columns of a data frame are cut by `build_frame`."""
     here = ~np.isnan(table[response])
-    return dict(table) if here.all() else {name: values[here] for name, values in table.items()}
+    if here.all() or not all(isinstance(values, np.ndarray) for values in table.values()):
+        return dict(table)
+    return {name: values[here] for name, values in table.items()}
+
+
+def attempt(fitter: Any, drawn: Drawn, b: int) -> Numbers:
+    """Numbers of all data sets; what raises for one of them is a status there, the others have their numbers."""
+    out = Numbers.empty(len(fitter.rows), b)
+    for i, message in drawn.errors.items():
+        out.fail(i, "generate_failed", message)
+    waiting, failed = [np.array([i for i in range(b) if i not in drawn.errors], int)], 0
+    while waiting:
+        places = waiting.pop()
+        if not len(places):
+            continue
+        try:
+            out.put(places, fitter(drawn if len(places) == b else drawn.take(places), len(places)))
+            failed = -b  # there are some that do not
+        except MemoryError:
+            raise
+        except Exception as error:
+            if "RESOURCE_EXHAUSTED" in str(error):
+                raise
+            if len(places) > 1 and failed < HOPELESS:
+                waiting += [places[len(places) // 2 :], places[: len(places) // 2]]
+                continue
+            failed += 1
+            for i in places:
+                out.fail(int(i), "estimate_failed", sentence_of(error))
+    return out

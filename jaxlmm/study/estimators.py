@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -126,6 +126,52 @@ class Estimator:
             if self.null_formula(name) and targets[name].null != 0.0:
                 raise DataError(f"estimator {self.name!r}: lrt leaves the target out, which tests 0, not the null "
                                 f"{targets[name].null:g} of {name!r}")  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Analysis:
+    """An analysis of one's own, beside models of jaxlmm, on the same data sets.
+
+    Parameters
+    ----------
+    name : in tables
+    function : ``f(data, **factors)``, with those factors of the cell that it takes and `data` a dict of arrays (n,),
+        rows without a response left out. It returns a mapping from targets to ``(estimate, se, df, p)``, or to fewer of
+        these; None or NaN is what there is not. Without a p it is that of ``(estimate - null) / se`` on df (infinite
+        where there are none). A target that is left out has no row. What it raises is a status of its data set
+    test : in tables
+    vectorised : whether it is written in JAX, to be compiled and mapped over data sets (of one design); then rows
+        without a response stay, as NaN
+    """
+
+    name: str
+    function: Callable[..., Any]
+    test: str = "own"
+    vectorised: bool = False
+
+    def rows(self, targets: Mapping[str, Target]) -> list[Row]:
+        """What there is a row of numbers for."""
+        return [Row(self.name, self.test, name) for name in targets]
+
+    def check(self, targets: Mapping[str, Target]) -> None:
+        """Refuse what cannot be called."""
+        if not callable(self.function):
+            raise DataError(
+                f"estimator {self.name!r}: function: expected f(data), found {type(self.function).__name__}"
+            )
+
+
+def estimators_of(given: Any) -> tuple[Estimator | Analysis, ...]:
+    """Estimators, functions of a data set among them by their names."""
+    several = (given,) if isinstance(given, Estimator | Analysis) or callable(given) else tuple(given)
+    out = []
+    for one in several:
+        if not isinstance(one, Estimator | Analysis):
+            if not callable(one):
+                raise DataError(f"estimators: found {one!r}, expected Estimator, Analysis or a function f(data)")
+            one = Analysis(getattr(one, "__name__", type(one).__name__), one)
+        out.append(one)
+    return tuple(out)
 
 
 def targets_of(given: Any) -> dict[str, Target]:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..distributions import t_quantile
+from .estimate import NO_TARGET
 
 QUANTITIES = ("estimate", "square", "variance", "covered", "rejected", "converged", "singular", "usable")
 MEASURES = (
@@ -60,7 +61,7 @@ def quantities(
 
     `covered`: the interval estimate +- t(df) se holds the truth; `rejected`: p <= alpha. Both are NaN without a result.
     """
-    usable = part["status"] == 0
+    usable, there = part["status"] == 0, part["status"] != NO_TARGET
     estimate = np.where(part["converged"], part["estimate"], np.nan)
     gap = estimate - truth[:, None]
     half = t_quantile(0.5 * (1.0 + level), part["df"]) * part["se"]
@@ -72,9 +73,9 @@ def quantities(
         "variance": np.where(usable, part["se"] ** 2, np.nan),
         "covered": np.where(has_limits, np.abs(gap) <= half, np.nan),
         "rejected": np.where(has_p, part["p"] <= alpha, np.nan),
-        "converged": part["converged"],
+        "converged": np.where(there, part["converged"], np.nan),
         "singular": np.where(part["converged"], part["singular"], np.nan),
-        "usable": usable,
+        "usable": np.where(there, usable, np.nan),
     }
     return np.stack([np.asarray(columns[name], float) for name in QUANTITIES], 1)
 

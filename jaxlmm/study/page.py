@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
-from ..frames.tables import Table
 from ..saving.archive import write_atomically
 from . import plots
 from .results import Performance, Results, read
 from .store import status
-from .tables import performance_table
+from .tables import frame_table, performance_table
 
 PAGE = "report.html"
+STATUS = '"ok": with a result.'
 DOTS = 110  # a inch
 ZIPS = 4  # most cells with a zip plot
 STYLE = """body{font:15px/1.45 system-ui,sans-serif;margin:2em auto;max-width:75em;padding:0 1em;color:#222}
@@ -55,7 +55,9 @@ def _page(results: Results, summary: Performance) -> Iterator[str]:
         yield f"<h2>{html.escape(target)}</h2><div class='wide'>{performance_table(summary, target).html()}</div>"
         for caption, draw in _pictures(results, summary, target):
             yield _picture(caption, draw)
-    yield f"<h2>How data sets ended</h2>{_statuses(results).html()}"
+    yield f"<h2>How data sets ended</h2>{frame_table(results.statuses(), STATUS).html()}"
+    if (messages := frame_table(results.messages())).rows:
+        yield f"<h2>What was raised</h2>{messages.html()}"
     yield "<h2>What was run</h2>"
     yield f"<pre>{html.escape(json.dumps(study, indent=1, ensure_ascii=False))}</pre>"
     yield f"<pre>{html.escape(json.dumps(results.manifest['environments'], indent=1))}</pre></body></html>\n"
@@ -94,11 +96,3 @@ def _picture(caption: str, draw: Callable[[], Any]) -> str:
     data = base64.b64encode(buffer.getvalue()).decode()
     text = html.escape(caption)
     return f"<figure><img alt='{text}' src='data:image/png;base64,{data}'><figcaption>{text}</figcaption></figure>"
-
-
-def _statuses(results: Results) -> Table:
-    frame = results.statuses()
-    names = [*results.factors, "estimator", "test", "target", "status", "count"]
-    columns = [list(frame[name]) for name in names]
-    lines = tuple(tuple(str(v) for v in line) for line in zip(*columns, strict=True))
-    return Table("", tuple(names), lines, labels=len(names) - 1, note='"ok": with a result.')

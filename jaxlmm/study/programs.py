@@ -51,15 +51,17 @@ def function_of(value: Any) -> FunctionType | None:
 
 
 def function_parts(function: FunctionType, describe: Describe) -> dict[str, Any]:
-    """Source of a user's function, and what it has and reads."""
-    parameters = inspect.signature(function, follow_wrapped=False).parameters.values()
-    defaults = {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
+    """Source of a user's function, and what it has and reads; of others what they have captured."""
     captured = {}
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         try:
             captured[name] = cell.cell_contents
         except ValueError:  # not set yet
             continue
+    if not is_own(function.__module__):
+        return {"captured": describe(captured)} if captured else {}
+    parameters = inspect.signature(function, follow_wrapped=False).parameters.values()
+    defaults = {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
     read = _globals_of(function.__code__, function.__globals__)
     parts = {"defaults": defaults, "captured": captured, "reads": read}
     return {"source": source_of(function), **{key: describe(part) for key, part in parts.items() if part}}
@@ -67,6 +69,8 @@ def function_parts(function: FunctionType, describe: Describe) -> dict[str, Any]
 
 def class_parts(kind: type, describe: Describe) -> dict[str, Any]:
     """Source of a user's class and of its bases, and what their methods read."""
+    if not is_own(kind.__module__):
+        return {}
     bases = [describe(base) for base in kind.__bases__ if is_own(base.__module__)]
     read: dict[str, Any] = {}
     for value in vars(kind).values():

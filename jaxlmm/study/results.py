@@ -15,9 +15,10 @@ from ..errors import DataError
 from ..frames.columns import make_frame
 from ..frames.tables import Shown, Table
 from ..saving.archive import sentence
-from .chunk import FLAGS, FLOATS, numbers_of
+from .cells import label
+from .chunk import messages_of, numbers_of
 from .declare import Task
-from .estimate import STATUSES
+from .estimate import FLAGS, FLOATS, NO_TARGET, STATUSES
 from .estimators import Row
 from .measures import MEASURES, QUANTITIES, Moments, paired, performance, quantities
 from .store import Store, StudyError
@@ -88,7 +89,7 @@ class Results:
         self.store = Store(path)
         self.manifest = self.store.manifest()
         study = self.manifest["study"]
-        self.cells: list[dict[str, Any]] = study["cells"]
+        self.cells: list[dict[str, Any]] = [{f: label(v) for f, v in cell.items()} for cell in study["cells"]]
         self.factors = tuple(self.cells[0])
         self.rows = [Row(*row) for row in self.manifest["rows"]]
         every = self.store.tasks(self.manifest)
@@ -158,8 +159,9 @@ class Results:
             columns |= {name: part[name].ravel() for name in FLOATS}
             columns["status"] = np.array(STATUSES)[part["status"].ravel()]
             columns |= {name: part[name].ravel() for name in FLAGS}
+            there = part["status"].ravel() != NO_TARGET
             for name, values in columns.items():
-                blocks.setdefault(name, []).append(values)
+                blocks.setdefault(name, []).append(values if there.all() else values[there])
         return make_frame(self.kind, {name: np.concatenate(values) for name, values in blocks.items()})
 
     def summary(self, level: float = 0.95, alpha: float = 0.05) -> Performance:
@@ -184,11 +186,26 @@ class Results:
         """How many data sets ended how: the factors, estimator, test, target, status, count."""
         counts = np.zeros((len(self.cells), len(self.rows), len(STATUSES)), int)
         for task, part in self.parts():
-            for s in range(len(STATUSES)):
+            for s in set(range(len(STATUSES))) - {NO_TARGET}:
                 counts[task.cell, :, s] += np.sum(part["status"] == s, 1)
         places = list(zip(*np.nonzero(counts), strict=True))
         columns = {"status": [STATUSES[s] for *_, s in places], "count": counts[counts > 0]}
         return self._tidy([c for c, *_ in places], [k for _, k, _ in places], columns)
+
+    def messages(self) -> Any:
+        """Why data sets have no result, where something was raised: the factors, estimator, status, message, count.
+
+        `count` is of data sets, `replicate` the first of them, which `Study.replicate` makes again.
+        """
+        found: dict[tuple[int, str, str, str], set[int]] = {}
+        for task in self.tasks:
+            for estimator, status, message, replicate in messages_of(self.store.part(task)):
+                found.setdefault((task.cell, estimator, status, message), set()).add(replicate)
+        columns: dict[str, Any] = {
+            name: [key[i] for key in found] for i, name in ((1, "estimator"), (2, "status"), (3, "message"))
+        }
+        columns |= {"count": [len(r) for r in found.values()], "replicate": [min(r) for r in found.values()]}
+        return self._tidy([key[0] for key in found], None, columns)
 
     def compare(
         self, first: tuple[str, str], second: tuple[str, str], target: str | None = None, level: float = 0.95,

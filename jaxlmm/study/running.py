@@ -12,9 +12,9 @@ from typing import Any
 
 from ..arguments import door
 from ..errors import DataError
-from .chunk import rehearse
 from .declare import Study
 from .executors import Executor, Finished, Inline, Processes, has_gpu_driver
+from .rehearsal import rehearse
 from .results import Results, read
 from .store import OpenStore, locked, speed
 
@@ -63,7 +63,7 @@ def run(
         report = _reporter(progress, done, total)
         if missing:
             if not has_gpu_driver():  # where there is one, JAX would take hold of the GPU that workers need
-                rehearse(study)
+                rehearse(study, sorted({task.cell for task in missing}))
             if not begun:  # a study that cannot start does not claim the directory
                 store.begin(study)
             for size in _written(who.parts(study, missing), store, mixed):

@@ -23,9 +23,11 @@ def performance_table(summary: Any, target: str) -> Table:
     rows = [k for k, row in enumerate(results.rows) if row.target == target]
     shown = [m for m in SHOWN if not np.isnan(summary.value[m][:, rows]).all()]
     header = (*results.factors, "estimator", "test", *(SHOWN[m][0] for m in shown), "data sets")
-    lines = []
+    lines, begun = [], {task.cell for task in results.tasks}
     for c, cell in enumerate(results.cells):
         for k in rows:
+            if c in begun and not summary.n["usable"][c, k]:
+                continue  # the estimator has no such target
             numbers = [_number(summary.value[m][c, k], summary.mcse[m][c, k], *SHOWN[m][1:]) for m in shown]
             count = f"{int(summary.n['usable'][c, k]):,}"
             words = [str(cell[f]) for f in results.factors]
@@ -37,3 +39,10 @@ def performance_table(summary: Any, target: str) -> Table:
 
 def _number(value: float, error: float, factor: float, digits: int) -> str:
     return "" if np.isnan(value) else f"{factor * value:.{digits}f} ({factor * error:.{digits}f})"
+
+
+def frame_table(frame: Any, note: str = "") -> Table:
+    """A frame as it is."""
+    names = list(frame) if isinstance(frame, dict) else list(frame.columns)
+    lines = zip(*(map(str, frame[name]) for name in names), strict=True)
+    return Table("", tuple(names), tuple(lines), labels=len(names) - 1, note=note)

@@ -18,8 +18,8 @@ from jaxlmm.study import Dropout, Estimator, MixedModel, Study, Target, designs
 from jaxlmm.study.chunk import Bench, numbers_of
 from jaxlmm.study.declare import Row, Task
 from jaxlmm.study.describe import described, differences, digest
+from jaxlmm.study.drawing import drawer
 from jaxlmm.study.estimate import STATUSES
-from jaxlmm.study.generate import drawer
 
 MODEL = "y ~ arm + (1 | cluster)"
 
@@ -253,7 +253,7 @@ def test_what_cannot_be_run_is_refused(changes, message):
     ],
 )
 def test_models_that_cannot_be_built_are_refused_before_anybody_works(changes, message):
-    from jaxlmm.study.chunk import rehearse
+    from jaxlmm.study.rehearsal import rehearse
 
     with pytest.raises(jaxlmm.JaxlmmError) as error:
         rehearse(small(**changes))
