@@ -20,11 +20,13 @@ from .declare import Study
 from .estimators import Analysis, Estimator, Target
 from .executors import Inline, Processes
 from .generate import Dropout, MixedModel
+from .merging import merge
 from .page import report
+from .progress import Progress, status
 from .results import Results, read
 from .running import run
 from .sizing import SampleSize, sample_size
-from .store import Progress, StudyError, status
+from .store import StudyError
 
 __all__ = [
     "Analysis",
@@ -41,6 +43,7 @@ __all__ = [
     "Target",
     "analyses",
     "designs",
+    "merge",
     "plots",
     "read",
     "report",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -19,11 +19,12 @@ CHUNK = 1000
 
 
 class Task(NamedTuple):
-    """A chunk: replicates lo..hi-1 of a cell."""
+    """A chunk: replicates lo..hi-1 of a cell, by all estimators or, where others have done theirs, by some."""
 
     cell: int
     lo: int
     hi: int
+    only: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"cell {self.cell}, replicates {self.lo} to {self.hi - 1}"
@@ -142,7 +143,7 @@ class Study:
     @property
     def tasks(self) -> list[Task]:
         """All chunks, in order."""
-        return tasks_of(len(self.cells), self.replicates, self.chunk)
+        return tasks_of([self.replicates] * len(self.cells), self.chunk)
 
     @cached_property
     def truths(self) -> list[dict[str, float | None]]:
@@ -178,11 +179,22 @@ class Study:
 
     @property
     def hash(self) -> str:
-        """Digest of the description."""
-        return digest(self.description)
+        """Digest of the description; its name and its chunks are not what a study is."""
+        return digest({name: part for name, part in self.description.items() if name not in ("name", "chunk")})
 
 
-def tasks_of(cells: int, replicates: int, chunk: int) -> list[Task]:
-    """All chunks, in order."""
-    starts = range(0, replicates, chunk)
-    return [Task(cell, lo, min(lo + chunk, replicates)) for cell in range(cells) for lo in starts]
+def tasks_of(replicates: Sequence[int], chunk: int, there: Iterable[Task] = ()) -> list[Task]:
+    """The chunks of what is not there, in order, cut at multiples of the chunk; `replicates` of each cell."""
+    done: dict[int, list[Task]] = {}
+    for task in there:
+        done.setdefault(task.cell, []).append(task)
+    out = []
+    for cell, count in enumerate(replicates):
+        at = 0
+        for lo, hi in [*sorted((t.lo, t.hi) for t in done.get(cell, ())), (count, count)]:
+            while at < min(lo, count):
+                end = min((at // chunk + 1) * chunk, lo, count)
+                out.append(Task(cell, at, end))
+                at = end
+            at = max(at, hi)
+    return out

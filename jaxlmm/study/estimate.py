@@ -33,6 +33,8 @@ STATUSES = (
     "no_target",  # the estimator has no such coefficient or parameter: no row in tables
 )
 NO_TARGET = STATUSES.index("no_target")
+ABSENT = (NO_TARGET, STATUSES.index("not_run"))  # codes of rows that are in no table
+RAISED = tuple(map(STATUSES.index, ("unusable_data", "generate_failed", "estimate_failed", "bad_response")))
 HOPELESS = 100  # data sets that fail, the first ones of a cell, before nothing more is tried
 ROBUST = (
     "robust= needs complete responses to one design, so that data sets with rows, columns or cluster sizes of their "

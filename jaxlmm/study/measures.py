@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..distributions import t_quantile
-from .estimate import NO_TARGET
+from .estimate import ABSENT
 
 QUANTITIES = ("estimate", "square", "variance", "covered", "rejected", "converged", "singular", "usable")
 MEASURES = (
@@ -61,7 +61,7 @@ def quantities(
 
     `covered`: the interval estimate +- t(df) se holds the truth; `rejected`: p <= alpha. Both are NaN without a result.
     """
-    usable, there = part["status"] == 0, part["status"] != NO_TARGET
+    usable, there = part["status"] == 0, ~np.isin(part["status"], ABSENT)
     estimate = np.where(part["converged"], part["estimate"], np.nan)
     gap = estimate - truth[:, None]
     half = t_quantile(0.5 * (1.0 + level), part["df"]) * part["se"]

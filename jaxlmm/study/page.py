@@ -16,8 +16,9 @@ import numpy as np
 from ..errors import DataError
 from ..saving.archive import write_atomically
 from . import plots
+from .progress import status
 from .results import Performance, Results, read
-from .store import status
+from .store import StudyError
 from .tables import frame_table, performance_table
 
 PAGE = "report.html"
@@ -30,8 +31,13 @@ th,td{padding:.15em .7em;border-bottom:1px solid #ddd;white-space:nowrap}caption
 pre{background:#f6f6f6;padding:1em;overflow:auto;font-size:12px}img{max-width:100%}.wide{overflow-x:auto}"""
 
 
-def report(path: Any, level: float = 0.95, alpha: float = 0.05) -> Path:
-    """Write ``report.html`` into a study's directory, of what is there so far; see `jaxlmm.study.read`.
+def report(path: Any, level: float = 0.95, alpha: float = 0.05, out: Any = None) -> Path:
+    """Write a page about a study, of what is there so far, running or not; see `jaxlmm.study.read`.
+
+    Parameters
+    ----------
+    path : directory of the study;  level, alpha : of intervals and tests
+    out : file of the page, default ``report.html`` in the directory
 
     Returns
     -------
@@ -40,8 +46,12 @@ def report(path: Any, level: float = 0.95, alpha: float = 0.05) -> Path:
     results = read(path)
     if not results.tasks:
         raise DataError(f"{path}: no part is done yet, there is nothing to report")
-    page = results.store.path / PAGE
-    write_atomically(page, "".join(_page(results, results.summary(level, alpha))).encode())
+    page = results.store.path / PAGE if out is None else Path(out)
+    content = "".join(_page(results, results.summary(level, alpha))).encode()
+    try:
+        write_atomically(page, content)
+    except OSError as error:
+        raise StudyError(f"{page}: cannot be written: {error.strerror}; give another place, out= (--out)") from error
     return page
 
 

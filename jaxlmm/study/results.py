@@ -16,11 +16,12 @@ from ..frames.columns import make_frame
 from ..frames.tables import Shown, Table
 from ..saving.archive import sentence
 from .cells import label
-from .chunk import messages_of, numbers_of
-from .declare import Task
-from .estimate import FLAGS, FLOATS, NO_TARGET, STATUSES
+from .declare import Task, tasks_of
+from .estimate import ABSENT, FLAGS, FLOATS, STATUSES
 from .estimators import Row
+from .manifest import replicates_of
 from .measures import MEASURES, QUANTITIES, Moments, paired, performance, quantities
+from .parts import messages_of, numbers_of
 from .store import Store, StudyError
 from .tables import performance_table
 
@@ -92,9 +93,10 @@ class Results:
         self.cells: list[dict[str, Any]] = [{f: label(v) for f, v in cell.items()} for cell in study["cells"]]
         self.factors = tuple(self.cells[0])
         self.rows = [Row(*row) for row in self.manifest["rows"]]
-        every = self.store.tasks(self.manifest)
-        self.tasks = self.store.done(every)
-        self.complete = len(self.tasks) == len(every)
+        counts = replicates_of(self.manifest)
+        self.tasks = self.store.there(counts)
+        left = tasks_of(counts, study["chunk"], self.tasks)
+        self.complete = not left and not self.store.short(self.manifest, self.tasks)
         self.kind = _library()
         self._targets = study["targets"]
 
@@ -134,15 +136,16 @@ class Results:
     def _numbers(self, task: Task) -> dict[str, np.ndarray]:
         path = self.store.part(task)
         try:
-            return numbers_of(path, len(self.rows), task.hi - task.lo)
+            return numbers_of(path, self.rows, task.hi - task.lo)
         except Exception as error:  # whatever damaged bytes lead pyarrow to
             raise StudyError(f"{path}: is damaged ({sentence(error)}); remove it and run the study again") from error
 
     def digest(self) -> str:
-        """Digest of all parts in order: equal for equal tables."""
+        """Digest of all numbers in order: equal for equal tables, whatever the chunks."""
         total = hashlib.sha256()
-        for task in self.tasks:
-            total.update(self.store.part(task).read_bytes())
+        for _, part in self.parts():
+            every = [part[name] for name in (*FLOATS, "status", *FLAGS)]
+            total.update(np.stack(every).astype(np.float64).transpose(2, 0, 1).tobytes())  # data set by data set
         return total.hexdigest()
 
     def frame(self, cell: int | None = None) -> Any:
@@ -159,7 +162,7 @@ class Results:
             columns |= {name: part[name].ravel() for name in FLOATS}
             columns["status"] = np.array(STATUSES)[part["status"].ravel()]
             columns |= {name: part[name].ravel() for name in FLAGS}
-            there = part["status"].ravel() != NO_TARGET
+            there = ~np.isin(part["status"].ravel(), ABSENT)
             for name, values in columns.items():
                 blocks.setdefault(name, []).append(values if there.all() else values[there])
         return make_frame(self.kind, {name: np.concatenate(values) for name, values in blocks.items()})
@@ -186,7 +189,7 @@ class Results:
         """How many data sets ended how: the factors, estimator, test, target, status, count."""
         counts = np.zeros((len(self.cells), len(self.rows), len(STATUSES)), int)
         for task, part in self.parts():
-            for s in set(range(len(STATUSES))) - {NO_TARGET}:
+            for s in set(range(len(STATUSES))) - set(ABSENT):
                 counts[task.cell, :, s] += np.sum(part["status"] == s, 1)
         places = list(zip(*np.nonzero(counts), strict=True))
         columns = {"status": [STATUSES[s] for *_, s in places], "count": counts[counts > 0]}

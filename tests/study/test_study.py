@@ -15,11 +15,12 @@ pytest.importorskip("pyarrow")
 
 import jaxlmm
 from jaxlmm.study import Dropout, Estimator, MixedModel, Study, Target, designs
-from jaxlmm.study.chunk import Bench, numbers_of
+from jaxlmm.study.chunk import Bench
 from jaxlmm.study.declare import Row, Task
 from jaxlmm.study.describe import described, differences, digest
 from jaxlmm.study.drawing import drawer
 from jaxlmm.study.estimate import STATUSES
+from jaxlmm.study.parts import numbers_of
 
 MODEL = "y ~ arm + (1 | cluster)"
 
@@ -41,7 +42,8 @@ def small(**changes):
 
 def table_of(study, task=None):
     """The arrays (rows, b) of a chunk, through its file."""
-    return numbers_of(io.BytesIO(Bench(study).run(task or study.tasks[0])), len(study.rows))
+    task = task or study.tasks[0]
+    return numbers_of(io.BytesIO(Bench(study).run(task)), study.rows, task.hi - task.lo)
 
 
 def responses(study, replicates, cell=0):
