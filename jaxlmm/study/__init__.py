@@ -12,7 +12,7 @@
 Files a newcomer reads in order: `declare` (what a study is) with `cells`, `estimators` and `describe`; `drawing` and
 `generate`, `estimate` and `analyses` (one chunk of it), `chunk` (its rows), `rehearsal` (what is wrong with it),
 `store` (the directory), `executors` and `cluster` (who works), `running`, `measures` and `results` (what
-came out), `plots`, `page` and `sizing`; `toml` reads a study from a file.
+came out), `single`, `plots`, `page` and `sizing`; `toml` reads a study from a file.
 """
 
 from . import analyses, designs, plots
@@ -25,6 +25,7 @@ from .page import report
 from .progress import Progress, status
 from .results import Results, read
 from .running import run
+from .single import Replicate
 from .sizing import SampleSize, sample_size
 from .store import StudyError
 
@@ -36,6 +37,7 @@ __all__ = [
     "MixedModel",
     "Processes",
     "Progress",
+    "Replicate",
     "Results",
     "SampleSize",
     "Study",

@@ -47,7 +47,7 @@ class Analyst:
             return out
         for i in range(b):
             try:
-                self._write(out, np.array([i]), self._numbers(self._alone(drawn.table(i, self.data)), 1))
+                self._write(out, np.array([i]), self._numbers(self.alone(drawn.table(i, self.data)), 1))
             except MemoryError:
                 raise
             except Exception as error:  # of the user's function: a status of this data set
@@ -56,11 +56,12 @@ class Analyst:
 
     def rehearse(self, table: Mapping[str, Any]) -> None:
         """Apply it to one data set; raises what is wrong with it."""
-        found = self._numbers(self._alone(table), 1)
+        found = self._numbers(self.alone(table), 1)
         if not found:
             raise DataError(f"returned none of the targets {', '.join(self.targets)}")
 
-    def _alone(self, table: Mapping[str, Any]) -> Any:
+    def alone(self, table: Mapping[str, Any]) -> Any:
+        """What the function makes of one data set."""
         table = table if self.estimator.vectorised else without_lost(table, self.response)
         return self.estimator.function({name: np.asarray(values) for name, values in table.items()}, **self._factors)
 

@@ -74,7 +74,7 @@ class Bench:
         device = jax.local_devices()[0] if device is None else device
         with jax.default_device(device), float64(), np.errstate(all="ignore"):
             rows = [row for row in self.study.rows if not task.only or row.estimator in task.only]
-            return part_of(rows, task, _columns(self.numbers(task), task.hi - task.lo))
+            return part_of(rows, task, columns_of_numbers(self.numbers(task)))
 
     def numbers(self, task: Task) -> list[Numbers]:
         """Numbers of each estimator."""
@@ -97,7 +97,7 @@ def _forget() -> None:
             jax.clear_caches()
 
 
-def _columns(numbers: Sequence[Numbers], b: int) -> dict[str, np.ndarray]:
+def columns_of_numbers(numbers: Sequence[Numbers]) -> dict[str, np.ndarray]:
     """Numbers of estimators one below the other: arrays (R, b), `status` as codes, messages as words."""
     out = {name: np.concatenate([getattr(n, name) for n in numbers]) for name in (*FLOATS, "status", *FLAGS)}
     out["message"] = np.full(out["status"].shape, None, object)

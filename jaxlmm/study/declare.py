@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import DataError
 from ..runtime.sizes import MOST_DRAWS, check_count
@@ -134,6 +134,11 @@ class Study:
             if inspect.isfunction(part)
         ]
         return "; ".join(names) or "name it in an expression"  # fmt: skip
+
+    if TYPE_CHECKING:  # hung on by `single`
+
+        def replicate(self, cell: int | Mapping[str, Any] = 0, number: int = 0) -> Any:  # noqa: D102
+            ...
 
     @property
     def rows(self) -> list[Row]:

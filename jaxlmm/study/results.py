@@ -97,7 +97,7 @@ class Results:
         self.tasks = self.store.there(counts)
         left = tasks_of(counts, study["chunk"], self.tasks)
         self.complete = not left and not self.store.short(self.manifest, self.tasks)
-        self.kind = _library()
+        self.kind = library()
         self._targets = study["targets"]
 
     def __repr__(self) -> str:
@@ -264,7 +264,8 @@ def read(path: Any) -> Results:
     return Results(path)
 
 
-def _library() -> str:
+def library() -> str:
+    """Library of the frames that are made here."""
     from importlib.util import find_spec
 
     return "pandas" if find_spec("pandas") and find_spec("narwhals") else "dict"

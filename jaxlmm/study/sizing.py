@@ -22,7 +22,7 @@ from ..errors import DataError
 from ..frames.columns import make_frame
 from ..linalg import quadratic
 from .declare import Study
-from .results import _library
+from .results import library
 from .running import run
 
 RUNNING = ("executor", "workers", "progress", "mixed")  # options of `run`
@@ -74,7 +74,7 @@ class SampleSize:
             self.factor: self.sizes, "power": power, "mcse": np.sqrt(power * (1.0 - power) / self.replicates),
             "replicates": self.replicates.astype(int), "fitted": self.fitted(self.sizes)[0],
         }  # fmt: skip
-        return make_frame(_library(), columns)
+        return make_frame(library(), columns)
 
 
 def sample_size(
