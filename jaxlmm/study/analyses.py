@@ -62,8 +62,9 @@ class Analyst:
 
     def alone(self, table: Mapping[str, Any]) -> Any:
         """What the function makes of one data set."""
-        table = table if self.estimator.vectorised else without_lost(table, self.response)
-        return self.estimator.function({name: np.asarray(values) for name, values in table.items()}, **self._factors)
+        plain = {name: np.asarray(values) for name, values in table.items()}
+        plain = plain if self.estimator.vectorised else without_lost(plain, self.response)
+        return self.estimator.function(plain, **self._factors)
 
     def _numbers(self, found: Any, b: int) -> dict[str, np.ndarray]:
         """Estimate, standard error, degrees of freedom and p-value (4, b) of the targets that were returned."""
