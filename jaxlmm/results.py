@@ -46,6 +46,7 @@ from .inference.means.margins import comparisons, predictions, slopes
 from .inference.means.table import EMMeans
 from .inference.means.weights import Weights
 from .inference.normal import normal_draws
+from .inference.power import PowerTable, power
 from .inference.profiles.intervals import confint
 from .inference.profiles.profile import Profile, profile
 from .inference.profiles.targets import Which
@@ -534,6 +535,29 @@ class Fit(FitBase):
             self.model, self.estimate, self.method, n, seed, statistic, self.coef_names, terms, self.frame.kind,
             progress,
         )  # fmt: skip
+
+    def power(
+        self, target: Any = None, effect: Any = None, n: int = 1000, tests: str | Sequence[str] = "satterthwaite",
+        null: float = 0.0, alpha: float = 0.05, seed: Seed = 0, progress: Progress = "auto",
+    ) -> PowerTable:  # fmt: skip
+        """Power of tests of coefficients, by simulation from the fit at effects that one chooses.
+
+        Parameters
+        ----------
+        target : a coefficient, several, or weights of them, as `L` of `test`; several hypotheses have the joint F test
+            too. Default the only coefficient beside the intercept
+        effect : true value of the hypothesis, or several, which are drawn with common random numbers; or true values
+            of coefficients, ``{"Days": 5.0}``; default the estimates, whose power says no more than their p-value
+        n : data sets;  tests : one or several methods of degrees of freedom, "satterthwaite", "kenward-roger",
+            "kenward-roger-full", "residual", "asymptotic"
+        null : value that is tested;  alpha : of the tests;  seed : data set r depends on the seed and r alone
+
+        Returns
+        -------
+        PowerTable
+            With `power` and its Monte Carlo error `mcse`; `jaxlmm.study.power_curve` has other sizes of the design.
+        """
+        return power(self, target, effect, n, tests, null, alpha, seed, progress)
 
     def draws(self, n: int = 1000, seed: Seed = 0, chains: int = 4) -> Draws:
         """Draws from the normal approximation around the estimates, in ArviZ's form: ``fit.draws().to_arviz()``.

@@ -10,9 +10,10 @@
     results.summary()
 
 Files a newcomer reads in order: `declare` (what a study is) with `cells`, `estimators` and `describe`; `drawing` and
-`generate`, `estimate` and `analyses` (one chunk of it), `chunk` (its rows), `rehearsal` (what is wrong with it),
-`store` (the directory), `executors` and `cluster` (who works), `running`, `measures` and `results` (what
-came out), `single`, `plots`, `page` and `sizing`; `toml` reads a study from a file.
+`generate`, `estimate`, `applying` and `analyses` (one chunk of it), `chunk` and `parts` (its rows), `rehearsal` (what
+is wrong with it), `store` and `progress` (the directory), `executors` and `cluster` (who works), `running`, `merging`,
+`measures` and `results` (what came out), `single`, `plots`, `page`, `sizing` and `power`; `toml` reads a study from a
+file.
 """
 
 from . import analyses, designs, plots
@@ -22,10 +23,11 @@ from .executors import Inline, Processes
 from .generate import Dropout, MixedModel
 from .merging import merge
 from .page import report
+from .power import power_curve
 from .progress import Progress, status
 from .results import Results, read
 from .running import run
-from .single import Replicate
+from .single import StudyReplicate
 from .sizing import SampleSize, sample_size
 from .store import StudyError
 
@@ -37,16 +39,17 @@ __all__ = [
     "MixedModel",
     "Processes",
     "Progress",
-    "Replicate",
     "Results",
     "SampleSize",
     "Study",
     "StudyError",
+    "StudyReplicate",
     "Target",
     "analyses",
     "designs",
     "merge",
     "plots",
+    "power_curve",
     "read",
     "report",
     "run",

@@ -15,10 +15,10 @@ import numpy as np
 
 from ..errors import JaxlmmError
 from ..runtime.precision import float64
-from .analyses import fitter_of
+from .applying import attempt, fitter_of
 from .declare import Study, Task
 from .drawing import Drawer, columns_of, drawer
-from .estimate import FLAGS, FLOATS, Numbers, attempt
+from .estimate import FLAGS, FLOATS, Numbers
 from .parts import part_of
 
 MEMORY = 3e9  # bytes of a process above which compiled programs are dropped

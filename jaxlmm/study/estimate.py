@@ -283,30 +283,3 @@ def without_lost(table: Mapping[str, Any], response: str) -> dict[str, Any]:
     if here.all() or not all(isinstance(values, np.ndarray) for values in table.values()):
         return dict(table)
     return {name: values[here] for name, values in table.items()}
-
-
-def attempt(fitter: Any, drawn: Drawn, b: int) -> Numbers:
-    """Numbers of all data sets; what raises for one of them is a status there, the others have their numbers."""
-    out = Numbers.empty(len(fitter.rows), b)
-    for i, message in drawn.errors.items():
-        out.fail(i, "generate_failed", message)
-    waiting, failed = [np.array([i for i in range(b) if i not in drawn.errors], int)], 0
-    while waiting:
-        places = waiting.pop()
-        if not len(places):
-            continue
-        try:
-            out.put(places, fitter(drawn if len(places) == b else drawn.take(places), len(places)))
-            failed = -b  # there are some that do not
-        except MemoryError:
-            raise
-        except Exception as error:
-            if "RESOURCE_EXHAUSTED" in str(error):
-                raise
-            if len(places) > 1 and failed < HOPELESS:
-                waiting += [places[len(places) // 2 :], places[: len(places) // 2]]
-                continue
-            failed += 1
-            for i in places:
-                out.fail(int(i), "estimate_failed", sentence_of(error))
-    return out

@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import DataError, FormulaError, JaxlmmError
 from ..runtime.precision import float64
 from ..runtime.sizes import check_memory
-from .analyses import fitter_of
+from .applying import fitter_of
 from .cells import in_words
 from .declare import Study
 from .drawing import Drawn, columns_of, drawer, sentence_of

@@ -14,19 +14,19 @@ from ..frames.columns import make_frame
 from ..interface import lmm
 from ..runtime.precision import float64
 from ..runtime.sizes import check_count
-from .analyses import Analyst, fitter_of
+from .applying import Analyst, attempt, fitter_of
 from .cells import in_words, key_of
 from .chunk import columns_of_numbers
 from .declare import Study
 from .drawing import Drawn, columns_of, drawer
-from .estimate import STATUSES, attempt
+from .estimate import STATUSES
 from .estimators import Row
 from .results import library
 
 
 @doors
 @dataclass(frozen=True, eq=False, repr=False)
-class Replicate:
+class StudyReplicate:
     """A replicate of a study, see ``Study.replicate``.
 
     Attributes
@@ -96,7 +96,7 @@ class Replicate:
         return fitter_of(self.study, estimator, self.cell, dict(self.design))
 
 
-def replicate(study: Study, cell: int | Mapping[str, Any] = 0, number: int = 0) -> Replicate:
+def replicate(study: Study, cell: int | Mapping[str, Any] = 0, number: int = 0) -> StudyReplicate:
     """Draw one replicate again.
 
     Parameters
@@ -106,7 +106,7 @@ def replicate(study: Study, cell: int | Mapping[str, Any] = 0, number: int = 0) 
 
     Returns
     -------
-    Replicate
+    StudyReplicate
         With `data`, `fits` (full `jaxlmm.Fit` objects) and `rows`.
     """
     check_count("replicate", number)
@@ -124,7 +124,7 @@ def replicate(study: Study, cell: int | Mapping[str, Any] = 0, number: int = 0) 
     design = columns_of(study.data(cell))
     with float64(), np.errstate(all="ignore"):
         drawn = drawer(study, cell)(np.array([number]))
-    return Replicate(study, cell, number, drawn, design)
+    return StudyReplicate(study, cell, number, drawn, design)
 
 
 Study.replicate = replicate  # type: ignore[assignment,method-assign]

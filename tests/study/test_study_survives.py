@@ -99,8 +99,9 @@ def test_what_never_works_stops_with_the_reason(tmp_path, raising):
 
 
 def test_one_that_raises_among_many_does_not_take_the_others_with_it():
+    from jaxlmm.study.applying import attempt
     from jaxlmm.study.drawing import Drawn
-    from jaxlmm.study.estimate import STATUSES, Numbers, attempt
+    from jaxlmm.study.estimate import STATUSES, Numbers
 
     class Fragile:
         rows = [None]
