@@ -21,7 +21,7 @@ from .drawing import Drawer, columns_of, drawer
 from .estimate import FLAGS, FLOATS, Numbers
 from .parts import part_of
 
-MEMORY = 3e9  # bytes of a process above which compiled programs are dropped
+SHARE, LEAST = 0.6, 1e9  # of the machine's memory over its cores, and bytes, above which programs are dropped
 # What makes a process work with one thread; NPROC is read by XLA, the others by the BLAS of NumPy and SciPy.
 ONE_THREAD = {"NPROC": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 XLA_FLAGS = ("--xla_cpu_multi_thread_eigen=false", "--xla_gpu_deterministic_ops=true")
@@ -92,8 +92,9 @@ class Bench:
 def _forget() -> None:
     """Drop programs of earlier cells where they have piled up; cells of the same shape share theirs."""
     with suppress(OSError):
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-        if pages * os.sysconf("SC_PAGE_SIZE") > MEMORY:
+        pages, size = int(Path("/proc/self/statm").read_text().split()[1]), os.sysconf("SC_PAGE_SIZE")
+        most = SHARE * os.sysconf("SC_PHYS_PAGES") / (os.cpu_count() or 1)
+        if pages * size > max(most * size, LEAST):
             jax.clear_caches()
 
 

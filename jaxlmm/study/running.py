@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import multiprocessing
 import sys
 import time
 import warnings
@@ -19,7 +20,7 @@ from ..errors import DataError
 from .cells import in_words, key_of
 from .declare import Study
 from .estimate import HOPELESS, RAISED, STATUSES
-from .executors import Executor, Finished, Inline, Processes, has_gpu_driver
+from .executors import GUARD, Executor, Finished, Inline, Processes, has_gpu_driver
 from .manifest import replicates_of
 from .parts import numbers_of
 from .progress import speed
@@ -73,6 +74,8 @@ def run(
     KeyboardInterrupt
         With a sentence that says how to go on. A data set for which a function raises is a status in its row.
     """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise StudyError(f"a process that works for a study began it again; {GUARD}")
     who, share = _executor(executor, workers), _share(shard)
     for factor in study.unused:
         warnings.warn(f"grid: nothing uses the factor {factor!r}", UserWarning, stacklevel=3)
@@ -86,7 +89,7 @@ def run(
         missing = [task for task in missing if (task.cell, task.lo // chunk * chunk) in starts]
         total = sum(task.hi - task.lo for task in mine)
         done = total - sum(t.hi - t.lo for t in missing)
-        report = _reporter(progress, done, total)
+        report = _reporter(progress)
         if missing and not has_gpu_driver():  # where there is one, JAX would take hold of the GPU that workers need
             rehearse(joined, sorted({task.cell for task in missing}))
         if is_new:  # a study that cannot start does not claim the directory
@@ -188,7 +191,7 @@ def _executor(executor: Executor | str, workers: int | None) -> Executor:
 
 
 def _reporter(
-    progress: Callable[[int, int], Any] | bool | str, before: int, total: int
+    progress: Callable[[int, int], Any] | bool | str
 ) -> Callable[[int, int], Any]:  # fmt: skip
     """A function (done, total) that shows progress."""
     if callable(progress):
@@ -197,7 +200,8 @@ def _reporter(
         raise DataError(f"progress: found {progress!r}, expected 'auto', True, False or a function")
     if not progress or (progress == "auto" and not sys.stderr.isatty()):
         return lambda done, total: None
-    start, last = time.monotonic(), [0.0]
+    last = [0.0]
+    first: list[tuple[float, int]] = []  # the rate is that of what comes after it: programs are compiled for it
     end = "\r" if sys.stderr.isatty() else "\n"
 
     def report(done: int, total: int) -> None:
@@ -205,8 +209,11 @@ def _reporter(
         if now - last[0] < EVERY and done < total:
             return
         last[0] = now
-        rate = (done - before) / max(now - start, 1e-9)
-        text = f"{done:,} of {total:,} data sets, {speed(rate, (total - done) / max(rate, 1e-9))}"
+        first.append((now, done))
+        (since, counted), text = first[0], f"{done:,} of {total:,} data sets"
+        if done > counted:
+            rate = (done - counted) / max(now - since, 1e-9)
+            text += f", {speed(rate, (total - done) / rate)}"
         print(f"{text:<78}", end="\n" if done == total else end, file=sys.stderr, flush=True)
 
     return report
