@@ -162,7 +162,10 @@ class Study:
         known = getattr(self.generate, "beta", None)
         if known is None or target.is_variance:
             return None
-        return sum(w * resolved(known.get(c, 0.0), cell, f"beta[{c!r}]") for c, w in target.weights.items())
+        values = {c: resolved(known.get(c, 0.0), cell, f"beta[{c!r}]") for c in target.weights}
+        if target.is_joint:
+            return max(values.values(), key=abs)
+        return sum(w * values[c] for c, w in target.weights.items())
 
     def data(self, cell: int) -> Any:
         """The design of a cell."""

@@ -19,8 +19,9 @@ from ..interface import model_of
 from ..likelihood.model import Model
 from ..simulation.bootstrap import standard, standard_names
 from .drawing import Drawn, sentence_of
-from .estimators import ESTIMATE, LRT, Estimator, Row, Target
+from .estimators import ESTIMATE, LRT, Estimator, Target
 from .generate import stand_in
+from .jointly import Hypotheses, values_of
 
 # Codes of the column `status`: "ok", or why there is no result. The order is part of the files.
 STATUSES = (
@@ -88,7 +89,7 @@ class Built:
 
     frame: ModelFrame
     model: Model
-    tests: Tests | None
+    tests: Hypotheses | None
     nulls: Mapping[str, Model]
 
 
@@ -110,10 +111,12 @@ class Fitter:
         if frame.response != response:
             raise DataError(f"estimator {estimator.name!r}: its response is {frame.response!r}, expected {response!r} "
                             "as it is drawn")  # fmt: skip
-        known = {False: frame.coef_names, True: self._variance_names(frame)}
+        known = {False: frame.coef_names, True: (*self._variance_names(frame), "loglik")}
         self.known = known[False], known[True]
         self.absent = {name for name, t in targets.items() if not set(t.weights) <= set(known[t.is_variance])}
-        self.tested = [name for name, t in targets.items() if not t.is_variance and name not in self.absent]
+        tested = [name for name, t in targets.items() if not t.is_variance and name not in self.absent]
+        self.tested = [name for name in tested if not targets[name].is_joint]
+        self.joint = [name for name in tested if targets[name].is_joint]
         self.built = self._built(frame, model, here)
 
     def __call__(self, drawn: Drawn, b: int) -> Numbers:
@@ -144,7 +147,7 @@ class Fitter:
     def _built(self, frame: ModelFrame, model: Model, data: Mapping[str, Any]) -> Built:
         e = self.estimator
         nulls = {}
-        for name in self.tested:
+        for name in (*self.tested, *self.joint):
             if formula := e.null_formula(name):
                 small = model_of(formula, data, **e.options)[1]
                 nulls[name] = small
@@ -152,19 +155,29 @@ class Fitter:
                     raise DataError(f"estimator {e.name!r}: lrt: {formula!r} does not leave out fixed effects only")
         return Built(frame, model, self._hypotheses(frame.coef_names), nulls)
 
-    def _hypotheses(self, coef_names: Sequence[str]) -> Tests | None:
-        e = self.estimator
-        if not self.tested:
+    def _hypotheses(self, coef_names: Sequence[str]) -> Hypotheses | None:
+        rows = {name: self._rows(name, coef_names) for name in (*self.tested, *self.joint)}
+        if not rows:
             return None
-        L = np.zeros((len(self.tested), len(coef_names)))
-        for i, name in enumerate(self.tested):
-            for coefficient, weight in self.targets[name].weights.items():
-                if coefficient not in coef_names:
-                    raise DataError(f"targets[{name!r}]: {coefficient!r} is not a coefficient of estimator {e.name!r}; "
-                                    f"there are {', '.join(coef_names)}")  # fmt: skip
-                L[i, coef_names.index(coefficient)] = weight
-        null = [self.targets[name].null for name in self.tested]
-        return Tests(L, null, e.methods, e.information, e.boundary_df, e.robust)
+        e = self.estimator
+
+        def tests(L: np.ndarray, null: list[float]) -> Tests:
+            return Tests(L, null, e.methods, e.information, e.boundary_df, e.robust)
+
+        nulls = {name: [self.targets[name].null] * len(L) for name, L in rows.items()}
+        single = [name for name in self.tested]
+        together = tests(np.concatenate([rows[n] for n in single]), [nulls[n][0] for n in single]) if single else None
+        return Hypotheses(together, {name: tests(rows[name], nulls[name]) for name in self.joint})
+
+    def _rows(self, name: str, coef_names: Sequence[str]) -> np.ndarray:
+        """The rows of a target: one with its weights, or one for each of its coefficients."""
+        weights = self.targets[name].weights
+        for coefficient in weights:
+            if coefficient not in coef_names:
+                raise DataError(f"targets[{name!r}]: {coefficient!r} is not a coefficient of estimator "
+                                f"{self.estimator.name!r}; there are {', '.join(coef_names)}")  # fmt: skip
+        rows = np.array([[w * (c == own) for own in coef_names] for c, w in weights.items()])
+        return rows if self.targets[name].is_joint else rows.sum(0, keepdims=True)
 
     def _variance_names(self, frame: ModelFrame) -> tuple[str, ...]:
         """Names of the columns of `jaxlmm.simulation.bootstrap.standard`."""
@@ -210,8 +223,7 @@ class Fitter:
         for members in groups.values():
             index, first = np.array([i for i, _ in members]), members[0][1]
             models = [built.model for _, built in members]
-            t = first.tests
-            tests = None if t is None else Tests(t.L, t.rhs, t.df, t.information, t.boundary_df)
+            tests = None if first.tests is None else first.tests.without_robust()
             fits = fit_batch(models, method=self.estimator.method, tests=tests, progress=False)
             nulls = {
                 name: fit_batch([built.nulls[name] for _, built in members], method="ML", progress=False)
@@ -219,44 +231,40 @@ class Fitter:
             }
             self._fill(out, index, first, fits, nulls)
 
+    def _parameter(self, fits: BatchFit, built: Built, target: str) -> np.ndarray:
+        of = self.targets[target].of
+        if of in ("sigma", "loglik"):
+            return fits.sigma if of == "sigma" else fits.loglik
+        return standard(fits)[:, self._variance_names(built.frame).index(of)]
+
     def _fill(
         self, out: Numbers, index: np.ndarray, built: Built, fits: BatchFit, nulls: Mapping[str, BatchFit]
     ) -> None:  # fmt: skip
         """Write the fits of some data sets into the rows."""
         code = _OF_FIT[fits.status]
-        converged = fits.converged
+        converged, none = fits.converged, np.full((3, len(index)), np.nan)
         for r, row in enumerate(self.rows):
             if row.target in self.absent:
                 out.status[r, index] = NO_TARGET
                 continue
-            status, values = code, _values(fits, row, self.tested, converged)
-            if row.test == self.estimator.robust and row.test not in fits.tests:
-                out.status[r, index] = STATUSES.index("estimate_failed")
-                out.messages.update(dict.fromkeys(index.tolist(), ROBUST))
-                continue
+            status = code
             if row.test == LRT:
                 values, status = _likelihood_ratio(built, fits, nulls[row.target], row.target, self.targets, code)
             elif row.test == ESTIMATE:
-                of = self.targets[row.target].of
-                place = self._variance_names(built.frame).index(of) if of != "sigma" else None
-                column = fits.sigma if place is None else standard(fits)[:, place]
-                values = (np.where(converged, column, np.nan), *np.full((3, len(index)), np.nan))
+                values = (np.where(converged, self._parameter(fits, built, row.target), np.nan), *none)
             else:
-                status = np.where(code == 0, _OF_TEST[fits.tests[row.test].status], code)
+                place = self.tested.index(row.target) if row.target in self.tested else None
+                found = values_of(fits.tests, row.test, row.target, place)
+                if found is None:
+                    out.status[r, index] = STATUSES.index("estimate_failed")
+                    out.messages.update(dict.fromkeys(index.tolist(), ROBUST))
+                    continue
+                status = np.where(code == 0, _OF_TEST[found[0]], code)
+                values = (np.where(converged, found[1][0], np.nan), *found[1][1:])  # else it is no estimate
             for name, value in zip(("estimate", "se", "df", "p"), values, strict=True):
                 getattr(out, name)[r, index] = value
             out.status[r, index] = status
             out.converged[r, index], out.singular[r, index] = converged, fits.singular
-
-
-def _values(fits: BatchFit, row: Row, tested: Sequence[str], converged: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Estimate, standard error, degrees of freedom and p-value of a hypothesis by a test."""
-    found = fits.tests.get(row.test)
-    if found is None:
-        return ()
-    j = tested.index(row.target)
-    lost = np.where(converged, 0.0, np.nan)  # what has not converged is no estimate
-    return found.estimate[:, j] + lost, found.se[:, j], found.df[:, j], found.p[:, j]
 
 
 def _likelihood_ratio(
@@ -273,7 +281,7 @@ def _likelihood_ratio(
     p = np.where(both, chdtrc(added, np.maximum(2.0 * (fits.loglik - null.loglik), 0.0)), np.nan)
     other = _OF_FIT[null.status]
     none = np.full(len(p), np.nan)
-    estimate = np.where(fits.converged, estimate, np.nan)
+    estimate = np.where(fits.converged, none if targets[name].is_joint else estimate, np.nan)
     return (estimate, none, none, p), np.where(code == 0, other, code)
 
 

@@ -29,24 +29,32 @@ class Target:
     ----------
     truth : its true value: a number, an expression of the factors of the grid (``"effect"``, ``"sqrt(icc)"``), or None,
         then that of the generating model's coefficients
-    of : a coefficient's name, weights of several ``{"arm": 1, "arm:visit2": 1}``, or what a bootstrap reports of
-        variances: ``"sigma"``, ``"sd_(Intercept)|cluster"``; default the target's own name
+    of : a coefficient's name; weights of several ``{"arm": 1, "arm:visit2": 1}``; a list of coefficients, whose joint F
+        test it is, with no estimate (its truth is the largest of theirs); or ``"loglik"``, or what a bootstrap reports
+        of variances, ``"sigma"``, ``"sd_(Intercept)|cluster"``; default the target's own name
     null : the value that is tested
     """
 
     truth: Any = None
-    of: str | Mapping[str, float] | None = None
+    of: str | Mapping[str, float] | Sequence[str] | None = None
     null: float = 0.0
 
     @property
     def is_variance(self) -> bool:
-        """Whether it is a standard deviation or a correlation, of which there is no test."""
-        return isinstance(self.of, str) and (self.of == "sigma" or self.of.startswith(("sd_", "cor_")))
+        """Whether it is a standard deviation, a correlation or the log-likelihood, of which there is no test."""
+        return isinstance(self.of, str) and (self.of in ("sigma", "loglik") or self.of.startswith(("sd_", "cor_")))
+
+    @property
+    def is_joint(self) -> bool:
+        """Whether several coefficients are tested together."""
+        return isinstance(self.of, tuple)
 
     @property
     def weights(self) -> Mapping[str, float]:
         """Weights of the coefficients."""
-        return {self.of: 1.0} if isinstance(self.of, str) else self.of or {}
+        if isinstance(self.of, Mapping):
+            return self.of
+        return dict.fromkeys((self.of,) if isinstance(self.of, str) else self.of or (), 1.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,7 +191,8 @@ def targets_of(given: Any) -> dict[str, Target]:
     for name, value in pairs:
         target = value if isinstance(value, Target) else Target(value)
         of = name if target.of is None else target.of
-        if not isinstance(of, str | Mapping) or not of:
-            raise DataError(f"targets[{name!r}]: of: expected a name or weights of coefficients, found {of!r}")
-        out[name] = Target(target.truth, of if isinstance(of, str) else dict(of), float(target.null))
+        if not isinstance(of, str | Mapping | Sequence) or not of:
+            raise DataError(f"targets[{name!r}]: of: expected a name, names or weights of coefficients, found {of!r}")
+        of = of if isinstance(of, str) else dict(of) if isinstance(of, Mapping) else tuple(of)
+        out[name] = Target(target.truth, of, float(target.null))
     return out

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 pytest.importorskip("pyarrow")
 
@@ -240,14 +241,26 @@ def test_a_truth_that_the_generating_model_does_not_have_is_asked_for():
 def test_targets_that_one_estimator_does_not_have_are_missing_rows(tmp_path):
     study = plain(
         estimators=[analyses.ols("y ~ arm"), analyses.ols("y ~ 1", "no arm"), Analysis("own", difference)],
-        targets={"arm": 0.0, "mean": Target(0.0, of="(Intercept)")}, grid={}, replicates=12,
+        targets={"arm": 0.0, "mean": Target(0.0, of="(Intercept)"), "both": Target(0.0, of=["(Intercept)", "arm"]),
+                 "fit": Target(of="loglik")}, grid={}, replicates=12,
     )  # fmt: skip
     results = run(study, tmp_path, Here())
-    rows = set(zip(results.frame().estimator, results.frame().target, strict=True))
-    assert rows == {("OLS", "arm"), ("OLS", "mean"), ("no arm", "mean"), ("own", "arm")}
+    frame = results.frame()
+    rows = set(zip(frame.estimator, frame.target, strict=True))
+    of_ols = {("OLS", target) for target in ("arm", "mean", "both", "fit")}
+    assert rows == of_ols | {("no arm", "mean"), ("no arm", "fit"), ("own", "arm")}
     assert set(results.statuses().status) == {"ok"}
-    (arm, _) = results.summary().tables()
+    arm = results.summary().tables()[0]
     assert [line[0] for line in arm.rows] == ["OLS", "own"]
+    own = frame[(frame.replicate == 5) & (frame.estimator == "OLS")].set_index("target")
+    fit = study.replicate(0, 5).fit("OLS")
+    X, y = fit.model.X, fit.model.y
+    F = (y @ y - np.sum((y - X @ fit.coef) ** 2)) / 2 / fit.sigma**2
+    np.testing.assert_allclose([own.p["both"], own.df["both"]], [stats.f.sf(F, 2, 28), 28], rtol=1e-8)
+    assert own.estimate["fit"] == pytest.approx(fit.loglik, abs=1e-8) and np.isnan(own.estimate["both"])
+    assert results.summary().measure("type1_error", "OLS", "residual", "both")[0][0] == pytest.approx(
+        (frame[(frame.estimator == "OLS") & (frame.target == "both")].p <= 0.05).mean()
+    )
 
 
 # -- what generators return
@@ -289,8 +302,6 @@ def vectorised(data):
 
 
 def test_analyses_in_numpy_and_in_jax_agree_and_p_values_follow(tmp_path):
-    from scipy import stats
-
     own = [difference, Analysis("mapped", vectorised, vectorised=True), analyses.cluster_means(),
            Analysis("named", lambda data: {"arm": {"p": 0.25}}, test="permutation")]  # fmt: skip
     study = plain(estimators=own, replicates=20)
