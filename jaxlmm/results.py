@@ -14,6 +14,7 @@ import numpy as np
 from .arguments import Seed, doors
 from .batch.chunks import Progress
 from .batch.fits import BatchFit
+from .batch.rebuilding import rebuilt
 from .batch.refitting import refit_batch
 from .batch.statistics import SufficientStatistics, is_sparse
 from .design.frame import ModelFrame
@@ -48,6 +49,7 @@ from .inference.means.margins import comparisons, predictions, slopes
 from .inference.means.table import EMMeans
 from .inference.means.weights import Weights
 from .inference.normal import normal_draws
+from .inference.power import PowerTable, power
 from .inference.profiles.intervals import confint
 from .inference.profiles.profile import Profile, profile
 from .inference.profiles.targets import Which
@@ -605,13 +607,15 @@ class Fit(FitBase):
             pandas' Series (and DataFrames by their columns) are put into the order of the rows used by their index.
             Sparse matrices of SciPy (b, nobs) and iterators of blocks of responses go through `statistics`
         missing, weights, values, pairs, progress, tests : for many responses, see `jaxlmm.fit_batch`
-        column : name of the coefficient whose column of X is replaced by `values`, row by row
+        column : name of the coefficient that has other `values`, row by row, as in scans. Where it is a number of the
+            data, all columns of X and random slopes that depend on it (``tr:dose``, ``I(dose**2)``, ``(dose | donor)``)
+            are made again, as if each row had been fitted by `lmm`; else it must be the only one that has its variables
 
         Raises
         ------
         DataError
             For a wrong shape; a single response that is not finite or does not vary. Among many responses, such a
-            one is a status in its row.
+            one is a status in its row. For a column on which something depends that cannot be made again.
         """
         if is_sparse(y) or isinstance(y, Iterator):
             if missing != "status" or (weights, column, values) != (None, None, None):
@@ -635,7 +639,10 @@ class Fit(FitBase):
                 column=None if column is None else self.coef_names.index(column), progress=progress,
                 names=self.coef_names, kind=self.frame.kind,
                 tests=None if tests is None else tests.coded(coding_of(self)),
+                again=None if column is None or values is None else rebuilt(self.frame, self.data, column),
             )  # fmt: skip
+        if column is not None or values is not None:
+            raise DataError("column, values: are for many responses (b, n), found one; write y[None] and values[None]")
         y = own_array("y", y, (self.nobs,))
         if np.ptp(y) == 0:
             raise DataError(f"y: constant response, all {self.nobs} values equal {float(y[0]):g}")
@@ -677,6 +684,29 @@ class Fit(FitBase):
             self.model, self.estimate, self.method, n, seed, statistic, self.coef_names, terms, self.frame.kind,
             progress,
         )  # fmt: skip
+
+    def power(
+        self, target: Any = None, effect: Any = None, n: int = 1000, tests: str | Sequence[str] = "satterthwaite",
+        null: float = 0.0, alpha: float = 0.05, seed: Seed = 0, progress: Progress = "auto",
+    ) -> PowerTable:  # fmt: skip
+        """Power of tests of coefficients, by simulation from the fit at effects that one chooses.
+
+        Parameters
+        ----------
+        target : a coefficient, several, or weights of them, as `L` of `test`; several hypotheses have the joint F test
+            too. Default the only coefficient beside the intercept
+        effect : true value of the hypothesis, or several, which are drawn with common random numbers; or true values
+            of coefficients, ``{"Days": 5.0}``; default the estimates, whose power says no more than their p-value
+        n : data sets;  tests : one or several methods of degrees of freedom, "satterthwaite", "kenward-roger",
+            "kenward-roger-full", "residual", "asymptotic"
+        null : value that is tested;  alpha : of the tests;  seed : data set r depends on the seed and r alone
+
+        Returns
+        -------
+        PowerTable
+            With `power` and its Monte Carlo error `mcse`; `jaxlmm.study.power_curve` has other sizes of the design.
+        """
+        return power(self, target, effect, n, tests, null, alpha, seed, progress)
 
     def draws(self, n: int = 1000, seed: Seed = 0, chains: int = 4) -> Draws:
         """Draws from the normal approximation around the estimates, in ArviZ's form: ``fit.draws().to_arviz()``.

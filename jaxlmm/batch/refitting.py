@@ -28,6 +28,7 @@ from ..tolerances import FITTED_BY_X
 from .chunks import Progress, chunks, run
 from .fits import BatchFit, Fitted, Testing
 from .queue import Runner
+from .rebuilding import Rebuilt
 from .responses import Design, Lane, Responses, Shared, assemble, basis_of
 from .stacking import Stack, floats_of, stacks_of_models, stacks_of_responses, take
 
@@ -108,16 +109,20 @@ class Job:
         bad = np.setdiff1d(np.arange(len(stack.rows)), good)
         self.out.status[rows[stack.rows[bad]]] = Status.BAD_RESPONSE
         prepared = take(stack.prepared, good)
-        lanes = Lane(prepared, scale_of(self.spec, prepared.basis))
+        scale = scale_of(self.spec, prepared.basis)  # one for all where there are no random effects
+        lanes = Lane(prepared, np.broadcast_to(scale, (len(good), scale.shape[-1])))
         self.fit(rows[stack.rows[good]], Shared(None, None), lanes, stack.few[good])
 
 
 def refit_batch(
     model: Model, Y: Any, method: str = "REML", *, missing: str = "status", weights: Any = None,
     column: int | None = None, values: Any = None, pairs: str = "rows", progress: Progress = "auto",
-    names: tuple[str, ...] = (), kind: str = "dict", tests: Testing | None = None,
+    names: tuple[str, ...] = (), kind: str = "dict", tests: Testing | None = None, again: Rebuilt | None = None,
 ) -> BatchFit:  # fmt: skip
-    """Fit one design to many responses; see `jaxlmm.fit_batch` for the arguments and the result."""
+    """Fit one design to many responses; see `jaxlmm.fit_batch` for the arguments and the result.
+
+    `again` makes the arrays that depend on the column that varies.
+    """
     _refuse_stochastic([model])
     Y = as_batch("Y", Y, len(model.y))
     if missing not in ("status", "drop"):
@@ -135,8 +140,9 @@ def refit_batch(
         if pairs == "rows" and len(values) != len(Y):
             raise DataError(f"values: expected {len(Y)} rows as in Y, found {len(values)}; or use pairs='all'")
         count = len(Y) * (len(values) if pairs == "all" else 1)
-        columns = np.append(np.delete(columns, column), column)
-        model = model.replace(X=model.X[:, columns])
+        if again is None:
+            columns = np.append(np.delete(columns, column), column)
+            model = model.replace(X=model.X[:, columns])
     if weights is not None:
         weights = as_batch("weights", weights, n)
         if len(weights) != len(Y):
@@ -146,14 +152,14 @@ def refit_batch(
     out = BatchFit.empty(count, p, spec, Status.NOT_RUN, names, kind, tests)
     job = Job(spec, out, columns, tests)
     with float64():
-        design = Design(model, column is not None)
+        design = Design(model, column is not None and again is None)
 
     def task(rows: np.ndarray) -> None:
         first, second = divmod(rows, len(values)) if pairs == "all" and values is not None else (rows, rows)
         x = None if values is None else values[second]
-        _refit_chunk(job, design, rows, Y[first], x, None if weights is None else weights[first], missing)
+        _refit_chunk(job, design, rows, Y[first], x, None if weights is None else weights[first], missing, again)
 
-    apart = missing == "drop" or weights is not None  # data sets may be prepared on their own
+    apart = missing == "drop" or weights is not None or again is not None  # data sets may be prepared on their own
     parts = chunks(count, max(design.floats, floats_of(model)) if apart else design.floats)
     run([partial(task, rows) for rows in parts], [len(rows) for rows in parts], progress)
     return out
@@ -209,7 +215,7 @@ def as_batch(name: str, value: Any, n: int) -> np.ndarray:
 
 def _refit_chunk(
     job: Job, design: Design, rows: np.ndarray, Y: np.ndarray, x: np.ndarray | None, weights: np.ndarray | None,
-    missing: str,
+    missing: str, again: Rebuilt | None,
 ) -> None:  # fmt: skip
     model, status = design.model, job.out.status
     bad_y, bad_x = np.any(np.isinf(Y), 1), np.zeros(len(Y), bool)
@@ -228,6 +234,9 @@ def _refit_chunk(
     bad_y |= np.sum(~absent, 1) <= model.X.shape[1] - (design.nobs - len(model.y))
     status[rows[bad_x]], status[rows[bad_y]] = Status.BAD_COVARIATE, Status.BAD_RESPONSE
     good = ~bad_x & ~bad_y
+    if again is not None and x is not None:
+        _fit_rebuilt(job, model, rows, Y, x, weights, absent, np.flatnonzero(good), again)
+        return
     own = good & incomplete if weights is None else good
     _fit_shared(job, design, rows, Y, x, np.flatnonzero(good & ~own))
     if np.any(own):
@@ -235,6 +244,25 @@ def _refit_chunk(
         x, weights = None if x is None else x[own], None if weights is None else weights[own]
         for stack in stacks_of_responses(model, Y, weights, x):
             job.fit_stack(rows[own], stack)
+
+
+def _fit_rebuilt(
+    job: Job, model: Model, rows: np.ndarray, Y: np.ndarray, x: np.ndarray, weights: np.ndarray | None,
+    absent: np.ndarray, good: np.ndarray, again: Rebuilt,
+) -> None:  # fmt: skip
+    """Fit data sets whose arrays are made again for their values of a column."""
+    models, places = [], []
+    for i in good:
+        here = np.flatnonzero(~absent[i])
+        own = model.weights if weights is None else weights[i]
+        try:
+            models.append(again.model(model, Y[i, here], x[i, here], here, None if own is None else own[here]))
+        except DataError:  # a formula that has no value there
+            job.out.status[rows[i]] = Status.BAD_COVARIATE
+            continue
+        places.append(rows[i])
+    for stack in stacks_of_models(models) if models else ():
+        job.fit_stack(np.array(places), stack)
 
 
 def _fit_shared(
