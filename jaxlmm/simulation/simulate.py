@@ -14,10 +14,11 @@ from ..batch.responses import Design, Responses
 from ..estimates.effects import block_diagonal, linear_predictor
 from ..fitting.estimate import blocks_at
 from ..fitting.units import Estimate
+from ..likelihood.drawing import Roots, drawn, response
 from ..likelihood.engines import Blocks
 from ..likelihood.engines.orthogonal import bucket
 from ..likelihood.model import Model
-from ..likelihood.parts import Field, Residual, Term
+from ..likelihood.parts import Field, Term
 from ..linalg import psd_cholesky
 from ..runtime.precision import float64
 from ..runtime.programs import compiled
@@ -49,43 +50,15 @@ def simulate_rows(model: Model, estimate: Estimate, replicates: np.ndarray, seed
 
 def draw_rows(model: Model, mean: np.ndarray, blocks: Blocks, keys: Array) -> np.ndarray:
     """Responses (b, rows) with a mean (rows,) and absolute covariance blocks, one for each key (b,)."""
-    factors = tuple(psd_cholesky(G) for G in (*blocks.random, blocks.residual))
-    kin = tuple(
-        None if isinstance(part, Field) or part.relationship is None else psd_cholesky(np.asarray(part.relationship))
-        for part in model.random
-    )
+    parts = (*model.random, model.residual)
     with float64():
-        return np.array(_draw(keys, mean, model.random, model.residual, model.weights, factors, kin))
+        return np.array(_draw(keys, mean, parts, model.weights, Roots.of(model, blocks)))
 
 
 @compiled()
-def _draw(
-    keys: Array,
-    mean: Array,
-    random: tuple[Term | Field, ...],
-    residual: Residual,
-    weights: Any,
-    factors: tuple[Array, ...],
-    kin: tuple[Any, ...],
-) -> Array:
-    def field(key: Array, part: Field, root: Array) -> Array:
-        groups = mean.shape[0] if part.sets is None else part.sets.shape[0]  # at most one group a row
-        normal = jax.random.normal(key, (groups, root.shape[-1]), jnp.float64)
-        values = normal @ root.T if part.sets is None else jnp.einsum("gij,gj->gi", root[part.sets], normal)
-        return values[:, 0] if part.group is None else values[part.group, part.position]
-
+def _draw(keys: Array, mean: Array, parts: tuple[Term | Field, ...], weights: Any, roots: Roots) -> Array:
     def one(key: Array) -> Array:
-        y = mean
-        for t, part in enumerate(random):
-            own = jax.random.fold_in(key, t + 1)
-            if isinstance(part, Field):
-                y = y + field(own, part, factors[t])
-                continue
-            normal = jax.random.normal(own, (part.levels, part.dim), jnp.float64)
-            effects = (normal if kin[t] is None else kin[t] @ normal) @ factors[t].T
-            y = y + jnp.sum(part.Z * effects[part.group], -1)
-        error = field(jax.random.fold_in(key, 0), residual, factors[-1])
-        return y + (error if weights is None else error / jnp.sqrt(weights))
+        return response(mean, parts[:-1], *drawn(key, len(mean), parts, weights, roots))
 
     return jax.vmap(one)(keys)
 

@@ -27,13 +27,17 @@ Apply = Callable[[Array], Array]
 def refined(direct: Apply, times: Apply, sizes: Apply, B: Array) -> Array:
     """Solution S of ``V S = B`` (n, b); NaN in columns that fail the check.
 
-    Derivatives in V are those of `times`: `direct` need not have any, nor be exact.
+    Derivatives of any order are those of the equation, ``V dS = dB - dV S``: `direct` need not have any, nor be exact.
 
     Parameters
     ----------
     direct : approximate product with V^-1;  times : product with V
     sizes : product with the absolute values of V
     """
+    return jax.lax.custom_linear_solve(times, B, lambda _, B: _refined(direct, times, sizes, B), symmetric=True)
+
+
+def _refined(direct: Apply, times: Apply, sizes: Apply, B: Array) -> Array:
 
     def step(_: Any, state: tuple[Array, Array]) -> tuple[Array, Array]:
         S, _ = state
