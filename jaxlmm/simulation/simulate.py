@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from ..arguments import Seed
 from ..batch.responses import Design, Responses
 from ..estimates.effects import block_diagonal, linear_predictor
 from ..fitting.estimate import blocks_at
@@ -20,13 +21,14 @@ from ..likelihood.engines.orthogonal import bucket
 from ..likelihood.model import Model
 from ..likelihood.parts import Field, Term
 from ..linalg import psd_cholesky
+from ..runtime.keys import check_seed, key_of
 from ..runtime.precision import float64
 from ..runtime.programs import compiled
-from ..runtime.sizes import check_count, check_draws
+from ..runtime.sizes import check_draws
 from ..tolerances import NO_LENGTH
 
 
-def simulate(model: Model, estimate: Estimate, n: int, seed: int) -> np.ndarray:
+def simulate(model: Model, estimate: Estimate, n: int, seed: Seed) -> np.ndarray:
     """Draw n responses (n, rows): new random effects and new residuals.
 
     Replicate r depends only on the seed and r (its key is ``fold_in(key(seed), r)``), not on n.
@@ -35,13 +37,13 @@ def simulate(model: Model, estimate: Estimate, n: int, seed: int) -> np.ndarray:
     return simulate_rows(model, estimate, np.arange(n), seed)
 
 
-def replicate_keys(seed: int, replicates: np.ndarray) -> Array:
+def replicate_keys(seed: Seed, replicates: np.ndarray) -> Array:
     """A key for each replicate (b,)."""
-    check_count("seed", seed)
-    return jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(replicates.astype(np.uint32))
+    check_seed("seed", seed)
+    return jax.vmap(partial(jax.random.fold_in, key_of("seed", seed)))(replicates.astype(np.uint32))
 
 
-def simulate_rows(model: Model, estimate: Estimate, replicates: np.ndarray, seed: int) -> np.ndarray:
+def simulate_rows(model: Model, estimate: Estimate, replicates: np.ndarray, seed: Seed) -> np.ndarray:
     """Responses (b, rows) of the given replicates."""
     mean = linear_predictor(model.X, estimate.coef, model.offset)
     with float64():
@@ -97,7 +99,7 @@ class Sampler:
         """Whether statistics can be drawn without rows."""
         return model.evaluator.draws(model)
 
-    def __call__(self, replicates: np.ndarray, seed: int) -> Responses:
+    def __call__(self, replicates: np.ndarray, seed: Seed) -> Responses:
         """Statistics of the given replicates (b,), each depending on the seed and its number only."""
         from scipy.special import gammaincinv
 
