@@ -18,6 +18,7 @@ from ..likelihood.prepared import Prepared, prepare
 from ..pytrees import replace
 from ..runtime.precision import pure
 from ..runtime.programs import compiled
+from ..runtime.sharding import alike
 from ..tolerances import SINGULAR
 from .boundary import RISE
 from .estimate import MAX_ITERATIONS
@@ -219,5 +220,5 @@ def _first_order(
 
     infinite = jnp.full((), jnp.inf)
     carry = (start, method.init(start), jnp.zeros((), jnp.int32), (start, infinite, infinite))
-    _, _, count, (s, f, size) = jax.lax.while_loop(going, step, carry)
+    _, _, count, (s, f, size) = jax.lax.while_loop(going, step, alike(carry, start))
     return s, f, size, count
