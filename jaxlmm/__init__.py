@@ -21,6 +21,7 @@ from .errors import (
     NotEstimableWarning,
     PrecisionWarning,
 )
+from .fitting import pure
 from .fitting.newton import Status
 from .fitting.traceable import fit
 from .fitting.units import Estimates
@@ -108,6 +109,7 @@ __all__ = [
     "load",
     "ml",
     "powers",
+    "pure",
     "reml",
     "rlrt",
 ]

@@ -582,7 +582,8 @@ class Fit(FitBase):
 
         Parameters
         ----------
-        n : replicates;  seed : a whole number, or None for a fresh one, here and wherever there is a seed
+        n : replicates;  seed : a whole number, a key of `jax.random`, or None for a fresh one, here and wherever there
+            is a seed
         newdata : rows to draw at, groups that the fit has not seen among them; default those of the fit
         effects : "new" draws random effects anew for every group, "predicted" keeps the predicted ones (lme4's
             ``use.u=TRUE``; through relatives for further levels of a relationship matrix) and draws those of groups

@@ -20,6 +20,7 @@ from .arguments import Seed, door
 from .covariance import Covariance
 from .covariance.kinds import IntervalKind
 from .errors import JaxlmmError
+from .runtime.keys import generator_of
 from .runtime.precision import float64
 
 __all__ = ["check_covariance"]
@@ -56,7 +57,7 @@ def check_covariance(structure: Covariance, dim: Any = 4, coords: Any = None, se
         Number of levels, or what else the structure takes for it.
     coords : array (m,) or (m, d), optional
         Where to evaluate `matrix`, for structures over coordinates; default the positions 0, 1, ..., dim-1.
-    seed : int
+    seed : int or key of jax.random
         Of the random values.
 
     Raises
@@ -72,7 +73,7 @@ def check_covariance(structure: Covariance, dim: Any = 4, coords: Any = None, se
     levels = np.arange(dim, dtype=np.int32) if coords is None else np.asarray(coords)
     try:
         with float64():
-            _Trial(structure, dim, levels, np.random.default_rng(seed)).run()
+            _Trial(structure, dim, levels, generator_of("seed", seed)).run()
     except AssertionError:
         raise
     except Exception as error:  # raised by the author's code, or about it

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 import jaxlmm
+from jaxlmm.inference.ratios.mixtures import simulated_weights
+from jaxlmm.testing import check_covariance
 
 
 @pytest.fixture(scope="module")
@@ -239,7 +241,9 @@ def test_without_a_seed_draws_are_fresh(crossed):
     np.testing.assert_array_equal(fit.simulate(1, 7), fit.simulate(1, seed=7))
     assert np.any(fit.simulate(1, None) != fit.simulate(1))
     assert jaxlmm.Iterative(seed=None) != jaxlmm.Iterative(seed=None)
-    with pytest.raises(jaxlmm.DataError, match="seed: expected a non-negative integer, found 'a'"):
+    with pytest.raises(
+        jaxlmm.DataError, match="seed: expected a non-negative integer or one key of jax.random, found 'a'"
+    ):
         fit.simulate(1, seed="a")
 
 
@@ -319,3 +323,29 @@ def test_a_singular_fit_is_a_start(sleep, term):
 def test_a_singular_start_leaves_the_boundary(sleep, fit):
     again = jaxlmm.lmm("Reaction ~ Days + (Days | Subject)", sleep, start=[-np.inf, 0.0, -np.inf, 3.0])
     assert again.loglik == pytest.approx(fit.loglik, abs=1e-8)
+
+
+def test_keys_are_accepted_wherever_a_seed_is(crossed):
+    fit, typed, raw = crossed[1], jax.random.key(7), jax.random.PRNGKey(7)
+    for key in (typed, raw, np.asarray(raw)):
+        np.testing.assert_array_equal(fit.simulate(2, seed=key), fit.simulate(2, seed=7))
+    draws = [fit.draws(4, seed=seed, chains=1)["coef"] for seed in (7, typed, raw)]
+    np.testing.assert_array_equal(draws[0], draws[1])
+    np.testing.assert_array_equal(draws[0], draws[2])
+    same, other = jaxlmm.Iterative(seed=typed), jaxlmm.Iterative(seed=jax.random.key(8))
+    assert same == jaxlmm.Iterative(seed=raw) != other
+    one, two = (simulated_weights(np.eye(3), (2,), 100, seed) for seed in (typed, raw))
+    np.testing.assert_array_equal(one, two)
+    with pytest.raises(jaxlmm.DataError, match=r"one key of jax.random, found an array of shape \(2,\) and type key"):
+        fit.simulate(1, seed=jax.random.split(typed))
+    with pytest.raises(jaxlmm.DataError, match="seed: found a traced key"):
+        jax.jit(lambda key: fit.simulate(1, seed=key))(typed)
+
+
+@pytest.mark.slow
+def test_keys_of_resampling():
+    fit = jaxlmm.lmm("Yield ~ 1 + (1 | Batch)", jaxlmm.datasets.load("dyestuff", "dict"))
+    key = jax.random.key(3)
+    np.testing.assert_array_equal(fit.bootstrap(5, seed=key).values, fit.bootstrap(5, seed=3).values)
+    assert jaxlmm.rlrt(fit, n=200, seed=key).p == jaxlmm.rlrt(fit, n=200, seed=3).p
+    check_covariance(jaxlmm.Unstructured(), 2, seed=key)

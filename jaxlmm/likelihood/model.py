@@ -17,6 +17,7 @@ from ..covariance import Covariance
 from ..errors import DataError
 from ..frames.columns import same_index
 from ..pytrees import frozen_pytree, is_traced, set_all
+from ..runtime.sharding import alike
 from .confounding import check_terms
 from .engines import Blocks, Engine, choose
 from .parts import Field, Residual, Term, check_design, check_weights, own_array, unwritten
@@ -172,6 +173,28 @@ class Model:
         return theta
 
 
+def checked(function: str, theta: Any, model: Any, order: str = "theta, model") -> Array:
+    """Covariance parameters (k,) as an array, of a public function of theta and a model.
+
+    Raises
+    ------
+    TypeError
+        Where one stands in the other's place, or a fit in that of its model.
+    DataError
+        For another number of parameters.
+    """
+    if not isinstance(model, Model):
+        found = f"expected a jaxlmm.Model, found {type(model).__name__}"
+        if isinstance(theta, Model):
+            found = "theta and model have changed places"
+        elif isinstance(getattr(model, "model", None), Model):
+            found += ", whose `model` it is"
+        raise TypeError(f"{function}({order}): {found}")
+    if isinstance(theta, Model):
+        raise TypeError(f"{function}({order}): theta: expected {model.size} numbers, found a Model")
+    return model._checked(theta)
+
+
 def block_at(structure: Covariance, dim: Any, coords: Any) -> Array:
     """Covariance block of a structure with values: between its levels (q, q), or in sets of coordinates (K, T, T)."""
     if coords is None:
@@ -186,7 +209,7 @@ def _blocks(structures: Structures, coords: tuple[Any, ...], theta: Array) -> Bl
         stop = start + structure.size(dim)
         blocks.append(block_at(structure.from_public(theta[start:stop], dim), dim, places))
         start = stop
-    return Blocks(tuple(blocks[:-1]), blocks[-1])
+    return alike(Blocks(tuple(blocks[:-1]), blocks[-1]), theta)
 
 
 def _of_rows(name: str, value: Any, n: int, dims: int) -> Any:
