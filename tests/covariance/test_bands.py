@@ -121,14 +121,13 @@ def test_a_random_term_beside_independent_errors():
 
 @pytest.mark.slow
 def test_correlations_that_end_at_a_singular_matrix():
-    """A first-order autoregression has no zero after one lag: the correlation is the largest that can be."""
-    rng = np.random.default_rng(3)
-    L = np.linalg.cholesky(toeplitz(0.95 ** np.arange(4)))
-    u = rng.normal(size=(60, 4)) @ L.T
+    """Effects that are drawn from it: the correlation is the largest that can be."""
+    rng, end = np.random.default_rng(0), 0.5 / np.cos(np.pi / 5)
+    values, vectors = np.linalg.eigh(toeplitz([1, end, 0, 0]))
+    u = 3.0 * rng.normal(size=(60, 4)) @ (vectors * np.sqrt(np.maximum(values, 0.0))).T
     d = {"id": np.repeat([f"s{k:02}" for k in range(60)], 8), "week": np.tile(np.repeat(np.arange(4), 2), 60)}
     d |= {"y": np.repeat(u.ravel(), 2) + rng.normal(size=480), "arm": np.repeat(np.arange(60) % 2, 8)}
     fit = jaxlmm.lmm("y ~ arm + toep(week | id, bands=2)", d)
-    end = 0.5 / np.cos(np.pi / 5)
     p = np.asarray(fit.parameters()["estimate"])
     assert fit.converged and fit.singular and p[1] == pytest.approx(end)
     value = dense(d, p[0] * toeplitz([1, p[1], 0, 0]), True, p[2])
