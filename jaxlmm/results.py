@@ -182,8 +182,8 @@ class Fit(FitBase):
         rhs : number or (m,)
         df : degrees of freedom: "satterthwaite"; "kenward-roger", first order, the same in all parametrisations (SAS
             KR(LINEAR), pbkrtest); "kenward-roger-full", second order in the parameters of SAS; "containment",
-            "between-within" (nlme, mmrm), "between-within-sas", which is between subjects for all coefficients with
-            unstructured residuals and no random effects, "residual", "asymptotic" (infinite)
+            "between-within" (nlme, mmrm), "between-within-sas" (DDFM=BW: by subject-by-effect interactions, and with
+            unstructured residuals and no random effects between subjects), "residual", "asymptotic" (infinite)
         information : of the covariance parameters, "observed" (as SAS and mmrm), "expected" (as pbkrtest) or
             "average"; by default observed, on the boundary see `boundary_df`
         boundary_df : for singular fits: "keep" variances of zero as parameters, in natural parameters and with

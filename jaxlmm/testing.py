@@ -18,7 +18,6 @@ from jax import Array
 
 from .arguments import Seed, door
 from .covariance import Covariance
-from .covariance.kinds import IntervalKind
 from .errors import JaxlmmError
 from .runtime.keys import generator_of
 from .runtime.precision import float64
@@ -142,7 +141,7 @@ class _Trial:
         """Random points, the start, one without correlation, and one at each end of each coordinate."""
         inside = [self.of_public(theta).to_solver(self.dim) for theta in thetas]
         start = self.structure.start(self.dim)
-        correlations = [isinstance(k, IntervalKind) and k.starts_at_zero for k in self.structure.kinds(self.dim)]
+        correlations = [getattr(k, "starts_at_zero", False) for k in self.structure.kinds(self.dim)]
         without = np.where(np.array(correlations, bool), start, inside[0])
         apart = self.rng.choice([-1.0, 1.0], size=self.size) * np.maximum(np.abs(inside[0]), 0.1)
         return [*inside, start, without, *self._ends(apart), *self._ends(-apart)]

@@ -21,7 +21,7 @@ from jax import Array
 from ..errors import JaxlmmError
 from ..linalg import lower_from_vector, tril_indices
 from .helpers import codes
-from .kinds import IntervalKind, Kind, concatenated, module_of
+from .kinds import Kind, concatenated, module_of
 from .parametric import Parametric
 
 
@@ -310,7 +310,7 @@ class Product(Composite):
         """Start values; where correlations of two parts are zero neither has a slope: all but the first are moved."""
         starts = [part.start(dim, distance) for part in self.parts]
         for part, s in zip(self.parts[1:], starts[1:], strict=True):
-            s += [INSIDE * (isinstance(kind, IntervalKind) and kind.starts_at_zero) for kind in part.kinds(dim)]
+            s += [INSIDE * (getattr(kind, "starts_at_zero", False)) for kind in part.kinds(dim)]
         return self._gathered(starts, dim)
 
     def matrix(self, levels: Any) -> Array:

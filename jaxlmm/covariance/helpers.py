@@ -11,6 +11,7 @@ import numpy as np
 from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
+from ..errors import JaxlmmError
 from ..runtime.precision import refuse_after_fork
 from .kinds import module_of
 
@@ -132,3 +133,10 @@ def covariances(variances: Array, correlations: Array, levels: Any) -> Array:
     v = of_levels(variances, levels)
     sd = standard_deviations(v)
     return jnp.where(same(levels), v[:, None], correlations * sd[:, None] * sd[None, :])
+
+
+def check_count(structure: Any, name: str) -> None:
+    """Refuse an option that is not a positive whole number."""
+    count = getattr(structure, name)
+    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+        raise JaxlmmError(f"{type(structure).__name__}: expected {name} = 1, 2, ..., found {count!r}")

@@ -12,6 +12,7 @@ from jax import Array
 
 from ..errors import JaxlmmError
 from ..linalg import tril_indices
+from .bands import BandKind
 from .kinds import (
     Bound,
     CovarianceMatrixKind,
@@ -82,6 +83,8 @@ class Parameter:
         """Shape of the natural value for `dim` levels."""
         if self.is_matrix:
             return (dim, dim)
+        if isinstance(self.kind, BandKind):
+            return self.kind.shape(dim)
         return () if self.per_level is None else (max(dim + self.per_level.extra, 0),)
 
     def size(self, dim: int) -> int:

@@ -14,7 +14,7 @@ from ..errors import DataError
 from ..formula.expressions import CONSTANTS
 from ..formula.specs import FieldSpec, ResidualSpec, Structures, field_of
 from ..formula.structures import take_arm
-from ..formula.syntax import Bar, Formula
+from ..formula.syntax import Bar, Formula, Side
 from ..frames.alignment import aligned
 from ..frames.columns import Column, Levels, OpenTable, make_frame, open_table, read_column
 from ..tolerances import ARITHMETIC, COMBINATION, origin, shifted
@@ -269,6 +269,7 @@ def build_frame(
     data_used = {name: c if full and c.is_number else c.take(rows) for name, c in columns.items()}
     n = len(rows)
     _check_finite(data_used)
+    formula = _with_factors(formula, data_used)
     y = _response(formula, data_used, n)
     if np.ptp(y) == 0:
         raise DataError(f"the response {_name(formula)} is constant: there is nothing to explain")
@@ -497,6 +498,20 @@ def _full_rank(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if not kept.size:
             return X[:, :0], kept
         R = np.asarray(np.linalg.qr(np.delete(R, redundant[0], axis=1), mode="r"))
+
+
+def _with_factors(formula: Formula, data: Mapping[str, Column]) -> Formula:
+    """``I(a)`` of a factor, or of true and false, is the factor ``a``, as in R."""
+
+    def bare(factor: str) -> str:
+        name = factor[2:-1] if factor.startswith("I(") else ""
+        return name if name.isidentifier() and data[formula.column(name)].kind != "number" else factor
+
+    def of(side: Side) -> Side:
+        return replace(side, terms=tuple(tuple(map(bare, term)) for term in side.terms))
+
+    bars = tuple(replace(bar, side=of(bar.side)) for bar in formula.bars)
+    return replace(formula, side=of(formula.side), bars=bars)
 
 
 def _without_coefficient(encoder: Encoder, kept: np.ndarray) -> tuple[str, ...]:

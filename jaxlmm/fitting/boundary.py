@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..covariance.bands import BandKind
 from ..covariance.kinds import IntervalKind, PositiveKind
 from ..linalg import lower_from_vector, psd_cholesky, tril_indices
 from ..tolerances import FAINT, POSITIVE, SINGULAR
@@ -111,7 +112,7 @@ class Search:
             ]
         for start in moved:
             self._improve(every, lanes, start, ends, dual, rescue=False)
-        correlations = np.array([isinstance(kind, IntervalKind) for kind, _ in kinds], bool)
+        correlations = np.array([isinstance(kind, IntervalKind | BandKind) for kind, _ in kinds], bool)
         parts = {i for (_, i), correlation in zip(kinds, correlations, strict=True) if correlation}
         scales = np.array([kind.has_scale and i in parts for kind, i in kinds], bool)
         if scales.any():
