@@ -19,6 +19,7 @@ from .queue import chosen_device, devices, sizes
 Progress = Callable[[int, int], Any] | Literal["auto"] | bool
 
 CHUNK_FLOATS = 4e6  # numbers of data read at a time
+LEAST = 50  # rows of a chunk below which another thread costs more than it saves
 LONG = 2.0  # seconds after which a bar is shown
 
 
@@ -40,8 +41,8 @@ def cores() -> int:
 def chunks(b: int, n: int) -> list[np.ndarray]:
     """Rows 0..b-1 of n numbers each in chunks that fit a queue and the memory, as many for every worker."""
     size = max(1, min(sizes(b)[0] * len(devices()), int(CHUNK_FLOATS // max(n, 1))))
-    count = -(-b // size)
-    count += -count % workers() if count > 1 else 0
+    share = max(1, min(workers(), b // LEAST))
+    count = -(-b // (size * share)) * share
     return [rows for rows in np.array_split(np.arange(b), count) if len(rows)] if b else []
 
 

@@ -16,15 +16,16 @@ import numpy as np
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
+from ..fitting.basins import Basins
 from ..fitting.boundary import Ends
 from ..fitting.estimate import MAX_ITERATIONS
-from ..fitting.newton import State, Status, advance, initial_state
+from ..fitting.newton import State, Status, abandoned, advance, initial_state
 from ..fitting.objective import Spec, objective, packing_of
 from ..runtime.programs import compiled
 from .responses import Lane, Shared, assemble
 
 # Capacity of a queue and the most slots: few sizes, so that few programs are compiled.
-SIZES = {"cpu": ((16, 16), (256, 64), (2048, 128), (16384, 128))}
+SIZES = {"cpu": ((16, 16), (256, 64), (1024, 128), (4096, 128), (16384, 128))}
 SIZES_OTHERWISE = ((1024, 1024), (65536, 16384))
 # Numbers that the slots may work with together: what a core's cache holds; on a GPU, what its memory holds.
 WORK = {"cpu": 2**15}
@@ -43,18 +44,24 @@ class Queue(NamedTuple):
     iterations: Any
 
 
-def _drain(slots: int, spec: Spec, shared: Shared, lanes: Lane, order: Any, starts: Any, total: Any) -> Ends:
+def _drain(
+    slots: int, spec: Spec, shared: Shared, lanes: Lane, order: Any, starts: Any, known: Any, total: Any
+) -> Ends:  # fmt: skip
     """Run the solver for the first `total` lanes of `order` (capacity,) from `starts` (capacity, k).
+
+    `known` (capacity, ...) are optima that need not be found again, see `Basins`.
 
     A fixed number of slots is stepped together; a slot whose lane has ended takes the next one from the queue.
     """
     capacity, total = starts.shape[0], total[0]
     prepared, _ = assemble(shared, jax.tree_util.tree_map(lambda a: a[0], lanes))
     packing = packing_of(spec, prepared.basis.R.shape[-1])
+    basins = Basins(spec, packing)
 
     def step(index: Any, old: State) -> State:
         prepared, scale = assemble(shared, jax.tree_util.tree_map(lambda a: a[order[index]], lanes))
-        return advance(packing, old, objective(spec, prepared, scale)(old.trial), jnp)
+        state = advance(packing, old, objective(spec, prepared, scale)(old.trial), jnp)
+        return abandoned(state, basins.holds(known[index], state, jnp))
 
     def fresh(index: Any) -> State:
         return initial_state(packing, starts[index], jnp)
@@ -99,7 +106,7 @@ def _drained(slots: int, devices: tuple[Any, ...], *args: Any) -> Ends:
     drain = partial(_drain, slots)
     if len(devices) > 1:
         mesh, own = Mesh(np.array(devices), ("lanes",)), P("lanes")
-        drain = jax.shard_map(drain, mesh=mesh, in_specs=(P(), P(), *(own,) * 4), out_specs=own, check_vma=False)
+        drain = jax.shard_map(drain, mesh=mesh, in_specs=(P(), P(), *(own,) * 5), out_specs=own, check_vma=False)
     return drain(*args)
 
 
@@ -148,11 +155,12 @@ class Runner:
             place[i, : len(mine)], taken[i, : len(mine)], totals[i] = mine, True, len(mine)
         return place.ravel(), taken.ravel(), totals
 
-    def __call__(self, lanes: np.ndarray, s: np.ndarray) -> Ends:
-        """Run `lanes` (b,) from scaled coordinates s (b, k)."""
+    def __call__(self, lanes: np.ndarray, s: np.ndarray, known: np.ndarray) -> Ends:
+        """Run `lanes` (b,) from scaled coordinates s (b, k); `known` (b, ...) as in `Basins`."""
         place, taken, totals = self._dealt(lanes)
         order = (lanes[place] // len(self.devices)).astype(np.int32)
-        out = jax.block_until_ready(_drained(*self.program, self.shared, self.lanes, order, s[place], totals))
+        inputs = (self.shared, self.lanes, order, s[place], known[place], totals)
+        out = jax.block_until_ready(_drained(*self.program, *inputs))
         ends = Ends(*(np.empty((len(lanes), *a.shape[1:]), a.dtype) for a in out))
         for mine, found in zip(ends, out, strict=True):
             mine[place[taken]] = np.asarray(found)[taken]

@@ -17,6 +17,7 @@ from ..covariance.bands import BandKind
 from ..covariance.kinds import IntervalKind, PositiveKind
 from ..linalg import lower_from_vector, psd_cholesky, tril_indices
 from ..tolerances import FAINT, POSITIVE, SINGULAR
+from .basins import FAR, Basins
 from .newton import Packing, Point, Status
 from .objective import Spec
 
@@ -25,8 +26,8 @@ SLOPE = -1e-6  # slope into the cone, absolute and relative to the largest, belo
 RESTARTS = 3  # times that a run is continued from inside the cone
 # Further starts: correlation between neighbouring effects, and times the start values. Where a covariance matrix came
 # out singular; and, with the last ones, where it has few groups, as then the likelihood often has several optima.
-FURTHER_STARTS = ((0.0, 0.1), (0.0, 10.0))
-FEW_GROUPS_STARTS = ((-0.9, 10.0), (0.9, 10.0), (-0.9, 0.1), (0.0, 30.0))
+FURTHER_STARTS = ((0.0, 0.1), (0.0, 3.0))
+FEW_GROUPS_STARTS = ((-0.9, 3.0), (0.9, 3.0))
 # Structures: times the start values of ranges; further correlations (in the solver's coordinate) where a variance came
 # out as zero, which leaves them undetermined.
 FURTHER_RANGES = (0.2, 5.0)
@@ -63,14 +64,18 @@ def has_few_groups(dim: int, groups: Any, rows: Any) -> Any:
     return (groups < 3 * parameters) | ((groups < 10 * parameters) & (rows < 2 * dim * groups))
 
 
-Run = Callable[[np.ndarray, np.ndarray], Ends]  # lanes (b,), scaled coordinates (b, k)
+Run = Callable[[np.ndarray, np.ndarray, np.ndarray], Ends]  # lanes (b,), scaled coordinates (b, k), `Basins.known`
 
 
 class Search:
     """Runs of the solver followed by the decisions on the boundary."""
 
     def __init__(self, spec: Spec, packing: Packing, scale: np.ndarray, run: Run):
-        self.spec, self.packing, self.scale, self.run = spec, packing, scale, run
+        self.spec, self.packing, self.scale, self.basins, self._run = spec, packing, scale, Basins(spec, packing), run
+
+    def run(self, lanes: np.ndarray, s: np.ndarray, known: np.ndarray | None = None) -> Ends:
+        """Run lanes (b,) from s (b, k), as far as it can lead to another optimum than `known`."""
+        return self._run(lanes, s, np.full((len(lanes), self.basins.size), np.nan) if known is None else known)
 
     def optimum(
         self, lanes: np.ndarray, s: np.ndarray, further: bool = True, few: np.ndarray | bool = False
@@ -87,8 +92,9 @@ class Search:
             return ends, dual
         few = np.broadcast_to(few, len(lanes))
         again = np.flatnonzero(few | self._is_singular_matrix(ends) | (ends.status != Status.CONVERGED))
+        far = np.where(few | (not self.spec.profiled), np.inf, FAR)
         for correlation, factor in FURTHER_STARTS:
-            self._improve(again, lanes, factor * self._correlated(s, correlation), ends, dual)
+            self._improve(again, lanes, factor * self._correlated(s, correlation), ends, dual, far=far)
         for correlation, factor in FEW_GROUPS_STARTS:
             self._improve(np.flatnonzero(few), lanes, factor * self._correlated(s, correlation), ends, dual)
         return ends, dual
@@ -121,15 +127,19 @@ class Search:
                 self._improve(rows, lanes, s + step * correlations, ends, dual, rescue=False)
 
     def _improve(
-        self, rows: np.ndarray, lanes: np.ndarray, s: np.ndarray, ends: Ends, dual: np.ndarray, rescue: bool = True
-    ) -> None:
+        self, rows: np.ndarray, lanes: np.ndarray, s: np.ndarray, ends: Ends, dual: np.ndarray, rescue: bool = True,
+        far: np.ndarray | None = None,
+    ) -> None:  # fmt: skip
         """Run the given rows from s (b, k) too, and keep what is better, in place.
 
         With `rescue`, an optimum replaces the end of a run that did not converge, even one with a better value.
+        A run ends where it can lead to the known optimum only, or begins higher above it than `far` (b,).
         """
         if not len(rows):
             return
-        other, other_dual = self._certified(lanes[rows], self.run(lanes[rows], s[rows]))
+        limit = np.full(len(rows), np.inf) if far is None else far[rows]
+        known = self.basins.known(ends.best[rows], ends.status[rows] == Status.CONVERGED, limit)
+        other, other_dual = self._certified(lanes[rows], self.run(lanes[rows], s[rows], known))
         old, new = self.point(ends).value[rows], self.point(other).value
         lost = ends.status[rows] != Status.CONVERGED
         lost &= rescue | ~(old < new)

@@ -58,8 +58,10 @@ def estimate(model: Model, method: str = "REML", start: np.ndarray | None = None
 
     reached: list[np.ndarray] = []
 
-    def run(lanes: np.ndarray, s: np.ndarray) -> Ends:
-        states = [minimise(evaluate, packing, one, MAX_ITERATIONS, np) for one in s]
+    def run(lanes: np.ndarray, s: np.ndarray, known: np.ndarray) -> Ends:
+        leads = [partial(search.basins.holds, row, xp=np) for row in known]
+        pairs = zip(s, leads, strict=True)
+        states = [minimise(evaluate, packing, one, MAX_ITERATIONS, np, leads_to) for one, leads_to in pairs]
         reached.extend(state.best for state in states)
         columns = [(state.best, state.status, state.decrement, state.iteration) for state in states]
         return Ends(*(np.stack(column) for column in zip(*columns, strict=True)))

@@ -28,6 +28,7 @@ NOISE = 1e-11  # change of the criterion, relative to it, that is rounding: neit
 FIRST_RADIUS = 1.0  # of the trust region, in scaled coordinates
 LARGEST_RADIUS = 1e8
 SMALLEST_RADIUS = 1e-9  # below which the run has stalled
+VALLEY = 1e-2  # decrement below which rows of Cholesky factors are turned, see `Packing.turned`
 
 Evaluate = Callable[[Any], Any]
 
@@ -104,9 +105,11 @@ class Packing:
     ----------
     k : number of coordinates
     aux : pytree of anything with shapes, as the objective returns it
+    rows : (k, r) which coordinates are in each row of Cholesky factors, those with one entry left out; 0.0 or 1.0
     """
 
-    def __init__(self, k: int, aux: Any):
+    def __init__(self, k: int, aux: Any, rows: np.ndarray | None = None):
+        self._rows = rows
         empty = np.empty
         template = Point(empty(k), empty(()), empty(k), empty((k, k)), aux)
         leaves, self._structure = jax.tree_util.tree_flatten(template)
@@ -123,11 +126,31 @@ class Packing:
         """Position of the value in the vector."""
         return int(self._bounds[1])
 
+    @property
+    def aux_at(self) -> int:
+        """Position of the first of the other numbers in the vector."""
+        return int(self._bounds[4])
+
     def derivatives(self, packed: Any) -> tuple[Any, Any, Any, Any]:
         """x, value, gradient and Hessian alone."""
         k = self._shapes[0][0]
         x, value, gradient = packed[:k], packed[k], packed[k + 1 : 2 * k + 1]
         return x, value, gradient, packed[2 * k + 1 : 2 * k + 1 + k * k].reshape(k, k)
+
+    def turned(self, x: Any, trial: Any, decrement: Any, xp: Any) -> Any:
+        """The trial point with rows of factors as long as the step along them says, and the rest of it a turn.
+
+        Where a pivot is nearly zero the likelihood has a curved valley: it knows the lengths of the rows below, the
+        variances, much better than their directions. Straight steps along it are short. Far from an optimum and at the
+        last digits steps are what they are.
+        """
+        rows = self._rows
+        if rows is None:
+            return trial
+        old, new, length = x**2 @ rows, trial**2 @ rows, (x * trial) @ rows
+        turns = (decrement > STATIONARY) & (decrement < VALLEY) & (length > 0.1 * old) & (new > 0)
+        factor = xp.where(turns, length / xp.sqrt(xp.where(turns, old * new, 1.0)), 1.0)
+        return trial * (1.0 + rows @ (factor - 1.0))
 
     def pack(self, point: Point) -> Array:
         """One vector of all numbers."""
@@ -197,23 +220,35 @@ def advance(packing: Packing, state: State, evaluated: Any, xp: Any = jnp) -> St
     status = xp.where(~done & (radius < SMALLEST_RADIUS), Status.STALLED, status)
     status = xp.where(first & ~finite, Status.NOT_FINITE, status).astype(xp.int32)
     count = state.iteration + 1
-    return State(best, x + move, predicted, radius, decrement, curvature, count, status)
+    trial = packing.turned(x, x + move, decrement, xp)
+    return State(best, trial, predicted, radius, decrement, curvature, count, status)
 
 
-def minimise(evaluate: Evaluate, packing: Packing, x: Any, max_iterations: int, xp: Any = jnp) -> State:
+def abandoned(state: State, known: Any, xp: Any = jnp) -> State:
+    """The state, ended where all that the run can reach is `known`."""
+    status = xp.where((state.status == Status.RUNNING) & known, Status.NOT_OPTIMAL, state.status)
+    return state._replace(status=status.astype(xp.int32))
+
+
+def minimise(
+    evaluate: Evaluate, packing: Packing, x: Any, max_iterations: int, xp: Any = jnp,
+    leads_to: Callable[[State], Any] | None = None,
+) -> State:  # fmt: skip
     """Step until an end or until `max_iterations` evaluations are spent.
 
     Parameters
     ----------
     evaluate : maps a point (k,) to a packed `Point`
     xp : jax.numpy for a loop that can be traced, numpy for one driven from the host
+    leads_to : whether all that a run can reach is known, which ends it as "not optimal"
     """
 
     def running(state: State) -> Any:
         return (state.status == Status.RUNNING) & (state.iteration < max_iterations)
 
     def step(state: State) -> State:
-        return advance(packing, state, evaluate(state.trial), xp)
+        state = advance(packing, state, evaluate(state.trial), xp)
+        return state if leads_to is None else abandoned(state, leads_to(state), xp)
 
     state = initial_state(packing, x, xp)
     if xp is jnp:

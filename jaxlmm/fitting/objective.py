@@ -135,6 +135,16 @@ class Spec:
         return [(kind, i) for i, (structure, dim) in enumerate(self.parts) for kind in structure.kinds(dim)]
 
     @property
+    def factor_rows(self) -> np.ndarray | None:
+        """Coordinates of each row of the factors of free matrices, see `Packing`; None where there are none."""
+        labels, last = [np.zeros(0, int)], 0
+        for structure, dim in self.parts:
+            row = tril_indices(dim)[0] if structure.is_matrix else np.zeros(structure.size(dim), int)
+            labels.append(np.where(row > 0, row + last, 0))
+            last += row.max(initial=0)
+        return (np.concatenate(labels)[:, None] == np.arange(1, last + 1)).astype(float) if last else None
+
+    @property
     def sizes(self) -> tuple[int, ...]:
         """Sizes of the blocks that are kept, zero for the others, that of the residual last."""
         sizes = [0 if placed else dim for (_, dim), placed in zip(self.parts, self.placed, strict=True)]
@@ -273,7 +283,8 @@ def packing_of(spec: Spec, p: int, with_slopes: bool = False) -> Packing:
     blocks = Blocks(tuple(matrices[:-1]), matrices[-1])
     normal = Normal(np.empty((p, p)), np.empty(p), np.empty(()), np.empty(()))
     k = sum(structure.size(dim) for structure, dim in spec.parts)
-    return Packing(k, Evaluation(blocks, blocks, normal, np.empty((k, p + 1, p + 1)) if with_slopes else None))
+    aux = Evaluation(blocks, blocks, normal, np.empty((k, p + 1, p + 1)) if with_slopes else None)
+    return Packing(k, aux, spec.factor_rows)
 
 
 def deviance_of(spec: Spec, basis: Basis, logdet: Array, gram: Array) -> tuple[Array, Normal]:
