@@ -15,7 +15,6 @@ from .covariance import NAMES, Covariance, Over
 from .design.fields import FrameField
 from .design.frame import FrameTerm, ModelFrame, build_frame
 from .design.placing import ORDERED, SPATIAL, check_count, known_order
-from .design.trial import try_matrix
 from .errors import DataError, DroppedColumnsWarning, FormulaError
 from .formula.parser import parse
 from .formula.specs import given_structures, make_structure, residual_of
@@ -203,7 +202,6 @@ def _term(
                     f"that of the alphabet; write {name}({factor.name} | {term.group}), or give an ordered factor",
                     text, term.position,
                 )  # fmt: skip
-    try_matrix(structure, np.arange(term.Z.shape[1]), term.Z.shape[1], term.text)
     check_count(structure, f"{name}({' + '.join(term.columns)} | {term.group})", term.Z.shape[1], "formula")
     return Term(term.Z, term.codes, structure, term.group, matrix)
 

@@ -16,7 +16,7 @@ import numpy as np
 from jax import Array
 
 from .base import Covariance
-from .helpers import codes, covariances, distances, powers, submatrix
+from .helpers import codes, covariances, distances, lags, powers, submatrix
 from .kinds import IntervalKind, module_of
 from .parameter import Correlation, SmoothVariance, Variance, each_level
 
@@ -126,10 +126,6 @@ def autocorrelations(partial: Array) -> Array:
     return jnp.append(1.0, found)
 
 
-def _lags(levels: Any) -> Any:
-    return abs(levels[:, None] - levels[None, :])
-
-
 class Toeplitz(Covariance):
     """A covariance for every lag, ``autocovariance[|i - j|]`` (mmrm toep, SAS TOEP, glmmTMB homtoep).
 
@@ -150,7 +146,7 @@ class Toeplitz(Covariance):
 
     def matrix(self, levels: Any) -> Array:
         """Covariances between `levels`, integer positions."""
-        return self.variance * autocorrelations(self.partial)[_lags(codes(levels))]
+        return self.variance * autocorrelations(self.partial)[lags(codes(levels))]
 
 
 class HeterogeneousToeplitz(Covariance):
@@ -168,7 +164,7 @@ class HeterogeneousToeplitz(Covariance):
 
     def matrix(self, levels: Any) -> Array:
         """Covariances between `levels`, integer positions."""
-        return covariances(self.variances, autocorrelations(self.partial)[_lags(codes(levels))], levels)
+        return covariances(self.variances, autocorrelations(self.partial)[lags(codes(levels))], levels)
 
 
 class AutoregressiveMovingAverage(Covariance):
@@ -196,7 +192,7 @@ class AutoregressiveMovingAverage(Covariance):
 
     def matrix(self, levels: Any) -> Array:
         """Covariances between `levels`, integer positions."""
-        lag = _lags(levels)
+        lag = lags(levels)
         decay = powers(self.correlation, module_of(lag).maximum(lag - 1, 0))
         return self.variance * jnp.where(lag == 0, 1.0, self.gamma * decay)
 

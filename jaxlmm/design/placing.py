@@ -26,7 +26,6 @@ from ..formula.specs import Leaf, Node
 from ..frames.columns import Column, Levels
 from ..frames.levels import key_of, order_of_text
 from ..runtime.sizes import check_memory
-from .trial import try_matrix
 
 SPATIAL = tuple(NAMES[name] for name in sorted(OVER_COORDINATES))
 ORDERED = tuple(NAMES[name] for name in sorted(OVER_ORDER))
@@ -167,11 +166,9 @@ def _place_leaf(leaf: Leaf, data: Mapping[str, Column], before: Mapping[str, Col
         check_count(structure, leaf.text, m, what)
         check_memory(f"{what}: {leaf.text}", n, m, advice="it has too many levels")
         structure.size(m)  # refuses too many
-        try_matrix(structure, factor.values, m, what)
         return Placed(structure, (factor.values,), m, names, (factor.levels,), notes)
     values = tuple(np.array(column.values, np.float64) for column in columns)  # not the caller's memory
     check_count(structure, leaf.text, len(np.unique(np.column_stack(values), axis=0)), what)
-    try_matrix(structure, values[0] if len(values) == 1 else np.column_stack(values), 1, what)
     notes = (f"{leaf.text}: distances between the numbers in {names[0]}",) if isinstance(structure, ORDERED) else ()
     return Placed(structure, values, 1, names, (Levels((), ()),) * len(names), notes)
 

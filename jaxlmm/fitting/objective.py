@@ -13,7 +13,9 @@ import numpy as np
 from jax import Array
 
 from ..covariance import Covariance
+from ..covariance.helpers import spacing
 from ..covariance.kinds import Kind, concatenated, module_of
+from ..covariance.trial import is_free_in_scale
 from ..errors import DataError
 from ..likelihood.criterion import Normal, deviance, gram_curvature, gram_slopes, profiled_deviance, solve_normal
 from ..likelihood.engines import Blocks
@@ -31,7 +33,8 @@ class Spec:
     """What a fit is of: everything that compiled code depends on besides shapes, and its criterion, which is a number.
 
     With random terms and independent residuals sigma is profiled out and the terms are relative to sigma^2. Otherwise
-    (a residual structure, a variance that is fixed, or a random part that can take over all of the variation)
+    (a residual structure, a variance that is fixed, a random part that can take over all of the variation, or one whose
+    matrix is not proportional to its variances)
     the residual is the last part and all covariances are absolute. `placed` says which parts have sets of coordinates.
     """
 
@@ -49,7 +52,8 @@ class Spec:
         parts = (*model.random, model.residual)
         independent = model.residual.is_iid
         plain = all(isinstance(part, Term) and part.is_plain for part in model.random)
-        profiled = independent and plain and not any(part.structure.has_fixed_scale for part in parts)
+        profiled = independent and plain and not model.residual.structure.has_fixed_scale
+        profiled = profiled and all(is_free_in_scale(part.structure, part.dim) for part in model.random)
         if profiled:
             parts = model.random
         placed = tuple(places is not None for _, places in zip(parts, model.coords, strict=False))
@@ -177,13 +181,6 @@ def moment_start(spec: Spec, statistics: Any, s: np.ndarray, scale: np.ndarray) 
     lead = np.broadcast_shapes(s.shape[:-1], L.shape[:-1])
     s, scale = (np.broadcast_to(x, (*lead, x.shape[-1])) for x in (s, scale))
     return np.concatenate([s[..., :begin], np.broadcast_to(L, (*lead, L.shape[-1])) / scale[..., begin:]], -1)
-
-
-def spacing(coords: np.ndarray) -> np.ndarray:
-    """Typical distance along each column of sets of coordinates (K, T, ...): a quarter of their extent, (d,)."""
-    coords = np.reshape(coords, (*coords.shape[:2], -1))
-    extent = np.mean(np.ptp(coords, axis=1), axis=0)
-    return np.where(extent > 0, 0.25 * extent, 1.0)
 
 
 class Evaluation(NamedTuple):
