@@ -58,7 +58,8 @@ def load(
     Parameters
     ----------
     path : of the file
-    structures : covariance classes of one's own that the fit was made with, by name, as in `jaxlmm.lmm`
+    structures : covariance classes of one's own that the fit was made with, or structures of them, by name, as in
+        `jaxlmm.lmm`
     engines : objects of engine classes of one's own, one of which the fit was made with
 
     Returns
@@ -124,7 +125,8 @@ def _parts(archive: Archive, unpacker: Unpacker) -> tuple[Call, Any, dict[str, A
     arguments = {name: unpacker.unpack(value) for name, value in given.items()}
     arguments |= {name: column_of(value, unpacker) for name, value in content["call"]["arrays"].items()}
     own = named and {
-        name: unpacker.structure(entry["class"][0], entry["class"][1], name) for name, entry in named["dict"]
+        name: unpacker.structure(*entry["class"], name) if "class" in entry else unpacker.unpack(entry)
+        for name, entry in named["dict"]
     }
     data = data_of(content["data"], unpacker)
     rest = {name: unpacker.unpack(content[name]) for name in ("method", "y", "layout")}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -107,17 +107,15 @@ class _Trial:
         thetas = self.rng.normal(size=(RANDOM, self.size)) * np.tile([1.0, 1.0, 2.0], RANDOM // 3)[:, None]
         points = self._points(thetas)
         step = STEP * np.eye(self.size)
-        found = derivatives_of(self.structure.from_solver, self.dim, self.levels)(
-            [*points, *points[0] + step, *points[0] - step]
-        )
+        charts = self.structure.from_solver, self.structure.from_public
+        by_solver, by_public = (derivatives_of(chart, self.dim, self.levels) for chart in charts)
+        found = by_solver([*points, *points[0] + step, *points[0] - step])
         for s, G in zip(points, found.value, strict=False):
             self._check_matrix(s, G)
         self._check_finite(points, "the solver", found)
         self._check_slopes(points[0], found)
         again = [self._round_trip(s) for s in points]
-        self._check_finite(
-            points, "fit.theta", derivatives_of(self.structure.from_public, self.dim, self.levels)(again)
-        )
+        self._check_finite(points, "fit.theta", by_public(again))
         for s, theta, other in zip(points, thetas, again, strict=False):
             self._require(np.allclose(theta, other, atol=1e-7), "values do not survive the way to fit.theta", s)
         self._check_levels(points[0], found.value[0])

@@ -161,8 +161,24 @@ class Parametric:
         """Whether parameters, or their bounds, depend on the number of levels."""
         return any(p.by_level for p in self.fields)
 
+    def given(self: Self, **options: Any) -> Self:
+        """The structure with further options, or values at which parameters are fixed."""
+        own = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
+        made = type(self)(**{name: value for name, value in own.items() if value is not None} | options)
+        return made._with(_tied=vars(self)["_tied"]) if "_tied" in vars(self) else made
+
+    @property
+    def rows_held(self) -> int | None:
+        """Rows of the square arrays that it holds, where its class says ``by_level = True``: level i is their row i."""
+        if type(self).by_level is not True:
+            return None
+        shapes = [np.shape(v) for v in vars(self).values() if isinstance(v, np.ndarray)]
+        return next((shape[0] for shape in shapes if len(shape) == 2 and shape[0] == shape[1]), None)
+
     def check_fixed(self, dim: Any) -> None:
-        """Refuse values that are fixed at what cannot be with `dim` levels."""
+        """Refuse values that are fixed at what cannot be with `dim` levels, and more levels than a matrix has rows."""
+        if self.rows_held is not None and self.rows_held < dim:
+            raise JaxlmmError(f"{type(self).__name__}: it holds a matrix of {self.rows_held} rows, found {dim} levels")
         for p in self.fields:
             if p.name in self.fixed:
                 p.check(np.asarray(getattr(self, p.name)), dim)

@@ -80,21 +80,23 @@ def coordinate_names(structure: Parametric, dim: Any) -> list[str]:
 
 def advice(structure: Parametric, dim: Any, levels: Any, s: np.ndarray) -> str:
     """Where derivatives are not finite at solver coordinates s: in which parameter, at which entry, what to write."""
-
-    def matrix(s: Array) -> Array:
-        return jnp.asarray(structure.from_solver(s, dim).matrix(levels))  # type: ignore[attr-defined]
-
-    slopes = np.asarray(quickly(jax.jacfwd(matrix))(np.asarray(s, float)))  # forward: entries do not mix
-    if np.isfinite(slopes).all():
-        slopes = np.asarray(quickly(jax.jacfwd(jax.jacfwd(matrix)))(np.asarray(s, float)))
-    bad = np.argwhere(~np.isfinite(slopes))
     what = "write powers(x, p) for x ** p, distances(points) for the root of a sum of squares, roots(x) for sqrt(x)"
-    if not len(bad):
-        return f"{what} (jaxlmm.covariance)"
-    i, j, k = (int(at) for at in bad[0][:3])
-    zero = " (a distance of zero)" if np.array_equal(levels[i], levels[j]) else ""
-    where = f"in {coordinate_names(structure, dim)[k]}, at entry ({i}, {j}), between {levels[i]} and {levels[j]}{zero}"
-    return f"{where}; {what} (jaxlmm.covariance), whose derivatives are finite"
+    what += " (jaxlmm.covariance), whose derivatives are finite"
+    bound: Any = structure.from_solver(jnp.asarray(s), dim)
+
+    def slopes(name: str, value: Any) -> list[Any]:
+        """First and second derivatives (m, m, ...) in one parameter, the others being constants, forward."""
+        first = jax.jacfwd(lambda v: jnp.asarray(bound._with(**{name: v}).matrix(levels)))
+        return [first(value), jax.jacfwd(first)(value)]
+
+    for p in structure.free:
+        for found in quickly(functools.partial(slopes, p.name))(getattr(bound, p.name)):
+            bad = np.argwhere(~np.isfinite(np.asarray(found)))
+            if len(bad):
+                i, j = (int(at) for at in bad[0][:2])
+                zero = " (a distance of zero)" if np.array_equal(levels[i], levels[j]) else ""
+                return f"in {p.name}, at entry ({i}, {j}), between {levels[i]} and {levels[j]}{zero}; {what}"
+    return what
 
 
 def tried(structure: Any, dim: Any, places: Any, what: str, distance: Any = 1.0) -> Any:
@@ -112,17 +114,12 @@ def tried(structure: Any, dim: Any, places: Any, what: str, distance: Any = 1.0)
         are not finite, at its start and at all values around it that were tried.
     """
     if isinstance(structure, Composite):
-        if _is_shipped(structure):
+        if is_shipped(structure):
             return structure
-        each = zip(
-            structure.parts,
-            structure.dims(dim),
-            structure.places_of(places),
-            structure._distances(distance),
-            strict=True,
-        )
+        own = structure.dims(dim), structure.places_of(places), structure._distances(distance)
+        each = zip(structure.parts, *own, strict=True)
         return structure._with(parts=tuple(tried(part, d, at, what, far) for part, d, at, far in each))
-    if _is_shipped(structure) or structure.has_values:
+    if is_shipped(structure) or structure.has_values:
         return structure
     places = np.unique(places, axis=0)
     some = np.append(np.arange(MOST_PLACES - 2), [len(places) // 2, len(places) - 1])
@@ -132,9 +129,10 @@ def tried(structure: Any, dim: Any, places: Any, what: str, distance: Any = 1.0)
         return _tried(structure, dim, (places.tobytes(), places.dtype.str, places.shape), what, far)
 
 
-def _is_shipped(structure: Any) -> bool:
+def is_shipped(structure: Any) -> bool:
+    """Whether a structure, and everything that it is composed of, is of this package."""
     if isinstance(structure, Composite):
-        return all(map(_is_shipped, structure.parts))
+        return all(map(is_shipped, structure.parts))
     return type(structure).__module__.startswith(f"{__package__}.")
 
 
@@ -250,4 +248,4 @@ def is_free_in_scale(structure: Covariance, dim: Any) -> bool:
     """
     if structure.has_fixed_scale:
         return False
-    return _is_shipped(structure) or _has_scale(structure, dim)
+    return is_shipped(structure) or _has_scale(structure, dim)

@@ -231,9 +231,8 @@ class Residual(Field):
         if position is None and coords is None:
             if group is not None:
                 raise DataError("residual: give position or coords with group")
-            structure = tried(
-                Covariance.checked(structure, "structure of residual", 1), 1, np.zeros(1, np.int32), "residual"
-            )
+            structure = Covariance.checked(structure, "structure of residual", 1)
+            structure = tried(structure, 1, np.zeros(1, np.int32), "residual")
             set_all(
                 self, structure=structure, group=None, position=None, coords=None, sets=None, dim=1, name="residual"
             )

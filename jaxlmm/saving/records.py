@@ -17,6 +17,7 @@ from .. import covariance
 from ..covariance.content import frozen
 from ..covariance.parametric import Parametric
 from ..errors import DataError
+from ..formula.specs import class_of
 from ..likelihood.engines import NAMED, Engine
 from .archive import NUMBERS
 
@@ -156,7 +157,8 @@ class Unpacker:
     def structure(self, qualified: str, fields: list[str], name: str | None = None) -> type:
         """The class of a covariance structure: a shipped one, or one that was given."""
         short = qualified.rpartition(".")[2]
-        given = [c for n, c in self.structures.items() if n == name or c.__qualname__ == short]
+        classes = {n: class_of(c) for n, c in self.structures.items()}
+        given = [c for n, c in classes.items() if n == name or c.__qualname__ == short]
         shipped = SHIPPED.get(short) if qualified.startswith("jaxlmm.covariance.") else None
         found: Any = shipped or (given[0] if given else None)
         if found is None:
