@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from .batch.fits import BatchFit
-from .covariance import Covariance, Over
+from .covariance import Over
 from .errors import DataError, JaxlmmError
 from .fitting.monte_carlo import MonteCarlo
 from .fitting.newton import Status
 from .fitting.units import Certificate, Estimate
-from .formula.specs import given_structures
+from .formula.specs import Structures, given_structures
 from .frames.relationship import Precision
 from .inference.fixed_effects.in_batches import LaneTests
 from .interface import model_of
@@ -48,7 +48,7 @@ SAME = 1e-9  # relative difference of sums of columns that is rounding
 
 
 def load(
-    path: Any, structures: Mapping[str, type[Covariance]] | None = None, engines: Sequence[Engine] = ()
+    path: Any, structures: Structures | None = None, engines: Sequence[Engine] = ()
 ) -> Fit | BatchFit:  # fmt: skip
     """Read what ``fit.save(path)`` or ``batch.save(path)`` has written.
 
@@ -77,11 +77,11 @@ def load(
         Where there is no such file.
     """
     refuse_after_fork()
-    structures = given_structures(structures)
+    own = given_structures(structures)
     engines = [as_engine(engine) for engine in (engines if isinstance(engines, Sequence) else [engines])]
     archive = read(path)
     try:
-        found = _made(archive, Unpacker(archive.arrays, RECORDS, structures, path, engines), path)
+        found = _made(archive, Unpacker(archive.arrays, RECORDS, own, path, engines), path)
     except ImportError:
         raise
     except DataError as error:
@@ -125,7 +125,7 @@ def _parts(archive: Archive, unpacker: Unpacker) -> tuple[Call, Any, dict[str, A
     arguments = {name: unpacker.unpack(value) for name, value in given.items()}
     arguments |= {name: column_of(value, unpacker) for name, value in content["call"]["arrays"].items()}
     own = named and {
-        name: unpacker.structure(*entry["class"], name) if "class" in entry else unpacker.unpack(entry)
+        name: unpacker.structure(*entry["class"][:2], name) if "class" in entry else unpacker.unpack(entry)
         for name, entry in named["dict"]
     }
     data = data_of(content["data"], unpacker)

@@ -170,7 +170,7 @@ class Parametric:
     @property
     def rows_held(self) -> int | None:
         """Rows of the square arrays that it holds, where its class says ``by_level = True``: level i is their row i."""
-        if type(self).by_level is not True:
+        if getattr(type(self), "by_level", None) is not True:
             return None
         shapes = [np.shape(v) for v in vars(self).values() if isinstance(v, np.ndarray)]
         return next((shape[0] for shape in shapes if len(shape) == 2 and shape[0] == shape[1]), None)

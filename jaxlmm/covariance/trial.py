@@ -151,10 +151,11 @@ def _tried(structure: Covariance, dim: Any, given: tuple[Any, ...], what: str, f
     variances = _plain_variances(structure, dim)
     near = np.eye(size, dtype=bool)[list(variances.values())]
     everything = derivatives_of(structure.from_solver, dim, places, size <= MOST_COORDINATES)
-    found = everything([*starts, *np.where(near, NEAR, starts[0])])  # one program, run once where the start is good
-    at = _first_good(structure, dim, places, name, starts, Derivatives(*(x[: len(starts)] for x in found)))
-    if at and len(near):
-        found = everything([*starts, *np.where(near, NEAR, starts[at])])
+    found = everything([*starts, *np.where(near, NEAR, starts[-1])])  # mostly one run of one program
+    smooth = _is_smooth(found)[: len(starts)]
+    at = _first_good(structure, dim, places, name, starts, found.value[: len(starts)], smooth)
+    if len(near) and not smooth[-1]:  # a point at which no correlation is zero
+        found = everything([*starts, *np.where(near, NEAR, starts[np.flatnonzero(smooth)[-1]])])
     slopes = found.gradient[len(starts) :]
     roots = tuple(n for (n, j), slope in zip(variances.items(), slopes, strict=True) if _has_kink(slope, j))
     own: dict[str, Any] = {"_smooth": roots} if roots else {}
@@ -175,19 +176,23 @@ def _starts(structure: Covariance, dim: Any, distance: np.ndarray) -> np.ndarray
 
 
 def _first_good(
-    structure: Covariance, dim: Any, places: np.ndarray, name: str, starts: np.ndarray, found: Derivatives
+    structure: Covariance,
+    dim: Any,
+    places: np.ndarray,
+    name: str,
+    starts: np.ndarray,
+    G: np.ndarray,
+    smooth: np.ndarray,
 ) -> int:
     """The first start at which the matrix is a covariance and can be differentiated."""
-    finite = np.isfinite(found.value).all((1, 2))
-    gap = abs(found.value - np.swapaxes(found.value, 1, 2)).max((1, 2), initial=0.0)
-    largest = abs(found.value).max((1, 2), initial=0.0)
+    finite = np.isfinite(G).all((1, 2))
+    gap, largest = (abs(x).max((1, 2), initial=0.0) for x in (G - np.swapaxes(G, 1, 2), G))
     if np.any(gap[finite] > MIRRORED * largest[finite]):
         raise DataError(
             f"{name} is not symmetric, entries differ from their mirror images by {np.max(gap[finite]):.3g}"
         )
     lowest = np.full(len(starts), -np.inf)
-    lowest[finite] = np.linalg.eigvalsh(found.value[finite])[:, 0] / np.maximum(largest[finite], 1e-300)
-    smooth = finite & np.array([np.isfinite(g).all() and np.isfinite(h).all() for g, h in zip(*found[1:], strict=True)])
+    lowest[finite] = np.linalg.eigvalsh(G[finite])[:, 0] / np.maximum(largest[finite], 1e-300)
     good = np.flatnonzero(smooth & (lowest >= -ROUNDING))
     rough = finite & ~smooth
     if len(good) and not rough[max(len(starts) - EVERYWHERE, 1) :].any():  # it may be at a point, not in a region
@@ -199,7 +204,7 @@ def _first_good(
 
     tries = f"its start ({at(0)}) and at {len(starts) - 1} values around it"
     if not finite.any():
-        i, j = np.argwhere(~np.isfinite(found.value[0]))[0]
+        i, j = np.argwhere(~np.isfinite(G[0]))[0]
         raise DataError(
             f"{name} has values that are NaN or infinite at {tries}; at the start first in entry ({i}, {j}), between "
             f"{places[i]} and {places[j]}"
@@ -216,6 +221,10 @@ def _first_good(
         f"{lowest[i]:.3g} at best, at {at(i)}. Restrict its parameters, such as Annotated[Array, interval(0.0, 2.0)], "
         "or give a start value, range: Positive = 2.0"
     )
+
+
+def _is_smooth(found: Derivatives) -> np.ndarray:
+    return np.array([all(np.isfinite(x).all() for x in each) for each in zip(*found, strict=True)])
 
 
 def _plain_variances(structure: Covariance, dim: Any) -> dict[str, int]:

@@ -172,7 +172,7 @@ def test_what_is_mended_fits_as_the_definition(structure, matrix):
 
 @pytest.mark.slow
 def test_roots_of_variances_are_fitted_as_by_csh():
-    """Where a variance is zero the root has a kink; the coordinates are changed, and the search does not stall in it."""
+    """Where a variance is zero its root has a kink, in which the search stalls; in other coordinates it has none."""
     rng = np.random.default_rng(0)
     visit = np.tile(np.arange(4), 10)
     Y = rng.normal(size=(20, 40)) * np.array([1.0, 1e-3, 1.0, 0.5])[visit] + rng.normal(size=(20, 10)).repeat(4, 1)
