@@ -124,10 +124,14 @@ def _parts(archive: Archive, unpacker: Unpacker) -> tuple[Call, Any, dict[str, A
     named = given.pop("structures")
     arguments = {name: unpacker.unpack(value) for name, value in given.items()}
     arguments |= {name: column_of(value, unpacker) for name, value in content["call"]["arrays"].items()}
-    own = named and {
-        name: unpacker.structure(*entry["class"][:2], name) if "class" in entry else unpacker.unpack(entry)
-        for name, entry in named["dict"]
-    }
+
+    def given_as(name: str, entry: Any) -> Any:
+        if "class" not in entry:  # a structure
+            return unpacker.unpack(entry)
+        qualified, fields = entry["class"]
+        return unpacker.structure(qualified, fields, name)
+
+    own = named and {name: given_as(name, entry) for name, entry in named["dict"]}
     data = data_of(content["data"], unpacker)
     rest = {name: unpacker.unpack(content[name]) for name in ("method", "y", "layout")}
     rest["estimate"] = _expected(unpacker.unpack(content["estimate"]), Estimate)

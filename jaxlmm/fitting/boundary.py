@@ -95,7 +95,7 @@ class Search:
     def _structured(self, lanes: np.ndarray, s: np.ndarray, ends: Ends, dual: np.ndarray) -> None:
         """Further starts for structures whose likelihoods often have several optima, in place.
 
-        Ranges of a distance and loadings of factors always; correlations where a variance is zero.
+        Ranges of a distance, loadings of factors and what a class says always; correlations where a variance is zero.
         """
         kinds, placed = self.spec.kinds, self.spec.placed
         every = np.arange(len(lanes))
@@ -109,6 +109,7 @@ class Search:
             moved += [
                 s * np.where(loadings, change, 1.0) for change in ((-1.0) ** index, 1.0 + 0.8 * np.cos(1 + 3 * index))
             ]
+        moved += [np.where(np.isnan(other), s, other) for other in self.spec.alternatives]
         for start in moved:
             self._improve(every, lanes, start, ends, dual, rescue=False)
         correlations = np.array([isinstance(kind, IntervalKind) for kind, _ in kinds], bool)

@@ -26,6 +26,8 @@ from ..linalg import tril_indices
 from ..pytrees import frozen_pytree, is_traced
 from .newton import Evaluate, Packing, Point
 
+INSIDE = 0.05  # how far a start on the boundary is moved towards the usual one
+
 
 @frozen_pytree(data=("reml",), meta=("parts", "placed", "profiled", "independent"))
 @dataclass(frozen=True)
@@ -131,6 +133,29 @@ class Spec:
         """Coordinates (k,) of a chart at a public theta of absolute covariances, terms in the basis of `Basis.K`."""
         s = self.in_basis(self.map("public_to_solver", theta), [module_of(theta).linalg.inv(each) for each in K])
         return s if chart == "solver" else module_of(s).asarray(self.map("solver_to_natural", jnp.asarray(s)))
+
+    @property
+    def alternatives(self) -> np.ndarray:
+        """Further starts (a, k) that structures say, NaN where they are as in `start`."""
+        sizes = [structure.size(dim) for structure, dim in self.parts]
+        rows, begin = [np.zeros((0, sum(sizes)))], 0
+        for (structure, dim), size in zip(self.parts, sizes, strict=True):
+            own = structure.alternatives(dim)
+            rows.append(np.pad(own, ((0, 0), (begin, sum(sizes) - begin - size)), constant_values=np.nan))
+            begin += size
+        return np.concatenate(rows)
+
+    def from_theta(self, theta: Any, K: Sequence[Any], usual: Any) -> Any:
+        """Solver coordinates (..., k) of a public theta (..., m) to start at, terms in the basis of `Basis.K`.
+
+        All slopes away from a boundary are zero on it, so a start there is moved towards the `usual` one (..., k).
+        """
+        xp = module_of(theta)
+        sigma = xp.exp(theta[..., -1:]) if self.profiled else 1.0
+        s = self.map("public_to_solver", theta) / sigma**self.degrees
+        s = self.in_basis(s, [xp.linalg.inv(each) for each in K])
+        inside = xp.all(xp.isfinite(theta), -1, keepdims=True)
+        return xp.where(inside, s, (1.0 - INSIDE) * s + INSIDE * usual)
 
     @property
     def kinds(self) -> list[tuple[Kind, int]]:

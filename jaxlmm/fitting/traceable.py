@@ -7,18 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from ..errors import DataError
 from ..likelihood.confounding import check_left_by
 from ..likelihood.model import Model
 from ..likelihood.prepared import Prepared, prepare
-from ..pytrees import replace
+from ..pytrees import is_traced, replace
 from ..runtime.precision import pure
 from ..runtime.programs import compiled
 from ..tolerances import SINGULAR
 from .boundary import RISE
-from .estimate import MAX_ITERATIONS
+from .estimate import MAX_ITERATIONS, as_start
 from .newton import Status, minimise
 from .objective import Spec, criterion_at, objective, packing_of, scale_of
 from .units import Estimates, in_units, jacobi_eigenvalues
@@ -31,7 +32,7 @@ GRADIENT = 1e-6  # largest entry of the scaled gradient at which a first-order o
 
 def fit(
     model: Model, method: str = "REML", optimizer: optax.GradientTransformation | None = None,
-    max_iterations: int = MAX_ITERATIONS,
+    max_iterations: int = MAX_ITERATIONS, start: Any = None,
 ) -> Estimates:  # fmt: skip
     """Fit a model as a pure function of its arrays.
 
@@ -49,6 +50,7 @@ def fit(
     optimizer : an optax transformation to use in place of Newton's method, for models with so many covariance
         parameters that their Hessian is too dear, such as ``optax.lbfgs()``
     max_iterations : the most evaluations
+    start : (k,) theta to start at, which may be traced
 
     Raises
     ------
@@ -62,7 +64,11 @@ def fit(
             _check_optimizer(optimizer)
         spec = Spec.of(model, method)
         check_left_by(model.X, model.random, method)
-        return _fit(spec, optimizer, max_iterations, model, spec.start(model.coords))
+        if start is not None and not is_traced(start):
+            start = as_start(model, spec, start)
+        if start is not None and np.shape(start) != (model.size,):
+            raise DataError(f"start: expected shape ({model.size},) as of theta, found {np.shape(start)}")
+        return _fit(spec, optimizer, max_iterations, model, spec.start(model.coords), start)
 
 
 def _check_optimizer(optimizer: Any) -> None:
@@ -73,10 +79,12 @@ def _check_optimizer(optimizer: Any) -> None:
 
 
 @compiled("optimizer", "max_iterations")
-def _fit(spec: Spec, optimizer: Any, max_iterations: int, model: Model, start: Array) -> Estimates:
+def _fit(spec: Spec, optimizer: Any, max_iterations: int, model: Model, start: Array, theta: Any) -> Estimates:
     prepared = prepare(model, compact=False, orthogonal=True)
     basis = prepared.basis
     scale = jax.lax.stop_gradient(scale_of(spec, basis, jnp))
+    if theta is not None:
+        start = jax.lax.stop_gradient(spec.from_theta(jnp.asarray(theta), basis.K, start * scale) / scale)
     s, decrement, iterations, status, flattest = _optimum(optimizer, max_iterations, spec, prepared, scale, start)
     C = spec.blocks(s * scale, prepared.coords)
     d, normal = criterion_at(spec, prepared, C)

@@ -492,6 +492,40 @@ def test_lengths_and_starts_of_fields():
     assert Later().start(4)[3] == pytest.approx(np.log(2.0))
 
 
+class Hills(Covariance):
+    """A correlation with a hill of 0.3 at 3 and a higher one at -3."""
+
+    variance: Variance
+    x: Real = 3.0
+
+    def matrix(self, t):
+        rho = 0.3 * jnp.exp(-((self.x - 3.0) ** 2)) + 0.9 * jnp.exp(-((self.x + 3.0) ** 2))
+        return self.variance * powers(rho, lags(t))
+
+
+class BothHills(Hills):
+    x: Real = (3.0, -3.0)
+
+
+def test_several_starts_and_starts_that_are_given():
+    one, both = fitted(Hills()), fitted(BothHills())
+    low, high = (residual(s).structure.natural(f.theta[0], 1)[1][1] for s, f in ((Hills(), one), (BothHills(), both)))
+    assert low == pytest.approx(3.0, abs=0.3) and high == pytest.approx(-3.0, abs=1.0)
+    assert both.loglik[0] > one.loglik[0] + 0.3
+    model = Model(response(), X, residual=residual(Hills()))
+    theta = np.array([0.0, -2.5])
+    given = jaxlmm.fit_batch([model, model], start=np.stack([theta, one.theta[0]]))
+    np.testing.assert_allclose(given.loglik, [both.loglik[0], one.loglik[0]], atol=1e-7)
+    with jax.enable_x64(True):
+        traced = jax.jit(lambda start: jaxlmm.fit(model, start=start).loglik)
+        assert traced(theta) == pytest.approx(both.loglik[0], abs=1e-7)
+        assert jaxlmm.fit(model).loglik == pytest.approx(one.loglik[0], abs=1e-7)
+    with pytest.raises(jaxlmm.DataError, match=r"start: expected a theta \(k,\), or 2, one for each data set"):
+        jaxlmm.fit_batch([model, model], start=np.zeros((3, 2)))
+    with pytest.raises(jaxlmm.DataError, match="start: expected 2 covariance parameters"):
+        jaxlmm.fit_batch(model, response()[None], start=np.zeros(3))
+
+
 @pytest.mark.parametrize("mark", [1.5, "long", 0, True], ids=str)
 def test_marks_that_mean_nothing_are_refused(mark):
     with pytest.raises(jaxlmm.JaxlmmError, match="range is marked with .*; expected each_level or a length"):
