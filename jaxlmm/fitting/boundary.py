@@ -30,6 +30,7 @@ FEW_GROUPS_STARTS = ((-0.9, 10.0), (0.9, 10.0), (-0.9, 0.1), (0.0, 30.0))
 # out as zero, which leaves them undetermined.
 FURTHER_RANGES = (0.2, 5.0)
 FURTHER_CORRELATIONS = (0.6, -0.6)
+LAST_STEPS = (-0.5, 0.5, -2.0, 2.0, -4.0)  # of all ranges and shapes, while no start has a finite criterion
 
 
 class Ends(NamedTuple):
@@ -112,6 +113,9 @@ class Search:
         moved += [np.where(np.isnan(other), s, other) for other in self.spec.alternatives]
         for start in moved:
             self._improve(every, lanes, start, ends, dual, rescue=False)
+        shapes = np.array([not kind.has_scale for kind, _ in kinds], bool)
+        for step in LAST_STEPS:
+            self._improve(np.flatnonzero(ends.status == Status.NOT_FINITE), lanes, s + step * shapes, ends, dual)
         correlations = np.array([isinstance(kind, IntervalKind) for kind, _ in kinds], bool)
         parts = {i for (_, i), correlation in zip(kinds, correlations, strict=True) if correlation}
         scales = np.array([kind.has_scale and i in parts for kind, i in kinds], bool)

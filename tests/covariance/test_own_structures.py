@@ -526,6 +526,22 @@ def test_several_starts_and_starts_that_are_given():
         jaxlmm.fit_batch(model, response()[None], start=np.zeros(3))
 
 
+class TooSmooth(Covariance):
+    variance: Variance
+    range: Positive = 200.0
+
+    def matrix(self, t):
+        return self.variance * jnp.exp(-((lags(t) / self.range) ** 2))
+
+
+@pytest.mark.slow
+def test_a_start_where_the_response_has_a_density_is_looked_for():
+    found = fitted(TooSmooth())
+    usual = jaxlmm.fit_batch([Model(response(), X, residual=residual(NAMES["gau"]()))])
+    assert found.converged.all() and found.loglik[0] == pytest.approx(usual.loglik[0], abs=1e-6)
+    assert "degenerate" not in " ".join(status.advice for status in jaxlmm.Status)
+
+
 @pytest.mark.parametrize("mark", [1.5, "long", 0, True], ids=str)
 def test_marks_that_mean_nothing_are_refused(mark):
     with pytest.raises(jaxlmm.JaxlmmError, match="range is marked with .*; expected each_level or a length"):
