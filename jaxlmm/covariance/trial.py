@@ -27,7 +27,7 @@ from .parametric import Parametric
 MOST_PLACES = 6
 MOST_COORDINATES = 60  # of which second derivatives are looked at
 MOVED = 12  # coordinates that are moved one by one
-SHIFTS = (-1.0, 1.0, -2.0, 2.0)  # of starts, in the unit of a coordinate
+SHIFTS = (1.0, -1.0, 2.0, -2.0)  # of starts, in the unit of a coordinate
 EVERYWHERE = 8  # points at which all coordinates are moved
 NEAR = 1e-8  # a standard deviation next to zero
 KINK = 1e-4  # relative slope there, above which the matrix is not smooth in it
@@ -140,7 +140,16 @@ def is_shipped(structure: Any) -> bool:
 def _tried(structure: Covariance, dim: Any, given: tuple[Any, ...], what: str, far: tuple[float, ...]) -> Covariance:
     places = np.frombuffer(given[0], given[1]).reshape(given[2])
     name, size = f"{what}: {type(structure).__name__}.matrix", structure.size(dim)
-    form = jax.eval_shape(lambda s: jnp.asarray(structure.from_solver(s, dim).matrix(places)), np.zeros(size))
+    try:
+        form = jax.eval_shape(lambda s: jnp.asarray(structure.from_solver(s, dim).matrix(places)), np.zeros(size))
+    except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError) as error:
+        raise DataError(
+            f"{name} needs the values of its parameters, which compiled code does not have; write jax.numpy for numpy, "
+            f"jnp.where for if, matrix.at[i, j].set for assignment (JAX: {str(error).splitlines()[0]})"
+        ) from None
+    except Exception as error:  # of the author's code
+        error.add_note(f"while {name} was tried")
+        raise
     if form.shape != (len(places),) * 2:
         raise DataError(f"{name} must return shape {(len(places),) * 2} for {len(places)} places, found {form.shape}")
     if form.dtype != jnp.float64:

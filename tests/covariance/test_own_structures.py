@@ -122,15 +122,30 @@ class Nan(Covariance):
         return self.variance * jnp.where(t[:, None] == t[None, :], 1.0, jnp.nan)
 
 
+class NumPy(Covariance):
+    variance: Variance
+    range: Positive
+
+    def matrix(self, t):
+        return self.variance * np.exp(-np.abs(t[:, None] - t[None, :]) / self.range)
+
+
+class Branch(NumPy):
+    def matrix(self, t):
+        return self.variance * jnp.eye(len(t)) if self.range > 1 else jnp.ones(len(t))
+
+
 @pytest.mark.parametrize(
     ("structure", "words"),
     [
+        (NumPy(), r"NumPy.matrix needs the values of its parameters.*write jax.numpy for numpy"),
+        (Branch(), r"Branch.matrix needs the values of its parameters.*jnp.where for if"),
         (Damped(), r"residual: Damped.matrix has derivatives .* in range, at entry \(0, 0\), between 0.0 and 0.0 "
          r"\(a distance of zero\); write powers\(x, p\)"),
         (Linear(), r"Linear.matrix is not positive semidefinite at its start \(variance = 1, range = 1\)"),
         (Nan(), r"Nan.matrix has values that are NaN or infinite .* entry \(0, 1\), between 0.0 and 1.0"),
     ],
-    ids=["damped", "linear", "nan"],
+    ids=lambda value: type(value).__name__ if isinstance(value, Covariance) else "",
 )  # fmt: skip
 def test_what_cannot_be_fitted_is_said_before_the_fit(structure, words):
     with pytest.raises(jaxlmm.DataError, match=words):
