@@ -17,9 +17,9 @@ import numpy as np
 from jax import Array
 
 from .arguments import Seed, door
-from .covariance import Covariance
-from .covariance.kinds import IntervalKind
-from .covariance.trial import Derivatives, advice, derivatives_of, quickly, tried
+from .covariance import Composite, Covariance
+from .covariance.kinds import IntervalKind, PositiveKind
+from .covariance.trial import Derivatives, advice, coordinate_names, derivatives_of, quickly, tried
 from .errors import DataError, JaxlmmError
 from .runtime.precision import float64
 
@@ -44,9 +44,12 @@ def check_covariance(structure: Covariance, dim: Any = 4, coords: Any = None, se
     unconstrained coordinates and back. Derivatives are compared with finite differences, for those who write rules
     of their own.
 
-    Common causes of a failure: ``rho ** abs(i - j)`` has NaN derivatives at rho = 0, and so has the square root of a
-    sum of squares at distance zero (`jaxlmm.covariance.powers` and `jaxlmm.covariance.distances` do not); a parameter
-    that is a standard deviation instead of a variance; correlations that are bounded one by one, but not jointly.
+    A fit does the first part of this by itself, at its own levels or coordinates: it moves a start at which the matrix
+    is no covariance or has no derivatives, takes coordinates of variances in which their roots are smooth, and says
+    what it cannot mend. Common causes: ``lag ** power`` and the root of a sum of squares have no derivative at distance
+    zero, ``rho ** lag`` none at rho = 0, ``sqrt(x)`` none at x = 0 (`jaxlmm.covariance.powers`,
+    `jaxlmm.covariance.distances` and `jaxlmm.covariance.roots` have); a standard deviation that is declared a
+    `Variance`; a variance that is declared `Positive`; correlations that are bounded one by one, but not jointly.
 
     Parameters
     ----------
@@ -168,7 +171,7 @@ class _Trial:
         self._require(asymmetry <= ROUNDING * largest, f"matrix(levels) is not symmetric (by {asymmetry:.3g})", s)
         smallest = np.min(np.linalg.eigvalsh(G), initial=np.inf)
         what = f"matrix(levels) is not positive semidefinite (it has the eigenvalue {smallest:.3g})"
-        self._require(smallest >= -ROUNDING * largest, what, s)
+        self._require(smallest >= -ROUNDING * largest, f"{what}; restrict its parameters", s)
 
     def _check_finite(self, points: list[np.ndarray], chart: str, found: Derivatives) -> None:
         for name, values in zip(found._fields, found, strict=True):
@@ -217,4 +220,13 @@ class _Trial:
         degrees = self.structure.degrees(self.dim)
         good = np.allclose(self.matrices(s * 2.0**degrees)[0], (4.0 if any(degrees) else 1.0) * G, 1e-8, 0)
         names = " and ".join(p.name for p in self.structure.free if p.kind.has_scale) or "of its parts"
-        self._require(good, f"matrix(levels) is not homogeneous of degree one in its scales ({names})", s)
+        what = (
+            f"matrix(levels) is not homogeneous of degree one in its scales ({names}); declare variances as Variance, "
+        )
+        self._require(good, f"{what}not standard deviations (it is fitted all the same, without profiling)", s)
+        for j, kind in enumerate(self.structure.kinds(self.dim)):
+            if isinstance(kind, PositiveKind):
+                name = coordinate_names(self.structure, self.dim)[j] if not isinstance(self.structure, Composite) else j
+                moved = self.matrices(s + np.log(4.0) * (np.arange(len(s)) == j))[0]
+                what = f"matrix(levels) is proportional to {name}, which is declared Positive; declare it Variance"
+                self._require(not np.allclose(moved, 4.0 * G, 1e-8, 0), what, s)

@@ -38,8 +38,15 @@ class Covariance(Parametric):
                 return self.variance * jnp.exp(-abs(t[:, None] - t[None, :]) / self.range)
 
     Field kinds are `Variance`, `Positive`, `Correlation`, `CovarianceMatrix`; ``Annotated[Variance, each_level]``
-    is a vector with one entry a level. Fields without a kind are static options. `matrix` must be homogeneous of
-    degree one in its `Variance` and `CovarianceMatrix` fields and positive semidefinite at all allowed values.
+    is a vector with one entry a level, ``Annotated[Variance, 3]`` one of three. What is given to a field in the class
+    is where its search starts, ``range: Positive = 2.0``, or several places in a tuple, the best end of which counts;
+    that of a variance is relative to the residual's. Fields without a kind are options: numbers, text, arrays, which
+    are copied. `matrix` must be positive semidefinite at all allowed values, and should be homogeneous of degree one in
+    its `Variance` and `CovarianceMatrix` fields: then sigma can be profiled out beside it. It may read arrays of its
+    module or of a closure, which are part of the key of compiled code as they are when a model is made.
+
+    Numbers in a column are coordinates, unless the class says ``by_level = True``, or a field depends on levels: then
+    their levels are numbered 0, 1, ... in order, and arrays that it holds have a row for each.
     An instance without values (``OrnsteinUhlenbeck()``) is a structure to be estimated; a field that is given a value
     is fixed at it (``OrnsteinUhlenbeck(range=2.0)``), and `tied` makes entries of a vector share a parameter.
     ``A + B``, ``A * B`` and ``A @ B`` are the sum, the elementwise and the Kronecker product.

@@ -581,6 +581,7 @@ def test_a_start_value_has_to_be_possible():
         (Damped(), r"Damped.matrix has derivatives .* in range, at entry \(0, 0\).*write powers"),
         (NaivePower(), r"NaivePower: the .* not finite, in rho, at entry .*powers\(x, p\)"),
         (Deviation(), r"Deviation: .* not homogeneous of degree one"),
+        (PositiveVariance(), r"PositiveVariance: .* proportional to variance, which is declared Positive"),
         (Linear(), r"Linear.matrix is not positive semidefinite"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Covariance) else "",
