@@ -10,7 +10,16 @@ from . import covariance, datasets
 from .batch.fits import BatchFit, Replicate
 from .batch.refitting import fit_batch
 from .covariance import Covariance, Diagonal, Unstructured, distances, powers
-from .covariance.parameter import Correlation, CovarianceMatrix, Positive, Real, Variance, each_level, interval
+from .covariance.parameter import (
+    Correlation,
+    CovarianceMatrix,
+    Positive,
+    Real,
+    Variance,
+    each_level,
+    interval,
+    positive,
+)
 from .errors import (
     DataError,
     DroppedColumnsWarning,
@@ -108,6 +117,7 @@ __all__ = [
     "lmm_in_turn",
     "load",
     "ml",
+    "positive",
     "powers",
     "pure",
     "reml",

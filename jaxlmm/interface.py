@@ -11,14 +11,13 @@ from typing import Any
 import numpy as np
 
 from .arguments import door
-from .covariance import NAMES, Covariance, Over
+from .covariance import NAMES, Over
 from .design.fields import FrameField
 from .design.frame import FrameTerm, ModelFrame, build_frame
 from .design.placing import ORDERED, SPATIAL, check_count, known_order
-from .design.trial import try_matrix
 from .errors import DataError, DroppedColumnsWarning, FormulaError, JaxlmmError
 from .formula.parser import parse
-from .formula.specs import given_structures, make_structure, residual_of
+from .formula.specs import Structures, given_structures, make_structure, residual_of
 from .frames.alignment import aligned
 from .frames.columns import open_table
 from .frames.files import read_file
@@ -39,10 +38,10 @@ def lmm(
     method: str = "REML",
     weights: Any = None,
     offset: Any = None,
-    residual: str | Over | None = None,
+    residual: str | Over | Sequence[str | Over] | None = None,
     variance: str | None = None,
     relationship: Mapping[str, Any] | None = None,
-    structures: Mapping[str, type[Covariance]] | None = None,
+    structures: Structures | None = None,
     engine: str | Engine = "auto",
     start: np.ndarray | None = None,
 ) -> Fit:
@@ -71,7 +70,8 @@ def lmm(
         times a row has, the subjects; ``"us(visit | arm / id)"``: parameters of their own in each arm;
         ``"iid(by=g)"``: a variance for each level of g; ``"sp_gau(lat + lon) + iid()"``: over all rows, with a nugget;
         ``"(us(trait) @ ar1(time) | id)"``: a Kronecker product; ``Unstructured().over("visit | id")``: a structure of
-        one's own. Text is taken in the order of the numbers in it, with a warning where the alphabet has another;
+        one's own; a list, ``[Slow().over("t | id"), "iid()"]``, is their sum. Text is taken in the order of the numbers
+        in it, with a warning where the alphabet has another;
         ``"ar1(visit | id, levels=['Screening', 'Week 2'])"`` gives the order, and keeps levels without rows. Numbers
         are distances for ar1 and arma11, and say the order of levels for the other structures over levels, such as
         ar1h; the summary says which. With weights w, Cov(e_i, e_j) is divided by sqrt(w_i w_j), as in mmrm. Default:
@@ -84,8 +84,9 @@ def lmm(
         Known covariances between the levels of grouping factors: a pandas DataFrame, ``(array, labels)``, an array in
         the order of the sorted levels, or a `Precision`. Levels of a matrix that the data do not have are predicted
         through their relatives, see `Fit.ranef` and `Fit.predict`.
-    structures : mapping of names to covariance classes, optional
-        Further names for structures.
+    structures : mapping of names to covariance classes or structures, optional
+        Further names for structures: ``{"slow": Slow}``, ``{"sar": SAR(W=W)}``. Such a name is over all rows too,
+        ``sar(area)``; over several columns ``matrix`` is given a table, in which text is numbers of levels.
     engine : "auto", or the name of one; see `jaxlmm.Model`; `jaxlmm.Iterative` with options, or an object of your own
     start : (k,) array, optional
         Start value of theta, such as ``fit.theta`` of another fit, a singular one too.
@@ -138,7 +139,7 @@ def lmm(
 def lmm_in_turn(
     formula: str, data: Any, alternatives: Sequence[str | Mapping[str, Any]], method: str = "REML", weights: Any = None,
     offset: Any = None, variance: str | None = None, relationship: Mapping[str, Any] | None = None,
-    structures: Mapping[str, type[Covariance]] | None = None, engine: str | Engine = "auto",
+    structures: Structures | None = None, engine: str | Engine = "auto",
 ) -> Attempts:  # fmt: skip
     """Fit models in turn until one converges, such as residual structures from the richest on.
 
@@ -186,10 +187,10 @@ def model_of(
     data: Any,
     weights: Any = None,
     offset: Any = None,
-    residual: str | Over | None = None,
+    residual: str | Over | Sequence[str | Over] | None = None,
     variance: str | None = None,
     relationship: Mapping[str, Any] | None = None,
-    structures: Mapping[str, type[Covariance]] | None = None,
+    structures: Structures | None = None,
     engine: str | Engine = "auto",
 ) -> tuple[ModelFrame, Model]:
     """The arrays of a formula on data, and the model of them, not fitted; arguments as in `lmm`."""
@@ -228,7 +229,7 @@ def _sealed(array: Any) -> Any:
 
 
 def _term(
-    term: FrameTerm, known: Mapping[str, type[Covariance]], matrix: np.ndarray | None, frame: ModelFrame
+    term: FrameTerm, known: Structures, matrix: np.ndarray | None, frame: ModelFrame
 ) -> Term:  # fmt: skip
     """The random effects of a term with the structure that it asks for."""
     name, text = term.structure or "us", frame.formula.text
@@ -251,7 +252,6 @@ def _term(
                     f"that of the alphabet; write {name}({factor.name} | {term.group}), or give an ordered factor",
                     text, term.position,
                 )  # fmt: skip
-    try_matrix(structure, np.arange(term.Z.shape[1]), term.Z.shape[1], term.text)
     check_count(structure, f"{name}({' + '.join(term.columns)} | {term.group})", term.Z.shape[1], "formula")
     return Term(term.Z, term.codes, structure, term.group, matrix)
 

@@ -13,7 +13,7 @@ import numpy as np
 from ..arguments import door
 from ..errors import DataError
 from ..fitting.boundary import Search
-from ..fitting.estimate import says_little
+from ..fitting.estimate import as_start, says_little
 from ..fitting.newton import Status
 from ..fitting.objective import Spec, loglik_at, moment_start, packing_of, scale_of
 from ..fitting.units import Estimates, at_ends
@@ -45,6 +45,14 @@ def _starts(spec: Spec, shared: Shared, lanes: Lane, b: int) -> np.ndarray:
     return moment_start(spec, lanes.data.statistics, start, scale)
 
 
+def _start(model: Model, spec: Spec, start: Any, count: int) -> np.ndarray | None:
+    """Start of each of `count` data sets (count, k), or of all (k,)."""
+    theta = None if start is None else as_start(model, spec, start)
+    if theta is not None and theta.shape[:-1] not in ((), (count,)):
+        raise DataError(f"start: expected a theta (k,), or {count}, one for each data set, found shape {theta.shape}")
+    return theta
+
+
 def _as_left(found: Estimates, spec: Spec, shared: Shared, lanes: Lane) -> Estimates:
     """The estimates with the log-likelihood of their theta, where the solver has not arrived; see ``fitting``."""
     left = np.flatnonzero(np.isin(found.status, (Status.STALLED, Status.MAX_ITERATIONS)))
@@ -69,6 +77,7 @@ class Job:
     out: BatchFit
     columns: np.ndarray  # positions of the model's columns of X in those of the user
     testing: Testing | None = None
+    start: np.ndarray | None = None  # theta (k,) or (b, k) of all data sets
 
     def fit(
         self, rows: np.ndarray, shared: Shared, lanes: Lane, few: np.ndarray | bool,
@@ -81,9 +90,11 @@ class Job:
         start = _starts(spec, shared, lanes, b)
         packing = packing_of(spec, self.out.coef.shape[1])
         scale = np.broadcast_to(lanes.scale if shared.scale is None else shared.scale, start.shape)
-        search = Search(spec, packing, scale, Runner(spec, shared, lanes, b))
-        ends, dual = search.optimum(np.arange(b), start, few=few)
-        basis = basis_of(shared, lanes)
+        search, basis = Search(spec, packing, scale, Runner(spec, shared, lanes, b)), basis_of(shared, lanes)
+        if self.start is not None:
+            theta = self.start if self.start.ndim == 1 else self.start[rows]
+            start = np.broadcast_to(spec.from_theta(theta, basis.K, start * scale) / scale, start.shape)
+        ends, dual = search.optimum(np.arange(b), start, self.start is None, few)
         point = packing.unpack(ends.best)
         found = _as_left(at_ends(spec, basis, scale, point, ends, dual), spec, shared, lanes)
         self.out.put(rows, found, self.columns)
@@ -118,6 +129,7 @@ def refit_batch(
     model: Model, Y: Any, method: str = "REML", *, missing: str = "status", weights: Any = None,
     column: int | None = None, values: Any = None, pairs: str = "rows", progress: Progress = "auto",
     names: tuple[str, ...] = (), kind: str = "dict", tests: Testing | None = None, again: Rebuilt | None = None,
+    start: Any = None,
 ) -> BatchFit:  # fmt: skip
     """Fit one design to many responses; see `jaxlmm.fit_batch` for the arguments and the result.
 
@@ -150,7 +162,7 @@ def refit_batch(
     spec = Spec.of(model, method)
     check_left_by(model.X, model.random, method)
     out = BatchFit.empty(count, p, spec, Status.NOT_RUN, names, kind, tests)
-    job = Job(spec, out, columns, tests)
+    job = Job(spec, out, columns, tests, _start(model, spec, start, count))
     with float64():
         design = Design(model, column is not None and again is None)
 
@@ -176,7 +188,7 @@ def refit_design(
     job = Job(spec, out, np.arange(model.X.shape[1]), tests)
 
     def task(rows: np.ndarray) -> None:
-        _refit_chunk(job, design, rows, Y[rows], None, None, "status")
+        _refit_chunk(job, design, rows, Y[rows], None, None, "status", None)
 
     parts = chunks(len(Y), design.floats)
     run([partial(task, rows) for rows in parts], [len(rows) for rows in parts], progress)
@@ -296,7 +308,7 @@ def _refuse_stochastic(models: Sequence[Model]) -> None:
 def fit_batch(
     models: Sequence[Model] | Model, Y: Any = None, method: str = "REML", *, missing: str = "status",
     weights: Any = None, column: int | None = None, values: Any = None, pairs: str = "rows",
-    progress: Progress = "auto", tests: Testing | None = None,
+    progress: Progress = "auto", tests: Testing | None = None, start: Any = None,
 ) -> BatchFit:  # fmt: skip
     """Fit many data sets: independent models, or one model with responses Y (b, n).
 
@@ -319,6 +331,7 @@ def fit_batch(
     progress : "auto" shows a bar on a terminal for long batches (needs tqdm), False is silent, a function is called
         as ``progress(done, total)`` after every chunk
     tests : hypotheses to be tested in every data set, `jaxlmm.Tests`; the results are in ``BatchFit.tests``
+    start : theta (k,) to start at, or (b, k), one a data set; without it, as in `lmm`, several starts are tried
 
     Returns
     -------
@@ -334,7 +347,7 @@ def fit_batch(
         Y = models.y[None] if Y is None else Y
         return refit_batch(
             models, Y, method, missing=missing, weights=weights, column=column, values=values, pairs=pairs,
-            progress=progress, tests=tests,
+            progress=progress, tests=tests, start=start,
         )  # fmt: skip
     for name, value in (("Y", Y), ("weights", weights), ("column", column), ("values", values)):
         if value is not None:
@@ -351,7 +364,7 @@ def fit_batch(
         if spec != specs[0] or width != widths[0]:
             raise DataError(f"models: model {i} has other terms or another number of columns of X than model 0")
     out = BatchFit.empty(len(models), widths[0], specs[0], Status.NOT_RUN, (), "dict", tests)
-    job = Job(specs[0], out, np.arange(widths[0]), tests)
+    job = Job(specs[0], out, np.arange(widths[0]), tests, _start(models[0], specs[0], start, len(models)))
 
     def task(rows: np.ndarray) -> None:
         for stack in stacks_of_models([models[i] for i in rows]):

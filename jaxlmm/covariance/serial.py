@@ -17,7 +17,7 @@ from jax import Array
 
 from .bands import BandKind
 from .base import Covariance
-from .helpers import check_count, codes, covariances, distances, powers, submatrix
+from .helpers import check_count, codes, covariances, distances, lags, powers, submatrix
 from .kinds import IntervalKind, Kind, module_of
 from .parameter import ByOption, Correlation, SmoothVariance, Variance, each_level
 
@@ -127,10 +127,6 @@ def autocorrelations(partial: Array) -> Array:
     return jnp.append(1.0, found)
 
 
-def _lags(levels: Any) -> Any:
-    return abs(levels[:, None] - levels[None, :])
-
-
 def _by_bands(structure: Any) -> Kind | BandKind:
     return IntervalKind(-1.0, 1.0) if structure.bands is None else BandKind(structure.bands)
 
@@ -146,8 +142,8 @@ def _by_lag(structure: Any) -> Array:
 
 def _between(structure: Any, levels: Any) -> Array:
     """Correlations between `levels`."""
-    r, lags = _by_lag(structure), _lags(codes(levels))
-    return r[lags] if structure.bands is None else jnp.append(r, 0.0)[jnp.minimum(lags, len(r))]
+    r, apart = _by_lag(structure), lags(codes(levels))
+    return r[apart] if structure.bands is None else jnp.append(r, 0.0)[jnp.minimum(apart, len(r))]
 
 
 def _check_bands(structure: Any) -> None:
@@ -237,7 +233,7 @@ class AutoregressiveMovingAverage(Covariance):
 
     def matrix(self, levels: Any) -> Array:
         """Covariances between `levels`, integer positions."""
-        lag = _lags(levels)
+        lag = lags(levels)
         decay = powers(self.correlation, module_of(lag).maximum(lag - 1, 0))
         return self.variance * jnp.where(lag == 0, 1.0, self.gamma * decay)
 

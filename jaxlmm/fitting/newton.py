@@ -65,7 +65,8 @@ _ADVICE = {
     Status.MAX_ITERATIONS: "stopped at the iteration limit before convergence; start from other values (start=)",
     Status.STALLED: "no step improves the criterion, but its gradient is not zero; look at the scale of the data, "
     "or at a covariance with more parameters than the data can tell",
-    Status.NOT_FINITE: "the criterion is not finite at the start values: degenerate data, or start values out of range",
+    Status.NOT_FINITE: "the criterion is not finite at the start values: the covariance matrix of the response is not "
+    "positive definite there, or numbers overflow; start from other values (start=)",
     Status.BAD_RESPONSE: "the response has missing or infinite values, or no variation that X does not fit exactly",
     Status.NOT_RUN: "interrupted before this one was fitted",
     Status.RANK_DEFICIENT: "converged; some columns of X are combinations of others and have no coefficient",

@@ -13,7 +13,9 @@ import numpy as np
 from jax import Array
 
 from ..covariance import Covariance
+from ..covariance.helpers import spacing
 from ..covariance.kinds import Kind, concatenated, module_of
+from ..covariance.trial import is_free_in_scale
 from ..errors import DataError
 from ..likelihood.criterion import Normal, deviance, gram_curvature, gram_slopes, profiled_deviance, solve_normal
 from ..likelihood.engines import Blocks
@@ -25,6 +27,8 @@ from ..pytrees import frozen_pytree, is_traced
 from ..runtime.sharding import alike
 from .newton import Evaluate, Packing, Point
 
+INSIDE = 0.05  # how far a start on the boundary is moved towards the usual one
+
 
 @frozen_pytree(data=("reml",), meta=("parts", "placed", "profiled", "independent"))
 @dataclass(frozen=True)
@@ -32,7 +36,8 @@ class Spec:
     """What a fit is of: everything that compiled code depends on besides shapes, and its criterion, which is a number.
 
     With random terms and independent residuals sigma is profiled out and the terms are relative to sigma^2. Otherwise
-    (a residual structure, a variance that is fixed, or a random part that can take over all of the variation)
+    (a residual structure, a variance that is fixed, a random part that can take over all of the variation, or one whose
+    matrix is not proportional to its variances)
     the residual is the last part and all covariances are absolute. `placed` says which parts have sets of coordinates.
     """
 
@@ -50,7 +55,8 @@ class Spec:
         parts = (*model.random, model.residual)
         independent = model.residual.is_iid
         plain = all(isinstance(part, Term) and part.is_plain for part in model.random)
-        profiled = independent and plain and not any(part.structure.has_fixed_scale for part in parts)
+        profiled = independent and plain and not model.residual.structure.has_fixed_scale
+        profiled = profiled and all(is_free_in_scale(part.structure, part.dim) for part in model.random)
         if profiled:
             parts = model.random
         placed = tuple(places is not None for _, places in zip(parts, model.coords, strict=False))
@@ -130,6 +136,29 @@ class Spec:
         return s if chart == "solver" else module_of(s).asarray(self.map("solver_to_natural", jnp.asarray(s)))
 
     @property
+    def alternatives(self) -> np.ndarray:
+        """Further starts (a, k) that structures say, NaN where they are as in `start`."""
+        sizes = [structure.size(dim) for structure, dim in self.parts]
+        rows, begin = [np.zeros((0, sum(sizes)))], 0
+        for (structure, dim), size in zip(self.parts, sizes, strict=True):
+            own = structure.alternatives(dim)
+            rows.append(np.pad(own, ((0, 0), (begin, sum(sizes) - begin - size)), constant_values=np.nan))
+            begin += size
+        return np.concatenate(rows)
+
+    def from_theta(self, theta: Any, K: Sequence[Any], usual: Any) -> Any:
+        """Solver coordinates (..., k) of a public theta (..., m) to start at, terms in the basis of `Basis.K`.
+
+        All slopes away from a boundary are zero on it, so a start there is moved towards the `usual` one (..., k).
+        """
+        xp = module_of(theta)
+        sigma = xp.exp(theta[..., -1:]) if self.profiled else 1.0
+        s = self.map("public_to_solver", theta) / sigma**self.degrees
+        s = self.in_basis(s, [xp.linalg.inv(each) for each in K])
+        inside = xp.all(xp.isfinite(theta), -1, keepdims=True)
+        return xp.where(inside, s, (1.0 - INSIDE) * s + INSIDE * usual)
+
+    @property
     def kinds(self) -> list[tuple[Kind, int]]:
         """The kind of every coordinate, and the part that it belongs to."""
         return [(kind, i) for i, (structure, dim) in enumerate(self.parts) for kind in structure.kinds(dim)]
@@ -188,13 +217,6 @@ def moment_start(spec: Spec, statistics: Any, s: np.ndarray, scale: np.ndarray) 
     lead = np.broadcast_shapes(s.shape[:-1], L.shape[:-1])
     s, scale = (np.broadcast_to(x, (*lead, x.shape[-1])) for x in (s, scale))
     return np.concatenate([s[..., :begin], np.broadcast_to(L, (*lead, L.shape[-1])) / scale[..., begin:]], -1)
-
-
-def spacing(coords: np.ndarray) -> np.ndarray:
-    """Typical distance along each column of sets of coordinates (K, T, ...): a quarter of their extent, (d,)."""
-    coords = np.reshape(coords, (*coords.shape[:2], -1))
-    extent = np.mean(np.ptp(coords, axis=1), axis=0)
-    return np.where(extent > 0, 0.25 * extent, 1.0)
 
 
 class Evaluation(NamedTuple):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from ..errors import DataError
@@ -15,13 +16,13 @@ from ..likelihood.confounding import check_left_by
 from ..likelihood.engines import Blocks
 from ..likelihood.model import Model
 from ..likelihood.prepared import Prepared, prepare
-from ..pytrees import replace
+from ..pytrees import is_traced, replace
 from ..runtime.precision import pure
 from ..runtime.programs import compiled
 from ..runtime.sharding import alike
 from ..tolerances import SINGULAR
 from .boundary import RISE
-from .estimate import MAX_ITERATIONS
+from .estimate import MAX_ITERATIONS, as_start
 from .newton import Evaluate, Packing, Status, minimise
 from .objective import Spec, criterion_at, objective, packing_of, scale_of
 from .units import Estimates, in_units, jacobi_eigenvalues
@@ -36,7 +37,7 @@ GRADIENT = 1e-6  # largest entry of the scaled gradient at which a first-order o
 
 def fit(
     model: Model, method: str = "REML", optimizer: optax.GradientTransformation | None = None,
-    max_iterations: int = MAX_ITERATIONS, prior: Prior | None = None,
+    max_iterations: int = MAX_ITERATIONS, prior: Prior | None = None, start: Any = None,
 ) -> Estimates:  # fmt: skip
     """Fit a model as a pure function of its arrays.
 
@@ -59,6 +60,7 @@ def fit(
         coordinates that the density is of (no Jacobian is added). Made of `jax.numpy`, twice differentiable, minus
         infinity where theta cannot be; it may close over traced values, derivatives in which are the estimates' too.
         Status, decrement and `min_eigenvalue` are those of the sum, `loglik` is without it
+    start : (k,) theta to start at, which may be traced
 
     Raises
     ------
@@ -74,10 +76,14 @@ def fit(
             raise TypeError(f"fit(model): expected a jaxlmm.Model, found {type(model).__name__}")
         spec, constants = Spec.of(model, method), ()
         check_left_by(model.X, model.random, method)
+        if start is not None and not is_traced(start):
+            start = as_start(model, spec, start)
+        if start is not None and np.shape(start) != (model.size,):
+            raise DataError(f"start: expected shape ({model.size},) as of theta, found {np.shape(start)}")
         if prior is not None:
             prior, constants = _closed(prior, model)
             spec = spec.absolute
-        return _fit(spec, optimizer, max_iterations, prior, model, spec.start(model.coords), constants)
+        return _fit(spec, optimizer, max_iterations, prior, model, spec.start(model.coords), constants, start)
 
 
 def _closed(prior: Prior, model: Model) -> tuple[Prior, tuple[Any, ...]]:
@@ -101,11 +107,13 @@ def _check_optimizer(optimizer: Any) -> None:
 @compiled("optimizer", "max_iterations", "prior")
 def _fit(
     spec: Spec, optimizer: Any, max_iterations: int, prior: Prior | None, model: Model, start: Array,
-    constants: tuple[Any, ...],
+    constants: tuple[Any, ...], theta: Any,
 ) -> Estimates:  # fmt: skip
     prepared = prepare(model, compact=False, orthogonal=True)
     basis = prepared.basis
     scale = jax.lax.stop_gradient(scale_of(spec, basis, jnp))
+    if theta is not None:
+        start = jax.lax.stop_gradient(spec.from_theta(jnp.asarray(theta), basis.K, start * scale) / scale)
     s, decrement, iterations, status, flattest = _optimum(
         optimizer, max_iterations, prior, spec, prepared, scale, start, constants
     )

@@ -15,6 +15,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import lru_cache
 
+from ..covariance import NAMES, OVER_COORDINATES
 from ..errors import FormulaError
 from . import expressions
 from .structures import StructureReader
@@ -331,13 +332,29 @@ class _Parser(StructureReader):
     def call(self, name: Token) -> _Parsed:
         closing = self._closing(self.at)
         inside = self.tokens[self.at + 1 : closing]
-        if self._has_bar(inside) or name.text == "matern" or name.text.startswith("sp_"):
+        if self._has_bar(inside) or self._is_over_rows(name.text):
             return self.structure(name)
+        if name.text in NAMES and name.text in expressions.ELEMENTWISE and self._is_sum_of_columns(inside):
+            columns = " + ".join(token.text for token in inside[::2])
+            self.fail(
+                f"{name.text}({columns}) is the {name.text} of a sum here; for a covariance over places write "
+                f"sp_{name.text}({columns}), for the {name.text} of the sum I({name.text}({columns}))", name.position,
+            )  # fmt: skip
         start = self.at - 1
         self.at = closing + 1
         if name.text == "offset":
             return _Parsed(offsets=[self._elementwise(inside, "an offset", name.position)], position=name.position)
         return self._term(self.tokens[start : closing + 1])
+
+    def _is_over_rows(self, name: str) -> bool:
+        """Whether it names a structure that can be over all rows, without a bar, and no function of the formula."""
+        is_own = self.known_structures is not None and name in self.known_structures and name not in NAMES
+        return name.startswith("sp_") or ((is_own or name in OVER_COORDINATES) and name not in expressions.RESERVED)
+
+    @staticmethod
+    def _is_sum_of_columns(tokens: list[Token]) -> bool:
+        names, signs = tokens[::2], tokens[1::2]
+        return bool(signs) and all(t.kind in ("name", "quoted") for t in names) and all(t.text == "+" for t in signs)
 
     def _closing(self, opening: int) -> int:
         depth = 0

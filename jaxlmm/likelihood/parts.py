@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 
 from ..covariance import ByGroup, Covariance, Identity, Scaled, Unstructured
+from ..covariance.helpers import spacing
+from ..covariance.trial import tried
 from ..errors import DataError
 from ..frames.alignment import refuse_masked
 from ..frames.columns import same_index
@@ -101,9 +103,10 @@ class Term:
         Z = Z[:, None] if Z.ndim == 1 else Z
         codes, levels = as_codes(f"group of {name}", group, Z.shape[0])
         structure = Unstructured() if structure is None else structure
+        structure = Covariance.checked(structure, f"structure of {name}", Z.shape[-1])
         set_all(
             self, Z=own_array(f"Z of {name}", Z, (None, None)), group=codes, levels=levels, name=name,
-            structure=Covariance.checked(structure, f"structure of {name}", Z.shape[-1]),
+            structure=tried(structure, Z.shape[-1], np.arange(Z.shape[-1], dtype=np.int32), name),
             relationship=None if relationship is None else check_relationship(name, relationship, levels),
         )  # fmt: skip
 
@@ -175,14 +178,15 @@ class Field:
         codes = np.zeros(n, np.int32) if group is None else as_codes(f"group of {name}", group, n)[0]
         sets = None
         if coords is None:
-            position = _levels(name, position)
+            places = position = _levels(name, position)
             dim = int(position.max(initial=0)) + 1 if dim is None else dim
         else:
             coords = np.asarray(as_array(f"coords of {name}", coords, (None,) * max(np.ndim(coords), 1)))
             _check_arms(name, structure, codes, coords)
-            position, coords, sets = _sets(codes, coords)
+            places, (position, coords, sets) = coords, _sets(codes, coords)
             dim = 1 if dim is None else dim
         structure = structure.checked(f"structure of {name}", dim)
+        structure = tried(structure, dim, places, name, 1.0 if coords is None else spacing(coords))
         set_all(
             self, structure=structure, group=codes, position=position, coords=coords, sets=sets, dim=dim, name=name
         )  # fmt: skip
@@ -228,6 +232,7 @@ class Residual(Field):
             if group is not None:
                 raise DataError("residual: give position or coords with group")
             structure = Covariance.checked(structure, "structure of residual", 1)
+            structure = tried(structure, 1, np.zeros(1, np.int32), "residual")
             set_all(
                 self, structure=structure, group=None, position=None, coords=None, sets=None, dim=1, name="residual"
             )

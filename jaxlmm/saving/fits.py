@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ..covariance import Covariance
 from ..errors import DataError
+from ..formula.specs import Structures
 from ..frames.columns import open_table
 from ..frames.owned import frame_at
 from ..frames.relationship import plain_relationship
@@ -28,7 +28,7 @@ class Call:
     residual: Any = None
     variance: str | None = None
     relationship: Mapping[str, Any] | None = None
-    structures: Mapping[str, type[Covariance]] | None = None
+    structures: Structures | None = None
     engine: Any = "auto"
     maker: Callable[..., Any] | None = field(default=None, repr=False, compare=False)
 
