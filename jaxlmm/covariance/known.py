@@ -60,6 +60,17 @@ class KnownMatrix(Covariance):
         self.__dict__["known"] = constant
 
     @property
+    def rows(self) -> int:
+        """Number of levels that the matrix is of."""
+        return len(self.known.values)
+
+    def check_fixed(self, dim: Any) -> None:
+        """Refuse levels that the matrix does not have."""
+        super().check_fixed(dim)
+        if dim > self.rows:
+            raise JaxlmmError(f"KnownMatrix: the matrix has {self.rows} rows for {dim} levels, of which each is one")
+
+    @property
     def by_level(self) -> bool:
         """True: it is over the levels that are its rows."""
         return True
