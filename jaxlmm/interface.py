@@ -74,8 +74,10 @@ def lmm(
         in it, with a warning where the alphabet has another;
         ``"ar1(visit | id, levels=['Screening', 'Week 2'])"`` gives the order, and keeps levels without rows. Numbers
         are distances for ar1 and arma11, and say the order of levels for the other structures over levels, such as
-        ar1h; the summary says which. With weights w, Cov(e_i, e_j) is divided by sqrt(w_i w_j), as in mmrm. Default:
-        independent.
+        ar1h; the summary says which. Known variances v, as in a meta-analysis: ``"iid(variance=1)"`` with weights 1/v,
+        or with ``variance="power(v, 0.5)"``; a known matrix: ``KnownMatrix(variance=1.0, known=V).over("row")``, whose
+        row i is the i-th level of the column. With weights w, Cov(e_i, e_j) is divided by sqrt(w_i w_j), as in mmrm.
+        Default: independent.
     variance : str, optional
         Function of a column that multiplies the standard deviations of the residuals: ``"power(x)"``, ``|x|**power``;
         ``"exp(x)"``; ``"const_power(x)"``; ``"ident(f)"``, one for each level of f. Numbers fix its parameters:
@@ -125,8 +127,6 @@ def lmm(
     call = Call(formula, weights, offset, residual, variance, relationship, structures, engine, lmm)
     frame, model = model_of(data=data, **call.arguments())
     call = replace(call, formula=frame.formula.text)  # with the columns that a dot stood for
-    if not model.size:
-        raise DataError("all covariance parameters are fixed: there is nothing to estimate")
     if frame.aliased:
         names = ", ".join(frame.aliased)
         text = f"{frame.formula.text}: dropped, as combinations of columns before them: {names}"

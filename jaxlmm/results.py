@@ -645,7 +645,7 @@ class Fit(FitBase):
         if column is not None or values is not None:
             raise DataError("column, values: are for many responses (b, n), found one; write y[None] and values[None]")
         y = own_array("y", y, (self.nobs,))
-        if np.ptp(y) == 0:
+        if np.ptp(y) == 0 and not self.model.residual.is_known:
             raise DataError(f"y: constant response, all {self.nobs} values equal {float(y[0]):g}")
         frame, model = dataclasses.replace(self.frame, y=y), self.model.replace(y=y)
         return fit_frame(self.data, frame, model, self.method, self.call, given=self.given)
@@ -864,6 +864,8 @@ class Fit(FitBase):
 
     def _ending(self) -> str:
         c = self.certificate
+        if not len(self.theta):
+            return f"all covariance parameters are known: generalised least squares ({self.engine} engine)"
         how = "converged" if self.converged else f"NOT CONVERGED: {self.estimate.status.advice}"
         lines = [
             f"{how} ({c.iterations} evaluations, {self.engine} engine)",

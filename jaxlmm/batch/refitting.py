@@ -116,7 +116,7 @@ class Job:
     def fit_stack(self, rows: np.ndarray, stack: Stack) -> None:
         """Fit data sets of one shape with designs of their own; `rows` are those of all data sets stacked."""
         free = stack.prepared.basis.n - stack.prepared.basis.rank
-        good = np.flatnonzero((stack.spread > FITTED_BY_X) & (free > 0))
+        good = np.flatnonzero(self.spec.fits(free, stack.spread > FITTED_BY_X))
         bad = np.setdiff1d(np.arange(len(stack.rows)), good)
         self.out.status[rows[stack.rows[bad]]] = Status.BAD_RESPONSE
         prepared = take(stack.prepared, good)
@@ -243,7 +243,7 @@ def _refit_chunk(
     incomplete = np.any(absent, 1)
     if missing == "status":
         bad_y |= incomplete
-    bad_y |= np.sum(~absent, 1) <= model.X.shape[1] - (design.nobs - len(model.y))
+    bad_y |= ~job.spec.fits(np.sum(~absent, 1) + (design.nobs - len(model.y)) - model.X.shape[1], True)
     status[rows[bad_x]], status[rows[bad_y]] = Status.BAD_COVARIATE, Status.BAD_RESPONSE
     good = ~bad_x & ~bad_y
     if again is not None and x is not None:
@@ -288,7 +288,7 @@ def _fit_shared(
     offset = 0.0 if design.model.offset is None else design.model.offset
     size = np.sqrt(np.sum(weighted(design.model, (Y - offset).T) ** 2, 0))
     data = design.responses(Y, x)
-    varies = data.residual_sd * np.sqrt(Y.shape[1]) > FITTED_BY_X * size
+    varies = job.spec.fits(1, data.residual_sd * np.sqrt(Y.shape[1]) > FITTED_BY_X * size)
     job.out.status[rows[good[~varies]]] = Status.BAD_RESPONSE
     data = data if varies.all() else take(data, np.flatnonzero(varies))
     job.fit_responses(rows[good[varies]], design, data, None if job.testing is None else Y[varies])

@@ -40,6 +40,17 @@ class KnownMatrix(Covariance):
 
     by_level = True  # type: ignore[assignment]  # over the levels that are its rows
 
+    @property
+    def rows(self) -> int:
+        """Number of levels that the matrix is of."""
+        return len(self.known)
+
+    def check_fixed(self, dim: Any) -> None:
+        """Refuse levels that the matrix does not have."""
+        super().check_fixed(dim)
+        if dim > self.rows:
+            raise JaxlmmError(f"KnownMatrix: the matrix has {self.rows} rows for {dim} levels, of which each is one")
+
     def matrix(self, levels: Any) -> Array:
         """Covariances between `levels`, integer positions."""
         return self.variance * submatrix(self.known, levels)

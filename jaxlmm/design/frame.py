@@ -271,7 +271,9 @@ def build_frame(
     _check_finite(data_used)
     formula = _with_factors(formula, data_used)
     y = _response(formula, data_used, n)
-    if np.ptp(y) == 0:
+    errors = frame_residual(residual, data_used, columns)
+    known_errors = errors is not None and errors.is_known
+    if np.ptp(y) == 0 and not known_errors:
         raise DataError(f"the response {_name(formula)} is constant: there is nothing to explain")
     w = _weights(extra["weights"].values[rows]) if "weights" in extra else None
     source, weights_source = (None if v is None else v if isinstance(v, str) else "" for v in (offset, weights))
@@ -279,7 +281,7 @@ def build_frame(
     every, encoder = encode(formula.side, formula, data_used, n)
     X, kept = _full_rank(finite(every, encoder.names))
     names = tuple(encoder.names[j] for j in kept)
-    if n <= X.shape[1]:
+    if n < X.shape[1] + (not known_errors):
         raise DataError(f"{n} complete rows cannot determine {X.shape[1]} fixed effects; more rows are needed")
     parts: list[FrameTerm | FrameField] = []
     designs: list[TermDesign] = []
@@ -287,7 +289,7 @@ def build_frame(
         if spec is not None:
             parts.append(frame_field(spec, data_used, columns, spec.text))
             continue
-        for term, design in random_terms(bar, formula, data_used, n, w, bar.group_label in related):
+        for term, design in random_terms(bar, formula, data_used, n, w, bar.group_label in related or known_errors):
             parts.append(term)
             designs.append(design)
     what = f"residual={residual.text!r}"
@@ -318,7 +320,7 @@ def build_frame(
         offset_source=source,
         weights_source=weights_source,
         used=tuple(dict.fromkeys((*columns, *_names(weights_source), *_names(source)))),
-        residual=frame_residual(residual, data_used, columns),
+        residual=errors,
         residual_text=residual.text,
         variance_text=residual.variance,
         coding=(*_coding(formula, data_used), *_one_level(formula, designs)),

@@ -15,6 +15,7 @@ from ..covariance import (
     OVER_ORDER,
     ByGroup,
     Covariance,
+    KnownMatrix,
     Kronecker,
     Product,
     Scaled,
@@ -192,6 +193,10 @@ def _levels_of(leaf: Leaf, column: Column, before: Column, what: str) -> tuple[C
     notes: tuple[str, ...] = ()
     if leaf.levels:
         factor = _given_order(leaf, factor, what)
+    elif isinstance(leaf.structure, KnownMatrix):  # its rows are the levels of all rows, complete or not
+        every = before if before.missing is None else before.take(np.flatnonzero(~before.missing))
+        levels = every.as_factor().levels
+        factor = replace(factor, values=factor.recode(levels), levels=levels)
     else:
         used = set(factor.levels.keys)
         known = before.levels if not before.is_number else Levels((), ())
@@ -302,6 +307,12 @@ def check_count(structure: Covariance, text: str, count: int, what: str) -> None
     """Refuse structures whose parameters need more levels or places than there are."""
     if count < 2 and type(structure) in _SHIPPED and not isinstance(structure, _FINE_WITH_ONE):
         raise DataError(f"{what}: {text} needs at least two levels or places, found {count}")
+    rows = getattr(structure, "rows", count)
+    if rows != count:
+        raise DataError(
+            f"{what}: {text} has a matrix of {rows} rows for {count} levels, and row i is the i-th level in their "
+            "order; levels=[...] says which they are"
+        )
     rank = getattr(structure, "d", None)
     if isinstance(rank, int) and rank > count:
         raise DataError(

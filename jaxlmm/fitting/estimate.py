@@ -117,7 +117,7 @@ def _local(spec: Spec, basis: Basis, scale: np.ndarray, point: Point) -> tuple[n
     Where sigma is profiled out, the second derivatives are first those of coordinates relative to it and its
     logarithm, in which they are known: the Hessian of the profiled criterion is a Schur complement of theirs.
     """
-    if not np.any(point.aux.normal.rss):  # nothing was evaluated
+    if not any(map(np.any, jax.tree_util.tree_leaves(point))):  # nothing was evaluated
         k = len(scale) + spec.profiled
         nothing = np.full(point.aux.normal.Phi.shape[1:], np.nan)
         return np.full((k, k), np.nan), np.full((k, *nothing.shape), np.nan), nothing

@@ -18,7 +18,7 @@ from ..covariance.kinds import Kind, concatenated, module_of
 from ..covariance.trial import is_free_in_scale
 from ..errors import DataError
 from ..likelihood.criterion import Normal, deviance, gram_curvature, gram_slopes, profiled_deviance, solve_normal
-from ..likelihood.engines import Blocks
+from ..likelihood.engines import Blocks, expansion_of
 from ..likelihood.model import Model, block_at
 from ..likelihood.parts import Residual, Term
 from ..likelihood.prepared import Basis, Prepared
@@ -70,6 +70,14 @@ class Spec:
         own = Residual()
         parts, placed = (*self.parts, (own.structure, own.dim)), (*self.placed, False)
         return replace(self, parts=parts, placed=placed, profiled=False)
+
+    def fits(self, free: Any, varies: Any) -> Any:
+        """Whether data sets can be fitted that have `free` rows more than X has ranks, and vary beside X or not.
+
+        With known residuals any response will do, and without anything to estimate as many rows as coefficients.
+        """
+        known = not self.profiled and self.parts[-1][0].size(self.parts[-1][1]) == 0
+        return (free >= (1 if self.profiled or len(self.degrees) else 0)) & (varies | known)
 
     def in_absolute(self, s: Any, sigma: Any) -> Any:
         """Solver coordinates (..., m) of `absolute` from those (..., k) of the fit, and sigma (...) if profiled."""
@@ -251,7 +259,7 @@ def second_order(
     The gradient in the blocks is the engine's closed form; the chain to the coordinates is autodiff.
     """
     C, D = blocks(s), along_coordinates(blocks, s)
-    found = statistics.expand(C, D._replace(residual=None) if fixed_residual else D, weigh)
+    found = expansion_of(statistics, C, D._replace(residual=None) if fixed_residual else D, weigh)
     gradient, bent = pulled_back(blocks, s, found.slopes)
     return C, found, gradient, found.curvature + bent
 

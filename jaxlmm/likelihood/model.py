@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 from typing import Any
@@ -17,6 +18,7 @@ from ..covariance import Covariance
 from ..errors import DataError
 from ..frames.columns import same_index
 from ..pytrees import frozen_pytree, is_traced, set_all
+from ..runtime.precision import float64
 from ..runtime.sharding import alike
 from .confounding import check_terms
 from .engines import Blocks, Engine, choose
@@ -85,11 +87,11 @@ class Model:
             raise DataError(f"residual: expected {n} rows as in y, found {len(residual.group)}")
         weights = None if weights is None else check_weights(weights, n)
         offset = None if offset is None else own_array("offset", offset, (n,))
+        set_all(self, y=y, X=X, random=random, residual=residual, weights=weights, offset=offset)
         if checks:
-            check_design(y, X)
+            check_design(y, X, residual, self.size)
             if not is_traced(random, X):
                 check_terms(random)
-        set_all(self, y=y, X=X, random=random, residual=residual, weights=weights, offset=offset)
         evaluator = choose(engine, self)
         set_all(self, evaluator=evaluator, layout=evaluator.layout(self))
 
@@ -200,6 +202,16 @@ def block_at(structure: Covariance, dim: Any, coords: Any) -> Array:
     if coords is None:
         return structure.matrix(np.arange(dim, dtype=np.int32))
     return jax.vmap(structure.matrix)(jnp.asarray(coords))
+
+
+def known_sd(model: Model, xp: Any = np) -> Any:
+    """Root of the mean variance of residuals that are known, before weights; zero where they are estimated."""
+    part = model.residual
+    if not part.is_known:
+        return xp.zeros(())
+    with float64() if xp is np else contextlib.nullcontext():
+        block = block_at(part.structure.from_public(jnp.zeros(0), part.dim), part.dim, part.coords)
+        return xp.sqrt(xp.mean(xp.diagonal(xp.asarray(block), axis1=-2, axis2=-1)))
 
 
 def _blocks(structures: Structures, coords: tuple[Any, ...], theta: Array) -> Blocks:

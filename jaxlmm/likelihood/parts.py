@@ -252,6 +252,11 @@ class Residual(Field):
             )
 
     @property
+    def is_known(self) -> bool:
+        """Whether their covariance is fixed, as by known sampling variances: then y may be anything."""
+        return self.structure.size(self.dim) == 0
+
+    @property
     def is_iid(self) -> bool:
         """True for independent errors of one variance."""
         return self.group is None and isinstance(self.structure, Identity)
@@ -325,16 +330,21 @@ def check_weights(weights: Any, n: int) -> Any:
     return weights
 
 
-def check_design(y: Any, X: Any) -> None:
-    """Refuse a design in which REML does not exist: n <= p, collinear X, constant or exactly fitted y."""
+def check_design(y: Any, X: Any, residual: Residual, size: int) -> None:
+    """Refuse a design in which REML does not exist: n <= p, collinear X, constant or exactly fitted y.
+
+    With known variances of the residuals any y will do, and without a parameter to be estimated (`size`) n = p.
+    """
     n, p = X.shape
-    if n <= p:
+    if n < p or (n == p and (size or not n)):
         raise DataError(f"X: {p} columns need more than {p} rows, found {n}")
     if is_traced(y, X):
         return
     rank = column_rank(X)
     if rank < p:
         raise DataError(f"X: {p} columns but rank {rank}; drop the redundant columns (lmm() does this by itself)")
+    if residual.is_known:
+        return
     if np.ptp(y) == 0:
         raise DataError(f"y: constant response, all {n} values equal {float(y[0]):g}; there is nothing to model")
     Q, _ = np.linalg.qr(unit_columns(shifted(X, origin(X))))
