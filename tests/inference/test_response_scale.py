@@ -78,8 +78,8 @@ def test_margins_and_sides(means):
     check(one, lower=[276.9216989, 276.6275825, 278.4564967])
     assert np.all(np.isinf(one["upper"]))
     text = str(pairs.against(delta=1.25, adjust="holm"))
-    assert "equivalence: within a factor of 1.25 of 1" in text
-    assert "non-inferiority: > 1 - a factor of 1.05" in str(pairs.against(side=">", delta=1.05, adjust="none"))
+    assert "equivalence: between 1 / 1.25 and 1 * 1.25" in text
+    assert "non-inferiority: > 1 / 1.05" in str(pairs.against(side=">", delta=1.05, adjust="none"))
 
 
 def test_sides_of_linear_hypotheses(fit):
@@ -94,7 +94,7 @@ def test_sides_of_linear_hypotheses(fit):
     t = [(both.rows.estimate[0] - end) / se for end in (0.01, 0.03)]
     np.testing.assert_allclose(found.rows.p[0], max(stats.t.sf(t[0], df), stats.t.cdf(t[1], df)), rtol=1e-10)
     np.testing.assert_array_equal(found.limits, both.limits)
-    assert "equivalence: within 0.01 of rhs" in str(found) and found.joint == both.joint
+    assert "equivalence: between rhs - 0.01 and rhs + 0.01" in str(found) and found.joint == both.joint
 
 
 def test_predictions_on_the_response_scale(data):

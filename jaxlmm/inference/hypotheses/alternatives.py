@@ -70,14 +70,16 @@ class Alternative(NamedTuple):
         """How many standard errors (m,) a limit is away from its estimate."""
         return t_quantile(0.5 * (1.0 + level) if self.way == 0 else level, df)
 
-    def words(self, null: str, delta: str) -> str:
-        """The hypothesis as a note under a table; empty for the usual one."""
+    def words(self, null: str, delta: str, factor: bool = False) -> str:
+        """The hypothesis as a note under a table, the margin a distance or a factor; empty for the usual one."""
+        less, more = ("/", "*") if factor else ("-", "+")
         if self.way == 0:
-            return f"equivalence: within {delta} of {null}" if self.delta else f"tests of {null}" * (null != "0")
+            around = f"equivalence: between {null} {less} {delta} and {null} {more} {delta}"
+            return around if self.delta else f"tests of {null}" * (null != "0")
         sign, name = (">", "non-inferiority") if self.way > 0 else ("<", "non-superiority")
         if not self.delta:
             return f"one-sided tests: {sign} {null}"
-        return f"{name}: {sign} {null} {'-' if self.way > 0 else '+'} {delta}"
+        return f"{name}: {sign} {null} {less if self.way > 0 else more} {delta}"
 
 
 def alternative_of(side: Any, delta: Any) -> Alternative:

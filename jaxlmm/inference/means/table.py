@@ -343,8 +343,9 @@ class EMMeans(Shown):
         if self.shown is None:
             return [self.side.words(f"{self.null:.6g}", f"{self.side.delta:.6g}")]
         null = f"{float(self.shown(np.array(self.null))):.6g}"
-        delta = f"a factor of {float(self.shown(np.array(self.side.delta))):.6g}" if self.shown.null == "1" else ""
-        words = self.side.words(null, delta or f"{self.side.delta:.6g}")
+        is_factor = self.shown.null == "1"
+        delta = float(self.shown(np.array(self.side.delta))) if is_factor else self.side.delta
+        words = self.side.words(null, f"{delta:.6g}", is_factor)
         return [self.shown.note, words if words else f"tests of {null}"]
 
 
