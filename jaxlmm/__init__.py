@@ -37,6 +37,7 @@ from .fitting.units import Estimates
 from .frames.relationship import Precision
 from .inference.delta import Parameters
 from .inference.fixed_effects.in_batches import LaneTests, Tests, TestStatus
+from .inference.papers import side_by_side
 from .inference.ratios.comparison import Comparison, compare
 from .inference.ratios.exact import rlrt
 from .interface import lmm, lmm_in_turn
@@ -122,4 +123,5 @@ __all__ = [
     "pure",
     "reml",
     "rlrt",
+    "side_by_side",
 ]

@@ -49,6 +49,7 @@ from .inference.means.margins import comparisons, predictions, slopes
 from .inference.means.table import EMMeans
 from .inference.means.weights import Weights
 from .inference.normal import normal_draws
+from .inference.papers import correlation, report, vif
 from .inference.power import PowerTable, power
 from .inference.profiles.intervals import confint
 from .inference.profiles.profile import Profile, profile
@@ -823,6 +824,31 @@ class Fit(FitBase):
         fitted = self.fitted
         added = {"fitted": fitted, "resid": self.model.y - fitted, "fixed": self.predict(random=False)}
         return extend_rows(frame_at(self), self.frame.rows, added)
+
+    def vif(self) -> Any:
+        """How much the variance of a term's coefficients grows by the other terms (Fox & Monette 1992; ``car::vif``).
+
+        A frame: term, gvif (of a single coefficient the VIF), df, and ``gvif^(1 / (2 df))``, comparable between terms.
+
+        Raises
+        ------
+        DataError
+            For fewer than two terms.
+        """
+        return vif(self)
+
+    def correlation(self) -> Any:
+        """Correlations of the coefficients, as lme4's summary prints them: a frame with a row and a column for each."""
+        return correlation(self)
+
+    def report(self, df: str = "satterthwaite", **options: Any) -> str:
+        """What was done, in sentences for a methods section, every option that the fit was made with named.
+
+        Parameters
+        ----------
+        df, options : of the tests, see `test`
+        """
+        return report(self, df, **options)
 
     def summary(self, df: str = "satterthwaite", **method: Any) -> Summary:
         """The account that lme4's users expect, as text or HTML; options are those of `test`."""

@@ -223,6 +223,11 @@ def _columns_of(
     return columns / (size if size > 0 else 1.0)
 
 
+def term_columns(fit: FitBase) -> dict[str, tuple[int, ...]]:
+    """Columns of X of every term but the intercept, by its name."""
+    return {name: columns for name, columns in zip(_labels(fit), _own(fit), strict=True) if columns}
+
+
 def _own(fit: FitBase) -> list[tuple[int, ...]]:
     """Columns of X of every term but the intercept."""
     return [columns for _, columns in fit.frame.fixed_terms][int(fit.frame.formula.side.intercept) :]
