@@ -16,6 +16,7 @@ from ..errors import DataError, JaxlmmError
 from ..fitting.newton import Status
 from ..inference.fixed_effects.in_batches import Tests, TestStatus
 from ..interface import model_of
+from ..likelihood.confounding import check_left_by
 from ..likelihood.model import Model
 from ..simulation.bootstrap import standard, standard_names
 from .drawing import Drawn, sentence_of
@@ -139,7 +140,10 @@ class Fitter:
 
     def rehearse(self, table: Mapping[str, Any]) -> None:
         """Build the model of one data set; raises what is wrong with it."""
-        self._build(without_lost(table, self.response))
+        model = self._build(without_lost(table, self.response)).model
+        check_left_by(model.X, model.random, self.estimator.method)
+        if model.evaluator.stochastic:
+            raise DataError(f"engine: {model.engine!r} fits one data set at a time; use engine='crossed'")
 
     def _build(self, data: Mapping[str, Any]) -> Built:
         return self._built(*model_of(self.estimator.formula, data, **self.estimator.options), data)
