@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..batch.fits import BatchFit
+from ..batch.rebuilding import rebuilt
 from ..batch.refitting import fit_batch, refit_batch
 from ..design.frame import ModelFrame
 from ..errors import DataError, JaxlmmError
@@ -195,12 +195,13 @@ class Fitter:
         """The coefficient whose column of X is the only thing that varies, if so."""
         if len(varying) != 1 or varying[0] not in self.built.frame.coef_names:
             return None
-        e = self.estimator
-        text = " ".join(
-            str(t) for t in (e.formula, e.residual or "", e.variance or "", e.weights or "", e.offset or "")
-        )
-        alone = len(re.findall(rf"(?<![\w.]){re.escape(varying[0])}(?![\w.])", text)) == 1 and e.robust is None
-        return self.built.frame.coef_names.index(varying[0]) if alone and not self.built.nulls else None
+        if self.estimator.robust is not None or self.built.nulls:
+            return None
+        try:
+            alone = rebuilt(self.built.frame, self.data, varying[0]) is None
+        except DataError:  # something else depends on it
+            alone = False
+        return self.built.frame.coef_names.index(varying[0]) if alone else None
 
     def _refits(
         self, Y: np.ndarray, column: int | None, values: np.ndarray | None

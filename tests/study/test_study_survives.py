@@ -297,6 +297,25 @@ def test_data_frames_are_data_sets(tmp_path):
     np.testing.assert_allclose(own, [expected, len(y)], rtol=1e-9)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("formula", ["y ~ arm * x", "y ~ arm + I(arm * x)", "y ~ arm + x"])
+def test_columns_that_are_drawn_change_all_that_depends_on_them(tmp_path, formula):
+    def design():
+        return {**designs.cluster_trial(6, 5), "x": np.arange(30) / 10}
+
+    def allocated(rng, data):
+        return {"arm": rng.permutation(data["arm"]), "y": rng.standard_normal(30)}
+
+    study = plain(design=design, generate=allocated, estimators=analyses.ols(formula), replicates=6, **NOTHING)
+    frame = run(study, tmp_path, Here()).frame()
+    for i in (0, 5):
+        data = study.replicate(0, i).data
+        last = data["arm"] * data["x"] if "*" in formula else data["x"]
+        columns = [np.ones(30), data["arm"], *([data["x"]] if formula == "y ~ arm * x" else []), last]
+        beta = np.linalg.lstsq(np.column_stack(columns), data["y"], rcond=None)[0]
+        assert frame.estimate[i] == pytest.approx(beta[1], rel=1e-8)
+
+
 # -- analyses
 
 
