@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import DataError
 from ..runtime.sizes import MOST_DRAWS, check_count
-from .cells import accepted, cells_of, in_words, named_in, resolved
+from .cells import accepted, cells_of, named_in, resolved
 from .describe import described, digest
 from .estimators import Analysis, Row, estimators_of, targets_of
 from .manifest import count_tasks
@@ -85,8 +85,6 @@ class Study:
         return cells_of(self.grid)
 
     def _check(self) -> None:
-        if not self.cells:
-            raise DataError("grid: a factor has no levels; give each at least one")
         check_count("seed", self.seed)
         for name in ("replicates", "chunk"):
             check_count(name, getattr(self, name))
@@ -106,11 +104,6 @@ class Study:
         for estimator in self.estimators:
             estimator.check(self.targets)
         self.truths  # noqa: B018 - says what is wrong with expressions now, not in a worker
-        if isinstance(self.grid, Mapping):
-            for factor in self.unused:
-                if len({in_words({factor: cell[factor]}) for cell in self.cells}) > 1:
-                    raise DataError(f"grid: nothing uses the factor {factor!r}: its levels would be the same cell; "
-                                    f"{self._used_by()}")  # fmt: skip
 
     @cached_property
     def unused(self) -> tuple[str, ...]:
@@ -126,14 +119,6 @@ class Study:
             elif callable(part):
                 used |= accepted(part, dict.fromkeys(known)).keys()
         return tuple(factor for factor in known if factor not in used)
-
-    def _used_by(self) -> str:
-        names = [
-            f"{name} takes {', '.join(inspect.signature(part).parameters) or 'nothing'}"
-            for name, part in (("design", self.design), ("generate", self.generate))
-            if inspect.isfunction(part)
-        ]
-        return "; ".join(names) or "name it in an expression"  # fmt: skip
 
     if TYPE_CHECKING:  # hung on by `single`
 

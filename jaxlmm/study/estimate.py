@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,12 +9,14 @@ from typing import Any
 import numpy as np
 
 from ..batch.fits import BatchFit
+from ..batch.rebuilding import rebuilt
 from ..batch.refitting import fit_batch, refit_batch
 from ..design.frame import ModelFrame
 from ..errors import DataError, JaxlmmError
 from ..fitting.newton import Status
 from ..inference.fixed_effects.in_batches import Tests, TestStatus
 from ..interface import model_of
+from ..likelihood.confounding import check_left_by
 from ..likelihood.model import Model
 from ..simulation.bootstrap import standard, standard_names
 from .drawing import Drawn, sentence_of
@@ -139,7 +140,10 @@ class Fitter:
 
     def rehearse(self, table: Mapping[str, Any]) -> None:
         """Build the model of one data set; raises what is wrong with it."""
-        self._build(without_lost(table, self.response))
+        model = self._build(without_lost(table, self.response)).model
+        check_left_by(model.X, model.random, self.estimator.method)
+        if model.evaluator.stochastic:
+            raise DataError(f"engine: {model.engine!r} fits one data set at a time; use engine='crossed'")
 
     def _build(self, data: Mapping[str, Any]) -> Built:
         return self._built(*model_of(self.estimator.formula, data, **self.estimator.options), data)
@@ -191,12 +195,13 @@ class Fitter:
         """The coefficient whose column of X is the only thing that varies, if so."""
         if len(varying) != 1 or varying[0] not in self.built.frame.coef_names:
             return None
-        e = self.estimator
-        text = " ".join(
-            str(t) for t in (e.formula, e.residual or "", e.variance or "", e.weights or "", e.offset or "")
-        )
-        alone = len(re.findall(rf"(?<![\w.]){re.escape(varying[0])}(?![\w.])", text)) == 1 and e.robust is None
-        return self.built.frame.coef_names.index(varying[0]) if alone and not self.built.nulls else None
+        if self.estimator.robust is not None or self.built.nulls:
+            return None
+        try:
+            alone = rebuilt(self.built.frame, self.data, varying[0]) is None
+        except DataError:  # something else depends on it
+            alone = False
+        return self.built.frame.coef_names.index(varying[0]) if alone else None
 
     def _refits(
         self, Y: np.ndarray, column: int | None, values: np.ndarray | None

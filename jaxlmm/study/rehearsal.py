@@ -115,13 +115,15 @@ def _check_truths(study: Study, cell: int, data: Mapping[str, Any], fitters: Seq
 def _check_usable(draw: Any, drawn: Drawn, data: Mapping[str, Any], fitters: Sequence[Any], most: int) -> None:
     """Refuse what no estimator can use in any of the first replicates."""
     waiting: dict[int, str] = dict.fromkeys(range(len(fitters)), "")
+    is_drawn = False
     for start in range(0, max(most, 1), FEW):
         drawn = drawn if start == 0 else draw(np.arange(start, start + FEW))
         for i in range(FEW):
             for k in list(waiting):
                 if i in drawn.errors:
-                    waiting[k] = f"generate: {drawn.errors[i]}"
+                    waiting[k] = drawn.errors[i]
                     continue
+                is_drawn = True
                 try:
                     fitters[k].rehearse(drawn.table(i, data))
                     del waiting[k]
@@ -132,6 +134,8 @@ def _check_usable(draw: Any, drawn: Drawn, data: Mapping[str, Any], fitters: Seq
             if not waiting:
                 return
     for k, message in waiting.items():
+        if not is_drawn:
+            raise DataError(message if message.startswith("generate: ") else f"generate: {message}")
         raise DataError(
             f"estimator {fitters[k].estimator.name!r} can use none of the first {most} data sets; {message}"
         )

@@ -73,12 +73,17 @@ def run(
         When the models cannot be built, replicates are alike, or no replicate can be drawn.
     KeyboardInterrupt
         With a sentence that says how to go on. A data set for which a function raises is a status in its row.
+
+    Warns
+    -----
+    UserWarning
+        Where nothing uses a factor of the grid.
     """
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         raise StudyError(f"a process that works for a study began it again; {GUARD}")
     who, share = _executor(executor, workers), _share(shard)
     for factor in study.unused:
-        warnings.warn(f"grid: nothing uses the factor {factor!r}", UserWarning, stacklevel=3)
+        warnings.warn(f"grid: nothing uses the factor {factor!r}: its levels are the same", UserWarning, stacklevel=3)
     with locked(out) as store:
         joined, manifest, is_new = store.refuse(study)
         own = {key_of(cell) for cell in study.cells}

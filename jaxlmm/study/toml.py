@@ -20,6 +20,10 @@ name = "mixed"
 formula = "y ~ arm + (1 | cluster)"
 df = ["asymptotic", "kenward-roger"]
 
+[[estimators]]                      # an analysis of your own, f(data) -> {target: (estimate, se, df, p)}
+name = "own"
+function = "file.py:function"
+
 [targets]
 arm = 0.0                           # or { truth = 0.0, of = "arm", null = 0.0 }
 """
@@ -38,7 +42,7 @@ from typing import Any
 from ..errors import DataError, JaxlmmError
 from . import designs
 from .declare import Study
-from .estimators import Estimator, Target
+from .estimators import Analysis, Estimator, Target
 from .generate import Dropout, MixedModel
 
 NEEDED = ("design", "generate", "estimators", "targets", "replicates")
@@ -75,7 +79,7 @@ def read_study(path: Any) -> Study:
     estimators = found["estimators"]
     if not isinstance(estimators, list) or not all(isinstance(e, Mapping) for e in estimators):
         raise DataError(f"{path}: estimators: expected tables [[estimators]]")
-    found["estimators"] = [_made(Estimator, e, path, "estimators") for e in estimators]
+    found["estimators"] = [_made(Analysis if "function" in e else Estimator, e, path, "estimators") for e in estimators]
     targets = found["targets"]
     if isinstance(targets, Mapping):
         found["targets"] = {
@@ -100,6 +104,8 @@ def _made(kind: Any, values: Mapping[str, Any], path: Path, where: str) -> Any:
     if lost is not None:
         at = f"{where}.lost"
         values["lost"] = _made(Dropout, lost, path, at) if isinstance(lost, Mapping) else _function(lost, path, at)
+    if "function" in values:
+        values["function"] = _function(values["function"], path, f"{where}.function")
     try:
         return kind(**values)
     except TypeError as error:

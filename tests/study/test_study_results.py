@@ -288,3 +288,28 @@ def test_command_line(tmp_path, capsys):
     assert capsys.readouterr().out.strip().endswith(PAGE)
     assert main(["status", str(tmp_path)]) == 2
     assert isinstance(read(out), Results) and status(out).done == 40
+
+
+OWN = """
+def weighed(data):
+    high, low = (data["y"][data["arm"] == a].mean() for a in (1.0, 0.0))
+    return {"arm": high - low}
+"""
+
+
+@pytest.mark.slow
+def test_shares_on_the_command_line_end_with_the_same_bytes(tmp_path, capsys):
+    (tmp_path / "own.py").write_text(OWN)
+    own = '[[estimators]]\nname = "own"\nfunction = "own.py:weighed"\n[targets]'
+    (tmp_path / "study.toml").write_text(TOML.replace("[targets]", own))
+    file = str(tmp_path / "study.toml")
+    assert main(["study", file, "--out", str(tmp_path / "whole"), "--workers", "1"]) == 0
+    for k in (1, 2):
+        assert main(["study", file, "--out", str(tmp_path / f"{k}"), "--workers", "1", "--shard", f"{k}/2"]) == 0
+    assert main(["merge", str(tmp_path / "all"), str(tmp_path / "2"), str(tmp_path / "1")]) == 0
+    assert "2 rows a data set, 40 data sets, complete" in capsys.readouterr().out
+    for path in (tmp_path / "whole" / "parts").iterdir():
+        assert path.read_bytes() == (tmp_path / "all" / "parts" / path.name).read_bytes()
+    frame = read(tmp_path / "all").frame().set_index("estimator")
+    np.testing.assert_allclose(frame.estimate["own"], frame.estimate["plain"], rtol=1e-9)
+    assert main(["merge", str(tmp_path / "all"), str(tmp_path / "nothing")]) == 2

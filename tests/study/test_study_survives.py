@@ -143,7 +143,7 @@ def writes(rng, data):
         ({"generate": alike}, "replicates 0, 1 and 2 are all alike"),
         ({"generate": another_each_time}, "replicate 0 differs when it is drawn again"),
         ({"generate": lambda rng, data: rng.standard_normal(7)}, "expected at least|can use none|no column|length"),
-        ({"generate": lambda rng, data: None}, "generate: returned y of shape \\(\\)"),
+        ({"generate": lambda rng, data: None}, "^generate: returned y of shape \\(\\)"),
         ({"generate": lambda rng, data: {"Y": rng.standard_normal(30)}}, "expected the response 'y'"),
         ({"generate": writes}, "read-only"),
         ({"generate": lambda r, data: r.standard_normal(30)}, "first argument is called 'r'"),
@@ -166,6 +166,13 @@ def test_every_cell_is_rehearsed(tmp_path):
         run(study, tmp_path / "out", Here())
     with pytest.raises(StudyError, match="no study has been started here"):
         status(tmp_path / "out")
+
+
+def test_what_no_fit_could_do_is_said_before():
+    study = plain(design=designs.cluster_trial, estimators=Estimator("m", "y ~ arm + (1 | cluster)"), targets=["arm"],
+                  grid={"clusters": [6, 2]})  # fmt: skip
+    with pytest.raises(jaxlmm.DataError, match="cell clusters=2: .*combinations of the fixed effects"):
+        rehearse(study)
 
 
 def test_sandwiches_of_designs_of_their_own_are_refused_before():
@@ -197,10 +204,8 @@ def test_levels_are_one_or_several_and_each_once():
 
 
 def test_factors_that_nothing_uses_are_named(tmp_path):
-    with pytest.raises(jaxlmm.DataError, match="nothing uses the factor 'icc'"):
-        plain(grid={"shift": [0.0], "icc": [0.1, 0.2]})
     with pytest.warns(UserWarning, match="nothing uses the factor 'icc'"):
-        run(plain(grid={"shift": [0.0], "icc": [0.1]}), tmp_path, Here())
+        run(plain(grid={"shift": [0.0], "icc": [0.1, 0.2]}), tmp_path, Here())
     labelled = plain(grid=[{"shift": 0.0, "name": "null"}, {"shift": 1.0, "name": "large"}])
     assert labelled.unused == ("name",)  # a label of cells that differ
     model = MixedModel("y ~ arm", {"arm": "a"}, {"residual": {"variance": "b"}}, lost=lambda key, y, data, c: y > c)
@@ -290,6 +295,25 @@ def test_data_frames_are_data_sets(tmp_path):
     y, large = data["y"].to_numpy(float)[1:], (data["size"] == "large").to_numpy()[1:]
     expected = y[large].mean() - y[~large].mean()
     np.testing.assert_allclose(own, [expected, len(y)], rtol=1e-9)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("formula", ["y ~ arm * x", "y ~ arm + I(arm * x)", "y ~ arm + x"])
+def test_columns_that_are_drawn_change_all_that_depends_on_them(tmp_path, formula):
+    def design():
+        return {**designs.cluster_trial(6, 5), "x": np.arange(30) / 10}
+
+    def allocated(rng, data):
+        return {"arm": rng.permutation(data["arm"]), "y": rng.standard_normal(30)}
+
+    study = plain(design=design, generate=allocated, estimators=analyses.ols(formula), replicates=6, **NOTHING)
+    frame = run(study, tmp_path, Here()).frame()
+    for i in (0, 5):
+        data = study.replicate(0, i).data
+        last = data["arm"] * data["x"] if "*" in formula else data["x"]
+        columns = [np.ones(30), data["arm"], *([data["x"]] if formula == "y ~ arm * x" else []), last]
+        beta = np.linalg.lstsq(np.column_stack(columns), data["y"], rcond=None)[0]
+        assert frame.estimate[i] == pytest.approx(beta[1], rel=1e-8)
 
 
 # -- analyses
