@@ -42,7 +42,7 @@ from .inference.fixed_effects.in_batches import Tests
 from .inference.fixed_effects.linear import LinearTest, linear_test
 from .inference.fixed_effects.wald import Wald, wald
 from .inference.hypotheses.coding import coding_of
-from .inference.identified import known_parameters, known_varcorr
+from .inference.identified import known_bootstrap, known_parameters, known_varcorr
 from .inference.local import may_be_flat
 from .inference.means.emmeans import emmeans, emtrends
 from .inference.means.margins import comparisons, predictions, slopes
@@ -682,10 +682,11 @@ class Fit(FitBase):
             With intervals by ``confint(level, method="percentile" | "basic" | "bca")``.
         """
         terms = [(part.group_label, part.columns) for part in self.frame.parts]
-        return bootstrap(
+        found = bootstrap(
             self.model, self.estimate, self.method, n, seed, statistic, self.coef_names, terms, self.frame.kind,
             progress,
         )  # fmt: skip
+        return known_bootstrap(found, self, statistic is None) if may_be_flat(self) else found
 
     def power(
         self, target: Any = None, effect: Any = None, n: int = 1000, tests: str | Sequence[str] = "satterthwaite",
@@ -817,7 +818,10 @@ class Fit(FitBase):
     def glance(self) -> Any:
         """One row about the fit: nobs, sigma, loglik, aic, aicc, bic, df_resid, method, status, singular."""
         names = ("nobs", "sigma", "loglik", "aic", "aicc", "bic", "df_resid", "method", "status", "singular")
-        return make_frame(self.frame.kind, {name: [getattr(self, name)] for name in names})
+        columns = {name: [getattr(self, name)] for name in names}
+        if may_be_flat(self):
+            columns["sigma"] = [self.varcorr().sigma]
+        return make_frame(self.frame.kind, columns)
 
     def augment(self) -> Any:
         """The rows used, with the columns of the data and fitted, resid and fixed (population mean)."""

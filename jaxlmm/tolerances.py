@@ -62,6 +62,8 @@ SINGULAR = 1e-4
 FAINT = 1e-6
 # Eigenvalue of the observed information of covariance parameters below which algebra has to tell whether it is zero.
 SUSPICIOUS = 0.02
+# Standard deviation relative to that of the residual at which this eigenvalue is not trusted.
+SMALL = 0.01
 # Eigenvalue of the information of covariance parameters, scaled to unit diagonal, that is zero.
 FLAT = 1e-8
 # The same of the laws that two nested models allow, and of directions from one to the other.

@@ -204,6 +204,8 @@ class Natural(NamedTuple):
     covariances : for every part over levels the variances of the entries of its matrix (q, q), of each arm where these
         have parameters of their own (arms, q, q);  correlations : those of its correlations
     identified : whether the data determine each of the values (m,), and of the entries of each block, the residual last
+    spread (k, k) : `theta` as far as it is identified, zero along what is not, and on the boundary
+    theta_identified : whether the data determine each entry of theta (k,)
     """
 
     values: np.ndarray
@@ -213,6 +215,8 @@ class Natural(NamedTuple):
     correlations: tuple[Any, ...]
     note: str
     identified: tuple[Any, ...]
+    spread: np.ndarray
+    theta_identified: np.ndarray
 
     def se_of(self, places: slice) -> np.ndarray:
         """Standard errors of some of the parameters."""
@@ -231,8 +235,11 @@ def natural(fit: FitBase, information: str = "observed") -> Natural:
         covariances.append(None if G is None else at.variances(JG))
         correlations.append(None if G is None else at.variances(_of_correlations(G, JG)))
     known = (at.identifies(J), *(None if G is None else at.identifies(JG) for G, JG in zip(blocks, JB, strict=True)))
+    assert at.inverse is not None
+    JT0 = np.where(np.isfinite(JT), JT, 0.0)
     return Natural(
-        values, at.covariance(J), at.covariance(JT), tuple(covariances), tuple(correlations), at.note, known
+        values, at.covariance(J), at.covariance(JT), tuple(covariances), tuple(correlations), at.note, known,
+        JT0 @ at.inverse.W @ JT0.T, at.identifies(JT0),
     )  # fmt: skip
 
 

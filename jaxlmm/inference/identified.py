@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from ..estimates.varcorr import GroupCovariance, PartParameters, VarCorr
 from ..frames.tables import Table, notes
-from .delta import Natural
+from ..simulation.bootstrap import Bootstrap
+from .delta import Natural, natural
 
+UNKNOWN = "the data do not identify all covariance parameters"
 REASON = "empty: the data do not identify these parameters, the likelihood is the same at other values of them"
 
 
@@ -48,6 +51,29 @@ def known_correlations(at: Natural, part: int, arm: int | None = None) -> np.nda
     known = at.identified[1 + part][here]
     own = np.diagonal(known)
     return np.isfinite(at.correlations[part][here]) | (known & own[:, None] & own)
+
+
+def known_place(at: Natural, place: tuple[int, ...]) -> bool:
+    """Whether the data identify a covariance parameter at a place as in `ProfileTarget`; coefficients have none."""
+    if len(place) < 2:
+        return all(bool(at.identified[0][m]) for m in place)
+    part, i, j = place
+    return bool(at.identified[1 + part][i, i] if i == j else known_correlations(at, part)[i, j])
+
+
+def known_bootstrap(found: Bootstrap, fit: Any, is_standard: bool) -> Bootstrap:
+    """A parametric bootstrap, the standard statistics that the data do not identify NaN; with the reason."""
+    at = natural(fit)
+    if at.theta_identified.all():
+        return found
+    if not is_standard:  # whose function may depend on anything
+        return dataclasses.replace(found, note=f"{UNKNOWN}; statistics of these are where the solver started")
+    known = [True] * len(fit.coef)
+    for t, part in enumerate(fit.frame.parts):
+        known += [known_place(at, (t, i, j)) for i in range(len(part.columns)) for j in (i, *range(i))]
+    known += [] if fit.sigma is None else [bool(at.identified[-1].all())]
+    nan = np.where(known, 1.0, np.nan)
+    return dataclasses.replace(found, estimate=nan * found.estimate, values=nan * found.values, note=REASON)
 
 
 def _known(g: GroupCovariance, at: Natural) -> GroupCovariance:

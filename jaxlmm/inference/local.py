@@ -23,13 +23,14 @@ import numpy as np
 from jax import Array
 
 from ..covariance.kinds import module_of
-from ..fitting.objective import Spec, along_coordinates, pulled_back
+from ..fitting.newton import DECREMENT
+from ..fitting.objective import Spec, along_coordinates, pulled_back, scale_of
 from ..likelihood.criterion import Normal, gram_curvature, gram_slopes, solve_normal
 from ..likelihood.engines import Blocks, expansion_of
 from ..likelihood.model import Model
 from ..likelihood.prepared import Prepared, lean, prepare
 from ..linalg import eigh
-from ..tolerances import FLAT, INDEPENDENT, NO_CURVATURE_AT_ALL, SUSPICIOUS, correlation_of
+from ..tolerances import FLAT, INDEPENDENT, NO_CURVATURE_AT_ALL, SMALL, SUSPICIOUS, correlation_of
 
 INFORMATION = ("observed", "expected", "average")
 
@@ -150,7 +151,16 @@ def may_be_flat(fit: Any) -> bool:
         return False
     d = np.abs(np.diagonal(information))
     low = len(d) > 0 and d.min() < NO_CURVATURE_AT_ALL**2 * d.max()
-    return bool(low or np.linalg.eigvalsh(correlation_of(information)).min(initial=1.0) < SUSPICIOUS)
+    if low or np.linalg.eigvalsh(correlation_of(information)).min(initial=1.0) < SUSPICIOUS:
+        return True
+    return fit.estimate.decrement >= DECREMENT or _is_near_boundary(fit)
+
+
+def _is_near_boundary(fit: Any) -> bool:
+    """Whether a variance is small, of which what the gradient lacks to zero looks like information."""
+    spec, prepared = prepared_for(fit.model, fit.method)
+    s = spec.coordinates(np.asarray(fit.theta), prepared.basis.K) / scale_of(spec, prepared.basis)
+    return any(structure.at_boundary(v, dim, SMALL) for structure, dim, v in spec.split(s) if len(v))
 
 
 def inverse(information: Any, local: Local | None = None) -> Inverse:

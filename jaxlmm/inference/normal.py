@@ -30,13 +30,11 @@ def normal_draws(fit: Any, n: int = 1000, seed: int = 0, chains: int = 4) -> Dra
         raise DataError(f"chains: expected a positive whole number, found {chains!r}")
     require_converged(fit)
     at = natural(fit)
-    if at.note:
+    if not np.all(np.isfinite(at.spread)):
         raise DataError(f"draws: {at.note}")
     model = fit.model
-    moving = np.isfinite(np.diagonal(at.theta))
-    W = np.where(np.outer(moving, moving), at.theta, 0.0)
     effects = [entry for entry in fit.ranef().values() if np.all(np.isfinite(entry.pev))]
-    roots = [psd_cholesky(fit.vcov), psd_cholesky(np.asarray(W))]
+    roots = [psd_cholesky(fit.vcov), psd_cholesky(at.spread)]
     centres = [fit.coef, fit.theta]
     for entry in effects:
         roots.append(psd_cholesky(np.asarray(entry.pev)))
@@ -53,20 +51,23 @@ def normal_draws(fit: Any, n: int = 1000, seed: int = 0, chains: int = 4) -> Dra
         ]
         theta = np.resize(found[1], (bucket(count), len(fit.theta)))  # few shapes to compile
         of_random, of_residual = jax.tree_util.tree_map(lambda a: np.asarray(a)[:count], _blocks_at(model, theta))
-    names: dict[str, np.ndarray] = {"coef": found[0], "theta": found[1]}
+    names: dict[str, np.ndarray] = {"coef": found[0], "theta": np.where(at.theta_identified, found[1], np.nan)}
+    lost = set()  # grouping factors whose effects are predicted by what the data do not identify
     dims = {"coef": ["coefficient"], "theta": ["theta_dim"]}
     coords = {"coefficient": list(fit.coef_names), "theta_dim": [str(i) for i in range(len(fit.theta))]}
     for t, (part, random) in enumerate(zip(fit.frame.parts, model.random, strict=True)):
         if isinstance(random, Term):
             columns = f"{part.text} column"
-            names[f"varcorr {part.text}"] = of_random[t]
+            known = at.identified[1 + t]
+            lost |= set() if known.all() else {part.group_label}
+            names[f"varcorr {part.text}"] = np.where(known, of_random[t], np.nan)
             dims[f"varcorr {part.text}"] = [columns, f"{columns}2"]
             coords |= {columns: list(part.columns), f"{columns}2": list(part.columns)}
     if fit.sigma is not None:
-        names["sigma"] = np.sqrt(of_residual[:, 0, 0])
+        names["sigma"] = np.where(at.identified[-1].all(), np.sqrt(of_residual[:, 0, 0]), np.nan)
     for entry, draws in zip(effects, found[2:], strict=True):
         level, column = f"{entry.group} level", f"{entry.group} effect"
-        names[f"ranef {entry.group}"] = draws
+        names[f"ranef {entry.group}"] = np.where(entry.group in lost, np.nan, draws)
         dims[f"ranef {entry.group}"] = [level, column]
         coords |= {level: list(entry.levels), column: list(entry.columns)}
     return Draws({"posterior": {k: v.reshape(chains, n, *v.shape[1:]) for k, v in names.items()}}, coords, dims)

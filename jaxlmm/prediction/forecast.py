@@ -142,11 +142,11 @@ def _with_errors(
             known = inverse.known(found.slopes.T / found.mse)
         if is_kr and inverse.lost.any():
             known &= at(new, state, W=inverse.lost @ inverse.lost.T).extra < INDEPENDENT * found.mse
-            error = np.where(known, error, np.nan)
         variance = np.where(known | (found.mse == 0), quadratic(found.slopes, inverse.W), np.nan)
         with np.errstate(divide="ignore", invalid="ignore"):
             freedom = 2.0 * found.mse**2 / variance
         freedom = np.where((found.mse > 0) & ~(freedom > MANY), freedom, np.inf)
+        error = np.where(known | (found.mse == 0) | ~inverse.lost.any(), error, np.nan)
     return _frame(fit, found.mean, error, freedom, level, newdata)
 
 

@@ -39,7 +39,7 @@ class Bootstrap(Shown):
     ----------
     names : of the m statistics;  estimate : (m,) their values for the data
     values : (b, m) for the replicates, NaN where one has not converged or the statistic is not defined
-    fits : all replicates, a `BatchFit`
+    fits : all replicates, a `BatchFit`;  note : why something is NaN, or empty
     """
 
     names: tuple[str, ...]
@@ -48,6 +48,7 @@ class Bootstrap(Shown):
     fits: BatchFit
     kind: str
     _jackknife: Callable[[], np.ndarray]
+    note: str = ""
 
     def __len__(self) -> int:
         return len(self.values)
@@ -61,7 +62,7 @@ class Bootstrap(Shown):
             estimate, *limits = format_column(around, 6)
             rows.append((name, estimate, *format_column([b, s]), *limits))
         title = f"Parametric bootstrap, {len(self)} replicates, {int(self.fits.converged.sum())} converged:"
-        return Table(title, ("", "Estimate", "Bias", "Std. Error", "2.5 %", "97.5 %"), tuple(rows))
+        return Table(title, ("", "Estimate", "Bias", "Std. Error", "2.5 %", "97.5 %"), tuple(rows), note=self.note)
 
     @property
     def se(self) -> np.ndarray:
@@ -82,7 +83,8 @@ class Bootstrap(Shown):
         They are draws of estimates under the fitted model, not of a posterior; ArviZ looks for them in this group.
         Replicates that have not converged are left out.
         """
-        good = np.isfinite(self.values).all(1)
+        there = np.isfinite(self.values)
+        good = self.fits.converged & (there | ~there.any(0)).all(1)
         p = len(self.fits.coef_names)
         values, coords, dims = {"statistic": self.values}, {"name": list(self.names)}, {"statistic": ["name"]}
         if p and self.names[:p] == self.fits.coef_names:

@@ -14,7 +14,7 @@ from ...frames.columns import make_frame
 from ...runtime.precision import float64
 from ..delta import Natural, delta, natural
 from ..fixed_effects.wald import check_tests
-from ..identified import known_correlations
+from ..identified import known_place
 from .joint import Joint
 from .profile import end_points
 from .targets import ProfileTarget, Which, request, select
@@ -89,14 +89,14 @@ def _wald_of(target: ProfileTarget, at: Natural, level: float) -> tuple[float, t
         value = target.shown(target.function(target.z).value)
     with np.errstate(all="ignore"):
         if len(target.place) == 1:
-            se, known = np.sqrt(at.vcov[target.place[0], target.place[0]]), at.identified[0][target.place[0]]
+            se = np.sqrt(at.vcov[target.place[0], target.place[0]])
         elif target.place[1] == target.place[2]:
             part, i, _ = target.place
-            se, known = np.sqrt(at.covariances[part][i, i]) / (2.0 * value), at.identified[1 + part][i, i]
+            se = np.sqrt(at.covariances[part][i, i]) / (2.0 * value)
         else:
             part, i, j = target.place
-            se, known = np.sqrt(at.correlations[part][i, j]), known_correlations(at, part)[i, j]
-    return value if known else np.nan, bounded_limits(value, se, target.limits, level)
+            se = np.sqrt(at.correlations[part][i, j])
+    return value if known_place(at, target.place) else np.nan, bounded_limits(value, se, target.limits, level)
 
 
 def bootstrap_intervals(fit: FitBase, level: float, which: Which, n: int, seed: int) -> Intervals:

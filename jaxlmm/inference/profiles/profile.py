@@ -20,6 +20,9 @@ from ...estimates.fitted import FitBase
 from ...frames.columns import make_frame
 from ...frames.tables import Shown, Table, format_column
 from ...runtime.precision import float64
+from ..delta import delta, natural
+from ..identified import REASON, known_place
+from ..local import may_be_flat
 from .constrained import Branch, CurvePoint, center_of, follow, minimum_on
 from .joint import Joint, moved
 from .targets import ProfileTarget, Which, coefficients, function_target, request, select
@@ -103,6 +106,7 @@ class Profile(Shown):
     curves: tuple[Curve, ...]
     kind: str = field(repr=False)
     _joint: Joint = field(repr=False)
+    note: str = ""
 
     def __getitem__(self, name: str) -> Curve:
         for curve in self.curves:
@@ -155,7 +159,9 @@ class Profile(Shown):
         limits = self.intervals()
         numbers = [format_column([c.estimate, *x], 6) for c, x in zip(self.curves, limits, strict=True)]
         rows = tuple((c.name, c.criterion, *cells) for c, cells in zip(self.curves, numbers, strict=True))
-        return Table("Profile likelihood:", ("", "Criterion", "Estimate", "2.5 %", "97.5 %"), rows, labels=2)
+        return Table(
+            "Profile likelihood:", ("", "Criterion", "Estimate", "2.5 %", "97.5 %"), rows, labels=2, note=self.note
+        )
 
 
 def _normal_quantile(level: float) -> float:
@@ -171,11 +177,14 @@ def profiled(fit: FitBase, which: Which) -> tuple[Joint, list[ProfileTarget]]:
     return joint, found + (list(coefficients(joint, fit.coef_names, coefs)) if coefs else [])
 
 
-def curve_of(joint: Joint, target: ProfileTarget, goals: np.ndarray) -> Curve:
-    """The profile of one target with nodes at the given values of zeta, ascending and positive."""
+def curve_of(joint: Joint, target: ProfileTarget, goals: np.ndarray, known: bool = True) -> Curve:
+    """The profile of one target with nodes at the given values of zeta, ascending and positive; if it is `known`."""
     evaluate = joint.evaluator(target.chart, target.criterion)
     at = target.function(target.z)
     low, high = target.bounds
+    if not known:
+        nan, zeros, nowhere = np.full(2, np.nan), np.zeros(2), np.full((2, len(target.z)), np.nan)
+        return Curve(target.name, target.criterion, np.nan, nan, zeros, "", "", target, nan, zeros, nowhere)
     if not np.isfinite(at.value) or not np.all(np.isfinite(at.gradient)):  # a correlation beside a variance of zero
         both, psi = np.array(target.limits), np.array(target.bounds)
         zeros, nowhere = np.zeros(2), np.full((2, len(target.z)), np.nan)
@@ -238,4 +247,15 @@ def _profile(fit: FitBase, which: Which, goals: np.ndarray) -> Profile:
         raise DataError(f"profile: the fit has no optimum to profile around ({fit.status})")
     with float64():
         joint, chosen = profiled(fit, which)
-        return Profile(tuple(curve_of(joint, target, goals) for target in chosen), fit.frame.kind, joint)
+        known = _known(fit, which, chosen) if may_be_flat(fit) else [True] * len(chosen)
+        curves = [curve_of(joint, target, goals, k) for target, k in zip(chosen, known, strict=True)]
+        return Profile(tuple(curves), fit.frame.kind, joint, "" if all(known) else REASON)
+
+
+def _known(fit: FitBase, which: Which, targets: list[ProfileTarget]) -> list[bool]:
+    """Whether the data identify each of the targets."""
+    wanted = request(which)
+    if isinstance(wanted, Mapping):
+        return [bool(np.isfinite(delta(fit, f).estimate).all()) for f in wanted.values()]
+    at = natural(fit)
+    return [known_place(at, target.place) for target in targets]

@@ -19,7 +19,9 @@ from ...likelihood.parts import Residual
 from ...likelihood.prepared import Prepared, prepare, weighted
 from ...runtime.precision import float64
 from ...runtime.programs import compiled
-from ..local import blocks_at, inverse, local
+from ...tolerances import INDEPENDENT
+from ..delta import uncertain
+from ..local import blocks_at, inverse, local, may_be_flat
 
 NUMBERS = ("value", "loglik", "edf", "of_theta", "residual")
 
@@ -44,6 +46,7 @@ class ConditionalAIC(Shown):
     of_theta: float
     residual: int
     kind: str
+    note: str = ""
 
     def frame(self) -> Any:
         """One row: value, loglik, edf, of_theta, residual."""
@@ -54,7 +57,7 @@ class ConditionalAIC(Shown):
         numbers = (self.value, self.loglik, self.edf, self.of_theta)
         row = (*(f"{x:.4f}" for x in numbers), str(self.residual))
         header = ("cAIC", "cond. logLik", "edf", "of theta", "residual")
-        return Table("Conditional AIC:", header, (row,), labels=0)
+        return Table("Conditional AIC:", header, (row,), labels=0, note=self.note)
 
 
 def aicc(loglik: float, npar: int, nobs: int) -> float:
@@ -87,14 +90,20 @@ def conditional_aic(fit: Any) -> ConditionalAIC:
     loglik = -0.5 * float(fit.nobs * np.log(2.0 * np.pi) + found.logdet + found.rss)
     residual = model.residual.structure.size(model.residual.dim)
     total = float(edf) + of_theta
-    value = -2.0 * loglik + 2.0 * (total + residual)
-    return ConditionalAIC(value, loglik, total, of_theta, residual, fit.frame.kind)
+    value, note = -2.0 * loglik + 2.0 * (total + residual), ""
+    if may_be_flat(fit):  # the residuals of the predictions may depend on what the data do not identify
+        lost = uncertain(fit).inverse.lost
+        if np.any(np.linalg.norm(found.de @ lost, axis=0) > INDEPENDENT * np.sqrt(np.sum(found.e**2))):
+            value = loglik = total = of_theta = np.nan
+            note = "empty: the predicted random effects depend on covariance parameters that the data do not identify"
+    return ConditionalAIC(value, loglik, total, of_theta, residual, fit.frame.kind, note)
 
 
 class _Pieces(NamedTuple):
     trace: Any  # tr(R P)
     logdet: Any  # log|R|
     rss: Any  # e'R^-1 e
+    e: Any  # (n,)
     de: Any  # (n, k) derivatives of e = R P y
     dPy: Any  # (n, k) of P y
     information: Any  # (k, k) observed
@@ -125,6 +134,7 @@ def _pieces(spec: Spec, prepared: Prepared, residual: Residual, x: Array, rows: 
         trace=jax.jvp(traces, (C,), (Blocks(zeros, C.residual),))[1],
         logdet=statistics.gram(Blocks(zeros, C.residual))[0] - basis.log_weights,
         rss=e @ Py,
+        e=e,
         de=de,
         dPy=dPy,
         information=at.observed,

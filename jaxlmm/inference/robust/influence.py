@@ -20,7 +20,8 @@ from ...frames.tables import Shown, Table, format_column
 from ...linalg import quadratic
 from ...runtime.precision import float64
 from ...runtime.programs import compiled
-from ..local import inverse
+from ..delta import uncertain
+from ..local import inverse, may_be_flat
 from .deletion import deletion
 from .partition import Partition, Rowwise, labelled, require_converged
 
@@ -149,6 +150,8 @@ def influence(
             change[again] = nan * (natural - np.asarray(_each_reported(rows.spec, K, x)))
         moved[again] = nan * (x - rows.x)
 
+    if may_be_flat(fit):  # changes of what the data do not identify are none
+        change = np.where(uncertain(fit).identifies(slopes), change, np.nan)
     inverse_after = _inverted(after)
     with np.errstate(invalid="ignore"):
         covratio = np.linalg.det(found.information) * np.linalg.det(inverse_after)

@@ -15,6 +15,9 @@ from ...fitting.objective import coordinates
 from ...frames.columns import make_frame
 from ...frames.tables import Shown, Table, format_column
 from ...runtime.precision import float64
+from ...tolerances import POSITIVE
+from ..delta import Uncertain, uncertain
+from ..local import may_be_flat
 from .partition import Rowwise, dependent, require_converged, robust_clusters
 from .sandwich import factor_of
 
@@ -122,7 +125,13 @@ def vcov_full(fit: FitBase, robust: str | None = None, cluster: Any = None) -> n
     T[:p, :p], T[p:, p:] = rows.R, J
     here = np.append(np.ones(p, bool), np.isfinite(fit.theta))
     keep = np.ix_(here, here)
-    inverse = np.linalg.inv((T.T @ full @ T)[keep])
+    information = (T.T @ full @ T)[keep]
+    known, B = here.copy(), np.eye(len(information))
+    if may_be_flat(fit):
+        free, known[p:] = _identified(uncertain(fit), J, here[p:])
+        B = np.pad(free, ((p, 0), (p, 0)))
+        B[:p, :p] = np.eye(p)
+    inverse = B @ np.linalg.inv(B.T @ information @ B) @ B.T
     if robust is not None:
         s = scores(fit, cluster)
         both = np.column_stack([s.beta, s.theta])[:, here]
@@ -130,7 +139,21 @@ def vcov_full(fit: FitBase, robust: str | None = None, cluster: Any = None) -> n
         inverse = factor_of(robust, m, fit.nobs, p) * inverse @ (both.T @ both) @ inverse
     out = np.full(full.shape, np.nan)
     out[keep] = inverse
-    return out
+    return np.where(known[:, None] & known, out, np.nan)
+
+
+def _identified(at: Uncertain, J: np.ndarray, here: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Directions (k', r) of theta off its boundary that the data say something about, and which entries they identify.
+
+    A generalised inverse of the information along these is the covariance of everything that is identified.
+    """
+    assert at.inverse is not None
+    back = np.zeros_like(J)
+    back[np.ix_(here, here)] = np.linalg.inv(J[np.ix_(here, here)])
+    lost = (back @ at.inverse.lost)[here]
+    size = np.linalg.norm(lost, axis=0)
+    U, w, _ = np.linalg.svd(lost / np.where(size > 0, size, 1.0))
+    return U[:, int(np.sum(w > POSITIVE)) :], at.identifies(back) & here
 
 
 def _phi(rows: Rowwise) -> np.ndarray:
