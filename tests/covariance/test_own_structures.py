@@ -253,6 +253,9 @@ def test_a_term_that_is_not_proportional_to_its_variances_has_its_own_parameters
     field = Model(response(), X, [Field(structure, group=SUBJECT, coords=TIMES)])
     assert jaxlmm.fit_batch([field]).loglik[0] == pytest.approx(fit.loglik, abs=1e-6)
     assert np.isfinite(fit.test("t", df="kenward-roger").rows.df[0])
+    assert is_free_in_scale(fit.model.random[0].structure, 5) == isinstance(structure, Deviation)  # by its square root
+    large = jaxlmm.fit_batch([fit.model.replace(y=1e3 * response())]).loglik[0]  # scale-free all the same
+    assert large + (N - 2) * np.log(1e3) == pytest.approx(fit.loglik, abs=1e-6)
 
 
 # ---------------------------------------------------------------------------- one likelihood, whatever the part
