@@ -28,7 +28,7 @@ from .estimates.ranef import (
     singular_directions,
 )
 from .estimates.varcorr import VarCorr, flat_parts, natural_parameters, parameter_frame, varcorr
-from .fitting.estimate import estimate
+from .fitting.estimate import estimate, no_covariance
 from .fitting.newton import Status
 from .formula.update import updated
 from .frames.alignment import aligned
@@ -926,8 +926,9 @@ def fit_frame(
     """Estimate a model whose rows are described by `frame`."""
     with float64():
         found = estimate(model, method, start)
-    if found.status != Status.CONVERGED:
-        warnings.warn(f"{frame.formula.text}: {found.status.advice}", ConvergenceWarning, stacklevel=4)
+    text = found.status.advice if found.status != Status.CONVERGED else no_covariance(model, found)
+    if text:
+        warnings.warn(f"{frame.formula.text}: {text}", ConvergenceWarning, stacklevel=4)
     return Fit(data, frame, model, found, method, call, data if given is None else given)
 
 

@@ -220,11 +220,10 @@ class _Trial:
             return
         degrees = self.structure.degrees(self.dim)
         good = np.allclose(self.matrices(s * 2.0**degrees)[0], (4.0 if any(degrees) else 1.0) * G, 1e-8, 0)
+        good &= "_power" not in vars(self.structure)
         names = " and ".join(p.name for p in self.structure.free if p.kind.has_scale) or "of its parts"
-        what = (
-            f"matrix(levels) is not homogeneous of degree one in its scales ({names}); declare variances as Variance, "
-        )
-        self._require(good, f"{what}not standard deviations (it is fitted all the same, without profiling)", s)
+        what = f"matrix(levels) is not homogeneous of degree one in its scales ({names})"
+        self._require(good, f"{what}; declare variances as Variance, not standard deviations", s)
         for j, kind in enumerate(self.structure.kinds(self.dim)):
             if isinstance(kind, PositiveKind):
                 name = coordinate_names(self.structure, self.dim)[j] if not isinstance(self.structure, Composite) else j

@@ -268,7 +268,7 @@ class Parametric:
 
     def degrees(self, dim: Any) -> np.ndarray:
         """The power of the standard deviation of y that every solver coordinate is proportional to, often 1 or 0."""
-        return np.array([kind.degree for kind in self.kinds(dim)])
+        return np.array([kind.degree for kind in self.kinds(dim)]) / vars(self).get("_power", 1.0)  # see `trial`
 
     def scale(self, dim: Any, unit: Any, sd: Any = 1.0, xp: Any = np) -> Any:
         """Sizes (..., size) of the solver coordinates for standard deviations `sd` of y, see `Parameter.scale`.

@@ -158,16 +158,21 @@ def _tried(structure: Covariance, dim: Any, given: tuple[Any, ...], what: str, f
         return structure
     starts = _starts(structure, dim, np.array(far))
     variances = _plain_variances(structure, dim)
-    near = np.eye(size, dtype=bool)[list(variances.values())]
+    near, twice = np.eye(size, dtype=bool)[list(variances.values())], 2.0 ** structure.degrees(dim)
     everything = derivatives_of(structure.from_solver, dim, places, size <= MOST_COORDINATES)
-    found = everything([*starts, *np.where(near, NEAR, starts[-1])])  # mostly one run of one program
+    here = len(starts) - 1  # a point at which no correlation is zero
+    found = everything([*starts, starts[here] * twice, *np.where(near, NEAR, starts[here])])  # mostly the only run
     smooth = _is_smooth(found)[: len(starts)]
     at = _first_good(structure, dim, places, name, starts, found.value[: len(starts)], smooth)
-    if len(near) and not smooth[-1]:  # a point at which no correlation is zero
-        found = everything([*starts, *np.where(near, NEAR, starts[np.flatnonzero(smooth)[-1]])])
-    slopes = found.gradient[len(starts) :]
+    if not smooth[here]:
+        here = int(np.flatnonzero(smooth)[-1])
+        found = everything([*starts, starts[here] * twice, *np.where(near, NEAR, starts[here])])
+    slopes = found.gradient[len(starts) + 1 :]
     roots = tuple(n for (n, j), slope in zip(variances.items(), slopes, strict=True) if _has_kink(slope, j))
     own: dict[str, Any] = {"_smooth": roots} if roots else {}
+    power = 0.0 if structure.has_fixed_scale else _power(found.value[here], found.value[len(starts)])
+    if power not in (0.0, 1.0):
+        own["_power"] = power
     if at:
         own["_shift"] = tuple((starts[at] - starts[0]).tolist())
     return structure._with(**own) if own else structure
@@ -229,6 +234,15 @@ def _first_good(
         f"{name} is not positive semidefinite at {tries}; its smallest eigenvalue, relative to the largest entry, is "
         f"{lowest[i]:.3g} at best, at {at(i)}. Restrict its parameters, such as Annotated[Array, interval(0.0, 2.0)], "
         "or give a start value, range: Positive = 2.0"
+    )
+
+
+def _power(once: np.ndarray, twice: np.ndarray) -> float:
+    """The power of its variances that a matrix is proportional to, where these are multiplied by four; zero if none."""
+    i = int(np.argmax(abs(once)))
+    power = np.log(max(twice.flat[i] / once.flat[i], 1.0)) / np.log(4.0)
+    return (
+        round(power, 6) if np.allclose(twice, 4.0**power * once, rtol=1e-8, atol=ROUNDING * abs(once.flat[i])) else 0.0
     )
 
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from ..covariance.trial import ROUNDING, is_shipped
 from ..errors import DataError
 from ..likelihood.confounding import check_left_by
 from ..likelihood.engines import Blocks
@@ -166,6 +167,26 @@ def blocks_at(model: Model, estimate: Estimate) -> Blocks:
         pairs = zip(found.random, estimate.covariances, strict=True)
         return Blocks(tuple(b if e.size == 0 else e for b, e in pairs), found.residual)
     return Blocks(estimate.covariances, estimate.residual)
+
+
+def no_covariance(model: Model, estimate: Estimate) -> str:
+    """What to say of a structure of the user's whose matrix at the estimates is no covariance; mostly nothing.
+
+    Beside independent errors the likelihood does not mind, as long as V is positive definite.
+    """
+    parts = [*model.random, model.residual]
+    if all(is_shipped(part.structure) for part in parts):
+        return ""
+    blocks = blocks_at(model, estimate)
+    for part, block in zip(parts, (*blocks.random, blocks.residual), strict=True):
+        lowest = np.min(np.linalg.eigvalsh(block), initial=np.inf) / max(np.max(np.abs(block), initial=0.0), 1e-300)
+        if lowest < -ROUNDING:
+            return (
+                f"the matrix of {part.name} is not positive semidefinite at the estimates (its smallest eigenvalue is "
+                f"{lowest:.3g} of its largest entry), so it is no covariance; restrict the parameters of "
+                f"{type(part.structure).__name__}"
+            )
+    return ""
 
 
 def conditioned_blocks(model: Model, estimate: Estimate) -> tuple[tuple[np.ndarray, ...], Blocks]:

@@ -201,6 +201,28 @@ def test_roots_of_variances_are_fitted_as_by_csh():
     assert both[0].converged.sum() >= both[1].converged.sum()
 
 
+class Alike(Covariance):
+    """One correlation, which three levels can have down to -1/2 only."""
+
+    variance: Variance
+    rho: Correlation
+
+    def matrix(self, k):
+        return self.variance * jnp.where(k[:, None] == k[None, :], 1.0, self.rho)
+
+
+def test_a_matrix_that_is_no_covariance_at_the_estimates_is_said():
+    """Beside independent errors V is positive definite all the same."""
+    rng = np.random.default_rng(0)
+    G = np.where(np.eye(3) == 1, 1.0, -0.8)  # an eigenvalue of -0.6
+    means = rng.multivariate_normal(np.zeros(3), G + np.eye(3), size=60)
+    e = 2.0 * rng.normal(size=(60, 3, 4))
+    y = means[:, :, None] + e - e.mean(-1, keepdims=True)
+    g, v = np.arange(60).repeat(12), np.tile(np.array(["a", "b", "c"]).repeat(4), 60)
+    with pytest.warns(jaxlmm.ConvergenceWarning, match="of g is not positive semidefinite .* parameters of Alike"):
+        jaxlmm.lmm("y ~ 1 + alike(0 + v | g)", {"y": y.ravel(), "g": g, "v": v}, structures={"alike": Alike})
+
+
 # ---------------------------------------------------------------------------- not proportional to their variances
 
 
@@ -253,6 +275,9 @@ def test_a_term_that_is_not_proportional_to_its_variances_has_its_own_parameters
     field = Model(response(), X, [Field(structure, group=SUBJECT, coords=TIMES)])
     assert jaxlmm.fit_batch([field]).loglik[0] == pytest.approx(fit.loglik, abs=1e-6)
     assert np.isfinite(fit.test("t", df="kenward-roger").rows.df[0])
+    assert is_free_in_scale(fit.model.random[0].structure, 5) == isinstance(structure, Deviation)  # by its square root
+    large = jaxlmm.fit_batch([fit.model.replace(y=1e3 * response())]).loglik[0]  # scale-free all the same
+    assert large + (N - 2) * np.log(1e3) == pytest.approx(fit.loglik, abs=1e-6)
 
 
 # ---------------------------------------------------------------------------- one likelihood, whatever the part
