@@ -92,7 +92,9 @@ class Search:
         few = np.broadcast_to(few, len(lanes))
         again = np.flatnonzero(few | self._is_singular_matrix(ends) | (ends.status != Status.CONVERGED))
         far = np.where(few | (not self.spec.profiled), np.inf, FAR)
-        every = [(again, *start) for start in FURTHER_STARTS]
+        # a run that came down to something smaller than its start has passed what one from below would come up to
+        down = (np.abs(self.point(ends).x).max(-1) < np.abs(s).max(-1)) & (ends.status == Status.CONVERGED) & ~few
+        every = [(again[~down[again]] if start[1] < 1.0 else again, *start) for start in FURTHER_STARTS]
         every += [(np.flatnonzero(few), *start) for start in FEW_GROUPS_STARTS]
         starts = [(rows, factor * self._correlated(s[rows], correlation)) for rows, correlation, factor in every]
         self._improve(starts, lanes, ends, dual, far=far)
