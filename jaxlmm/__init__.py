@@ -10,7 +10,16 @@ from . import covariance, datasets
 from .batch.fits import BatchFit, Replicate
 from .batch.refitting import fit_batch
 from .covariance import Covariance, Diagonal, Unstructured, distances, powers
-from .covariance.parameter import Correlation, CovarianceMatrix, Positive, Real, Variance, each_level, interval
+from .covariance.parameter import (
+    Correlation,
+    CovarianceMatrix,
+    Positive,
+    Real,
+    Variance,
+    each_level,
+    interval,
+    positive,
+)
 from .errors import (
     DataError,
     DroppedColumnsWarning,
@@ -21,6 +30,7 @@ from .errors import (
     NotEstimableWarning,
     PrecisionWarning,
 )
+from .fitting import pure
 from .fitting.newton import Status
 from .fitting.traceable import fit
 from .fitting.units import Estimates
@@ -29,7 +39,7 @@ from .inference.delta import Parameters
 from .inference.fixed_effects.in_batches import LaneTests, Tests, TestStatus
 from .inference.ratios.comparison import Comparison, compare
 from .inference.ratios.exact import rlrt
-from .interface import lmm
+from .interface import lmm, lmm_in_turn
 from .likelihood.engines import Iterative
 from .likelihood.loglik import gram, ml, reml
 from .likelihood.model import Model
@@ -104,9 +114,12 @@ __all__ = [
     "gram",
     "interval",
     "lmm",
+    "lmm_in_turn",
     "load",
     "ml",
+    "positive",
     "powers",
+    "pure",
     "reml",
     "rlrt",
 ]

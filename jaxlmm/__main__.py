@@ -1,4 +1,4 @@
-"""The command line, ``python -m jaxlmm``: ``fit DATA FORMULA``, ``datasets``; ``study``, ``status`` and ``report``."""
+"""The command line, ``python -m jaxlmm``: ``fit``, ``datasets``; ``study``, ``merge``, ``status``, ``report``."""
 
 from __future__ import annotations
 
@@ -20,16 +20,20 @@ from .errors import DataError, JaxlmmError
 from .frames.files import read_file
 
 USER_ERROR = 2  # the exit status, as argparse's own
+INTERRUPTED = 130  # as shells say of SIGINT
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return the exit status: 0, or 2 where the input cannot be used."""
+    """Run the command line and return the exit status: 0, 2 where the input cannot be used, 130 after Ctrl-C."""
     options = _parser().parse_args(arguments)
     try:
         print(options.run(options))
     except (JaxlmmError, OSError, ImportError) as error:
         print(f"jaxlmm: {error}", file=sys.stderr)
         return USER_ERROR
+    except KeyboardInterrupt as error:
+        print(f"jaxlmm: {error or 'interrupted'}", file=sys.stderr)
+        return INTERRUPTED
     return 0
 
 
@@ -65,12 +69,19 @@ def _parser() -> argparse.ArgumentParser:
     study.add_argument("--workers", type=int, help="worker processes; default one a core or GPU")
     study.add_argument("--scheduler", metavar="ADDRESS", help="of dask, for a cluster that runs")
     study.add_argument("--mixed", action="store_true", help="go on with other versions or another device")
+    study.add_argument("--shard", metavar="K/N", help="the K-th of N shares only, for arrays of jobs; see merge")
+    merge = commands.add_parser("merge", help="put shares of a study into one directory")
+    merge.set_defaults(run=_merge)
+    merge.add_argument("dir", metavar="DIR", help="directory of the whole")
+    merge.add_argument("shares", metavar="SHARE", nargs="+", help="directories of the shares")
+    merge.add_argument("--mixed", action="store_true", help="accept other versions or another device")
     status = commands.add_parser("status", help="how far a simulation study is")
     status.set_defaults(run=_status)
     status.add_argument("dir", metavar="DIR", help="directory of the study")
     report = commands.add_parser("report", help="write the tables and pictures of a study to DIR/report.html")
     report.set_defaults(run=_report)
     report.add_argument("dir", metavar="DIR", help="directory of the study")
+    report.add_argument("--out", metavar="FILE", help="write there instead")
     report.add_argument("--level", type=float, default=0.95, help="of intervals")
     report.add_argument("--alpha", type=float, default=0.05, help="of tests")
     return parser
@@ -106,8 +117,15 @@ def _study(options: argparse.Namespace) -> str:
     study, executor = toml.read_study(options.file), options.executor
     if options.scheduler:
         executor = cluster.Dask(options.scheduler)
-    results = run(study, options.out, executor, options.workers, mixed=options.mixed)
+    results = run(study, options.out, executor, options.workers, mixed=options.mixed, shard=options.shard)
     return f"{results}\nin {options.out}; tables and pictures: python -m jaxlmm report {options.out}"
+
+
+def _merge(options: argparse.Namespace) -> str:
+    """Put shares of a study together."""
+    from .study import merge
+
+    return f"{merge(options.dir, options.shares, options.mixed)}\nin {options.dir}"
 
 
 def _status(options: argparse.Namespace) -> str:
@@ -121,7 +139,7 @@ def _report(options: argparse.Namespace) -> str:
     """Write the report of a study."""
     from .study import report
 
-    return str(report(options.dir, options.level, options.alpha))
+    return str(report(options.dir, options.level, options.alpha, options.out))
 
 
 def _read(data: str, mentioned: Sequence[str]) -> Any:

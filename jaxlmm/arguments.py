@@ -16,7 +16,7 @@ from .errors import DataError
 C = TypeVar("C", bound=Callable[..., Any])
 T = TypeVar("T", bound=type)
 
-Seed = int | Any  # a whole number, or None for a fresh one, which `door` draws
+Seed = int | Any  # a whole number, a key of `jax.random` (runtime.keys), or None for a fresh one, which `door` draws
 
 TESTS = ("df", "information", "boundary_df", "robust", "cluster")  # options of tests that functions hand on
 

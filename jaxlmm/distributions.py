@@ -42,6 +42,15 @@ def f_tail(F: Any, num_df: Any, den_df: Any) -> np.ndarray:
     return np.where(infinite, chdtrc(num_df, F * num_df), fdtrc(num_df, np.where(infinite, 1.0, den_df), F))
 
 
+def f_quantile(q: float, num_df: int, den_df: Any) -> np.ndarray:
+    """Quantiles of F; with infinite denominator degrees of freedom those of chi-squared over its degrees."""
+    from scipy.special import chdtri, fdtri
+
+    den_df = np.asarray(den_df, float)
+    infinite = np.isinf(den_df)
+    return np.where(infinite, chdtri(num_df, 1.0 - q) / num_df, fdtri(num_df, np.where(infinite, 1.0, den_df), q))
+
+
 def bounded_limits(value: Any, se: Any, bounds: tuple[float, float], level: float) -> tuple[float, float]:
     """Normal limits of a number between bounds, on a scale without any: logarithm or, between two, Fisher's z."""
     z = float(t_quantile(0.5 * (1.0 + check_level(level)), np.inf))

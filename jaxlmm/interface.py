@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,23 +11,23 @@ from typing import Any
 import numpy as np
 
 from .arguments import door
-from .covariance import NAMES, Covariance, Over
+from .covariance import NAMES, Over
 from .design.fields import FrameField
 from .design.frame import FrameTerm, ModelFrame, build_frame
 from .design.placing import ORDERED, SPATIAL, check_count, known_order
-from .design.trial import try_matrix
-from .errors import DataError, DroppedColumnsWarning, FormulaError
+from .errors import DataError, DroppedColumnsWarning, FormulaError, JaxlmmError
 from .formula.parser import parse
-from .formula.specs import given_structures, make_structure, residual_of
+from .formula.specs import Structures, given_structures, make_structure, residual_of
 from .frames.alignment import aligned
 from .frames.columns import open_table
 from .frames.files import read_file
 from .frames.owned import copied, own_columns
 from .frames.relationship import between_levels
+from .inference.selection.attempts import Attempt, Attempts
 from .likelihood.engines import Engine
 from .likelihood.model import Model
 from .likelihood.parts import Field, Residual, Term, unwritten
-from .results import Fit, fit_frame
+from .results import ConvergenceWarning, Fit, fit_frame
 from .saving import Call
 
 
@@ -38,10 +38,10 @@ def lmm(
     method: str = "REML",
     weights: Any = None,
     offset: Any = None,
-    residual: str | Over | None = None,
+    residual: str | Over | Sequence[str | Over] | None = None,
     variance: str | None = None,
     relationship: Mapping[str, Any] | None = None,
-    structures: Mapping[str, type[Covariance]] | None = None,
+    structures: Structures | None = None,
     engine: str | Engine = "auto",
     start: np.ndarray | None = None,
 ) -> Fit:
@@ -70,11 +70,14 @@ def lmm(
         times a row has, the subjects; ``"us(visit | arm / id)"``: parameters of their own in each arm;
         ``"iid(by=g)"``: a variance for each level of g; ``"sp_gau(lat + lon) + iid()"``: over all rows, with a nugget;
         ``"(us(trait) @ ar1(time) | id)"``: a Kronecker product; ``Unstructured().over("visit | id")``: a structure of
-        one's own. Text is taken in the order of the numbers in it, with a warning where the alphabet has another;
+        one's own; a list, ``[Slow().over("t | id"), "iid()"]``, is their sum. Text is taken in the order of the numbers
+        in it, with a warning where the alphabet has another;
         ``"ar1(visit | id, levels=['Screening', 'Week 2'])"`` gives the order, and keeps levels without rows. Numbers
         are distances for ar1 and arma11, and say the order of levels for the other structures over levels, such as
-        ar1h; the summary says which. With weights w, Cov(e_i, e_j) is divided by sqrt(w_i w_j), as in mmrm. Default:
-        independent.
+        ar1h; the summary says which. Known variances v, as in a meta-analysis: ``"iid(variance=1)"`` with weights 1/v,
+        or with ``variance="power(v, 0.5)"``; a known matrix: ``KnownMatrix(variance=1.0, known=V).over("row")``, whose
+        row i is the i-th level of the column. With weights w, Cov(e_i, e_j) is divided by sqrt(w_i w_j), as in mmrm.
+        Default: independent.
     variance : str, optional
         Function of a column that multiplies the standard deviations of the residuals: ``"power(x)"``, ``|x|**power``;
         ``"exp(x)"``; ``"const_power(x)"``; ``"ident(f)"``, one for each level of f. Numbers fix its parameters:
@@ -83,8 +86,9 @@ def lmm(
         Known covariances between the levels of grouping factors: a pandas DataFrame, ``(array, labels)``, an array in
         the order of the sorted levels, or a `Precision`. Levels of a matrix that the data do not have are predicted
         through their relatives, see `Fit.ranef` and `Fit.predict`.
-    structures : mapping of names to covariance classes, optional
-        Further names for structures.
+    structures : mapping of names to covariance classes or structures, optional
+        Further names for structures: ``{"slow": Slow}``, ``{"sar": SAR(W=W)}``. Such a name is over all rows too,
+        ``sar(area)``; over several columns ``matrix`` is given a table, in which text is numbers of levels.
     engine : "auto", or the name of one; see `jaxlmm.Model`; `jaxlmm.Iterative` with options, or an object of your own
     start : (k,) array, optional
         Start value of theta, such as ``fit.theta`` of another fit, a singular one too.
@@ -120,11 +124,9 @@ def lmm(
         None if relationship is None else {group: copied(given) for group, given in dict(relationship).items()}
     )
     structures = None if structures is None else given_structures(structures)
-    call = Call(formula, weights, offset, residual, variance, relationship, structures, engine)
+    call = Call(formula, weights, offset, residual, variance, relationship, structures, engine, lmm)
     frame, model = model_of(data=data, **call.arguments())
     call = replace(call, formula=frame.formula.text)  # with the columns that a dot stood for
-    if not model.size:
-        raise DataError("all covariance parameters are fixed: there is nothing to estimate")
     if frame.aliased:
         names = ", ".join(frame.aliased)
         text = f"{frame.formula.text}: dropped, as combinations of columns before them: {names}"
@@ -133,15 +135,62 @@ def lmm(
     return fit_frame(own, frame, model, method, call, start, data)
 
 
+@door
+def lmm_in_turn(
+    formula: str, data: Any, alternatives: Sequence[str | Mapping[str, Any]], method: str = "REML", weights: Any = None,
+    offset: Any = None, variance: str | None = None, relationship: Mapping[str, Any] | None = None,
+    structures: Structures | None = None, engine: str | Engine = "auto",
+) -> Attempts:  # fmt: skip
+    """Fit models in turn until one converges, such as residual structures from the richest on.
+
+    Parameters
+    ----------
+    alternatives : ``["us(visit | id)", "toeph(visit | id)", "cs(visit | id)"]``, each a residual; or arguments of `lmm`
+        that replace the others, ``{"formula": "y ~ x + (1 | g)"}``
+    others : see `lmm`
+
+    Returns
+    -------
+    Attempts
+        Prints what was tried; `Attempts.fit` is the fit that converged.
+
+    Raises
+    ------
+    DataError
+        Where none converges, with what became of each.
+    """
+    if isinstance(alternatives, str) or not len(alternatives):
+        raise DataError(f"alternatives: found {alternatives!r}, expected a list of residuals or arguments of lmm")
+    common = {
+        "formula": formula, "method": method, "weights": weights, "offset": offset, "variance": variance,
+        "relationship": relationship, "structures": structures, "engine": engine,
+    }  # fmt: skip
+    tried: list[Attempt] = []
+    for given in alternatives:
+        asked = {"residual": given} if isinstance(given, str) else dict(given)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                fit = lmm(data=data, **{**common, **asked})
+        except JaxlmmError as error:
+            tried.append(Attempt(asked, "refused", str(error).splitlines()[0]))
+            continue
+        tried.append(Attempt(asked, fit.status, "" if fit.converged else fit.estimate.status.advice, fit))
+        if fit.converged:
+            return Attempts(tuple(tried))
+    said = "; ".join(f"{a.text}: {a.status}, {a.message}" for a in tried)
+    raise DataError(f"none of {len(tried)} models converged: {said}")
+
+
 def model_of(
     formula: str,
     data: Any,
     weights: Any = None,
     offset: Any = None,
-    residual: str | Over | None = None,
+    residual: str | Over | Sequence[str | Over] | None = None,
     variance: str | None = None,
     relationship: Mapping[str, Any] | None = None,
-    structures: Mapping[str, type[Covariance]] | None = None,
+    structures: Structures | None = None,
     engine: str | Engine = "auto",
 ) -> tuple[ModelFrame, Model]:
     """The arrays of a formula on data, and the model of them, not fitted; arguments as in `lmm`."""
@@ -180,7 +229,7 @@ def _sealed(array: Any) -> Any:
 
 
 def _term(
-    term: FrameTerm, known: Mapping[str, type[Covariance]], matrix: np.ndarray | None, frame: ModelFrame
+    term: FrameTerm, known: Structures, matrix: np.ndarray | None, frame: ModelFrame
 ) -> Term:  # fmt: skip
     """The random effects of a term with the structure that it asks for."""
     name, text = term.structure or "us", frame.formula.text
@@ -203,7 +252,6 @@ def _term(
                     f"that of the alphabet; write {name}({factor.name} | {term.group}), or give an ordered factor",
                     text, term.position,
                 )  # fmt: skip
-    try_matrix(structure, np.arange(term.Z.shape[1]), term.Z.shape[1], term.text)
     check_count(structure, f"{name}({' + '.join(term.columns)} | {term.group})", term.Z.shape[1], "formula")
     return Term(term.Z, term.codes, structure, term.group, matrix)
 

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from .batch.fits import BatchFit
-from .covariance import Covariance, Over
+from .covariance import Over
 from .errors import DataError, JaxlmmError
 from .fitting.monte_carlo import MonteCarlo
 from .fitting.newton import Status
 from .fitting.units import Certificate, Estimate
-from .formula.specs import given_structures
+from .formula.specs import Structures, given_structures
 from .frames.relationship import Precision
 from .inference.fixed_effects.in_batches import LaneTests
-from .interface import model_of
+from .interface import lmm, model_of
 from .likelihood.engines import Engine, Iterative
 from .likelihood.engines.choice import as_engine
 from .results import Fit
@@ -48,7 +48,7 @@ SAME = 1e-9  # relative difference of sums of columns that is rounding
 
 
 def load(
-    path: Any, structures: Mapping[str, type[Covariance]] | None = None, engines: Sequence[Engine] = ()
+    path: Any, structures: Structures | None = None, engines: Sequence[Engine] = ()
 ) -> Fit | BatchFit:  # fmt: skip
     """Read what ``fit.save(path)`` or ``batch.save(path)`` has written.
 
@@ -58,7 +58,8 @@ def load(
     Parameters
     ----------
     path : of the file
-    structures : covariance classes of one's own that the fit was made with, by name, as in `jaxlmm.lmm`
+    structures : covariance classes of one's own that the fit was made with, or structures of them, by name, as in
+        `jaxlmm.lmm`
     engines : objects of engine classes of one's own, one of which the fit was made with
 
     Returns
@@ -76,11 +77,11 @@ def load(
         Where there is no such file.
     """
     refuse_after_fork()
-    structures = given_structures(structures)
+    own = given_structures(structures)
     engines = [as_engine(engine) for engine in (engines if isinstance(engines, Sequence) else [engines])]
     archive = read(path)
     try:
-        found = _made(archive, Unpacker(archive.arrays, RECORDS, structures, path, engines), path)
+        found = _made(archive, Unpacker(archive.arrays, RECORDS, own, path, engines), path)
     except ImportError:
         raise
     except DataError as error:
@@ -123,13 +124,18 @@ def _parts(archive: Archive, unpacker: Unpacker) -> tuple[Call, Any, dict[str, A
     named = given.pop("structures")
     arguments = {name: unpacker.unpack(value) for name, value in given.items()}
     arguments |= {name: column_of(value, unpacker) for name, value in content["call"]["arrays"].items()}
-    own = named and {
-        name: unpacker.structure(entry["class"][0], entry["class"][1], name) for name, entry in named["dict"]
-    }
+
+    def given_as(name: str, entry: Any) -> Any:
+        if "class" not in entry:  # a structure
+            return unpacker.unpack(entry)
+        qualified, fields = entry["class"]
+        return unpacker.structure(qualified, fields, name)
+
+    own = named and {name: given_as(name, entry) for name, entry in named["dict"]}
     data = data_of(content["data"], unpacker)
     rest = {name: unpacker.unpack(content[name]) for name in ("method", "y", "layout")}
     rest["estimate"] = _expected(unpacker.unpack(content["estimate"]), Estimate)
-    return Call(**arguments, structures=own), data, rest
+    return Call(**arguments, structures=own, maker=lmm), data, rest
 
 
 def _expected(found: Any, cls: type) -> Any:

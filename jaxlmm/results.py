@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,7 +14,9 @@ import numpy as np
 from .arguments import Seed, doors
 from .batch.chunks import Progress
 from .batch.fits import BatchFit
+from .batch.rebuilding import rebuilt
 from .batch.refitting import refit_batch
+from .batch.statistics import SufficientStatistics, is_sparse
 from .design.frame import ModelFrame
 from .errors import DataError
 from .estimates.fitted import FitBase
@@ -28,12 +30,14 @@ from .estimates.ranef import (
 from .estimates.varcorr import VarCorr, flat_parts, natural_parameters, parameter_frame, varcorr
 from .fitting.estimate import estimate
 from .fitting.newton import Status
+from .formula.update import updated
 from .frames.alignment import aligned
 from .frames.columns import extend_rows, make_frame
 from .frames.owned import check_index, frame_at
 from .frames.tables import Summary, Table, format_column, format_df, format_p, format_t, notes
 from .inference.delta import Delta, Parameters, delta, natural
 from .inference.fixed_effects.anova import Anova, anova
+from .inference.fixed_effects.fieller import Ratio, fieller
 from .inference.fixed_effects.in_batches import Tests
 from .inference.fixed_effects.linear import LinearTest, linear_test
 from .inference.fixed_effects.wald import Wald, wald
@@ -45,6 +49,7 @@ from .inference.means.margins import comparisons, predictions, slopes
 from .inference.means.table import EMMeans
 from .inference.means.weights import Weights
 from .inference.normal import normal_draws
+from .inference.power import PowerTable, power
 from .inference.profiles.intervals import confint
 from .inference.profiles.profile import Profile, profile
 from .inference.profiles.targets import Which
@@ -52,6 +57,9 @@ from .inference.ratios.criteria import ConditionalAIC, aicc, conditional_aic
 from .inference.robust.influence import Influence, influence
 from .inference.robust.sandwich import Sandwich, sandwich
 from .inference.robust.scores import Scores, scores, vcov_full
+from .inference.selection.advice import Advice, advise
+from .inference.selection.steps import Steps, step
+from .inference.selection.terms import TermTests, drop1, ranova
 from .inference.shares import icc, r2
 from .likelihood.confounding import shared_effects
 from .likelihood.model import Model
@@ -61,6 +69,7 @@ from .prediction.choice import Random
 from .prediction.forecast import predict
 from .prediction.simulated import responses
 from .prediction.whitening import residuals
+from .pytrees import once
 from .runtime.precision import float64
 from .saving import Call, save_batch, save_fit
 from .simulation.bootstrap import Bootstrap, Statistic, bootstrap
@@ -162,6 +171,7 @@ class Fit(FitBase):
     def test(
         self, L: Any, rhs: Any = 0.0, df: str = "satterthwaite", information: str | None = None,
         boundary_df: str | None = None, robust: str | None = None, cluster: Any = None, level: float = 0.95,
+        side: str = "two-sided", delta: float = 0.0,
     ) -> LinearTest:  # fmt: skip
         """Test linear hypotheses ``L beta = rhs``: a t test of each row and an F test of all together.
 
@@ -172,8 +182,8 @@ class Fit(FitBase):
         rhs : number or (m,)
         df : degrees of freedom: "satterthwaite"; "kenward-roger", first order, the same in all parametrisations (SAS
             KR(LINEAR), pbkrtest); "kenward-roger-full", second order in the parameters of SAS; "containment",
-            "between-within" (nlme, mmrm), "between-within-sas", which is between subjects for all coefficients with
-            unstructured residuals and no random effects, "residual", "asymptotic" (infinite)
+            "between-within" (nlme, mmrm), "between-within-sas" (DDFM=BW: by subject-by-effect interactions, and with
+            unstructured residuals and no random effects between subjects), "residual", "asymptotic" (infinite)
         information : of the covariance parameters, "observed" (as SAS and mmrm), "expected" (as pbkrtest) or
             "average"; by default observed, on the boundary see `boundary_df`
         boundary_df : for singular fits: "keep" variances of zero as parameters, in natural parameters and with
@@ -182,6 +192,8 @@ class Fit(FitBase):
         robust : sandwich covariance "CR0", "CR1", "CR1p", "CR1S", "CR2", "CR2-mmrm" or "CR3"
         cluster : for `robust`, a column of the data or an array; default the clusters that the model has
         level : of the intervals
+        side, delta : what each row is tested for: "two-sided", "greater" or "less" than `rhs`, one-sided with intervals
+            of one side; with a margin `delta` equivalence, non-inferiority ("greater") or non-superiority ("less")
 
         Raises
         ------
@@ -189,7 +201,25 @@ class Fit(FitBase):
             For unknown names, wrong shapes, and Kenward-Roger of an ML fit. Where there are no degrees of freedom
             they are NaN, with a `note`.
         """
-        return linear_test(self.wald(df, information, boundary_df, robust, cluster), L, rhs, level, self.frame.kind)
+        at = self.wald(df, information, boundary_df, robust, cluster)
+        return linear_test(at, L, rhs, level, self.frame.kind, side, delta)
+
+    def ratio(
+        self, numerator: Any, denominator: Any, level: float = 0.95, df: str = "satterthwaite", **options: Any
+    ) -> Ratio:  # fmt: skip
+        """Ratio of two linear functions of the coefficients, with Fieller's (1954) interval.
+
+        Parameters
+        ----------
+        numerator, denominator : a name of a coefficient, weights by name, or p numbers, as rows of L in `test`
+        df, options : `information`, `boundary_df`, `robust`, `cluster`: see `test`
+
+        Raises
+        ------
+        DataError
+            For unknown names and more than one function.
+        """
+        return fieller(self.wald(df=df, **options), numerator, denominator, level, self.frame.kind)
 
     def wald(
         self, df: str = "satterthwaite", information: str | None = None, boundary_df: str | None = None,
@@ -218,7 +248,8 @@ class Fit(FitBase):
 
     def emmeans(
         self, specs: str | Sequence[str], df: str = "satterthwaite", at: Mapping[str, Any] | None = None,
-        weights: Weights = "equal", level: float = 0.95, **options: Any,
+        weights: Weights = "equal", level: float = 0.95, type: str = "link", bias_adjust: bool | float = False,
+        **options: Any,
     ) -> EMMeans:  # fmt: skip
         """Estimated marginal means (least-squares means), with `pairs`, `contrast` and `test`.
 
@@ -229,20 +260,28 @@ class Fit(FitBase):
         weights : of the combinations of other factors: "equal", "proportional" to how often they occur, "cells"; "om",
             how often in all rows with predictors (SAS's OM); or numbers, ``{"sex": {"f": 0.6, "m": 0.4}}``
         level : of the intervals
+        type : "response" for means of y where the response is ``log(y)``, ``sqrt(y)``, ...: transformed back, contrasts
+            of logarithms as ratios; default "link", the scale of the model
+        bias_adjust : with "response", means instead of medians; True for the SD around the fixed part, or an SD
         df, options : `information`, `boundary_df`, `robust`, `cluster`: see `test`
         """
-        return emmeans(self, specs, df, at, weights, level, **options)
+        return emmeans(self, specs, df, at, weights, level, type, bias_adjust, **options)
 
     def emtrends(
         self, var: str, specs: str | Sequence[str] = "1", df: str = "satterthwaite",
-        at: Mapping[str, Any] | None = None, weights: Weights = "equal", level: float = 0.95, **options: Any,
+        at: Mapping[str, Any] | None = None, weights: Weights = "equal", level: float = 0.95, type: str = "link",
+        **options: Any,
     ) -> EMMeans:  # fmt: skip
-        """Slopes of a numeric predictor, averaged as in `emmeans`, whose parameters the others are."""
-        return emtrends(self, var, specs, df, at, weights, level, **options)
+        """Slopes of a numeric predictor, averaged as in `emmeans`, whose parameters the others are.
+
+        With ``type="response"`` of a logarithm: the ratio that belongs to one more.
+        """
+        return emtrends(self, var, specs, df, at, weights, level, type, **options)
 
     def predictions(
         self, by: str | Sequence[str] | None = None, newdata: Any = None, at: Mapping[str, Any] | None = None,
-        df: str = "satterthwaite", level: float = 0.95, **options: Any,
+        df: str = "satterthwaite", level: float = 0.95, type: str = "link", bias_adjust: bool | float = False,
+        **options: Any,
     ) -> EMMeans:  # fmt: skip
         """Predictions of the population mean (random effects at zero), averaged over rows.
 
@@ -254,18 +293,19 @@ class Fit(FitBase):
         at : values that a predictor is given in every row, ``{"ARMCD": ["PBO", "TRT"]}``, an average for each
         df, options : `information`, `boundary_df`, `robust`, `cluster`: see `test`
         level : of the intervals
+        type, bias_adjust : see `emmeans`; averages of the response itself, errors by the delta method
 
         Returns
         -------
         EMMeans
             A table, with `frame`, `contrast`, `pairs` and `test`.
         """
-        return predictions(self, by, newdata, at, df, level, **options)
+        return predictions(self, by, newdata, at, df, level, type, bias_adjust, **options)
 
     def comparisons(
         self, variables: str | Sequence[str], change: Any = None, by: str | Sequence[str] | None = None,
         newdata: Any = None, at: Mapping[str, Any] | None = None, df: str = "satterthwaite", level: float = 0.95,
-        **options: Any,
+        type: str = "link", bias_adjust: bool | float = False, **options: Any,
     ) -> EMMeans:  # fmt: skip
         """Change of the population mean when a predictor changes and all others stay, averaged over rows.
 
@@ -274,13 +314,14 @@ class Fit(FitBase):
         variables : one predictor, or several, one after the other
         change : of a number, how much is added to it, "sd" for a standard deviation, default 1; of a factor
             "reference" (each level with the first, default), "pairwise" or "sequential"; of both ``(low, high)``
-        by, newdata, at, df, level, options : see `predictions`
+        by, newdata, at, df, level, type, bias_adjust, options : see `predictions`
         """
-        return comparisons(self, variables, change, by, newdata, at, df, level, **options)
+        return comparisons(self, variables, change, by, newdata, at, df, level, type, bias_adjust, **options)
 
     def slopes(
         self, variables: str | Sequence[str], by: str | Sequence[str] | None = None, newdata: Any = None,
-        at: Mapping[str, Any] | None = None, df: str = "satterthwaite", level: float = 0.95, **options: Any,
+        at: Mapping[str, Any] | None = None, df: str = "satterthwaite", level: float = 0.95, type: str = "link",
+        bias_adjust: bool | float = False, **options: Any,
     ) -> EMMeans:  # fmt: skip
         """Derivatives of the population mean with respect to numeric predictors, averaged over rows.
 
@@ -289,9 +330,96 @@ class Fit(FitBase):
         Parameters
         ----------
         variables : one predictor, or several, one after the other
-        by, newdata, at, df, level, options : see `predictions`
+        by, newdata, at, df, level, type, bias_adjust, options : see `predictions`
         """
-        return slopes(self, variables, by, newdata, at, df, level, **options)
+        return slopes(self, variables, by, newdata, at, df, level, type, bias_adjust, **options)
+
+    # -- other models of the same data ------------------------------------------------------------------------
+
+    def update(
+        self, formula: str | None = None, data: Any = None, method: str | None = None, weights: Any = ...,
+        offset: Any = ..., residual: Any = ..., variance: Any = ..., relationship: Any = ..., structures: Any = ...,
+        engine: Any = ..., start: Any = None,
+    ) -> Fit:  # fmt: skip
+        """Fit again with some arguments of `jaxlmm.lmm` changed, as R's ``update``; the others are as they were.
+
+        Parameters
+        ----------
+        formula : with dots for what was there: ``". ~ . - x"``, ``"log(.) ~ . + (1 | h)"``
+        data, method, weights, offset, residual, variance, relationship, structures, engine, start : see `jaxlmm.lmm`
+
+        Raises
+        ------
+        FormulaError, DataError
+            As `jaxlmm.lmm`; for a random-effect term that is not there to be taken out.
+        """
+        changes = dict(
+            weights=weights, offset=offset, residual=residual, variance=variance, relationship=relationship,
+            structures=structures, engine=engine,
+        )  # fmt: skip
+        arguments = self.call.arguments() | {name: given for name, given in changes.items() if given is not ...}
+        if formula is not None:
+            arguments["formula"] = updated(self.frame.formula.text, formula)
+        if data is None:
+            try:
+                data = frame_at(self)
+            except DataError:  # the caller's frame has other rows by now: what the fit owns
+                data = self.data
+        assert self.call.maker is not None
+        fit: Fit = self.call.maker(data=data, method=method or self.method, start=start, **arguments)
+        return fit
+
+    def drop1(self, type: int | str = 3, definition: str = "sas") -> TermTests:
+        """Likelihood-ratio tests of the terms of the fixed part, all fits by maximum likelihood.
+
+        Each row is the model whose coefficients satisfy the hypothesis ``L beta = 0`` that `anova` tests by F. For
+        terms that are in no other these are the models without them (R's ``drop1``); type 3 of the others is
+        ``afex::mixed(method="LRT")``.
+
+        Parameters
+        ----------
+        type, definition : see `anova`
+        """
+        return drop1(self, type, definition)
+
+    def ranova(self, law: str = "mixture") -> TermTests:
+        """Likelihood-ratio tests of the random effects, each left out: ``Days in (Days | Subject)``, ``(1 | Subject)``.
+
+        Parameters
+        ----------
+        law : "mixture", which a variance on the boundary has (see `jaxlmm.compare`); "chi2", lmerTest's, too large
+
+        Raises
+        ------
+        DataError
+            Without random effects.
+        """
+        return ranova(self, law)
+
+    def step(
+        self, alpha_random: float = 0.1, alpha_fixed: float = 0.05, df: str = "satterthwaite", **options: Any
+    ) -> Steps:
+        """Backward elimination: random effects by `ranova`, then terms by type III F tests, the least likely first.
+
+        P values after a selection are too small: this is for exploring.
+
+        Parameters
+        ----------
+        alpha_random, alpha_fixed : p values up to which random effects and terms stay, as in lmerTest's ``step``
+        df, options : of the F tests, see `test`
+        """
+        return step(self, alpha_random, alpha_fixed, df, **options)
+
+    def advise(self, n: int = 10_000, seed: Seed = 0) -> Advice:
+        """What a fit on the boundary, a flat one or one without an optimum means, and what could be left out.
+
+        Parameters
+        ----------
+        n, seed : draws for exact tests of single variances, see `jaxlmm.rlrt`
+        """
+        return advise(self, n, seed)
+
+    # -- functions of the parameters --------------------------------------------------------------------------
 
     def delta(self, g: Callable[[Parameters], Any], information: str = "observed") -> Delta:
         """Standard error of any function of the parameters by the delta method, gradients by autodiff.
@@ -393,7 +521,7 @@ class Fit(FitBase):
     def predict(
         self, newdata: Any = None, random: Random = True, se: bool = False, interval: str | None = None,
         level: float = 0.95, df: str = "satterthwaite", allow_new_levels: bool = False, residual: bool = False,
-        **method: Any,
+        type: str = "link", **method: Any,
     ) -> Any:  # fmt: skip
         """Predicted means, or new observations, with standard errors and intervals.
 
@@ -416,6 +544,8 @@ class Fit(FitBase):
             relatives (genomic prediction)
         residual : predict the observation itself, with its residual given those of its subject that are correlated
             with it (mmrm's ``conditional=TRUE``): for structured residuals, such as visits that were missed
+        type : "response" where the response is ``log(y)``, ``sqrt(y)``, ...: estimates (medians) and limits are
+            transformed back, errors by the delta method
 
         Raises
         ------
@@ -427,7 +557,7 @@ class Fit(FitBase):
         PrecisionWarning
             Where variances differ so much in size that 64-bit floats do not determine a result, which is then NaN.
         """
-        return predict(self, newdata, random, se, interval, level, df, allow_new_levels, residual, **method)
+        return predict(self, newdata, random, se, interval, level, df, allow_new_levels, residual, type, **method)
 
     def residuals(self, kind: str = "response", random: bool = True) -> np.ndarray:
         """Residuals (n,).
@@ -452,7 +582,8 @@ class Fit(FitBase):
 
         Parameters
         ----------
-        n : replicates;  seed : a whole number, or None for a fresh one, here and wherever there is a seed
+        n : replicates;  seed : a whole number, a key of `jax.random`, or None for a fresh one, here and wherever there
+            is a seed
         newdata : rows to draw at, groups that the fit has not seen among them; default those of the fit
         effects : "new" draws random effects anew for every group, "predicted" keeps the predicted ones (lme4's
             ``use.u=TRUE``; through relatives for further levels of a relationship matrix) and draws those of groups
@@ -474,16 +605,27 @@ class Fit(FitBase):
         Parameters
         ----------
         y : (nobs,) a response, which gives a `Fit`; or (b, nobs) responses, which give a `BatchFit` with a row each;
-            pandas' Series (and DataFrames by their columns) are put into the order of the rows used by their index
+            pandas' Series (and DataFrames by their columns) are put into the order of the rows used by their index.
+            Sparse matrices of SciPy (b, nobs) and iterators of blocks of responses go through `statistics`
         missing, weights, values, pairs, progress, tests : for many responses, see `jaxlmm.fit_batch`
-        column : name of the coefficient whose column of X is replaced by `values`, row by row
+        column : name of the coefficient that has other `values`, row by row, as in scans. Where it is a number of the
+            data, all columns of X and random slopes that depend on it (``tr:dose``, ``I(dose**2)``, ``(dose | donor)``)
+            are made again, as if each row had been fitted by `lmm`; else it must be the only one that has its variables
 
         Raises
         ------
         DataError
             For a wrong shape; a single response that is not finite or does not vary. Among many responses, such a
-            one is a status in its row.
+            one is a status in its row. For a column on which something depends that cannot be made again.
         """
+        if is_sparse(y) or isinstance(y, Iterator):
+            if missing != "status" or (weights, column, values) != (None, None, None):
+                raise DataError(
+                    "y: missing=, weights=, column= and values= are for arrays (b, n), not sparse or streamed"
+                )
+            coded = None if tests is None else tests.coded(coding_of(self))
+            names, kind = self.coef_names, self.frame.kind
+            return self.statistics().fit(y, self.method, tests=coded, progress=progress, names=names, kind=kind)
         for name, given in (("y", y), ("weights", weights), ("values", values)):
             check_index(self, name, given)
         y, weights, values = (
@@ -498,12 +640,27 @@ class Fit(FitBase):
                 column=None if column is None else self.coef_names.index(column), progress=progress,
                 names=self.coef_names, kind=self.frame.kind,
                 tests=None if tests is None else tests.coded(coding_of(self)),
+                again=None if column is None or values is None else rebuilt(self.frame, self.data, column),
             )  # fmt: skip
+        if column is not None or values is not None:
+            raise DataError("column, values: are for many responses (b, n), found one; write y[None] and values[None]")
         y = own_array("y", y, (self.nobs,))
-        if np.ptp(y) == 0:
+        if np.ptp(y) == 0 and not self.model.residual.is_known:
             raise DataError(f"y: constant response, all {self.nobs} values equal {float(y[0]):g}")
         frame, model = dataclasses.replace(self.frame, y=y), self.model.replace(y=y)
         return fit_frame(self.data, frame, model, self.method, self.call, given=self.given)
+
+    def statistics(self) -> SufficientStatistics:
+        """The design as sufficient statistics, for many responses of many rows: fits cost nothing for each row.
+
+        ``fit.refit(Y)`` takes sparse matrices and iterators by it; ``fit.statistics().fit(Y)`` arrays and files too.
+
+        Raises
+        ------
+        DataError
+            For models with random functions, relationships or residual structures.
+        """
+        return once(self.model, "sufficient statistics", lambda: SufficientStatistics(self.model))
 
     def bootstrap(
         self, n: int = 1000, seed: Seed = 0, statistic: Statistic | None = None, progress: Progress = "auto"
@@ -528,6 +685,29 @@ class Fit(FitBase):
             self.model, self.estimate, self.method, n, seed, statistic, self.coef_names, terms, self.frame.kind,
             progress,
         )  # fmt: skip
+
+    def power(
+        self, target: Any = None, effect: Any = None, n: int = 1000, tests: str | Sequence[str] = "satterthwaite",
+        null: float = 0.0, alpha: float = 0.05, seed: Seed = 0, progress: Progress = "auto",
+    ) -> PowerTable:  # fmt: skip
+        """Power of tests of coefficients, by simulation from the fit at effects that one chooses.
+
+        Parameters
+        ----------
+        target : a coefficient, several, or weights of them, as `L` of `test`; several hypotheses have the joint F test
+            too. Default the only coefficient beside the intercept
+        effect : true value of the hypothesis, or several, which are drawn with common random numbers; or true values
+            of coefficients, ``{"Days": 5.0}``; default the estimates, whose power says no more than their p-value
+        n : data sets;  tests : one or several methods of degrees of freedom, "satterthwaite", "kenward-roger",
+            "kenward-roger-full", "residual", "asymptotic"
+        null : value that is tested;  alpha : of the tests;  seed : data set r depends on the seed and r alone
+
+        Returns
+        -------
+        PowerTable
+            With `power` and its Monte Carlo error `mcse`; `jaxlmm.study.power_curve` has other sizes of the design.
+        """
+        return power(self, target, effect, n, tests, null, alpha, seed, progress)
 
     def draws(self, n: int = 1000, seed: Seed = 0, chains: int = 4) -> Draws:
         """Draws from the normal approximation around the estimates, in ArviZ's form: ``fit.draws().to_arviz()``.
@@ -684,6 +864,8 @@ class Fit(FitBase):
 
     def _ending(self) -> str:
         c = self.certificate
+        if not len(self.theta):
+            return f"all covariance parameters are known: generalised least squares ({self.engine} engine)"
         how = "converged" if self.converged else f"NOT CONVERGED: {self.estimate.status.advice}"
         lines = [
             f"{how} ({c.iterations} evaluations, {self.engine} engine)",

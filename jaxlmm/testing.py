@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +17,11 @@ import numpy as np
 from jax import Array
 
 from .arguments import Seed, door
-from .covariance import Covariance
-from .covariance.kinds import IntervalKind
-from .errors import JaxlmmError
+from .covariance import Composite, Covariance
+from .covariance.kinds import PositiveKind
+from .covariance.trial import Derivatives, advice, coordinate_names, derivatives_of, quickly, tried
+from .errors import DataError, JaxlmmError
+from .runtime.keys import generator_of
 from .runtime.precision import float64
 
 __all__ = ["check_covariance"]
@@ -43,9 +45,12 @@ def check_covariance(structure: Covariance, dim: Any = 4, coords: Any = None, se
     unconstrained coordinates and back. Derivatives are compared with finite differences, for those who write rules
     of their own.
 
-    Common causes of a failure: ``rho ** abs(i - j)`` has NaN derivatives at rho = 0, and so has the square root of a
-    sum of squares at distance zero (`jaxlmm.covariance.powers` and `jaxlmm.covariance.distances` do not); a parameter
-    that is a standard deviation instead of a variance; correlations that are bounded one by one, but not jointly.
+    A fit does the first part of this by itself, at its own levels or coordinates: it moves a start at which the matrix
+    is no covariance or has no derivatives, takes coordinates of variances in which their roots are smooth, and says
+    what it cannot mend. Common causes: ``lag ** power`` and the root of a sum of squares have no derivative at distance
+    zero, ``rho ** lag`` none at rho = 0, ``sqrt(x)`` none at x = 0 (`jaxlmm.covariance.powers`,
+    `jaxlmm.covariance.distances` and `jaxlmm.covariance.roots` have); a standard deviation that is declared a
+    `Variance`; a variance that is declared `Positive`; correlations that are bounded one by one, but not jointly.
 
     Parameters
     ----------
@@ -56,7 +61,7 @@ def check_covariance(structure: Covariance, dim: Any = 4, coords: Any = None, se
         Number of levels, or what else the structure takes for it.
     coords : array (m,) or (m, d), optional
         Where to evaluate `matrix`, for structures over coordinates; default the positions 0, 1, ..., dim-1.
-    seed : int
+    seed : int or key of jax.random
         Of the random values.
 
     Raises
@@ -72,41 +77,33 @@ def check_covariance(structure: Covariance, dim: Any = 4, coords: Any = None, se
     levels = np.arange(dim, dtype=np.int32) if coords is None else np.asarray(coords)
     try:
         with float64():
-            _Trial(structure, dim, levels, np.random.default_rng(seed)).run()
+            first = structure.start(dim)
+            structure = tried(structure, dim, levels, "check_covariance")
+            _Trial(structure, dim, levels, generator_of("seed", seed), first).run()
     except AssertionError:
         raise
+    except DataError as error:
+        raise AssertionError(str(error).removeprefix("check_covariance: ")) from None
     except Exception as error:  # raised by the author's code, or about it
         error.add_note(f"while jaxlmm.testing.check_covariance looked at {structure!r}")
         raise
 
 
-def _quickly(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile without the expensive passes: compiling is what takes time, the code runs a few times."""
-    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    return jax.jit(function, compiler_options=options)
-
-
-class _Derivatives(NamedTuple):
-    """Matrices (b, m, m) with their first and second derivatives (b, m, m, k) and (b, m, m, k, k)."""
-
-    value: np.ndarray
-    gradient: np.ndarray
-    Hessian: np.ndarray
-
-
 class _Trial:
     """One structure at some levels; s are coordinates of the solver (k,), theta public ones."""
 
-    def __init__(self, structure: Covariance, dim: Any, levels: np.ndarray, rng: np.random.Generator):
-        self.structure, self.dim, self.levels, self.rng = structure, dim, levels, rng
+    def __init__(
+        self, structure: Covariance, dim: Any, levels: np.ndarray, rng: np.random.Generator, first: np.ndarray
+    ):  # fmt: skip
+        self.structure, self.dim, self.levels, self.rng, self.first = structure, dim, levels, rng, first
         self.size = structure.size(dim)
         some = rng.permutation(len(levels))[: max(1, len(levels) - 1)]
         self.some = some  # fewer levels, in another order
         # each of these is one program: outside of compiled code every operation would be one
         self.of_solver, self.of_public = (
-            _quickly(functools.partial(self._values, chart)) for chart in (structure.from_solver, structure.from_public)
+            quickly(functools.partial(self._values, chart)) for chart in (structure.from_solver, structure.from_public)
         )
-        self.matrices = _quickly(self._matrices)
+        self.matrices = quickly(self._matrices)
 
     def run(self) -> None:
         """All checks, in an order in which the first that fails is the most telling."""
@@ -114,13 +111,15 @@ class _Trial:
         thetas = self.rng.normal(size=(RANDOM, self.size)) * np.tile([1.0, 1.0, 2.0], RANDOM // 3)[:, None]
         points = self._points(thetas)
         step = STEP * np.eye(self.size)
-        found = self._derivatives(self.structure.from_solver, [*points, *points[0] + step, *points[0] - step])
+        charts = self.structure.from_solver, self.structure.from_public
+        by_solver, by_public = (derivatives_of(chart, self.dim, self.levels) for chart in charts)
+        found = by_solver([*points, *points[0] + step, *points[0] - step])
         for s, G in zip(points, found.value, strict=False):
             self._check_matrix(s, G)
         self._check_finite(points, "the solver", found)
         self._check_slopes(points[0], found)
         again = [self._round_trip(s) for s in points]
-        self._check_finite(points, "fit.theta", self._derivatives(self.structure.from_public, again))
+        self._check_finite(points, "fit.theta", by_public(again))
         for s, theta, other in zip(points, thetas, again, strict=False):
             self._require(np.allclose(theta, other, atol=1e-7), "values do not survive the way to fit.theta", s)
         self._check_levels(points[0], found.value[0])
@@ -141,8 +140,8 @@ class _Trial:
         """Random points, the start, one without correlation, and one at each end of each coordinate."""
         inside = [self.of_public(theta).to_solver(self.dim) for theta in thetas]
         start = self.structure.start(self.dim)
-        correlations = [isinstance(k, IntervalKind) and k.starts_at_zero for k in self.structure.kinds(self.dim)]
-        without = np.where(np.array(correlations, bool), start, inside[0])
+        correlations = [getattr(k, "starts_at_zero", False) for k in self.structure.kinds(self.dim)]
+        without = np.where(np.array(correlations, bool), self.first, inside[0])  # the start itself may have been moved
         apart = self.rng.choice([-1.0, 1.0], size=self.size) * np.maximum(np.abs(inside[0]), 0.1)
         return [*inside, start, without, *self._ends(apart), *self._ends(-apart)]
 
@@ -152,24 +151,6 @@ class _Trial:
         end = np.where(end == s, s + FAR * np.sign(s), end)
         return np.concatenate([np.where(np.eye(self.size, dtype=bool), end, s), end[None]])
 
-    def _derivatives(self, chart: Callable[[Array, Any], Covariance], points: list[np.ndarray]) -> _Derivatives:
-        """Everything at many points at once, differentiated as the optimiser does: forward over reverse."""
-
-        def matrix(s: Array) -> Array:
-            return jnp.asarray(chart(s, self.dim).matrix(self.levels))
-
-        def gradient(s: Array) -> tuple[Array, tuple[Array, Array]]:
-            value, pull = jax.vjp(matrix, s)
-            units = jnp.eye(value.size).reshape(value.size, *value.shape)
-            slopes = jax.vmap(pull)(units)[0].reshape(*value.shape, s.size)
-            return slopes, (value, slopes)
-
-        def everything(s: Array) -> tuple[Array, Array, Array]:
-            Hessian, (value, slopes) = jax.jacfwd(gradient, has_aux=True)(s)
-            return value, slopes, Hessian
-
-        return _Derivatives(*map(np.asarray, _quickly(jax.vmap(everything))(np.stack(points))))
-
     def _require(self, good: Any, what: str, s: np.ndarray | None = None) -> None:
         """Fail with the name of the structure and its values at s, unless `good`."""
         if not good:
@@ -177,11 +158,7 @@ class _Trial:
             raise AssertionError(f"{type(self.structure).__name__}: {what}{at}")
 
     def _check_form(self) -> None:
-        """The structure can be part of compiled code, and `matrix` returns a real square matrix."""
-        try:
-            hash(self.structure)
-        except TypeError:
-            self._require(False, "options must be hashable (numbers, text, tuples), they are part of compiled code")
+        """`matrix` returns a real square matrix."""
         G, _ = jax.eval_shape(self._matrices, np.asarray(self.structure.start(self.dim), float))
         shape, dtype, m = G.shape, G.dtype, len(self.levels)
         self._require(shape == (m, m), f"matrix(levels) has shape {shape}, expected {(m, m)} for {m} levels")
@@ -195,15 +172,16 @@ class _Trial:
         self._require(asymmetry <= ROUNDING * largest, f"matrix(levels) is not symmetric (by {asymmetry:.3g})", s)
         smallest = np.min(np.linalg.eigvalsh(G), initial=np.inf)
         what = f"matrix(levels) is not positive semidefinite (it has the eigenvalue {smallest:.3g})"
-        self._require(smallest >= -ROUNDING * largest, what, s)
+        self._require(smallest >= -ROUNDING * largest, f"{what}; restrict its parameters", s)
 
-    def _check_finite(self, points: list[np.ndarray], chart: str, found: _Derivatives) -> None:
+    def _check_finite(self, points: list[np.ndarray], chart: str, found: Derivatives) -> None:
         for name, values in zip(found._fields, found, strict=True):
-            what = f"the {name} of matrix(levels) in the coordinates of {chart} is not finite"
+            what = f"the {name} of matrix(levels) in the coordinates of {chart} is not finite,"
             for s, one in zip(points, values, strict=False):
-                self._require(np.all(np.isfinite(one)), what, s)
+                if not np.all(np.isfinite(one)):
+                    self._require(False, f"{what} {advice(self.structure, self.dim, self.levels, s)}", s)
 
-    def _check_slopes(self, s: np.ndarray, found: _Derivatives) -> None:
+    def _check_slopes(self, s: np.ndarray, found: Derivatives) -> None:
         """Derivatives agree with central differences; the last 2 k points are neighbours of the first."""
         k = self.size
         for name, below, exact in (("gradient", *found[:2]), ("Hessian", *found[1:])):
@@ -243,4 +221,13 @@ class _Trial:
         degrees = self.structure.degrees(self.dim)
         good = np.allclose(self.matrices(s * 2.0**degrees)[0], (4.0 if any(degrees) else 1.0) * G, 1e-8, 0)
         names = " and ".join(p.name for p in self.structure.free if p.kind.has_scale) or "of its parts"
-        self._require(good, f"matrix(levels) is not homogeneous of degree one in its scales ({names})", s)
+        what = (
+            f"matrix(levels) is not homogeneous of degree one in its scales ({names}); declare variances as Variance, "
+        )
+        self._require(good, f"{what}not standard deviations (it is fitted all the same, without profiling)", s)
+        for j, kind in enumerate(self.structure.kinds(self.dim)):
+            if isinstance(kind, PositiveKind):
+                name = coordinate_names(self.structure, self.dim)[j] if not isinstance(self.structure, Composite) else j
+                moved = self.matrices(s + np.log(4.0) * (np.arange(len(s)) == j))[0]
+                what = f"matrix(levels) is proportional to {name}, which is declared Positive; declare it Variance"
+                self._require(not np.allclose(moved, 4.0 * G, 1e-8, 0), what, s)

@@ -28,6 +28,8 @@ NO_LENGTH = 1e-12
 POSITIVE = 1e-10
 # Part of y, relative to its length, that X leaves: less, and X fits it exactly.
 FITTED_BY_X = 1e-13
+# Part of a sum of squares that is left after subtraction: less, and it is computed anew from rows.
+CANCELLED = 1e-6
 # Residual standard deviation relative to that of least squares: less, and the fit is perfect.
 PERFECT = 1e-8
 # Part of a hypothesis, in standard errors or relative to its length, or of a unit column, that others do not say.

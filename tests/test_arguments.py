@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 import jaxlmm
+from jaxlmm.inference.ratios.mixtures import simulated_weights
+from jaxlmm.testing import check_covariance
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +184,7 @@ def test_predict_with_some_random_functions():
     [
         (lambda f: f.test("x", information=None, robus="CR2"), "Fit.test: no option 'robus'; did you mean 'robust'"),
         (lambda f: f.anova(dff="kenward-roger"), r"Fit\.anova: no option 'dff'; did you mean 'df'"),
-        (lambda f: f.emmeans("x", type="response"), r"Fit\.emmeans: no option 'type'"),
+        (lambda f: f.emmeans("x", typ="response"), r"Fit\.emmeans: no option 'typ'"),
         (lambda f: f.emmeans("x", weight="cells"), "Fit.emmeans: no option 'weight'; did you mean 'weights'"),
         (lambda f: f.emtrends("x", levels=0.9), "Fit.emtrends: no option 'levels'; did you mean 'level'"),
         (lambda f: f.predictions(infomation="expected"), "Fit.predictions: .*did you mean 'information'"),
@@ -193,7 +195,7 @@ def test_predict_with_some_random_functions():
         (lambda f: f.simulate(use_u=True), "Fit.simulate: no option 'use_u'"),
         (lambda f: f.simulate(sed=1), "Fit.simulate: .*did you mean 'seed'"),
         (lambda f: f.confint(methd="profile"), "Fit.confint: .*did you mean 'method'"),
-        (lambda f: f.emmeans("x").test(null=2.0), "EMMeans.test: no option 'null'"),
+        (lambda f: f.emmeans("x").test(nul=2.0), "EMMeans.test: no option 'nul'"),
         (lambda f: f.emmeans("x").contrast(methd="eff"), "EMMeans.contrast: .*did you mean 'method'"),
         (lambda f: f.emmeans("x").pairs(adjst="holm"), "EMMeans.pairs: .*did you mean 'adjust'"),
         (lambda f: jaxlmm.lmm("y ~ x", {}, residul="iid()"), "lmm: .*did you mean 'residual'"),
@@ -239,7 +241,9 @@ def test_without_a_seed_draws_are_fresh(crossed):
     np.testing.assert_array_equal(fit.simulate(1, 7), fit.simulate(1, seed=7))
     assert np.any(fit.simulate(1, None) != fit.simulate(1))
     assert jaxlmm.Iterative(seed=None) != jaxlmm.Iterative(seed=None)
-    with pytest.raises(jaxlmm.DataError, match="seed: expected a non-negative integer, found 'a'"):
+    with pytest.raises(
+        jaxlmm.DataError, match="seed: expected a non-negative integer or one key of jax.random, found 'a'"
+    ):
         fit.simulate(1, seed="a")
 
 
@@ -319,3 +323,29 @@ def test_a_singular_fit_is_a_start(sleep, term):
 def test_a_singular_start_leaves_the_boundary(sleep, fit):
     again = jaxlmm.lmm("Reaction ~ Days + (Days | Subject)", sleep, start=[-np.inf, 0.0, -np.inf, 3.0])
     assert again.loglik == pytest.approx(fit.loglik, abs=1e-8)
+
+
+def test_keys_are_accepted_wherever_a_seed_is(crossed):
+    fit, typed, raw = crossed[1], jax.random.key(7), jax.random.PRNGKey(7)
+    for key in (typed, raw, np.asarray(raw)):
+        np.testing.assert_array_equal(fit.simulate(2, seed=key), fit.simulate(2, seed=7))
+    draws = [fit.draws(4, seed=seed, chains=1)["coef"] for seed in (7, typed, raw)]
+    np.testing.assert_array_equal(draws[0], draws[1])
+    np.testing.assert_array_equal(draws[0], draws[2])
+    same, other = jaxlmm.Iterative(seed=typed), jaxlmm.Iterative(seed=jax.random.key(8))
+    assert same == jaxlmm.Iterative(seed=raw) != other
+    one, two = (simulated_weights(np.eye(3), (2,), 100, seed) for seed in (typed, raw))
+    np.testing.assert_array_equal(one, two)
+    with pytest.raises(jaxlmm.DataError, match=r"one key of jax.random, found an array of shape \(2,\) and type key"):
+        fit.simulate(1, seed=jax.random.split(typed))
+    with pytest.raises(jaxlmm.DataError, match="seed: found a traced key"):
+        jax.jit(lambda key: fit.simulate(1, seed=key))(typed)
+
+
+@pytest.mark.slow
+def test_keys_of_resampling():
+    fit = jaxlmm.lmm("Yield ~ 1 + (1 | Batch)", jaxlmm.datasets.load("dyestuff", "dict"))
+    key = jax.random.key(3)
+    np.testing.assert_array_equal(fit.bootstrap(5, seed=key).values, fit.bootstrap(5, seed=3).values)
+    assert jaxlmm.rlrt(fit, n=200, seed=key).p == jaxlmm.rlrt(fit, n=200, seed=3).p
+    check_covariance(jaxlmm.Unstructured(), 2, seed=key)

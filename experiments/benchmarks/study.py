@@ -74,13 +74,13 @@ def overhead(kind: str, chunks: int) -> dict[str, float]:
     from jaxlmm.batch.refitting import refit_batch
     from jaxlmm.simulation.simulate import draw_rows
     from jaxlmm.study import run
+    from jaxlmm.study.drawing import columns_of, keys_of
     from jaxlmm.study.estimate import Fitter
-    from jaxlmm.study.generate import columns_of, keys_of
 
     one = study(kind, chunks * CHUNK)
     data = columns_of(one.data(0))
     built = Fitter(one.estimators[0], one.targets, data, "y").built
-    model, mean, blocks = one.generate.truth(data, {}, "y")
+    model, mean, blocks, _ = one.generate.truth(data, {}, "y")
 
     def whole() -> None:
         with tempfile.TemporaryDirectory() as folder:
@@ -89,7 +89,7 @@ def overhead(kind: str, chunks: int) -> dict[str, float]:
     def bare() -> None:
         with jax.default_device(jax.local_devices()[0]), jax.enable_x64(True):
             for lo in range(0, chunks * CHUNK, CHUNK):
-                Y = draw_rows(model, mean, blocks, keys_of(1, 0, np.arange(lo, lo + CHUNK)))
+                Y = draw_rows(model, mean, blocks, keys_of(1, {}, np.arange(lo, lo + CHUNK)))
                 refit_batch(built.model, Y, tests=built.tests, progress=False)
 
     times: dict[str, list[float]] = defaultdict(list)
@@ -152,7 +152,7 @@ def sample(kind: str, count: int, folder: str) -> dict[str, float]:
     """The first data sets of a study as CSV files: the design, and a row of responses for each."""
     import jax
 
-    from jaxlmm.study.generate import drawer
+    from jaxlmm.study.drawing import drawer
 
     one = study(kind, CHUNK)
     with jax.enable_x64(True):

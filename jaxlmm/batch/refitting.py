@@ -13,7 +13,7 @@ import numpy as np
 from ..arguments import door
 from ..errors import DataError
 from ..fitting.boundary import Search
-from ..fitting.estimate import says_little
+from ..fitting.estimate import as_start, says_little
 from ..fitting.newton import Status
 from ..fitting.objective import Spec, loglik_at, moment_start, packing_of, scale_of
 from ..fitting.units import Estimates, at_ends
@@ -28,6 +28,7 @@ from ..tolerances import FITTED_BY_X
 from .chunks import Progress, chunks, run
 from .fits import BatchFit, Fitted, Testing
 from .queue import Runner
+from .rebuilding import Rebuilt
 from .responses import Design, Lane, Responses, Shared, assemble, basis_of
 from .stacking import Stack, floats_of, stacks_of_models, stacks_of_responses, take
 
@@ -42,6 +43,14 @@ def _starts(spec: Spec, shared: Shared, lanes: Lane, b: int) -> np.ndarray:
         return np.stack([spec.start(take(lanes.data.coords, i)) for i in range(b)])
     start = np.tile(spec.start((None,) * len(spec.parts)), (b, 1))
     return moment_start(spec, lanes.data.statistics, start, scale)
+
+
+def _start(model: Model, spec: Spec, start: Any, count: int) -> np.ndarray | None:
+    """Start of each of `count` data sets (count, k), or of all (k,)."""
+    theta = None if start is None else as_start(model, spec, start)
+    if theta is not None and theta.shape[:-1] not in ((), (count,)):
+        raise DataError(f"start: expected a theta (k,), or {count}, one for each data set, found shape {theta.shape}")
+    return theta
 
 
 def _as_left(found: Estimates, spec: Spec, shared: Shared, lanes: Lane) -> Estimates:
@@ -68,6 +77,7 @@ class Job:
     out: BatchFit
     columns: np.ndarray  # positions of the model's columns of X in those of the user
     testing: Testing | None = None
+    start: np.ndarray | None = None  # theta (k,) or (b, k) of all data sets
 
     def fit(
         self, rows: np.ndarray, shared: Shared, lanes: Lane, few: np.ndarray | bool,
@@ -80,9 +90,11 @@ class Job:
         start = _starts(spec, shared, lanes, b)
         packing = packing_of(spec, self.out.coef.shape[1])
         scale = np.broadcast_to(lanes.scale if shared.scale is None else shared.scale, start.shape)
-        search = Search(spec, packing, scale, Runner(spec, shared, lanes, b))
-        ends, dual = search.optimum(np.arange(b), start, few=few)
-        basis = basis_of(shared, lanes)
+        search, basis = Search(spec, packing, scale, Runner(spec, shared, lanes, b)), basis_of(shared, lanes)
+        if self.start is not None:
+            theta = self.start if self.start.ndim == 1 else self.start[rows]
+            start = np.broadcast_to(spec.from_theta(theta, basis.K, start * scale) / scale, start.shape)
+        ends, dual = search.optimum(np.arange(b), start, self.start is None, few)
         point = packing.unpack(ends.best)
         found = _as_left(at_ends(spec, basis, scale, point, ends, dual), spec, shared, lanes)
         self.out.put(rows, found, self.columns)
@@ -92,8 +104,9 @@ class Job:
 
     def fit_responses(self, rows: np.ndarray, design: Design, data: Responses, Y: np.ndarray | None = None) -> None:
         """Fit data sets that share a design; `Y` (b, n) their responses where there are any."""
-        of_rows = None if Y is None or design.column else (design.model, Y)
-        basis, few = design.template.basis, says_little(design.model)
+        reduced = design.model is not design.original
+        of_rows = None if Y is None or design.column or reduced else (design.model, Y)
+        basis, few = design.template.basis, says_little(design.original)
         if self.spec.profiled:
             self.fit(rows, Shared(design.template, scale_of(self.spec, basis)), Lane(data, None), few, of_rows)
         else:
@@ -103,20 +116,25 @@ class Job:
     def fit_stack(self, rows: np.ndarray, stack: Stack) -> None:
         """Fit data sets of one shape with designs of their own; `rows` are those of all data sets stacked."""
         free = stack.prepared.basis.n - stack.prepared.basis.rank
-        good = np.flatnonzero((stack.spread > FITTED_BY_X) & (free > 0))
+        good = np.flatnonzero(self.spec.fits(free, stack.spread > FITTED_BY_X))
         bad = np.setdiff1d(np.arange(len(stack.rows)), good)
         self.out.status[rows[stack.rows[bad]]] = Status.BAD_RESPONSE
         prepared = take(stack.prepared, good)
-        lanes = Lane(prepared, scale_of(self.spec, prepared.basis))
+        scale = scale_of(self.spec, prepared.basis)  # one for all where there are no random effects
+        lanes = Lane(prepared, np.broadcast_to(scale, (len(good), scale.shape[-1])))
         self.fit(rows[stack.rows[good]], Shared(None, None), lanes, stack.few[good])
 
 
 def refit_batch(
     model: Model, Y: Any, method: str = "REML", *, missing: str = "status", weights: Any = None,
     column: int | None = None, values: Any = None, pairs: str = "rows", progress: Progress = "auto",
-    names: tuple[str, ...] = (), kind: str = "dict", tests: Testing | None = None,
+    names: tuple[str, ...] = (), kind: str = "dict", tests: Testing | None = None, again: Rebuilt | None = None,
+    start: Any = None,
 ) -> BatchFit:  # fmt: skip
-    """Fit one design to many responses; see `jaxlmm.fit_batch` for the arguments and the result."""
+    """Fit one design to many responses; see `jaxlmm.fit_batch` for the arguments and the result.
+
+    `again` makes the arrays that depend on the column that varies.
+    """
     _refuse_stochastic([model])
     Y = as_batch("Y", Y, len(model.y))
     if missing not in ("status", "drop"):
@@ -134,8 +152,9 @@ def refit_batch(
         if pairs == "rows" and len(values) != len(Y):
             raise DataError(f"values: expected {len(Y)} rows as in Y, found {len(values)}; or use pairs='all'")
         count = len(Y) * (len(values) if pairs == "all" else 1)
-        columns = np.append(np.delete(columns, column), column)
-        model = model.replace(X=model.X[:, columns])
+        if again is None:
+            columns = np.append(np.delete(columns, column), column)
+            model = model.replace(X=model.X[:, columns])
     if weights is not None:
         weights = as_batch("weights", weights, n)
         if len(weights) != len(Y):
@@ -143,17 +162,35 @@ def refit_batch(
     spec = Spec.of(model, method)
     check_left_by(model.X, model.random, method)
     out = BatchFit.empty(count, p, spec, Status.NOT_RUN, names, kind, tests)
-    job = Job(spec, out, columns, tests)
+    job = Job(spec, out, columns, tests, _start(model, spec, start, count))
     with float64():
-        design = Design(model, column is not None)
+        design = Design(model, column is not None and again is None)
 
     def task(rows: np.ndarray) -> None:
         first, second = divmod(rows, len(values)) if pairs == "all" and values is not None else (rows, rows)
         x = None if values is None else values[second]
-        _refit_chunk(job, design, rows, Y[first], x, None if weights is None else weights[first], missing)
+        _refit_chunk(job, design, rows, Y[first], x, None if weights is None else weights[first], missing, again)
 
-    apart = missing == "drop" or weights is not None  # data sets may be prepared on their own
+    apart = missing == "drop" or weights is not None or again is not None  # data sets may be prepared on their own
     parts = chunks(count, max(design.floats, floats_of(model)) if apart else design.floats)
+    run([partial(task, rows) for rows in parts], [len(rows) for rows in parts], progress)
+    return out
+
+
+def refit_design(
+    design: Design, Y: np.ndarray, method: str = "REML", *, progress: Progress = "auto", names: tuple[str, ...] = (),
+    kind: str = "dict", tests: Testing | None = None,
+) -> BatchFit:  # fmt: skip
+    """Fit a design that is prepared to rows Y (b, n) of its model; a row each, as `refit_batch`."""
+    model, spec = design.model, Spec.of(design.model, method)
+    check_left_by(model.X, model.random, method)
+    out = BatchFit.empty(len(Y), model.X.shape[1], spec, Status.NOT_RUN, names, kind, tests)
+    job = Job(spec, out, np.arange(model.X.shape[1]), tests)
+
+    def task(rows: np.ndarray) -> None:
+        _refit_chunk(job, design, rows, Y[rows], None, None, "status", None)
+
+    parts = chunks(len(Y), design.floats)
     run([partial(task, rows) for rows in parts], [len(rows) for rows in parts], progress)
     return out
 
@@ -190,7 +227,7 @@ def as_batch(name: str, value: Any, n: int) -> np.ndarray:
 
 def _refit_chunk(
     job: Job, design: Design, rows: np.ndarray, Y: np.ndarray, x: np.ndarray | None, weights: np.ndarray | None,
-    missing: str,
+    missing: str, again: Rebuilt | None,
 ) -> None:  # fmt: skip
     model, status = design.model, job.out.status
     bad_y, bad_x = np.any(np.isinf(Y), 1), np.zeros(len(Y), bool)
@@ -206,9 +243,12 @@ def _refit_chunk(
     incomplete = np.any(absent, 1)
     if missing == "status":
         bad_y |= incomplete
-    bad_y |= np.sum(~absent, 1) <= model.X.shape[1]
+    bad_y |= ~job.spec.fits(np.sum(~absent, 1) + (design.nobs - len(model.y)) - model.X.shape[1], True)
     status[rows[bad_x]], status[rows[bad_y]] = Status.BAD_COVARIATE, Status.BAD_RESPONSE
     good = ~bad_x & ~bad_y
+    if again is not None and x is not None:
+        _fit_rebuilt(job, model, rows, Y, x, weights, absent, np.flatnonzero(good), again)
+        return
     own = good & incomplete if weights is None else good
     _fit_shared(job, design, rows, Y, x, np.flatnonzero(good & ~own))
     if np.any(own):
@@ -216,6 +256,25 @@ def _refit_chunk(
         x, weights = None if x is None else x[own], None if weights is None else weights[own]
         for stack in stacks_of_responses(model, Y, weights, x):
             job.fit_stack(rows[own], stack)
+
+
+def _fit_rebuilt(
+    job: Job, model: Model, rows: np.ndarray, Y: np.ndarray, x: np.ndarray, weights: np.ndarray | None,
+    absent: np.ndarray, good: np.ndarray, again: Rebuilt,
+) -> None:  # fmt: skip
+    """Fit data sets whose arrays are made again for their values of a column."""
+    models, places = [], []
+    for i in good:
+        here = np.flatnonzero(~absent[i])
+        own = model.weights if weights is None else weights[i]
+        try:
+            models.append(again.model(model, Y[i, here], x[i, here], here, None if own is None else own[here]))
+        except DataError:  # a formula that has no value there
+            job.out.status[rows[i]] = Status.BAD_COVARIATE
+            continue
+        places.append(rows[i])
+    for stack in stacks_of_models(models) if models else ():
+        job.fit_stack(np.array(places), stack)
 
 
 def _fit_shared(
@@ -229,7 +288,7 @@ def _fit_shared(
     offset = 0.0 if design.model.offset is None else design.model.offset
     size = np.sqrt(np.sum(weighted(design.model, (Y - offset).T) ** 2, 0))
     data = design.responses(Y, x)
-    varies = data.residual_sd * np.sqrt(Y.shape[1]) > FITTED_BY_X * size
+    varies = job.spec.fits(1, data.residual_sd * np.sqrt(Y.shape[1]) > FITTED_BY_X * size)
     job.out.status[rows[good[~varies]]] = Status.BAD_RESPONSE
     data = data if varies.all() else take(data, np.flatnonzero(varies))
     job.fit_responses(rows[good[varies]], design, data, None if job.testing is None else Y[varies])
@@ -249,7 +308,7 @@ def _refuse_stochastic(models: Sequence[Model]) -> None:
 def fit_batch(
     models: Sequence[Model] | Model, Y: Any = None, method: str = "REML", *, missing: str = "status",
     weights: Any = None, column: int | None = None, values: Any = None, pairs: str = "rows",
-    progress: Progress = "auto", tests: Testing | None = None,
+    progress: Progress = "auto", tests: Testing | None = None, start: Any = None,
 ) -> BatchFit:  # fmt: skip
     """Fit many data sets: independent models, or one model with responses Y (b, n).
 
@@ -272,6 +331,7 @@ def fit_batch(
     progress : "auto" shows a bar on a terminal for long batches (needs tqdm), False is silent, a function is called
         as ``progress(done, total)`` after every chunk
     tests : hypotheses to be tested in every data set, `jaxlmm.Tests`; the results are in ``BatchFit.tests``
+    start : theta (k,) to start at, or (b, k), one a data set; without it, as in `lmm`, several starts are tried
 
     Returns
     -------
@@ -287,7 +347,7 @@ def fit_batch(
         Y = models.y[None] if Y is None else Y
         return refit_batch(
             models, Y, method, missing=missing, weights=weights, column=column, values=values, pairs=pairs,
-            progress=progress, tests=tests,
+            progress=progress, tests=tests, start=start,
         )  # fmt: skip
     for name, value in (("Y", Y), ("weights", weights), ("column", column), ("values", values)):
         if value is not None:
@@ -304,7 +364,7 @@ def fit_batch(
         if spec != specs[0] or width != widths[0]:
             raise DataError(f"models: model {i} has other terms or another number of columns of X than model 0")
     out = BatchFit.empty(len(models), widths[0], specs[0], Status.NOT_RUN, (), "dict", tests)
-    job = Job(specs[0], out, np.arange(widths[0]), tests)
+    job = Job(specs[0], out, np.arange(widths[0]), tests, _start(models[0], specs[0], start, len(models)))
 
     def task(rows: np.ndarray) -> None:
         for stack in stacks_of_models([models[i] for i in rows]):

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from ..likelihood.engines import Rows
-from ..likelihood.model import Model
+from ..likelihood.model import Model, known_sd
 from ..likelihood.parts import Term
 from ..likelihood.prepared import Basis, Prepared, orthonormal, prepare, turned, weighted
 from ..tolerances import ALIASED
@@ -73,14 +73,16 @@ class Design:
 
     Attributes
     ----------
+    original, nobs : the model of all rows and their number, where `model` has fewer (`batch.statistics`)
     template : statistics that all data sets share (what varies is overwritten)
     varying : the engine's design side, which turns columns (n, b) into its statistics, a row each
     """
 
     def __init__(self, model: Model, column: bool = False):
-        self.model, self.column = model, column
+        self.model, self.original, self.nobs, self.column = model, model, len(model.y), column
         count = 2 if column else 1
         self.template = prepare(model, varying=count, orthogonal=True)
+        self._known = known_sd(model)
         fixed = model.X.shape[1] - column
         self._Q, R, _ = orthonormal(model.X[:, :fixed], model.weights)
         self._R = np.pad(R, (0, int(column)))
@@ -105,9 +107,9 @@ class Design:
     def _of_some(self, Y: np.ndarray, x: np.ndarray | None) -> Responses:
         y = np.ascontiguousarray(weighted(self.model, (Y if self.model.offset is None else Y - self.model.offset).T))
         c, left = self._residual(y)
-        n, p = self.model.X.shape
+        n, p = self.nobs, self.model.X.shape[1]
         if x is None:
-            sd = np.sqrt(np.sum(left**2, 0) / (n - p))
+            sd = np.maximum(np.sqrt(np.sum(left**2, 0) / max(n - p, 1)), self._known)
             return Responses(c.T, sd, None, None, self.varying([left]))
         column = weighted(self.model, x.T)
         a, unit = self._residual(column)
@@ -123,7 +125,7 @@ class Design:
         alias[:, -1] = aliased
         R = np.tile(self._R, (len(Y), 1, 1))
         R[:, :-1, -1], R[:, -1, -1] = a.T, norm
-        sd = np.sqrt(np.sum(left**2, 0) / (n - p + aliased))
+        sd = np.maximum(np.sqrt(np.sum(left**2, 0) / np.maximum(n - p + aliased, 1)), self._known)
         return Responses(np.column_stack([c.T, along]), sd, R, alias, self.varying([unit, left]))
 
     def _residual(self, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -13,7 +13,7 @@ from ..fitting.boundary import has_few_groups
 from ..fitting.estimate import says_little
 from ..likelihood.engines.base import Lanes
 from ..likelihood.engines.orthogonal import group_sum, orthogonalise, project
-from ..likelihood.model import Model
+from ..likelihood.model import Model, known_sd
 from ..likelihood.prepared import Basis, Prepared, inverse_chart, prepare, turned, weighted
 from ..tolerances import ALIASED, origin, shifted
 
@@ -114,6 +114,7 @@ class GroupedRows:
         matrices = [t.structure.is_matrix for t in model.random]
         charts = [self._chart(self._rooted(z), free) for z, free in zip(self.Z, matrices, strict=True)]
         basis, columns, spread = self._basis(counts, charts)
+        basis = basis._replace(residual_sd=np.maximum(basis.residual_sd, known_sd(model)))
         Z = [turned(self._rooted(z), K[self.lane]) for z, (K, _) in zip(self.Z, charts, strict=True)]
         groups = np.zeros(int(self.group.max(initial=-1)) + 1, int)
         groups[self.group] = self.lane

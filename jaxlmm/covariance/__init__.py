@@ -6,7 +6,7 @@ from .base import Composite, Covariance, Kronecker, Over, Product, Sum
 from .basic import CompoundSymmetry, Diagonal, Identity, Unstructured
 from .composition import ByGroup, Scaled
 from .functions import FUNCTIONS, ConstPower, Exp, Ident, Power, VarianceFunction
-from .helpers import distances, powers
+from .helpers import distances, lags, powers, roots
 from .heterogeneous import BandedUnstructured, FactorAnalytic, HeterogeneousCompoundSymmetry, HuynhFeldt, ReducedRank
 from .known import KnownMatrix
 from .serial import (
@@ -97,5 +97,7 @@ __all__ = [
     "Unstructured",
     "VarianceFunction",
     "distances",
+    "lags",
     "powers",
+    "roots",
 ]

@@ -21,7 +21,7 @@ from jax import Array
 from ..errors import JaxlmmError
 from ..linalg import lower_from_vector, tril_indices
 from .helpers import codes
-from .kinds import IntervalKind, Kind, concatenated, module_of
+from .kinds import Kind, concatenated, module_of
 from .parametric import Parametric
 
 
@@ -38,8 +38,15 @@ class Covariance(Parametric):
                 return self.variance * jnp.exp(-abs(t[:, None] - t[None, :]) / self.range)
 
     Field kinds are `Variance`, `Positive`, `Correlation`, `CovarianceMatrix`; ``Annotated[Variance, each_level]``
-    is a vector with one entry a level. Fields without a kind are static options. `matrix` must be homogeneous of
-    degree one in its `Variance` and `CovarianceMatrix` fields and positive semidefinite at all allowed values.
+    is a vector with one entry a level, ``Annotated[Variance, 3]`` one of three. What is given to a field in the class
+    is where its search starts, ``range: Positive = 2.0``, or several places in a tuple, the best end of which counts;
+    that of a variance is relative to the residual's. Fields without a kind are options: numbers, text, arrays, which
+    are copied. `matrix` must be positive semidefinite at all allowed values, and should be homogeneous of degree one in
+    its `Variance` and `CovarianceMatrix` fields: then sigma can be profiled out beside it. It may read arrays of its
+    module or of a closure, which are part of the key of compiled code as they are when a model is made.
+
+    Numbers in a column are coordinates, unless the class says ``by_level = True``, or a field depends on levels: then
+    their levels are numbered 0, 1, ... in order, and arrays that it holds have a row for each.
     An instance without values (``OrnsteinUhlenbeck()``) is a structure to be estimated; a field that is given a value
     is fixed at it (``OrnsteinUhlenbeck(range=2.0)``), and `tied` makes entries of a vector share a parameter.
     ``A + B``, ``A * B`` and ``A @ B`` are the sum, the elementwise and the Kronecker product.
@@ -89,7 +96,7 @@ class Covariance(Parametric):
         if dim is not None:
             self.check_fixed(dim)
             self.size(dim)  # of what is tied
-        return self
+        return self.reading()
 
 
 INSIDE = 0.5  # in the solver's coordinate of a correlation, its arcsine
@@ -118,6 +125,10 @@ class Composite(Covariance):
     def dims(self, dim: Any) -> tuple[Any, ...]:
         """What each part takes as its number of levels."""
         return (dim,) * len(self.parts)
+
+    def places_of(self, levels: Any) -> list[Any]:
+        """Levels or coordinates as each part takes them."""
+        return [levels] * len(self.parts)
 
     def places(self, dim: Any) -> list[np.ndarray]:
         """For every part the places of its coordinates in the vector of all."""
@@ -169,6 +180,10 @@ class Composite(Covariance):
         """Whether the structure is one free covariance matrix."""
         return False
 
+    def reading(self) -> Any:
+        """The structure with a key of the arrays that methods of its parts read now."""
+        return self._with(parts=tuple(part.reading() for part in self.parts))
+
     def check_fixed(self, dim: Any) -> None:
         """Refuse values that are fixed at what cannot be."""
         for part, d in zip(self.parts, self.dims(dim), strict=True):
@@ -210,6 +225,17 @@ class Composite(Covariance):
         """Start values in coordinates of the solver; `distance` is a typical one, or (d,) along each coordinate."""
         each = zip(self.parts, self.dims(dim), self._distances(distance), strict=True)
         return self._gathered([part.start(d, far) for part, d, far in each], dim)
+
+    def alternatives(self, dim: Any) -> np.ndarray:
+        """Further starts (a, size) in coordinates of the solver, NaN where a start is as `start` has it."""
+        each = list(zip(self.parts, self.dims(dim), strict=True))
+        unchanged = [np.full(part.size(d), np.nan) for part, d in each]
+        rows = [
+            self._gathered([*unchanged[:i], row, *unchanged[i + 1 :]], dim)
+            for i, (part, d) in enumerate(each)
+            for row in part.alternatives(d)
+        ]
+        return np.reshape(rows, (-1, self.size(dim)))
 
     def kinds(self, dim: Any) -> list[Kind]:
         """The kind of every coordinate."""
@@ -310,7 +336,7 @@ class Product(Composite):
         """Start values; where correlations of two parts are zero neither has a slope: all but the first are moved."""
         starts = [part.start(dim, distance) for part in self.parts]
         for part, s in zip(self.parts[1:], starts[1:], strict=True):
-            s += [INSIDE * (isinstance(kind, IntervalKind) and kind.starts_at_zero) for kind in part.kinds(dim)]
+            s += [INSIDE * (getattr(kind, "starts_at_zero", False)) for kind in part.kinds(dim)]
         return self._gathered(starts, dim)
 
     def matrix(self, levels: Any) -> Array:
@@ -370,12 +396,15 @@ class Kronecker(Composite):
     def _distances(self, distance: Any) -> list[Any]:
         return [distance[columns] if np.ndim(distance) else distance for columns in self._slices]
 
+    def places_of(self, levels: Any) -> list[Any]:
+        """The columns of each part."""
+        coords = _table(self, levels, sum(self.widths))
+        return [_columns(part, coords[:, own]) for part, own in zip(self.parts, self._slices, strict=True)]
+
     def matrix(self, levels: Any) -> Array:
         """Product of the matrices of the parts at their columns of coordinates (m, k)."""
-        coords = _table(self, levels, sum(self.widths))
-        each = zip(self.parts, self._slices, strict=True)
-        matrices = [part.matrix(_columns(part, coords[:, columns])) for part, columns in each]
-        return reduce(operator.mul, matrices)
+        each = zip(self.parts, self.places_of(levels), strict=True)
+        return reduce(operator.mul, [part.matrix(own) for part, own in each])
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,10 @@ class ByGroup(Composite):
     def _distances(self, distance: Any) -> list[Any]:
         return [distance[1:] if np.ndim(distance) else distance] * len(self.parts)
 
+    def places_of(self, levels: Any) -> list[Any]:
+        """All columns but the first, the group."""
+        return [_columns(part, _table(self, levels, 2, at_least=True)[:, 1:]) for part in self.parts]
+
     def matrix(self, levels: Any) -> Array:
         """Matrix of the structure with the parameters of the group in the first column of coordinates (m, k)."""
         coords = _table(self, levels, 2, at_least=True)
@@ -86,12 +90,16 @@ class Scaled(Composite):
     def _distances(self, distance: Any) -> list[Any]:
         return [distance[:-1], distance[-1:]] if np.ndim(distance) else [distance] * 2
 
+    def places_of(self, levels: Any) -> list[Any]:
+        """All columns but the last, and the covariate."""
+        coords = _table(self, levels, 2, at_least=True)
+        return [_columns(self.parts[0], coords[:, :-1]), coords[:, -1]]
+
     def matrix(self, levels: Any) -> Array:
         """``g_i * part_ij * g_j``, g the function of the last column of coordinates (m, k)."""
-        coords = _table(self, levels, 2, at_least=True)
-        part, function = self.parts
-        g = function.factor(coords[:, -1])
-        return part.matrix(_columns(part, coords[:, :-1])) * g[:, None] * g[None, :]
+        (part, function), (own, covariate) = self.parts, self.places_of(levels)
+        g = function.factor(covariate)
+        return part.matrix(own) * g[:, None] * g[None, :]
 
     @property
     def has_variances(self) -> bool:

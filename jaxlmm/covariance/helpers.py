@@ -11,6 +11,7 @@ import numpy as np
 from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
+from ..errors import JaxlmmError
 from ..runtime.precision import refuse_after_fork
 from .kinds import module_of
 
@@ -19,6 +20,8 @@ TINY = 1e-100  # variances below are zero: the second derivative of their root w
 
 def powers(rho: Any, lag: Any) -> Array:
     """``rho ** |lag|`` with a finite value, gradient and Hessian at rho = 0, where ``**`` has NaN.
+
+    Any other safe power too: ``powers(lags(t) / range, damp)``, whose base is zero on the diagonal.
 
     Parameters
     ----------
@@ -74,21 +77,25 @@ def distances(coords: Any) -> Any:
     """
     xp = module_of(coords)
     points = xp.asarray(coords, dtype=float)
-    gaps = points[:, None] - points[None, :]
     if points.ndim == 1:
-        return _size(gaps)
-    squares = xp.sum(gaps**2, -1)
-    apart = squares > 0
-    return xp.where(apart, xp.sqrt(xp.where(apart, squares, 1.0)), 0.0)
+        return lags(points)
+    return roots(xp.sum((points[:, None] - points[None, :]) ** 2, -1))
 
 
-def standard_deviations(variances: Array) -> Array:
-    """Square roots; the derivative at a variance of zero, which is infinite, is taken to be zero.
+def lags(times: Any) -> Any:
+    """Absolute differences (m, m) between times (m,), integers of integers, with a derivative of zero at zero."""
+    return _size(times[:, None] - times[None, :])
 
-    In the solver's coordinate s, with ``variance = s**2``, the root is |s|: zero is the mean of its two slopes.
+
+def roots(x: Any) -> Any:
+    """Square roots; the derivative at zero, which is infinite, is taken to be zero, and so are numbers below 1e-100.
+
+    For standard deviations from variances: in the solver's coordinate s, with ``variance = s**2``, the root is |s|, and
+    zero is the mean of its two slopes; with ``variance = s**4``, for structures that take such roots, it is smooth.
     """
-    positive = variances > TINY
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, variances, 1.0)), 0.0)
+    xp = module_of(x)
+    positive = x > TINY
+    return xp.where(positive, xp.sqrt(xp.where(positive, x, 1.0)), 0.0)
 
 
 def same(levels: Any) -> Any:
@@ -130,5 +137,19 @@ def covariances(variances: Array, correlations: Array, levels: Any) -> Array:
     The diagonal is the variances themselves, smooth where one of them is zero.
     """
     v = of_levels(variances, levels)
-    sd = standard_deviations(v)
+    sd = roots(v)
     return jnp.where(same(levels), v[:, None], correlations * sd[:, None] * sd[None, :])
+
+
+def check_count(structure: Any, name: str) -> None:
+    """Refuse an option that is not a positive whole number."""
+    count = getattr(structure, name)
+    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+        raise JaxlmmError(f"{type(structure).__name__}: expected {name} = 1, 2, ..., found {count!r}")
+
+
+def spacing(coords: np.ndarray) -> np.ndarray:
+    """Typical distance along each column of sets of coordinates (K, T, ...): a quarter of their extent, (d,)."""
+    coords = np.reshape(coords, (*coords.shape[:2], -1))
+    extent = np.mean(np.ptp(coords, axis=1), axis=0)
+    return np.where(extent > 0, 0.25 * extent, 1.0)

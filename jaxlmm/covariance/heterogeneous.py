@@ -7,10 +7,9 @@ from typing import Annotated, Any
 import jax.numpy as jnp
 from jax import Array
 
-from ..errors import JaxlmmError
 from .base import Covariance
 from .basic import lowest_correlation
-from .helpers import covariances, of_levels, same, submatrix
+from .helpers import check_count, covariances, of_levels, same, submatrix
 from .kinds import CovarianceMatrixKind, IntervalKind
 from .parameter import ByOption, Real, SmoothVariance, Variance, each_level
 
@@ -60,12 +59,6 @@ class HuynhFeldt(Covariance):
         return 0.5 * (v[:, None] + v[None, :]) - jnp.where(same(levels), 0.0, self.contrast)
 
 
-def _check_count(structure: Covariance, name: str) -> None:
-    count = getattr(structure, name)
-    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-        raise JaxlmmError(f"{type(structure).__name__}: expected {name} = 1, 2, ..., found {count!r}")
-
-
 class BandedUnstructured(Covariance):
     """Any covariance matrix in which levels that are `bands` or more apart are uncorrelated (SAS UN(q)).
 
@@ -83,7 +76,7 @@ class BandedUnstructured(Covariance):
     bands: int = 2
 
     def __post_init__(self) -> None:
-        _check_count(self, "bands")
+        check_count(self, "bands")
         super().__post_init__()
 
     def matrix(self, levels: Any) -> Array:
@@ -106,7 +99,7 @@ class ReducedRank(Covariance):
     d: int = 2
 
     def __post_init__(self) -> None:
-        _check_count(self, "d")
+        check_count(self, "d")
         super().__post_init__()
 
     def matrix(self, levels: Any) -> Array:
@@ -130,7 +123,7 @@ class FactorAnalytic(Covariance):
     d: int = 1
 
     def __post_init__(self) -> None:
-        _check_count(self, "d")
+        check_count(self, "d")
         super().__post_init__()
 
     def matrix(self, levels: Any) -> Array:

@@ -14,24 +14,6 @@ from .helpers import submatrix
 from .parameter import Variance
 
 
-class Constant:
-    """An array that is part of compiled code: read-only, compared and hashed by content (the hash computed once)."""
-
-    def __init__(self, values: Any):
-        self.values = np.array(values, float)
-        self.values.setflags(write=False)
-        self.hash = hash((self.values.shape, self.values.tobytes()))
-
-    def __hash__(self) -> int:
-        return self.hash
-
-    def __eq__(self, other: object) -> bool:
-        return self is other or (isinstance(other, Constant) and np.array_equal(self.values, other.values))
-
-    def __repr__(self) -> str:
-        return f"array{self.values.shape}"
-
-
 class KnownMatrix(Covariance):
     """A known matrix up to a variance, ``variance * K[i, j]``.
 
@@ -49,21 +31,26 @@ class KnownMatrix(Covariance):
     known: Any
 
     def __post_init__(self) -> None:
+        self.__dict__["known"] = np.asarray(self.known, float)
         super().__post_init__()
-        if isinstance(self.known, Constant):
-            return
-        constant = Constant(self.known)
-        if constant.values.ndim != 2 or constant.values.shape[0] != constant.values.shape[1]:
-            raise JaxlmmError(f"KnownMatrix: expected a matrix (levels, levels), found shape {constant.values.shape}")
-        if problem := not_semidefinite(constant.values):
+        if self.known.ndim != 2 or self.known.shape[0] != self.known.shape[1]:
+            raise JaxlmmError(f"KnownMatrix: expected a matrix (levels, levels), found shape {self.known.shape}")
+        if problem := not_semidefinite(self.known):
             raise JaxlmmError(f"KnownMatrix: expected a covariance matrix, but {problem}")
-        self.__dict__["known"] = constant
+
+    by_level = True  # type: ignore[assignment]  # over the levels that are its rows
 
     @property
-    def by_level(self) -> bool:
-        """True: it is over the levels that are its rows."""
-        return True
+    def rows(self) -> int:
+        """Number of levels that the matrix is of."""
+        return len(self.known)
+
+    def check_fixed(self, dim: Any) -> None:
+        """Refuse levels that the matrix does not have."""
+        super().check_fixed(dim)
+        if dim > self.rows:
+            raise JaxlmmError(f"KnownMatrix: the matrix has {self.rows} rows for {dim} levels, of which each is one")
 
     def matrix(self, levels: Any) -> Array:
         """Covariances between `levels`, integer positions."""
-        return self.variance * submatrix(self.known.values, levels)
+        return self.variance * submatrix(self.known, levels)

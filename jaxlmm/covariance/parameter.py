@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
 
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from jax import Array
 
 from ..errors import JaxlmmError
 from ..linalg import tril_indices
+from .bands import BandKind
 from .kinds import (
     Bound,
     CovarianceMatrixKind,
@@ -35,12 +37,17 @@ class ByOption:
 
 @dataclass(frozen=True)
 class PerLevel:
-    """Marks a field as a vector with one entry a level (plus `extra`): ``Annotated[Variance, each_level]``."""
+    """Marks a field as a vector with one entry a level (plus `extra`), or with `extra` entries whatever the levels."""
 
     extra: int = 0
+    each: bool = True
 
     def __sub__(self, fewer: int) -> PerLevel:
         return PerLevel(self.extra - fewer)
+
+    def length(self, dim: int) -> int:
+        """Number of entries for `dim` levels."""
+        return max(dim + self.extra, 0) if self.each else self.extra
 
 
 each_level = PerLevel()
@@ -52,9 +59,18 @@ Correlation = Annotated[Array, IntervalKind(-1.0, 1.0)]
 CovarianceMatrix = Annotated[Array, CovarianceMatrixKind()]
 
 
-def interval(lower: Bound, upper: Bound) -> IntervalKind:
-    """Kind of a field bounded on both sides: ``Annotated[Array, interval(0.0, 2.0)]``."""
-    return IntervalKind(lower, upper)
+def interval(lower: Bound, upper: Bound, start: float | None = None) -> IntervalKind:
+    """Kind of a field bounded on both sides: ``Annotated[Array, interval(0.0, 2.0)]``; it may say where it starts."""
+    return IntervalKind(lower, upper, None if start is None else partial(_constant, start))
+
+
+def positive(start: float) -> PositiveKind:
+    """Kind of a positive field that starts at a value of its own: ``Annotated[Array, positive(start=1.0)]``."""
+    return PositiveKind(first=start)
+
+
+def _constant(value: float, distance: float) -> float:
+    return value
 
 
 @dataclass(frozen=True)
@@ -66,6 +82,13 @@ class Parameter:
     kind: Any  # a Kind, in a class also ByOption
     per_level: PerLevel | None = None
     tied: tuple[int, ...] | None = None
+    first_value: Any = None  # natural value to start at, or several in a tuple
+
+    @property
+    def starts(self) -> tuple[Any, ...]:
+        """Natural values that the class says the search should start at."""
+        given = self.first_value
+        return () if given is None else given if isinstance(given, tuple) else (given,)
 
     @property
     def is_matrix(self) -> bool:
@@ -76,17 +99,19 @@ class Parameter:
     def by_level(self) -> bool:
         """Whether its size or its bounds depend on the number of levels."""
         bounds = [getattr(self.kind, name, None) for name in ("lower", "upper")]
-        return self.is_matrix or self.per_level is not None or any(map(callable, bounds))
+        return self.is_matrix or (self.per_level is not None and self.per_level.each) or any(map(callable, bounds))
 
     def shape(self, dim: int) -> tuple[int, ...]:
         """Shape of the natural value for `dim` levels."""
         if self.is_matrix:
             return (dim, dim)
-        return () if self.per_level is None else (max(dim + self.per_level.extra, 0),)
+        if isinstance(self.kind, BandKind):
+            return self.kind.shape(dim)
+        return () if self.per_level is None else (self.per_level.length(dim),)
 
     def size(self, dim: int) -> int:
         """Number of coordinates for `dim` levels; refused where they are too many to estimate, or to hold."""
-        if self.is_matrix or self.per_level is not None:
+        if self.is_matrix or (self.per_level is not None and self.per_level.each):
             count = MOST_PARAMETERS + 1
             if dim <= MOST_LEVELS:
                 count = len(self.kind.entries(dim)[0]) if self.is_matrix else len(self.first(dim))
@@ -135,8 +160,14 @@ class Parameter:
 
     def start(self, dim: int, distance: float) -> np.ndarray:
         """Start value in coordinates of the solver."""
-        value = np.broadcast_to(np.asarray(self.kind.start(dim, distance), float), self.shape(dim))
-        return self.coordinates("to_solver", value, dim)
+        return self._at(self.starts[0] if self.starts else self.kind.start(dim, distance), dim)
+
+    def alternatives(self, dim: int) -> list[np.ndarray]:
+        """Further start values, as `start`."""
+        return [self._at(value, dim) for value in self.starts[1:]]
+
+    def _at(self, value: Any, dim: int) -> np.ndarray:
+        return self.coordinates("to_solver", np.broadcast_to(np.asarray(value, float), self.shape(dim)), dim)
 
     def scale(self, dim: int, unit: Any, xp: Any = np) -> Any:
         """Size of each solver coordinate when column i of Z has root mean square ``1 / unit[..., i]``.
@@ -147,7 +178,7 @@ class Parameter:
             return unit[..., self.kind.entries(dim)[0]]
         if not self.kind.has_scale:
             return xp.ones((*unit.shape[:-1], self.size(dim)))
-        if self.per_level is not None and self.per_level.extra == 0:
+        if self.per_level is not None and self.per_level == each_level:
             return unit[..., self.first(dim)] ** self.kind.degree
         common = 1.0 / xp.sqrt(xp.mean(unit**-2.0, -1, keepdims=True))
         return xp.repeat(common, self.size(dim), -1) ** self.kind.degree

@@ -7,7 +7,7 @@ import functools
 import inspect
 import sys
 import typing
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar
 
 import jax
@@ -17,21 +17,36 @@ from jax import Array
 
 from ..errors import JaxlmmError
 from ..runtime.precision import float64
-from .kinds import Kind, concatenated
+from .content import Content, frozen, key_of, read_by
+from .kinds import Kind, VarianceKind, concatenated
 from .parameter import ByOption, Parameter, PerLevel, labelled
 
 Self = TypeVar("Self", bound="Parametric")
 
 
 def _declared(cls: type, namespace: dict[str, Any]) -> tuple[Parameter, ...]:
-    """The annotations that are natural parameters, those that carry a kind."""
+    """The annotations that are natural parameters, those that carry a kind; what is given to one is its start value."""
     found = []
+    known: dict[str, Parameter] = {p.name: p for base in cls.__mro__[:0:-1] for p in getattr(base, "fields", ())}
     for name, hint in typing.get_type_hints(cls, localns=namespace, include_extras=True).items():
         marks = getattr(hint, "__metadata__", ())
         kinds = [m for m in marks if isinstance(m, Kind | ByOption)]
-        sizes = [m for m in marks if isinstance(m, PerLevel)]
-        if kinds:
-            found.append(Parameter(cls.__name__, name, kinds[-1], sizes[-1] if sizes else None))
+        if not kinds:
+            continue
+        where = f"{cls.__name__}: {name}"
+        sizes = [PerLevel(m, each=False) if type(m) is int and m > 0 else m for m in marks if m not in kinds]
+        if len(sizes) > 1 or not all(isinstance(m, PerLevel) for m in sizes):
+            raise JaxlmmError(
+                f"{where} is marked with {', '.join(map(repr, sizes))}; expected each_level or a length, "
+                "Annotated[Variance, 3], beside the kind, and a start value behind it, range: Positive = 2.0"
+            )
+        given = vars(cls).get(name)
+        first = known[name].first_value if name in known and name not in inspect.get_annotations(cls) else given
+        p = Parameter(cls.__name__, name, kinds[-1], sizes[-1] if sizes else None, first_value=first)
+        for value in p.starts:
+            if isinstance(p.kind, Kind) and not (np.size(value) and p.kind.admits(np.array(value, float))):
+                raise JaxlmmError(f"{where} starts at {value}, expected {p.kind}")
+        found.append(p)
     return tuple(found)
 
 
@@ -51,6 +66,8 @@ def _of_instance(p: Parameter, structure: Parametric) -> Parameter:
     kind, tied = p.kind, dict(vars(structure).get("_tied", ())).get(p.name)
     if isinstance(kind, ByOption):
         kind = kind.kind(structure)
+    if p.name in vars(structure).get("_smooth", ()):  # its matrix takes roots of these variances, see `trial`
+        kind = VarianceKind(power=4)
     return p if kind is p.kind and tied is None else dataclasses.replace(p, kind=kind, tied=tied)
 
 
@@ -72,13 +89,16 @@ class Parametric:
         own = inspect.get_annotations(cls)
         for p in declared:
             if p.name in own:
-                setattr(cls, p.name, dataclasses.field(default=None, kw_only=True))
+                setattr(cls, p.name, dataclasses.field(default=None, kw_only=True))  # a start value is in `fields`
         dataclasses.dataclass(frozen=True, eq=False)(cls)
         leaves = (*(p.name for p in declared), *cls.children)
         jax.tree_util.register_pytree_with_keys(cls, _flatten_with(leaves), _unflatten_with(cls, leaves))
 
     def __post_init__(self) -> None:
-        """Take fixed values as numbers and arrays, if they are possible ones."""
+        """Take fixed values as numbers and arrays, if they are possible ones, and options as what does not change."""
+        names, own = {p.name for p in type(self).fields}, vars(self)
+        for name in own.keys() - names:
+            own[name] = frozen(f"{type(self).__name__}: {name}", own[name])
         for p in self.fields:
             given = getattr(self, p.name)
             if given is None or isinstance(given, jax.core.Tracer):
@@ -94,7 +114,12 @@ class Parametric:
         return other
 
     def _key(self) -> tuple[Any, ...]:
-        return type(self), *((name, _hashable(value)) for name, value in vars(self).items())
+        return type(self), *((name, key_of(value)) for name, value in vars(self).items())
+
+    def reading(self: Self) -> Self:
+        """The structure with a key of the arrays that the methods of its class read now, see `content.read_by`."""
+        read = read_by(type(self), Parametric)
+        return self._with(_read=read) if read else self
 
     def __eq__(self, other: object) -> bool:
         return self is other or (isinstance(other, Parametric) and self._key() == other._key())
@@ -136,8 +161,24 @@ class Parametric:
         """Whether parameters, or their bounds, depend on the number of levels."""
         return any(p.by_level for p in self.fields)
 
+    def given(self: Self, **options: Any) -> Self:
+        """The structure with further options, or values at which parameters are fixed."""
+        own = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
+        made = type(self)(**{name: value for name, value in own.items() if value is not None} | options)
+        return made._with(_tied=vars(self)["_tied"]) if "_tied" in vars(self) else made
+
+    @property
+    def rows_held(self) -> int | None:
+        """Rows of the square arrays that it holds, where its class says ``by_level = True``: level i is their row i."""
+        if getattr(type(self), "by_level", None) is not True:
+            return None
+        shapes = [np.shape(v) for v in vars(self).values() if isinstance(v, np.ndarray)]
+        return next((shape[0] for shape in shapes if len(shape) == 2 and shape[0] == shape[1]), None)
+
     def check_fixed(self, dim: Any) -> None:
-        """Refuse values that are fixed at what cannot be with `dim` levels."""
+        """Refuse values that are fixed at what cannot be with `dim` levels, and more levels than a matrix has rows."""
+        if self.rows_held is not None and self.rows_held < dim:
+            raise JaxlmmError(f"{type(self).__name__}: it holds a matrix of {self.rows_held} rows, found {dim} levels")
         for p in self.fields:
             if p.name in self.fixed:
                 p.check(np.asarray(getattr(self, p.name)), dim)
@@ -208,7 +249,18 @@ class Parametric:
     def start(self, dim: Any, distance: Any = 1.0) -> np.ndarray:
         """Start values in coordinates of the solver; `distance` is a typical one, or (d,) along each coordinate."""
         distance = float(np.sqrt(np.sum(np.square(distance))))
-        return np.concatenate([np.zeros(0), *(p.start(dim, distance) for p in self.free)])
+        start = np.concatenate([np.zeros(0), *(p.start(dim, distance) for p in self.free)])
+        return start + np.array(vars(self).get("_shift", 0.0))  # see `trial`
+
+    def alternatives(self, dim: Any) -> np.ndarray:
+        """Further starts (a, size) in coordinates of the solver, NaN where a start is as `start` has it."""
+        rows, begin = [np.zeros((0, self.size(dim)))], 0
+        for p in self.free:
+            for value in p.alternatives(dim):
+                rows.append(np.full((1, self.size(dim)), np.nan))
+                rows[-1][0, begin : begin + len(value)] = value
+            begin += p.size(dim)
+        return np.concatenate(rows)
 
     def kinds(self, dim: Any) -> list[Kind]:
         """The kind of every coordinate."""
@@ -301,19 +353,16 @@ def _natural_values(structure: Parametric, theta: Array, dim: Any) -> list[Any]:
     return [value for _, value in structure.from_public(theta, dim).named(dim)]
 
 
-def _hashable(value: Any) -> Hashable:
-    """An attribute of a structure, arrays by their content."""
-    if isinstance(value, np.ndarray | Array):
-        value = np.asarray(value)
-        return value.shape, value.dtype.str, value.tobytes()
-    return value
+def _holds_arrays(value: Any) -> bool:
+    return isinstance(value, np.ndarray) or (isinstance(value, tuple) and any(map(_holds_arrays, value)))
 
 
 def _flatten_with(leaves: tuple[str, ...]) -> Any:
     keys = [jax.tree_util.GetAttrKey(name) for name in leaves]
 
     def flatten(structure: Any) -> tuple[Any, Any]:
-        rest = tuple((name, value) for name, value in vars(structure).items() if name not in leaves)
+        own = vars(structure).items()
+        rest = tuple((name, Content(v) if _holds_arrays(v) else v) for name, v in own if name not in leaves)
         return [(key, getattr(structure, key.name)) for key in keys], rest
 
     return flatten
@@ -323,7 +372,7 @@ def _unflatten_with(cls: type, leaves: tuple[str, ...]) -> Any:
     def unflatten(rest: Any, values: Any) -> Any:
         structure: Any = object.__new__(cls)
         structure.__dict__.update(zip(leaves, values, strict=True))
-        structure.__dict__.update(rest)
+        structure.__dict__.update((name, v.value if isinstance(v, Content) else v) for name, v in rest)
         return structure
 
     return unflatten

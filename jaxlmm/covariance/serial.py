@@ -15,10 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from .bands import BandKind
 from .base import Covariance
-from .helpers import codes, covariances, distances, powers, submatrix
-from .kinds import IntervalKind, module_of
-from .parameter import Correlation, SmoothVariance, Variance, each_level
+from .helpers import check_count, codes, covariances, distances, lags, powers, submatrix
+from .kinds import IntervalKind, Kind, module_of
+from .parameter import ByOption, Correlation, SmoothVariance, Variance, each_level
 
 SHORT = 4  # recursions up to this length are written out; the time to compile longer ones does not grow
 
@@ -126,8 +127,28 @@ def autocorrelations(partial: Array) -> Array:
     return jnp.append(1.0, found)
 
 
-def _lags(levels: Any) -> Any:
-    return abs(levels[:, None] - levels[None, :])
+def _by_bands(structure: Any) -> Kind | BandKind:
+    return IntervalKind(-1.0, 1.0) if structure.bands is None else BandKind(structure.bands)
+
+
+ByLag = Annotated[Array, ByOption(_by_bands), each_level - 1]
+
+
+def _by_lag(structure: Any) -> Array:
+    """Correlations at lags 0, 1, ...; with `bands` those that are not zero."""
+    r = structure.partial
+    return autocorrelations(r) if structure.bands is None else jnp.append(1.0, r)
+
+
+def _between(structure: Any, levels: Any) -> Array:
+    """Correlations between `levels`."""
+    r, apart = _by_lag(structure), lags(codes(levels))
+    return r[apart] if structure.bands is None else jnp.append(r, 0.0)[jnp.minimum(apart, len(r))]
+
+
+def _check_bands(structure: Any) -> None:
+    if structure.bands is not None:
+        check_count(structure, "bands")
 
 
 class Toeplitz(Covariance):
@@ -135,40 +156,56 @@ class Toeplitz(Covariance):
 
     The parameters are the variance and the partial autocorrelations, which are free of each other: any values in
     (-1, 1) give a positive definite matrix, see `autocorrelations`.
+
+    Parameters
+    ----------
+    bands : number of diagonals, the main one included, beyond which covariances are zero (SAS TOEP(q)): 1 is
+        independence, 2 has neighbours correlated, as a moving average of order one. `partial` are then the correlations
+        at lags 1, ..., bands - 1, see `jaxlmm.covariance.bands`
     """
 
     variance: Variance
-    partial: Annotated[Correlation, each_level - 1]
+    partial: ByLag
+    bands: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_bands(self)
+        super().__post_init__()
 
     def reported(self) -> dict[str, Array]:
-        """The variance and the correlations (q-1,) at lags 1, ..., q-1, the parameters of SAS and mmrm."""
-        return {"variance": self.variance, "correlations": autocorrelations(self.partial)[1:]}
+        """The variance and the correlations at lags 1, 2, ..., the parameters of SAS and mmrm."""
+        return {"variance": self.variance, "correlations": _by_lag(self)[1:]}
 
     def sas(self) -> dict[str, Array]:
         """The covariance at every lag."""
-        return {"covariances": self.variance * autocorrelations(self.partial)}
+        return {"covariances": self.variance * _by_lag(self)}
 
     def matrix(self, levels: Any) -> Array:
         """Covariances between `levels`, integer positions."""
-        return self.variance * autocorrelations(self.partial)[_lags(codes(levels))]
+        return self.variance * _between(self, levels)
 
 
 class HeterogeneousToeplitz(Covariance):
     """A correlation for every lag, ``sd_i sd_j autocorrelation[|i - j|]`` (mmrm toeph, SAS TOEPH, glmmTMB toep).
 
-    The parameters are variances and partial autocorrelations, see `Toeplitz`.
+    The parameters are variances and partial autocorrelations, see `Toeplitz`, also for `bands` (SAS TOEPH(q)).
     """
 
     variances: Annotated[SmoothVariance, each_level]
-    partial: Annotated[Correlation, each_level - 1]
+    partial: ByLag
+    bands: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_bands(self)
+        super().__post_init__()
 
     def reported(self) -> dict[str, Array]:
-        """Variances (q,) and correlations (q-1,) at lags 1, ..., q-1, the parameters of SAS."""
-        return {"variances": self.variances, "correlations": autocorrelations(self.partial)[1:]}
+        """Variances (q,) and correlations at lags 1, 2, ..., the parameters of SAS."""
+        return {"variances": self.variances, "correlations": _by_lag(self)[1:]}
 
     def matrix(self, levels: Any) -> Array:
         """Covariances between `levels`, integer positions."""
-        return covariances(self.variances, autocorrelations(self.partial)[_lags(codes(levels))], levels)
+        return covariances(self.variances, _between(self, levels), levels)
 
 
 class AutoregressiveMovingAverage(Covariance):
@@ -196,7 +233,7 @@ class AutoregressiveMovingAverage(Covariance):
 
     def matrix(self, levels: Any) -> Array:
         """Covariances between `levels`, integer positions."""
-        lag = _lags(levels)
+        lag = lags(levels)
         decay = powers(self.correlation, module_of(lag).maximum(lag - 1, 0))
         return self.variance * jnp.where(lag == 0, 1.0, self.gamma * decay)
 

@@ -106,6 +106,11 @@ class FrameField:
         return self.placed.structure
 
     @property
+    def is_known(self) -> bool:
+        """Whether no parameter of it is estimated."""
+        return self.structure.size(self.placed.dim) == 0
+
+    @property
     def columns(self) -> tuple[str, ...]:
         """Labels of the levels where it is over those of one column, whose covariance matrix says it all; else none."""
         return self.placed.labels[0] if self.placed.is_over_levels and not self.placed.is_everywhere else ()

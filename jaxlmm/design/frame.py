@@ -14,7 +14,7 @@ from ..errors import DataError
 from ..formula.expressions import CONSTANTS
 from ..formula.specs import FieldSpec, ResidualSpec, Structures, field_of
 from ..formula.structures import take_arm
-from ..formula.syntax import Bar, Formula
+from ..formula.syntax import Bar, Formula, Side
 from ..frames.alignment import aligned
 from ..frames.columns import Column, Levels, OpenTable, make_frame, open_table, read_column
 from ..tolerances import ARITHMETIC, COMBINATION, origin, shifted
@@ -269,8 +269,11 @@ def build_frame(
     data_used = {name: c if full and c.is_number else c.take(rows) for name, c in columns.items()}
     n = len(rows)
     _check_finite(data_used)
+    formula = _with_factors(formula, data_used)
     y = _response(formula, data_used, n)
-    if np.ptp(y) == 0:
+    errors = frame_residual(residual, data_used, columns)
+    known_errors = errors is not None and errors.is_known
+    if np.ptp(y) == 0 and not known_errors:
         raise DataError(f"the response {_name(formula)} is constant: there is nothing to explain")
     w = _weights(extra["weights"].values[rows]) if "weights" in extra else None
     source, weights_source = (None if v is None else v if isinstance(v, str) else "" for v in (offset, weights))
@@ -278,7 +281,7 @@ def build_frame(
     every, encoder = encode(formula.side, formula, data_used, n)
     X, kept = _full_rank(finite(every, encoder.names))
     names = tuple(encoder.names[j] for j in kept)
-    if n <= X.shape[1]:
+    if n < X.shape[1] + (not known_errors):
         raise DataError(f"{n} complete rows cannot determine {X.shape[1]} fixed effects; more rows are needed")
     parts: list[FrameTerm | FrameField] = []
     designs: list[TermDesign] = []
@@ -286,7 +289,7 @@ def build_frame(
         if spec is not None:
             parts.append(frame_field(spec, data_used, columns, spec.text))
             continue
-        for term, design in random_terms(bar, formula, data_used, n, w, bar.group_label in related):
+        for term, design in random_terms(bar, formula, data_used, n, w, bar.group_label in related or known_errors):
             parts.append(term)
             designs.append(design)
     what = f"residual={residual.text!r}"
@@ -317,7 +320,7 @@ def build_frame(
         offset_source=source,
         weights_source=weights_source,
         used=tuple(dict.fromkeys((*columns, *_names(weights_source), *_names(source)))),
-        residual=frame_residual(residual, data_used, columns),
+        residual=errors,
         residual_text=residual.text,
         variance_text=residual.variance,
         coding=(*_coding(formula, data_used), *_one_level(formula, designs)),
@@ -497,6 +500,20 @@ def _full_rank(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if not kept.size:
             return X[:, :0], kept
         R = np.asarray(np.linalg.qr(np.delete(R, redundant[0], axis=1), mode="r"))
+
+
+def _with_factors(formula: Formula, data: Mapping[str, Column]) -> Formula:
+    """``I(a)`` of a factor, or of true and false, is the factor ``a``, as in R."""
+
+    def bare(factor: str) -> str:
+        name = factor[2:-1] if factor.startswith("I(") else ""
+        return name if name.isidentifier() and data[formula.column(name)].kind != "number" else factor
+
+    def of(side: Side) -> Side:
+        return replace(side, terms=tuple(tuple(map(bare, term)) for term in side.terms))
+
+    bars = tuple(replace(bar, side=of(bar.side)) for bar in formula.bars)
+    return replace(formula, side=of(formula.side), bars=bars)
 
 
 def _without_coefficient(encoder: Encoder, kept: np.ndarray) -> tuple[str, ...]:

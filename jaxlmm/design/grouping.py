@@ -161,19 +161,19 @@ class TermDesign:
 
 
 def random_terms(
-    bar: Bar, formula: Formula, data: Mapping[str, Column], n: int, weights: np.ndarray | None, related: bool = False
+    bar: Bar, formula: Formula, data: Mapping[str, Column], n: int, weights: np.ndarray | None, apart: bool = False
 ) -> list[tuple[FrameTerm, TermDesign]]:  # fmt: skip
     """Evaluate one bar: its arrays, and what is needed to make them again; a term for each level of ``by=``.
 
     Parameters
     ----------
-    related : the levels have a known relationship, which tells effects of every row from the residual
+    apart : effects of every row are told from the residual, by a known relationship or by known residual variances
     """
     Z, encoder = encode(bar.side, formula, data, n)
     Z = finite(Z, encoder.names)
     codes, grouping = group_codes(bar.group, data)
     levels = grouping.labels()
-    _check_size(bar, len(levels), Z.shape[1], n, weights, related)
+    _check_size(bar, len(levels), Z.shape[1], n, weights, apart)
     options, arm, shared = take_arm(bar.options)
     if shared:
         raise DataError(
@@ -216,11 +216,11 @@ def group_codes(names: tuple[str, ...], data: Mapping[str, Column]) -> tuple[np.
     return codes.astype(np.int32), Grouping(names, tuple(f.levels for f in factors), tuple(found))
 
 
-def _check_size(bar: Bar, levels: int, q: int, n: int, weights: np.ndarray | None, related: bool) -> None:
+def _check_size(bar: Bar, levels: int, q: int, n: int, weights: np.ndarray | None, apart: bool) -> None:
     """Refuse terms that cannot be estimated, as lme4 does."""
     if levels < 2:
         raise DataError(f"the grouping factor {bar.group_label!r} has only one level; at least two are needed")
-    if related or bar.structure not in _FREE_STRUCTURES:
+    if apart or bar.structure not in _FREE_STRUCTURES:
         return
     known_variances = weights is not None and np.ptp(weights) > 0 and q == 1
     if levels * q >= n and not (known_variances and levels <= n):

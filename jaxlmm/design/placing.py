@@ -15,18 +15,19 @@ from ..covariance import (
     OVER_ORDER,
     ByGroup,
     Covariance,
+    KnownMatrix,
     Kronecker,
     Product,
     Scaled,
     Sum,
     VarianceFunction,
 )
+from ..covariance.trial import is_shipped
 from ..errors import DataError, JaxlmmError, LevelsWarning
 from ..formula.specs import Leaf, Node
 from ..frames.columns import Column, Levels
 from ..frames.levels import key_of, order_of_text
 from ..runtime.sizes import check_memory
-from .trial import try_matrix
 
 SPATIAL = tuple(NAMES[name] for name in sorted(OVER_COORDINATES))
 ORDERED = tuple(NAMES[name] for name in sorted(OVER_ORDER))
@@ -161,17 +162,27 @@ def _place_leaf(leaf: Leaf, data: Mapping[str, Column], before: Mapping[str, Col
         return Placed(structure, (np.zeros(n, np.int32),), 1, ("",), (Levels.of_text([""]),))
     columns = [data[name] for name in names]
     _check_columns(leaf, columns, what)
+    mixed = [c.kind != "number" or (i == 0 and structure.by_level) for i, c in enumerate(columns)]
+    if len(columns) > 1 and any(mixed):  # a structure of one's own, whose matrix is given numbers of levels
+        either = [c.as_factor() if is_levels else c for c, is_levels in zip(columns, mixed, strict=True)]
+        labels = tuple(c.levels if m else Levels((), ()) for c, m in zip(either, mixed, strict=True))
+        m = len(labels[mixed.index(True)])
+        structure.size(m)  # refuses too many
+        return Placed(structure, tuple(np.array(c.values) for c in either), m, names, labels)
     if leaf.levels or columns[0].kind != "number" or structure.by_level:
         factor, notes = _levels_of(leaf, columns[0], before[names[0]], what)
         m = len(factor.levels)
         check_count(structure, leaf.text, m, what)
         check_memory(f"{what}: {leaf.text}", n, m, advice="it has too many levels")
+        if structure.rows_held not in (None, m):
+            raise DataError(
+                f"{what}: {leaf.text} holds a matrix of {structure.rows_held} rows, but the data have {m} levels of "
+                f"{names[0]!r}; levels=[...] with one for each row, in their order, says which is which"
+            )
         structure.size(m)  # refuses too many
-        try_matrix(structure, factor.values, m, what)
         return Placed(structure, (factor.values,), m, names, (factor.levels,), notes)
     values = tuple(np.array(column.values, np.float64) for column in columns)  # not the caller's memory
     check_count(structure, leaf.text, len(np.unique(np.column_stack(values), axis=0)), what)
-    try_matrix(structure, values[0] if len(values) == 1 else np.column_stack(values), 1, what)
     notes = (f"{leaf.text}: distances between the numbers in {names[0]}",) if isinstance(structure, ORDERED) else ()
     return Placed(structure, values, 1, names, (Levels((), ()),) * len(names), notes)
 
@@ -182,6 +193,10 @@ def _levels_of(leaf: Leaf, column: Column, before: Column, what: str) -> tuple[C
     notes: tuple[str, ...] = ()
     if leaf.levels:
         factor = _given_order(leaf, factor, what)
+    elif isinstance(leaf.structure, KnownMatrix):  # its rows are the levels of all rows, complete or not
+        every = before if before.missing is None else before.take(np.flatnonzero(~before.missing))
+        levels = every.as_factor().levels
+        factor = replace(factor, values=factor.recode(levels), levels=levels)
     else:
         used = set(factor.levels.keys)
         known = before.levels if not before.is_number else Levels((), ())
@@ -223,18 +238,18 @@ def _given_order(leaf: Leaf, factor: Column, what: str) -> Column:
 
 def _check_columns(leaf: Leaf, columns: list[Column], what: str) -> None:
     """Refuse columns that the structure cannot be over."""
-    structure = leaf.structure
+    structure, is_own = leaf.structure, not is_shipped(leaf.structure)
     if leaf.levels and len(columns) > 1:
         raise DataError(f"{what}: levels= is for one column, {leaf.text} is over {len(columns)}")
     for column in columns:
-        if column.kind != "number" and (isinstance(structure, SPATIAL) or len(columns) > 1):
+        if column.kind != "number" and (isinstance(structure, SPATIAL) or (len(columns) > 1 and not is_own)):
             raise DataError(
                 f"{what}: {leaf.text} is over times or places, but column {column.name!r} holds "
                 f"{_kind(column)}; give it as numbers"
             )
         if column.kind == "time" and not structure.by_level:
             raise DataError(f"{what}: column {column.name!r} holds dates or times; turn it into a number first")
-    if len(columns) > 1 and (structure.by_level or isinstance(structure, ORDERED)):
+    if len(columns) > 1 and not is_own and (structure.by_level or isinstance(structure, ORDERED)):
         raise DataError(
             f"{what}: {leaf.text} takes one column, found {len(columns)}; combine them in the data, or use a structure "
             "over places such as sp_exp"
@@ -292,6 +307,12 @@ def check_count(structure: Covariance, text: str, count: int, what: str) -> None
     """Refuse structures whose parameters need more levels or places than there are."""
     if count < 2 and type(structure) in _SHIPPED and not isinstance(structure, _FINE_WITH_ONE):
         raise DataError(f"{what}: {text} needs at least two levels or places, found {count}")
+    rows = getattr(structure, "rows", count)
+    if rows != count:
+        raise DataError(
+            f"{what}: {text} has a matrix of {rows} rows for {count} levels, and row i is the i-th level in their "
+            "order; levels=[...] says which they are"
+        )
     rank = getattr(structure, "d", None)
     if isinstance(rank, int) and rank > count:
         raise DataError(

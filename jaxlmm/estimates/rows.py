@@ -57,7 +57,7 @@ class TermRows:
     def incidence(self) -> Any:
         """Z by level (levels * q, N), sparse."""
         levels, q = int(self.codes.max()) + 1, self.Z.shape[1]
-        return _sparse(self.Z, self.codes[:, None] * q + np.arange(q), levels * q)
+        return sparse_rows(self.Z, self.codes[:, None] * q + np.arange(q), levels * q)
 
     def collected(self, B: np.ndarray) -> np.ndarray:
         """``Z'B`` by level (levels, q, b), for B (N, b)."""
@@ -126,7 +126,7 @@ class FieldRows:
     def incidence(self) -> Any:
         """Scales by group and place (groups * T, N), sparse."""
         T, groups = self.places, int(self.group.max()) + 1
-        return _sparse(self.scale[:, None], (self.group * T + self.place)[:, None], groups * T)
+        return sparse_rows(self.scale[:, None], (self.group * T + self.place)[:, None], groups * T)
 
     def collected(self, B: np.ndarray) -> np.ndarray:
         """Sums by group and place (groups, T, b), for B (N, b)."""
@@ -147,7 +147,7 @@ class FieldRows:
 Part = TermRows | FieldRows
 
 
-def _sparse(values: np.ndarray, rows: np.ndarray, size: int) -> Any:
+def sparse_rows(values: np.ndarray, rows: np.ndarray, size: int) -> Any:
     """Matrix (size, N) with values (N, q) of each column in rows (N, q)."""
     from scipy.sparse import csr_array
 

@@ -20,10 +20,11 @@ from ..distributions import bounded_limits
 from ..fitting.objective import Spec
 from ..fitting.units import Estimate
 from ..frames.columns import make_frame
-from ..frames.tables import Shown, Table, format_column
+from ..frames.tables import Shown, Table, format_column, notes
 from ..likelihood.model import Model
 from ..runtime.precision import float64
 
+MOST_SHOWN = 30  # levels of a structure in a table that is printed; frames have all
 SCALE, CORRELATION, FREE = (0.0, np.inf), (-1.0, 1.0), (-np.inf, np.inf)  # bounds of what is reported
 
 
@@ -144,10 +145,12 @@ class VarCorr(Shown):
 
     def table(self) -> Table:
         """As lme4 prints it: group, name, variance, SD, correlations with the columns before."""
-        rows = []
+        rows, note = [], ""
         for g in self._all:
-            for i, column in enumerate(g.columns):
+            for i, column in enumerate(g.columns[:MOST_SHOWN]):
                 rows.append((g.group if i == 0 else "", column, g.cov[i, i], g.sd[i], g.corr[i, :i]))
+            if len(g.columns) > MOST_SHOWN:
+                note = notes(note, f"the first {MOST_SHOWN} of {len(g.columns)} levels of {g.group}")
         if self.sigma is not None:
             rows.append(("Residual", "", self.sigma**2, self.sigma, np.zeros(0)))
         variances, sds = format_column([r[2] for r in rows]), format_column([r[3] for r in rows])
@@ -164,7 +167,7 @@ class VarCorr(Shown):
             )
             for r, v, s in zip(rows, variances, sds, strict=True)
         )
-        return Table("Random effects:" if self.groups else "Residual covariance:", header, body, labels=2)
+        return Table("Random effects:" if self.groups else "Residual covariance:", header, body, labels=2, note=note)
 
     def structure_table(self) -> Table:
         """Natural parameters of the structures over columns."""

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..covariance.bands import BandKind
 from ..covariance.kinds import IntervalKind, PositiveKind
 from ..linalg import lower_from_vector, psd_cholesky, tril_indices
 from ..tolerances import FAINT, POSITIVE, SINGULAR
@@ -31,6 +32,7 @@ FEW_GROUPS_STARTS = ((-0.9, 3.0), (0.9, 3.0), (0.0, 10.0))
 # out as zero, which leaves them undetermined.
 FURTHER_RANGES = (0.2, 5.0)
 FURTHER_CORRELATIONS = (0.6, -0.6)
+LAST_STEPS = (-0.5, 0.5, -2.0, 2.0, -4.0)  # of all ranges and shapes, while no start has a finite criterion
 
 
 class Ends(NamedTuple):
@@ -103,7 +105,7 @@ class Search:
     def _structured(self, lanes: np.ndarray, s: np.ndarray, ends: Ends, dual: np.ndarray) -> None:
         """Further starts for structures whose likelihoods often have several optima, in place.
 
-        Ranges of a distance and loadings of factors always; correlations where a variance is zero.
+        Ranges of a distance, loadings of factors and what a class says always; correlations where a variance is zero.
         """
         kinds, placed = self.spec.kinds, self.spec.placed
         every = np.arange(len(lanes))
@@ -117,8 +119,13 @@ class Search:
             moved += [
                 s * np.where(loadings, change, 1.0) for change in ((-1.0) ** index, 1.0 + 0.8 * np.cos(1 + 3 * index))
             ]
+        moved += [np.where(np.isnan(other), s, other) for other in self.spec.alternatives]
         self._improve([(every, start) for start in moved], lanes, ends, dual, rescue=False)
-        correlations = np.array([isinstance(kind, IntervalKind) for kind, _ in kinds], bool)
+        shapes = np.array([not kind.has_scale for kind, _ in kinds], bool)
+        for step in LAST_STEPS:
+            rows = np.flatnonzero(ends.status == Status.NOT_FINITE)
+            self._improve([(rows, s[rows] + step * shapes)], lanes, ends, dual)
+        correlations = np.array([isinstance(kind, IntervalKind | BandKind) for kind, _ in kinds], bool)
         parts = {i for (_, i), correlation in zip(kinds, correlations, strict=True) if correlation}
         scales = np.array([kind.has_scale and i in parts for kind, i in kinds], bool)
         if scales.any():

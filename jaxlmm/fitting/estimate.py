@@ -27,7 +27,6 @@ from .objective import Spec, moment_start, objective, packing_of, scale_of
 from .units import Estimate, Estimates, at_ends, root_of
 
 MAX_ITERATIONS = 200
-INSIDE = 0.05  # how far a start on the boundary is moved towards the usual one
 
 
 def _evaluate(spec: Spec, prepared: Prepared, scale: Array, s: Array) -> Array:
@@ -68,13 +67,10 @@ def estimate(model: Model, method: str = "REML", start: np.ndarray | None = None
 
     s = moment_start(spec, prepared.statistics, spec.start(prepared.coords), scale)
     if start is not None:
-        try:
-            theta = np.asarray(start, float)
-        except (TypeError, ValueError):
-            raise DataError(f"start: expected {model.size} numbers as in fit.theta, found {start!r}") from None
-        given = _from_theta(spec, model, theta, prepared.basis) / scale
-        # on the boundary all slopes away from it are zero, so a singular start is moved off it
-        s = given if np.all(np.isfinite(theta)) else (1.0 - INSIDE) * given + INSIDE * np.asarray(s)
+        theta = as_start(model, spec, start)
+        s = spec.from_theta(theta, prepared.basis.K, np.asarray(s) * scale) / scale
+        if not np.all(np.isfinite(s)):
+            raise DataError(f"start: expected {model.size} covariance parameters as in fit.theta, found {theta}")
     search = Search(spec, packing, scale, run)
     ends, dual = search.optimum(np.zeros(1, int), s[None], start is None, says_little(model))
     if not any(np.array_equal(best, ends.best[0]) for best in reached):  # other signs: derivatives at these
@@ -121,7 +117,7 @@ def _local(spec: Spec, basis: Basis, scale: np.ndarray, point: Point) -> tuple[n
     Where sigma is profiled out, the second derivatives are first those of coordinates relative to it and its
     logarithm, in which they are known: the Hessian of the profiled criterion is a Schur complement of theirs.
     """
-    if not np.any(point.aux.normal.rss):  # nothing was evaluated
+    if not any(map(np.any, jax.tree_util.tree_leaves(point))):  # nothing was evaluated
         k = len(scale) + spec.profiled
         nothing = np.full(point.aux.normal.Phi.shape[1:], np.nan)
         return np.full((k, k), np.nan), np.full((k, *nothing.shape), np.nan), nothing
@@ -147,17 +143,19 @@ def _local(spec: Spec, basis: Basis, scale: np.ndarray, point: Point) -> tuple[n
     return back.T @ H @ back, slopes, np.linalg.solve(basis.R, root) if p else root
 
 
-def _from_theta(spec: Spec, model: Model, theta: np.ndarray, basis: Basis) -> np.ndarray:
-    """Solver coordinates of a public theta."""
-    wrong = f"start: expected {model.size} covariance parameters as in fit.theta, found {theta}"
-    if theta.shape != (model.size,) or np.any(np.isnan(theta)) or (spec.profiled and np.isinf(theta[-1])):
-        raise DataError(wrong)
-    sigma = np.exp(theta[-1]) if spec.profiled else 1.0
-    s = spec.map("public_to_solver", theta) / sigma**spec.degrees
-    s = np.asarray(spec.in_basis(s, [np.linalg.inv(K) for K in basis.K]))
-    if not np.all(np.isfinite(s)):
-        raise DataError(wrong)
-    return s
+def as_start(model: Model, spec: Spec, start: Any) -> np.ndarray:
+    """Public theta (..., k) to start at."""
+    try:
+        theta = np.asarray(start, float)
+    except (TypeError, ValueError):
+        raise DataError(f"start: expected {model.size} numbers as in fit.theta, found {start!r}") from None
+    if (
+        theta.shape[-1:] != (model.size,)
+        or np.any(np.isnan(theta))
+        or (spec.profiled and np.any(np.isinf(theta[..., -1])))
+    ):
+        raise DataError(f"start: expected {model.size} covariance parameters as in fit.theta, found {theta}")
+    return theta
 
 
 def blocks_at(model: Model, estimate: Estimate) -> Blocks:

@@ -18,6 +18,7 @@ import numpy as np
 from jax import Array
 
 from ..linalg import eigh
+from ..runtime.sharding import alike
 
 DECREMENT = 1e-13  # Newton decrement below which a run has converged: twice what -2 log-likelihood can still fall
 STATIONARY = 1e-6  # decrement below which a point may be left along negative curvature, or rounding may end the run
@@ -65,7 +66,8 @@ _ADVICE = {
     Status.MAX_ITERATIONS: "stopped at the iteration limit before convergence; start from other values (start=)",
     Status.STALLED: "no step improves the criterion, but its gradient is not zero; look at the scale of the data, "
     "or at a covariance with more parameters than the data can tell",
-    Status.NOT_FINITE: "the criterion is not finite at the start values: degenerate data, or start values out of range",
+    Status.NOT_FINITE: "the criterion is not finite at the start values: the covariance matrix of the response is not "
+    "positive definite there, or numbers overflow; start from other values (start=)",
     Status.BAD_RESPONSE: "the response has missing or infinite values, or no variation that X does not fit exactly",
     Status.NOT_RUN: "interrupted before this one was fitted",
     Status.RANK_DEFICIENT: "converged; some columns of X are combinations of others and have no coefficient",
@@ -255,7 +257,7 @@ def minimise(
 
     state = initial_state(packing, x, xp)
     if xp is jnp:
-        state = jax.lax.while_loop(running, step, state)
+        state = jax.lax.while_loop(running, step, alike(state, x))
     else:
         with np.errstate(all="ignore"):  # a rejected point may be anything
             while running(state):

@@ -13,16 +13,21 @@ import numpy as np
 from jax import Array
 
 from ..covariance import Covariance
+from ..covariance.helpers import spacing
 from ..covariance.kinds import Kind, concatenated, module_of
+from ..covariance.trial import is_free_in_scale
 from ..errors import DataError
 from ..likelihood.criterion import Normal, deviance, gram_curvature, gram_slopes, profiled_deviance, solve_normal
-from ..likelihood.engines import Blocks
+from ..likelihood.engines import Blocks, expansion_of
 from ..likelihood.model import Model, block_at
 from ..likelihood.parts import Residual, Term
 from ..likelihood.prepared import Basis, Prepared
 from ..linalg import tril_indices
 from ..pytrees import frozen_pytree, is_traced
+from ..runtime.sharding import alike
 from .newton import Evaluate, Packing, Point
+
+INSIDE = 0.05  # how far a start on the boundary is moved towards the usual one
 
 
 @frozen_pytree(data=("reml",), meta=("parts", "placed", "profiled", "independent"))
@@ -31,7 +36,8 @@ class Spec:
     """What a fit is of: everything that compiled code depends on besides shapes, and its criterion, which is a number.
 
     With random terms and independent residuals sigma is profiled out and the terms are relative to sigma^2. Otherwise
-    (a residual structure, a variance that is fixed, or a random part that can take over all of the variation)
+    (a residual structure, a variance that is fixed, a random part that can take over all of the variation, or one whose
+    matrix is not proportional to its variances)
     the residual is the last part and all covariances are absolute. `placed` says which parts have sets of coordinates.
     """
 
@@ -49,7 +55,8 @@ class Spec:
         parts = (*model.random, model.residual)
         independent = model.residual.is_iid
         plain = all(isinstance(part, Term) and part.is_plain for part in model.random)
-        profiled = independent and plain and not any(part.structure.has_fixed_scale for part in parts)
+        profiled = independent and plain and not model.residual.structure.has_fixed_scale
+        profiled = profiled and all(is_free_in_scale(part.structure, part.dim) for part in model.random)
         if profiled:
             parts = model.random
         placed = tuple(places is not None for _, places in zip(parts, model.coords, strict=False))
@@ -63,6 +70,14 @@ class Spec:
         own = Residual()
         parts, placed = (*self.parts, (own.structure, own.dim)), (*self.placed, False)
         return replace(self, parts=parts, placed=placed, profiled=False)
+
+    def fits(self, free: Any, varies: Any) -> Any:
+        """Whether data sets can be fitted that have `free` rows more than X has ranks, and vary beside X or not.
+
+        With known residuals any response will do, and without anything to estimate as many rows as coefficients.
+        """
+        known = not self.profiled and self.parts[-1][0].size(self.parts[-1][1]) == 0
+        return (free >= (1 if self.profiled or len(self.degrees) else 0)) & (varies | known)
 
     def in_absolute(self, s: Any, sigma: Any) -> Any:
         """Solver coordinates (..., m) of `absolute` from those (..., k) of the fit, and sigma (...) if profiled."""
@@ -89,7 +104,7 @@ class Spec:
         matrices = [in_chart(chart, partial(block, structure, dim, p), v) for (structure, dim, v), p in parts]
         if self.profiled:
             matrices.append(jnp.ones((1, 1)))
-        return Blocks(tuple(matrices[:-1]), matrices[-1])
+        return alike(Blocks(tuple(matrices[:-1]), matrices[-1]), s)
 
     def kept(self, blocks: Blocks) -> Blocks:
         """The blocks without those at sets of coordinates, which are as many as the data have such sets."""
@@ -127,6 +142,29 @@ class Spec:
         """Coordinates (k,) of a chart at a public theta of absolute covariances, terms in the basis of `Basis.K`."""
         s = self.in_basis(self.map("public_to_solver", theta), [module_of(theta).linalg.inv(each) for each in K])
         return s if chart == "solver" else module_of(s).asarray(self.map("solver_to_natural", jnp.asarray(s)))
+
+    @property
+    def alternatives(self) -> np.ndarray:
+        """Further starts (a, k) that structures say, NaN where they are as in `start`."""
+        sizes = [structure.size(dim) for structure, dim in self.parts]
+        rows, begin = [np.zeros((0, sum(sizes)))], 0
+        for (structure, dim), size in zip(self.parts, sizes, strict=True):
+            own = structure.alternatives(dim)
+            rows.append(np.pad(own, ((0, 0), (begin, sum(sizes) - begin - size)), constant_values=np.nan))
+            begin += size
+        return np.concatenate(rows)
+
+    def from_theta(self, theta: Any, K: Sequence[Any], usual: Any) -> Any:
+        """Solver coordinates (..., k) of a public theta (..., m) to start at, terms in the basis of `Basis.K`.
+
+        All slopes away from a boundary are zero on it, so a start there is moved towards the `usual` one (..., k).
+        """
+        xp = module_of(theta)
+        sigma = xp.exp(theta[..., -1:]) if self.profiled else 1.0
+        s = self.map("public_to_solver", theta) / sigma**self.degrees
+        s = self.in_basis(s, [xp.linalg.inv(each) for each in K])
+        inside = xp.all(xp.isfinite(theta), -1, keepdims=True)
+        return xp.where(inside, s, (1.0 - INSIDE) * s + INSIDE * usual)
 
     @property
     def kinds(self) -> list[tuple[Kind, int]]:
@@ -189,13 +227,6 @@ def moment_start(spec: Spec, statistics: Any, s: np.ndarray, scale: np.ndarray) 
     return np.concatenate([s[..., :begin], np.broadcast_to(L, (*lead, L.shape[-1])) / scale[..., begin:]], -1)
 
 
-def spacing(coords: np.ndarray) -> np.ndarray:
-    """Typical distance along each column of sets of coordinates (K, T, ...): a quarter of their extent, (d,)."""
-    coords = np.reshape(coords, (*coords.shape[:2], -1))
-    extent = np.mean(np.ptp(coords, axis=1), axis=0)
-    return np.where(extent > 0, 0.25 * extent, 1.0)
-
-
 class Evaluation(NamedTuple):
     """What is known at a point besides value, gradient and Hessian."""
 
@@ -207,14 +238,14 @@ class Evaluation(NamedTuple):
 
 def along_coordinates(blocks: Callable[[Array], Blocks], x: Array) -> Blocks:
     """Derivatives (k, ...) of covariance blocks in each of their coordinates x (k,)."""
-    return jax.vmap(lambda direction: jax.jvp(blocks, (x,), (direction,))[1])(jnp.eye(len(x)))
+    return jax.vmap(lambda direction: jax.jvp(blocks, (x,), (direction,))[1])(alike(jnp.eye(len(x)), x))
 
 
 def pulled_back(blocks: Callable[[Array], Blocks], x: Array, slopes: Blocks) -> tuple[Array, Array]:
     """Gradient (k,) of what has `slopes` in the blocks, and the Hessian (k, k) that the blocks' curvature makes."""
 
     def gradient(x: Array) -> Array:
-        return jax.vjp(blocks, x)[1](slopes)[0]
+        return jax.vjp(blocks, x)[1](alike(slopes, x))[0]
 
     return gradient(x), jax.jacfwd(gradient)(x)
 
@@ -228,7 +259,7 @@ def second_order(
     The gradient in the blocks is the engine's closed form; the chain to the coordinates is autodiff.
     """
     C, D = blocks(s), along_coordinates(blocks, s)
-    found = statistics.expand(C, D._replace(residual=None) if fixed_residual else D, weigh)
+    found = expansion_of(statistics, C, D._replace(residual=None) if fixed_residual else D, weigh)
     gradient, bent = pulled_back(blocks, s, found.slopes)
     return C, found, gradient, found.curvature + bent
 

@@ -2,36 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from ..errors import DataError
 from ..likelihood.confounding import check_left_by
+from ..likelihood.engines import Blocks
 from ..likelihood.model import Model
 from ..likelihood.prepared import Prepared, prepare
-from ..pytrees import replace
+from ..pytrees import is_traced, replace
 from ..runtime.precision import pure
 from ..runtime.programs import compiled
+from ..runtime.sharding import alike
 from ..tolerances import SINGULAR
 from .boundary import RISE
-from .estimate import MAX_ITERATIONS
-from .newton import Status, minimise
+from .estimate import MAX_ITERATIONS, as_start
+from .newton import Evaluate, Packing, Status, minimise
 from .objective import Spec, criterion_at, objective, packing_of, scale_of
 from .units import Estimates, in_units, jacobi_eigenvalues
 
 if TYPE_CHECKING:  # a third of a second, which only those who use it should wait for
     import optax
 
+Prior = Callable[[Array, Blocks], Any]
+
 GRADIENT = 1e-6  # largest entry of the scaled gradient at which a first-order optimiser has converged
 
 
 def fit(
     model: Model, method: str = "REML", optimizer: optax.GradientTransformation | None = None,
-    max_iterations: int = MAX_ITERATIONS,
+    max_iterations: int = MAX_ITERATIONS, prior: Prior | None = None, start: Any = None,
 ) -> Estimates:  # fmt: skip
     """Fit a model as a pure function of its arrays.
 
@@ -49,20 +55,46 @@ def fit(
     optimizer : an optax transformation to use in place of Newton's method, for models with so many covariance
         parameters that their Hessian is too dear, such as ``optax.lbfgs()``
     max_iterations : the most evaluations
+    prior : function of theta (k,) and of the covariance blocks, ``prior(theta, model.blocks(theta))``, whose number is
+        added to the log-likelihood, such as a log density: the mode of the posterior for theta is found, in the
+        coordinates that the density is of (no Jacobian is added). Made of `jax.numpy`, twice differentiable, minus
+        infinity where theta cannot be; it may close over traced values, derivatives in which are the estimates' too.
+        Status, decrement and `min_eigenvalue` are those of the sum, `loglik` is without it
+    start : (k,) theta to start at, which may be traced
 
     Raises
     ------
     Float64RequiredError
         When 64-bit floats are off.
     DataError
-        For an unknown method. Numerical trouble is a `status`, not an error.
+        For an unknown method, and a prior that gives no number. Numerical trouble is a `status`, not an error.
     """
     with pure():
         if optimizer is not None:
             _check_optimizer(optimizer)
-        spec = Spec.of(model, method)
+        if not isinstance(model, Model):
+            raise TypeError(f"fit(model): expected a jaxlmm.Model, found {type(model).__name__}")
+        spec, constants = Spec.of(model, method), ()
         check_left_by(model.X, model.random, method)
-        return _fit(spec, optimizer, max_iterations, model, spec.start(model.coords))
+        if start is not None and not is_traced(start):
+            start = as_start(model, spec, start)
+        if start is not None and np.shape(start) != (model.size,):
+            raise DataError(f"start: expected shape ({model.size},) as of theta, found {np.shape(start)}")
+        if prior is not None:
+            prior, constants = _closed(prior, model)
+            spec = spec.absolute
+        return _fit(spec, optimizer, max_iterations, prior, model, spec.start(model.coords), constants, start)
+
+
+def _closed(prior: Prior, model: Model) -> tuple[Prior, tuple[Any, ...]]:
+    """The prior as a function of theta, blocks and of the traced values that it closes over, and these."""
+    theta = jnp.zeros(model.size)
+    blocks = jax.tree_util.tree_map(lambda x: jnp.zeros(x.shape), jax.eval_shape(model.blocks, theta))
+    closed, constants = jax.closure_convert(prior, theta, blocks)
+    found = jax.eval_shape(closed, theta, blocks, *constants)
+    if getattr(found, "shape", None) != () or not jnp.issubdtype(found.dtype, jnp.floating):
+        raise DataError(f"prior: expected a function that gives one number, found {found}")
+    return (closed, tuple(constants)) if constants else (prior, ())
 
 
 def _check_optimizer(optimizer: Any) -> None:
@@ -72,12 +104,19 @@ def _check_optimizer(optimizer: Any) -> None:
         raise DataError(f"optimizer: expected an optax transformation such as optax.lbfgs(), found {optimizer!r}")
 
 
-@compiled("optimizer", "max_iterations")
-def _fit(spec: Spec, optimizer: Any, max_iterations: int, model: Model, start: Array) -> Estimates:
+@compiled("optimizer", "max_iterations", "prior")
+def _fit(
+    spec: Spec, optimizer: Any, max_iterations: int, prior: Prior | None, model: Model, start: Array,
+    constants: tuple[Any, ...], theta: Any,
+) -> Estimates:  # fmt: skip
     prepared = prepare(model, compact=False, orthogonal=True)
     basis = prepared.basis
     scale = jax.lax.stop_gradient(scale_of(spec, basis, jnp))
-    s, decrement, iterations, status, flattest = _optimum(optimizer, max_iterations, spec, prepared, scale, start)
+    if theta is not None:
+        start = jax.lax.stop_gradient(spec.from_theta(jnp.asarray(theta), basis.K, start * scale) / scale)
+    s, decrement, iterations, status, flattest = _optimum(
+        optimizer, max_iterations, prior, spec, prepared, scale, start, constants
+    )
     C = spec.blocks(s * scale, prepared.coords)
     d, normal = criterion_at(spec, prepared, C)
     found = in_units(
@@ -88,62 +127,92 @@ def _fit(spec: Spec, optimizer: Any, max_iterations: int, model: Model, start: A
     return replace(found, boundary=jnp.array(ends, bool))
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
 def _optimum(
-    optimizer: Any, max_iterations: int, spec: Spec, prepared: Prepared, scale: Array, start: Array
+    optimizer: Any, max_iterations: int, prior: Prior | None, spec: Spec, prepared: Prepared, scale: Array,
+    start: Array, constants: tuple[Any, ...],
 ) -> tuple[Array, ...]:  # fmt: skip
     """Scaled solver coordinates of the optimum, and decrement, iterations, status and `min_eigenvalue` as floats."""
+    value_at = partial(_value, prior, spec, prepared, scale, constants)
     if optimizer is None:
         evaluate, packing = objective(spec, prepared, scale), packing_of(spec, prepared.basis.R.shape[0])
+        if prior is not None:
+            evaluate = _penalised(evaluate, packing, partial(_penalty, prior, spec, prepared, scale, constants))
         state = minimise(evaluate, packing, start, max_iterations, jnp)
         best = packing.unpack(state.best)
         s, value, decrement, iterations, status = best.x, best.value, state.decrement, state.iteration, state.status
         flattest = jacobi_eigenvalues(best.hessian)
     else:
-        s, value, decrement, iterations = _first_order(spec, optimizer, max_iterations, prepared, scale, start)
+        s, value, decrement, iterations = _first_order(value_at, optimizer, max_iterations, start)
         status = jnp.where(decrement < GRADIENT, Status.CONVERGED, Status.MAX_ITERATIONS)
         status, flattest = jnp.where(jnp.isfinite(value), status, Status.NOT_FINITE), jnp.full((), jnp.nan)
     s = spec.map("canonical", s)
     edge = spec.map("snapped", s, SINGULAR)
-    at_edge = _value(spec, prepared, scale, edge)
+    at_edge = value_at(edge)
     s = jnp.where(at_edge <= value + RISE * jnp.maximum(1.0, jnp.abs(value)), edge, s)
     return s, decrement, iterations.astype(float), status.astype(float), flattest
 
 
 @_optimum.defjvp
 def _optimum_jvp(
-    optimizer: Any, max_iterations: int, primals: tuple[Spec, Prepared, Array, Array], tangents: tuple[Any, ...]
+    optimizer: Any, max_iterations: int, prior: Prior | None, primals: tuple[Any, ...], tangents: tuple[Any, ...]
 ) -> tuple[Any, Any]:  # fmt: skip
-    spec, prepared, scale, start = primals
-    out = _optimum(optimizer, max_iterations, spec, prepared, scale, start)
+    spec, prepared, scale, _, constants = primals
+    out = _optimum(optimizer, max_iterations, prior, *primals)
     s = out[0]
     if not s.shape[0]:
         return out, tuple(jnp.zeros_like(x) for x in out)
 
-    def gradient(prepared: Prepared, s: Array) -> Array:
-        return jax.grad(_value, argnums=3)(spec, prepared, scale, s)
+    def gradient(prepared: Prepared, constants: tuple[Any, ...], s: Array) -> Array:
+        return jax.grad(_value, argnums=5)(prior, spec, prepared, scale, constants, s)
 
-    change = jax.jvp(lambda prepared: gradient(prepared, s), (prepared,), (tangents[1],))[1]
-    H = jax.jacfwd(gradient, argnums=1)(prepared, s)
+    moved = (prepared, constants), (tangents[1], tangents[4])
+    change = jax.jvp(lambda prepared, constants: gradient(prepared, constants, s), *moved)[1]
+    H = jax.jacfwd(gradient, argnums=2)(prepared, constants, s)
     ds = -jnp.linalg.solve(0.5 * (H + H.T), change[:, None])[:, 0]
     return out, (ds, *(jnp.zeros_like(x) for x in out[1:]))
 
 
-def _value(spec: Spec, prepared: Prepared, scale: Array, s: Array) -> Array:
-    return criterion_at(spec, prepared, spec.blocks(s * scale, prepared.coords))[0]
+def _value(
+    prior: Prior | None, spec: Spec, prepared: Prepared, scale: Array, constants: tuple[Any, ...], s: Array
+) -> Array:  # fmt: skip
+    value = criterion_at(spec, prepared, spec.blocks(s * scale, prepared.coords))[0]
+    return value if prior is None else value + _penalty(prior, spec, prepared, scale, constants, s)
+
+
+def _penalty(
+    prior: Prior, spec: Spec, prepared: Prepared, scale: Array, constants: tuple[Any, ...], s: Array
+) -> Array:  # fmt: skip
+    """-2 times the prior at scaled solver coordinates, of absolute covariances."""
+    x = spec.map("canonical", spec.in_basis(s * scale, prepared.basis.K))
+    theta = spec.map("solver_to_public", x)
+    return -2.0 * prior(theta, spec.blocks(x, prepared.coords), *constants)
+
+
+def _penalised(evaluate: Evaluate, packing: Packing, penalty: Callable[[Array], Array]) -> Evaluate:
+    """An objective with what is added to it, and its derivatives."""
+
+    def evaluated(s: Array) -> Array:
+        point = packing.unpack(evaluate(s))
+        value, gradient = jax.value_and_grad(penalty)(s)
+        return packing.pack(
+            point._replace(
+                value=point.value + value,
+                gradient=point.gradient + gradient,
+                hessian=point.hessian + jax.hessian(penalty)(s),
+            )
+        )
+
+    return evaluated
 
 
 def _first_order(
-    spec: Spec, optimizer: optax.GradientTransformation, max_iterations: int, prepared: Prepared, scale: Array,
-    start: Array,
+    value: Callable[[Array], Array], optimizer: optax.GradientTransformation, max_iterations: int, start: Array
 ) -> tuple[Array, Array, Array, Array]:  # fmt: skip
     """Best point of an optax transformation: coordinates, value, largest entry of the gradient, evaluations."""
     import optax
 
     method = optax.with_extra_args_support(optimizer)
-
-    def value(s: Array) -> Array:
-        return _value(spec, prepared, scale, s)
 
     def step(carry: tuple[Any, ...]) -> tuple[Any, ...]:
         s, state, count, best = carry
@@ -159,5 +228,5 @@ def _first_order(
 
     infinite = jnp.full((), jnp.inf)
     carry = (start, method.init(start), jnp.zeros((), jnp.int32), (start, infinite, infinite))
-    _, _, count, (s, f, size) = jax.lax.while_loop(going, step, carry)
+    _, _, count, (s, f, size) = jax.lax.while_loop(going, step, alike(carry, start))
     return s, f, size, count

@@ -20,7 +20,7 @@ ELEMENTWISE: dict[str, Callable[..., Any]] = {
         "log log2 log10 log1p exp exp2 expm1 sqrt cbrt square abs sign floor ceil "
         "sin cos tan sinh cosh tanh arcsin arccos arctan arcsinh arccosh arctanh minimum maximum"
     ).split()
-}
+} | {"logit": lambda p: np.log(p) - np.log1p(-np.asarray(p))}
 """Functions that act on each row alone; also reachable as ``np.<name>``."""
 
 STATEFUL = frozenset({"C", "poly", "bs", "ns", "cr", "cs", "cc", "center", "scale"})
@@ -32,7 +32,28 @@ CONTRASTS = frozenset({"treatment", "SAS", "sum", "helmert", "diff", "poly"})
 PATSY = {"Treatment": "treatment", "Sum": "sum", "Helmert": "helmert", "Diff": "diff", "Poly": "poly"}
 """patsy's names of contrasts, ``C(a, Sum)`` and ``C(a, Treatment("b"))``."""
 
-R_NAMES = {"as.factor": "factor"}
+R_NAMES = {"as.factor": "factor", "pmin": "minimum", "pmax": "maximum", "ceiling": "ceil"}
+R_NAMES |= {f"a{name}": f"arc{name}" for name in ("sin", "cos", "tan", "sinh", "cosh", "tanh")}
+
+_NUMBER = "numbers and true/false are numbers inside arithmetic, I(1 * (x > 0)); compute others in the data"
+ADVICE = {
+    "c": "lists are written [1, 2] or ['a', 'b']",
+    "relevel": "write C(a, contr.treatment('a2')), or C(a, levels=['a2', 'a1'])",
+    "ifelse": "write I((x > 0) * x), or compute it in the data",
+    "interaction": "write a:b, in a grouping factor too",
+    "cut": "compare, (x > 0), or cut in the data: pandas.cut(x, bins)",
+    "ordered": "write C(a, contr.poly), or make it an ordered categorical in the data",
+    "as.ordered": "write C(a, contr.poly), or make it an ordered categorical in the data",
+    "dummy": "write I(1 * (a == 'a2'))",
+    "as.numeric": _NUMBER,
+    "as.integer": _NUMBER,
+    "as.logical": "compare, (x != 0)",
+    "cbind": "fit one response at a time, or stack them and give residual='us(name | id)'",
+    "s": "splines are ns(x, df=4) and bs(x, df=6)",
+    "te": "products of splines are ns(x, 3):ns(t, 3)",
+    "mean": "centre a column by center(x), or in the data",
+}
+"""What to write for functions of R that formulas cannot call."""
 
 CONSTANTS = {"pi": float(np.pi)}
 _SYNONYMS = {"factor": "C"}
@@ -163,6 +184,9 @@ class _Checker(ast.NodeTransformer):
             raise ExpressionError(f"{name}() needs an argument", node.col_offset)
         if name == "C":
             _spell_contrasts(node)
+            if others := {k.arg for k in node.keywords} - {"contrasts", "levels"}:
+                message = f"C() and factor() have the options levels= and contrasts=, found {min(map(str, others))}="
+                raise ExpressionError(message, node.col_offset)
         first = [] if name.startswith("contr.") else [self.visit(node.args[0])]
         node.args = first + [self._argument(a) for a in node.args[len(first) :]]
         for keyword in node.keywords:
@@ -175,6 +199,10 @@ class _Checker(ast.NodeTransformer):
                 _check_size(f"{name}: {argument}", value, largest)
         if name in ELEMENTWISE or name == "I":
             wanted = 2 if name in ("minimum", "maximum") else 1
+            if name == "log" and (len(node.args) == 2 or node.keywords):
+                raise ExpressionError(
+                    "log() has one argument: write log2(x), log10(x) or I(log(x) / log(3))", node.col_offset
+                )
             if len(node.args) != wanted or node.keywords:
                 raise ExpressionError(f"{name}() takes {wanted} argument(s)", node.col_offset)
             node.args = [self.visit(a) for a in node.args]
@@ -230,8 +258,8 @@ def _contrasts(given: Any) -> Any:
             listed = ", ".join(f"contr.{known}" for known in sorted(CONTRASTS))
             message = f"{given.value!r} are not contrasts; there are {listed}, and matrices [[1, 0], [0, 1], [-1, -1]]"
             raise ExpressionError(message, given.col_offset)
-    elif isinstance(called, ast.Name) and called.id in PATSY:
-        name = PATSY[called.id]
+    elif isinstance(called, ast.Name) and called.id in (*PATSY, *CONTRASTS):
+        name = PATSY.get(called.id, called.id)
     else:
         return given
     function = ast.copy_location(_function_node(f"contr.{name}"), given)
@@ -273,7 +301,7 @@ def _function_name(node: ast.AST) -> str | None:
         name = _SYNONYMS.get(node.id, node.id)
         return name if name in ELEMENTWISE or name in STATEFUL or name == "I" else None
     if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-        if node.value.id == "np" and node.attr in ELEMENTWISE:
+        if node.value.id == "np" and node.attr in ELEMENTWISE and hasattr(np, node.attr):
             return node.attr
         if node.value.id == "contr" and node.attr in CONTRASTS:
             return f"contr.{node.attr}"

@@ -15,6 +15,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import lru_cache
 
+from ..covariance import NAMES, OVER_COORDINATES
 from ..errors import FormulaError
 from . import expressions
 from .structures import StructureReader
@@ -26,6 +27,7 @@ __all__ = ["Bar", "Formula", "Side", "parse"]
 _MOST_TERMS = 2_000
 _VALUES = {"TRUE", "FALSE", "True", "False", "None", *(f"contr.{name}" for name in expressions.CONTRASTS)}
 _VALUES |= set(expressions.PATSY)
+COMPARISONS = ("<", "<=", ">", ">=", "==", "!=")
 _DOT = "every.other.column"
 _ASCII_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
@@ -167,10 +169,11 @@ class _Parser(StructureReader):
     def sum(self) -> _Parsed:
         start = self.token.position
         total = _Parsed(position=start)
+        compared = self._compared()
         sign = self.next().text if self.token.text in ("+", "-") else "+"
         while True:
             position = self.token.position
-            value = self.product()
+            value = self._comparison(compared) if self.at == compared else self.product()
             total.order += value.order
             if sign == "+":
                 total.terms += value.terms
@@ -184,6 +187,49 @@ class _Parser(StructureReader):
             if self.token.text not in ("+", "-"):
                 return total
             sign = self.next().text
+
+    def _pieces(self) -> list[tuple[int, int]]:
+        """Places of the first and after the last token of what is added or subtracted from here on."""
+        depth, start, pieces = 0, self.at, []
+        for i in range(self.at, len(self.tokens)):
+            token = self.tokens[i]
+            ends = token.kind == "end" or (token.kind == "operator" and token.text in ("|", "||", ",", ")"))
+            signed = i > self.at and self.tokens[i - 1].text in (*COMPARISONS, "+", "-", "*", "/")
+            if depth == 0 and (ends or (token.text in ("+", "-") and not signed)):
+                pieces += [(start, i)] if i > start else []
+                start = i + 1
+                if ends:
+                    break
+            depth += {"(": 1, "[": 1, ")": -1, "]": -1}.get(token.text, 0) if token.kind == "operator" else 0
+        return pieces
+
+    def _compared(self) -> int | None:
+        """Place of a comparison among what is added from here on, refused where there is more than it and bars."""
+
+        def operators(a: int, b: int) -> list[Token]:
+            depths = itertools.accumulate({"(": 1, ")": -1}.get(t.text, 0) for t in self.tokens[a:b])
+            return [t for t, depth in zip(self.tokens[a:b], depths, strict=True) if t.text in COMPARISONS and not depth]
+
+        pieces = self._pieces()
+        found = [(a, b) for a, b in pieces if operators(a, b)]
+        if not found:
+            return None
+        bars = [p for p in pieces if any(t.text in ("|", "||") for t in self.tokens[p[0] : p[1]])]
+        if len(found) > 1 or len(pieces) > 1 + len(bars):
+            self.fail(
+                "a comparison beside other terms needs parentheses, (x > 0) + t, and sums in one I(x + t > 0); R "
+                "compares all that is on its sides",
+                operators(*found[0])[0].position,
+            )
+        return found[0][0]
+
+    def _comparison(self, start: int) -> _Parsed:
+        """Parse ``x > 0``, which is ``I(x > 0)``."""
+        ((_, stop),) = [piece for piece in self._pieces() if piece[0] == start]
+        tokens, self.at = self.tokens[start:stop], stop
+        name = Token("name", "I", tokens[0].position)
+        around = [Token("operator", text, tokens[0].position) for text in "()"]
+        return self._term([name, around[0], *tokens, around[1]])
 
     @staticmethod
     def _subtract(total: _Parsed, value: _Parsed) -> None:
@@ -286,13 +332,29 @@ class _Parser(StructureReader):
     def call(self, name: Token) -> _Parsed:
         closing = self._closing(self.at)
         inside = self.tokens[self.at + 1 : closing]
-        if self._has_bar(inside) or name.text == "matern" or name.text.startswith("sp_"):
+        if self._has_bar(inside) or self._is_over_rows(name.text):
             return self.structure(name)
+        if name.text in NAMES and name.text in expressions.ELEMENTWISE and self._is_sum_of_columns(inside):
+            columns = " + ".join(token.text for token in inside[::2])
+            self.fail(
+                f"{name.text}({columns}) is the {name.text} of a sum here; for a covariance over places write "
+                f"sp_{name.text}({columns}), for the {name.text} of the sum I({name.text}({columns}))", name.position,
+            )  # fmt: skip
         start = self.at - 1
         self.at = closing + 1
         if name.text == "offset":
             return _Parsed(offsets=[self._elementwise(inside, "an offset", name.position)], position=name.position)
         return self._term(self.tokens[start : closing + 1])
+
+    def _is_over_rows(self, name: str) -> bool:
+        """Whether it names a structure that can be over all rows, without a bar, and no function of the formula."""
+        is_own = self.known_structures is not None and name in self.known_structures and name not in NAMES
+        return name.startswith("sp_") or ((is_own or name in OVER_COORDINATES) and name not in expressions.RESERVED)
+
+    @staticmethod
+    def _is_sum_of_columns(tokens: list[Token]) -> bool:
+        names, signs = tokens[::2], tokens[1::2]
+        return bool(signs) and all(t.kind in ("name", "quoted") for t in names) and all(t.text == "+" for t in signs)
 
     def _closing(self, opening: int) -> int:
         depth = 0
@@ -405,7 +467,7 @@ class _Parser(StructureReader):
         words, starts, length = [], [], 0
         for i, token in enumerate(tokens):
             after = tokens[i + 1].text if i + 1 < len(tokens) else ""
-            words.append(self._word(token, after in ("(", "="), i > 0 and tokens[i - 1].text in (",", "=", "[")))
+            words.append(self._word(token, after, i > 0 and tokens[i - 1].text in (",", "=", "[")))
             starts.append(length)
             length += len(words[-1]) + 1
         try:
@@ -414,14 +476,15 @@ class _Parser(StructureReader):
             place = max(bisect.bisect_right(starts, error.column) - 1, 0)
             self.fail(str(error), tokens[place].position)
 
-    def _word(self, token: Token, called: bool, further: bool) -> str:
+    def _word(self, token: Token, after: str, further: bool) -> str:
         """Spell one token in Python; names of columns that are unusual, or mean something else, get a stand-in.
 
         Parameters
         ----------
-        called : whether it is the name of a function or of an argument
+        after : the next word, which says whether it is the name of a function or of an argument
         further : whether it is a further argument, where True, None and contrasts are themselves
         """
+        called = after in ("(", "=")
         if token.text == "^":
             return "**"
         if token.text in ("|", "||", "~") or token.text.startswith("%"):
@@ -430,6 +493,10 @@ class _Parser(StructureReader):
             return self._alias(token.text[1:-1])
         if called and token.text in expressions.R_NAMES:
             return expressions.R_NAMES[token.text]
+        if after == "(" and token.text in expressions.ADVICE:
+            self.fail(
+                f"{token.text} is not a function of formulas here: {expressions.ADVICE[token.text]}", token.position
+            )
         if called and "." in token.text and token.text.partition(".")[0] not in ("np", "contr"):
             self.fail(f"{token.text} is not a function that formulas can call; compute it in the data", token.position)
         if token.kind != "name" or called:

@@ -13,6 +13,7 @@ from ..covariance import (
     FUNCTIONS,
     NAMES,
     ByGroup,
+    Composite,
     Covariance,
     Ident,
     Identity,
@@ -74,7 +75,7 @@ def field_of(bar: Bar, known: Structures, text: str) -> FieldSpec | None:
         return None
     options, arm, shared = take_arm(bar.options)
     shape = replace(bar.shape, options=options) if isinstance(bar.shape, Part) else bar.shape
-    if isinstance(shape, Part) and issubclass(known[shape.name], _OF_EFFECTS):
+    if isinstance(shape, Part) and issubclass(class_of(known[shape.name]), _OF_EFFECTS):
         return None
     if shared and not arm:
         raise FormulaError("shared= is for parameters by group: write by=column beside it", text, bar.position)
@@ -91,14 +92,14 @@ def residual_of(residual: Any, variance: Any, known: Structures) -> ResidualSpec
         With a caret under the place that is not understood.
     """
     specs = () if residual is None else _residual_specs(residual, known)
+    text = residual if isinstance(residual, str) else " + ".join(spec.text for spec in specs)
     plain = [spec for spec in specs if spec.is_iid]
     if len(plain) > 1:
-        raise FormulaError(f"residual={residual!r}: iid() stands more than once", residual, plain[1].item.position)
+        raise FormulaError(f"residual={text!r}: iid() stands more than once", text, plain[1].item.position)
     own = plain[0] if plain else specs[-1] if specs else None
-    text = residual if isinstance(residual, str) else specs[0].text if specs else ""
     fields = tuple(spec for spec in specs if spec is not own)
     if own is not None and own.is_iid and own.item.arm:
-        variance = _by_group(own, residual, variance)
+        variance = _by_group(own, text, variance)
     if variance is None:
         return ResidualSpec(own, fields, text=text)
     name, covariate, numbers, options = parse_variance(variance, FUNCTIONS)
@@ -119,6 +120,8 @@ def _by_group(own: FieldSpec, residual: str, variance: Any) -> str:
 
 
 def _residual_specs(residual: Any, known: Structures) -> tuple[FieldSpec, ...]:
+    if isinstance(residual, list | tuple):
+        return tuple(spec for one in residual for spec in _residual_specs(one, known))
     if isinstance(residual, Over):
         item, columns = parse_place(residual.text, type(residual.structure).__name__)
         tree = tree_over(residual.structure, columns, residual.text, residual.levels)
@@ -126,7 +129,7 @@ def _residual_specs(residual: Any, known: Structures) -> tuple[FieldSpec, ...]:
     return tuple(FieldSpec(i, tree_of(i.shape, known, residual), i.text) for i in parse_residual(residual, known))
 
 
-Structures = Mapping[str, type[Covariance]]
+Structures = Mapping[str, type[Covariance] | Covariance]
 
 
 @dataclass(frozen=True)
@@ -147,24 +150,43 @@ class Node:
     parts: tuple[Leaf | Node, ...]
 
 
-def given_structures(structures: Any) -> dict[str, type[Covariance]]:
-    """Classes of structures of one's own by name, none for None; what is no such mapping is a `DataError`."""
+def given_structures(structures: Any) -> dict[str, type[Covariance] | Covariance]:
+    """Classes of structures of one's own, or structures, by name, none for None; else a `DataError`.
+
+    What else can be called, such as a `functools.partial` of a class, is called for the structure that it makes.
+    """
     if structures is None:
         return {}
-    if not isinstance(structures, Mapping) or not all(map(callable, structures.values())):
-        raise DataError(f"structures: found {structures!r}, expected classes by name, {{'slow': Slow}}")
-    return dict(structures)
+    found = dict(structures) if isinstance(structures, Mapping) else {"": structures}
+    for name, value in found.items():
+        if callable(value) and not isinstance(value, type):
+            try:
+                found[name] = value()
+            except TypeError:
+                pass  # said below
+        is_class = isinstance(found[name], type) and issubclass(found[name], Covariance)
+        if not name or not (is_class or isinstance(found[name], Covariance)):
+            raise DataError(
+                f"structures: found {structures!r}, expected classes or structures by name, {{'slow': Slow}} or "
+                "{'sar': SAR(W=W)}"
+            )
+    return found
+
+
+def class_of(structure: type[Covariance] | Covariance) -> type[Covariance]:
+    """The class of a structure, or itself."""
+    return structure if isinstance(structure, type) else type(structure)
 
 
 def make_structure(
     known: Structures, name: str, options: tuple[tuple[str, object], ...], text: str, position: int | None
 ) -> Covariance:  # fmt: skip
     """The structure of a name with its options; what is wrong with these is said with a caret."""
-    given = dict(options)
-    if said := unknown_option(name, given, options_of(known[name], given)):
+    given, own = dict(options), known[name]
+    if said := unknown_option(name, given, options_of(class_of(own), given)):
         raise FormulaError(said, text, position)
     try:
-        return known[name](**given)
+        return own(**given) if isinstance(own, type) else own.given(**given) if given else own
     except (TypeError, JaxlmmError) as error:
         raise FormulaError(f"structure {name!r}: {error}", text, position) from None
 
@@ -174,7 +196,7 @@ def tree_of(shape: Part | Composed, known: Structures, text: str) -> Leaf | Node
     if isinstance(shape, Composed):
         return Node(shape.operator, tuple(tree_of(part, known, text) for part in shape.parts))
     options = dict(shape.options)
-    is_own = "levels" in options_of(known[shape.name], options)  # an option of the structure itself
+    is_own = "levels" in options_of(class_of(known[shape.name]), options)  # an option of the structure itself
     levels: Any = () if is_own else options.pop("levels", ())
     structure = make_structure(known, shape.name, tuple(options.items()), text, shape.position)
     levels = levels if isinstance(levels, tuple) else (levels,)
@@ -182,6 +204,8 @@ def tree_of(shape: Part | Composed, known: Structures, text: str) -> Leaf | Node
         raise FormulaError(
             f"{shape.name}() needs the columns that it is over, such as {shape.name}(visit | id)", text, shape.position
         )
+    if isinstance(structure, Composite):
+        return tree_over(structure, shape.columns, text, levels)
     return Leaf(structure, shape.columns, shape.text, levels)
 
 

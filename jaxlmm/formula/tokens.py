@@ -81,6 +81,8 @@ class Reader:
         character = self.text[position]
         if character in "`\"'":
             self.fail(f"this {character} is never closed, or there is nothing in it", position)
+        if character in "!&$":
+            self.fail(f"{character!r} has no meaning in a {self.what}: compute the column in the data first", position)
         if character.isdigit():
             self.fail("this is neither a number nor a name (put backquotes round unusual names)", position)
         self.fail(f"{character!r} has no meaning in a {self.what}", position)
@@ -111,7 +113,10 @@ class Reader:
     def unexpected(self, token: Token) -> NoReturn:
         """Say that a token cannot stand where it is."""
         if token.text.startswith("%"):
-            self.fail(f"the operator {token.text} is not supported; write a:b or a/b", token.position)
+            advice = "write a:b or a/b, or compare, (a == 'a1')" if token.text == "%in%" else "compute it in the data"
+            self.fail(f"the operator {token.text} is not supported; {advice}", token.position)
+        if self.token.text == ":" and token.text == ":":
+            self.fail("names of packages are not known here: write ns(x, 3) for splines::ns(x, 3)", token.position)
         if token.kind == "end":
             self.fail(f"the {self.what} ends where a term is expected", token.position)
         self.fail(f"did not expect {token.text} here", token.position)
@@ -142,13 +147,14 @@ class Reader:
         token = self.next()
         if token.kind == "quoted":
             return (token.text[1:-1],)
-        if token.kind == "name" and self.token.text == "(" and token.text in ("C", "factor"):
+        if token.kind == "name" and self.token.text == "(" and token.text in ("C", "factor", "as.factor"):
             self.at += 1
             names = self._group_name()
             self.expect(")", "after the grouping factor")
             return names
         if token.kind == "name" and self.token.text == "(":
-            self.fail("a grouping factor is a column; compute it in the data first", token.position)
+            advice = "write a:b" if token.text == "interaction" else "compute it in the data first"
+            self.fail(f"a grouping factor is a column; {advice}", token.position)
         if token.kind == "name":
             return (token.text,)
         if token.text == "(" and token.kind == "operator":

@@ -25,7 +25,7 @@ from jax import Array
 from ..covariance.kinds import module_of
 from ..fitting.objective import Spec, along_coordinates, pulled_back
 from ..likelihood.criterion import Normal, gram_curvature, gram_slopes, solve_normal
-from ..likelihood.engines import Blocks
+from ..likelihood.engines import Blocks, expansion_of
 from ..likelihood.model import Model
 from ..likelihood.prepared import Prepared, lean, prepare
 from ..linalg import eigh
@@ -82,7 +82,7 @@ def expanded(spec: Spec, prepared: Prepared, chart: Any, x: Array) -> Expanded:
     of_rss = gram_slopes(normal, basis.n, basis.rank, 0.0, False)
 
     def curvature(weights: Array) -> tuple[Array, Any]:
-        found = jax.vmap(lambda w: statistics.expand(C, D, lambda gram: w))(weights)
+        found = jax.vmap(lambda w: expansion_of(statistics, C, D, lambda gram: w))(weights)
         return found.curvature, found
 
     (both, pull, found) = jax.vjp(curvature, jnp.stack([total, total - of_rss]), has_aux=True)

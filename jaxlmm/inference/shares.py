@@ -50,6 +50,16 @@ def icc(fit: FitBase) -> Delta:
     return _named(delta(fit, shares), names)
 
 
+def marginal_variance(fit: FitBase) -> float:
+    """Variance of the rows around the fixed part, of all random parts and the residual: its mean over the rows."""
+
+    def total(p: Parameters) -> Array:
+        parts, residual = _variances(fit.model, p)
+        return sum(parts, jnp.zeros(())) + residual
+
+    return float(delta(fit, total).estimate[0])
+
+
 def _named(found: Delta, names: tuple[str, ...]) -> Delta:
     return Delta(names, found.estimate, found.vcov, found.note, found.kind)
 

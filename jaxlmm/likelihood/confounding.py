@@ -82,7 +82,8 @@ def shared_effects(terms: tuple[Term | Field, ...]) -> list[tuple[Term, Term, bo
 
 
 def _all_free(terms: tuple[Term | Field, ...]) -> list[Free]:
-    return [part for t in terms if isinstance(t, Term) and t.relationship is None for part in _free(t)]
+    plain = (t for t in terms if isinstance(t, Term) and t.relationship is None and not t.structure.has_fixed_scale)
+    return [part for t in plain for part in _free(t)]
 
 
 def _free(term: Term) -> list[Free]:

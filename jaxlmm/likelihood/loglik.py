@@ -14,6 +14,7 @@ from .model import (
     Model,
     Structures,
     _blocks,
+    checked,
 )
 from .prepared import (
     Prepared,
@@ -24,7 +25,8 @@ from .prepared import (
 def gram(theta: Any, model: Model) -> tuple[Array, Array]:
     """log|V| and ``[X y]'V^-1 [X y]`` (p+1, p+1) at theta; y without its offset."""
     with pure():
-        return _gram(model._structures, model._checked(theta), prepare(model))
+        theta = checked("gram", theta, model)
+        return _gram(model._structures, theta, prepare(model))
 
 
 def reml(theta: Any, model: Model) -> Array:
@@ -45,15 +47,19 @@ def reml(theta: Any, model: Model) -> Array:
     ------
     Float64RequiredError
         When 64-bit floats are off.
+    TypeError
+        When theta and model have changed places.
     """
     with pure():
-        return _loglik(model._structures, model._checked(theta), prepare(model), 1.0)
+        theta = checked("reml", theta, model)
+        return _loglik(model._structures, theta, prepare(model), 1.0)
 
 
 def ml(theta: Any, model: Model) -> Array:
     """Log-likelihood maximised over beta: ``-n/2 log 2pi - 1/2 log|V| - 1/2 rss``. Parameters as in `reml`."""
     with pure():
-        return _loglik(model._structures, model._checked(theta), prepare(model), 0.0)
+        theta = checked("ml", theta, model)
+        return _loglik(model._structures, theta, prepare(model), 0.0)
 
 
 @compiled("structures")

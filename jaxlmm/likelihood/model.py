@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 from typing import Any
@@ -17,6 +18,8 @@ from ..covariance import Covariance
 from ..errors import DataError
 from ..frames.columns import same_index
 from ..pytrees import frozen_pytree, is_traced, set_all
+from ..runtime.precision import float64
+from ..runtime.sharding import alike
 from .confounding import check_terms
 from .engines import Blocks, Engine, choose
 from .parts import Field, Residual, Term, check_design, check_weights, own_array, unwritten
@@ -84,11 +87,11 @@ class Model:
             raise DataError(f"residual: expected {n} rows as in y, found {len(residual.group)}")
         weights = None if weights is None else check_weights(weights, n)
         offset = None if offset is None else own_array("offset", offset, (n,))
+        set_all(self, y=y, X=X, random=random, residual=residual, weights=weights, offset=offset)
         if checks:
-            check_design(y, X)
+            check_design(y, X, residual, self.size)
             if not is_traced(random, X):
                 check_terms(random)
-        set_all(self, y=y, X=X, random=random, residual=residual, weights=weights, offset=offset)
         evaluator = choose(engine, self)
         set_all(self, evaluator=evaluator, layout=evaluator.layout(self))
 
@@ -172,11 +175,43 @@ class Model:
         return theta
 
 
+def checked(function: str, theta: Any, model: Any, order: str = "theta, model") -> Array:
+    """Covariance parameters (k,) as an array, of a public function of theta and a model.
+
+    Raises
+    ------
+    TypeError
+        Where one stands in the other's place, or a fit in that of its model.
+    DataError
+        For another number of parameters.
+    """
+    if not isinstance(model, Model):
+        found = f"expected a jaxlmm.Model, found {type(model).__name__}"
+        if isinstance(theta, Model):
+            found = "theta and model have changed places"
+        elif isinstance(getattr(model, "model", None), Model):
+            found += ", whose `model` it is"
+        raise TypeError(f"{function}({order}): {found}")
+    if isinstance(theta, Model):
+        raise TypeError(f"{function}({order}): theta: expected {model.size} numbers, found a Model")
+    return model._checked(theta)
+
+
 def block_at(structure: Covariance, dim: Any, coords: Any) -> Array:
     """Covariance block of a structure with values: between its levels (q, q), or in sets of coordinates (K, T, T)."""
     if coords is None:
         return structure.matrix(np.arange(dim, dtype=np.int32))
     return jax.vmap(structure.matrix)(jnp.asarray(coords))
+
+
+def known_sd(model: Model, xp: Any = np) -> Any:
+    """Root of the mean variance of residuals that are known, before weights; zero where they are estimated."""
+    part = model.residual
+    if not part.is_known:
+        return xp.zeros(())
+    with float64() if xp is np else contextlib.nullcontext():
+        block = block_at(part.structure.from_public(jnp.zeros(0), part.dim), part.dim, part.coords)
+        return xp.sqrt(xp.mean(xp.diagonal(xp.asarray(block), axis1=-2, axis2=-1)))
 
 
 def _blocks(structures: Structures, coords: tuple[Any, ...], theta: Array) -> Blocks:
@@ -186,7 +221,7 @@ def _blocks(structures: Structures, coords: tuple[Any, ...], theta: Array) -> Bl
         stop = start + structure.size(dim)
         blocks.append(block_at(structure.from_public(theta[start:stop], dim), dim, places))
         start = stop
-    return Blocks(tuple(blocks[:-1]), blocks[-1])
+    return alike(Blocks(tuple(blocks[:-1]), blocks[-1]), theta)
 
 
 def _of_rows(name: str, value: Any, n: int, dims: int) -> Any:

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 
 from ..covariance import ByGroup, Covariance, Identity, Scaled, Unstructured
+from ..covariance.helpers import spacing
+from ..covariance.trial import tried
 from ..errors import DataError
 from ..frames.alignment import refuse_masked
 from ..frames.columns import same_index
@@ -101,9 +103,10 @@ class Term:
         Z = Z[:, None] if Z.ndim == 1 else Z
         codes, levels = as_codes(f"group of {name}", group, Z.shape[0])
         structure = Unstructured() if structure is None else structure
+        structure = Covariance.checked(structure, f"structure of {name}", Z.shape[-1])
         set_all(
             self, Z=own_array(f"Z of {name}", Z, (None, None)), group=codes, levels=levels, name=name,
-            structure=Covariance.checked(structure, f"structure of {name}", Z.shape[-1]),
+            structure=tried(structure, Z.shape[-1], np.arange(Z.shape[-1], dtype=np.int32), name),
             relationship=None if relationship is None else check_relationship(name, relationship, levels),
         )  # fmt: skip
 
@@ -175,14 +178,15 @@ class Field:
         codes = np.zeros(n, np.int32) if group is None else as_codes(f"group of {name}", group, n)[0]
         sets = None
         if coords is None:
-            position = _levels(name, position)
+            places = position = _levels(name, position)
             dim = int(position.max(initial=0)) + 1 if dim is None else dim
         else:
             coords = np.asarray(as_array(f"coords of {name}", coords, (None,) * max(np.ndim(coords), 1)))
             _check_arms(name, structure, codes, coords)
-            position, coords, sets = _sets(codes, coords)
+            places, (position, coords, sets) = coords, _sets(codes, coords)
             dim = 1 if dim is None else dim
         structure = structure.checked(f"structure of {name}", dim)
+        structure = tried(structure, dim, places, name, 1.0 if coords is None else spacing(coords))
         set_all(
             self, structure=structure, group=codes, position=position, coords=coords, sets=sets, dim=dim, name=name
         )  # fmt: skip
@@ -228,6 +232,7 @@ class Residual(Field):
             if group is not None:
                 raise DataError("residual: give position or coords with group")
             structure = Covariance.checked(structure, "structure of residual", 1)
+            structure = tried(structure, 1, np.zeros(1, np.int32), "residual")
             set_all(
                 self, structure=structure, group=None, position=None, coords=None, sets=None, dim=1, name="residual"
             )
@@ -245,6 +250,11 @@ class Residual(Field):
                 f"residual: a {what} is repeated within a group, where {type(structure).__name__} would be singular; "
                 "each row needs its own (a Field of this structure with independent residuals may repeat it)"
             )
+
+    @property
+    def is_known(self) -> bool:
+        """Whether their covariance is fixed, as by known sampling variances: then y may be anything."""
+        return self.structure.size(self.dim) == 0
 
     @property
     def is_iid(self) -> bool:
@@ -320,16 +330,21 @@ def check_weights(weights: Any, n: int) -> Any:
     return weights
 
 
-def check_design(y: Any, X: Any) -> None:
-    """Refuse a design in which REML does not exist: n <= p, collinear X, constant or exactly fitted y."""
+def check_design(y: Any, X: Any, residual: Residual, size: int) -> None:
+    """Refuse a design in which REML does not exist: n <= p, collinear X, constant or exactly fitted y.
+
+    With known variances of the residuals any y will do, and without a parameter to be estimated (`size`) n = p.
+    """
     n, p = X.shape
-    if n <= p:
+    if n < p or (n == p and (size or not n)):
         raise DataError(f"X: {p} columns need more than {p} rows, found {n}")
     if is_traced(y, X):
         return
     rank = column_rank(X)
     if rank < p:
         raise DataError(f"X: {p} columns but rank {rank}; drop the redundant columns (lmm() does this by itself)")
+    if residual.is_known:
+        return
     if np.ptp(y) == 0:
         raise DataError(f"y: constant response, all {n} values equal {float(y[0]):g}; there is nothing to model")
     Q, _ = np.linalg.qr(unit_columns(shifted(X, origin(X))))

@@ -19,7 +19,7 @@ from ..runtime.programs import compiled
 from ..tolerances import ALIASED, origin, shifted
 from .engines import Rows, Statistics
 from .engines.orthogonal import orthogonalise
-from .model import Model
+from .model import Model, known_sd
 from .parts import Term
 
 COLLINEAR = 0.1  # part of a column of Z that the others do not explain, below which the columns are orthogonalised
@@ -36,7 +36,7 @@ class Basis(NamedTuple):
     log_weights: Any  # sum of log w
     n: Any  # number of rows, a float
     alias: Any  # (p,) one for columns of X that the columns before them span, whose column of Q is zero; else zero
-    residual_sd: Any  # of least squares, the scale of y
+    residual_sd: Any  # of least squares, the scale of y; at least that of residuals whose covariance is known
     K: tuple[
         Any, ...
     ]  # (q, q) lower triangular for each term, Z K being the columns worked with; (1, 1) for a field over coordinates
@@ -121,7 +121,8 @@ def _prepare(model: Model, compact: bool, orthogonal: bool, xp: Any, varying: in
         for found, value in zip((Z, K, units), (z, k, unit), strict=True):
             found.append(value)
     basis = Basis(R, c + again, log_weights, np.float64(n), alias, xp.zeros(()), tuple(K), tuple(units))
-    basis = basis._replace(residual_sd=xp.sqrt(xp.sum(residual**2) / (n - basis.rank)))
+    sd = xp.sqrt(xp.sum(residual**2) / xp.maximum(n - basis.rank, 1))
+    basis = basis._replace(residual_sd=xp.maximum(sd, known_sd(model, xp)))
     rows = Rows(xp.concatenate([Q, residual[:, None]], 1), tuple(Z))
     statistics = model.evaluator.prepare(rows, model, compact, varying)
     if not isinstance(statistics, Statistics):

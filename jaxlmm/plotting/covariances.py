@@ -21,6 +21,7 @@ import numpy as np
 from ..errors import DataError
 from ..estimates.fitted import FitBase
 from ..estimates.rows import covariance, parts_of
+from ..runtime.keys import generator_of
 from ..tolerances import correlation_of
 from . import canvas
 from .canvas import column_of, groups_of
@@ -134,7 +135,7 @@ class RowPairs:
 
 def pairs_within(codes: np.ndarray, most: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Pairs of rows of one group, group after group; of a group with more than `most` rows those of a random sample."""
-    rng = np.random.default_rng(seed)
+    rng = generator_of("seed", seed)
     order = np.argsort(codes, kind="stable")
     for rows in np.split(order, np.flatnonzero(np.diff(codes[order])) + 1):
         if len(rows) > most:

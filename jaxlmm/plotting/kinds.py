@@ -10,6 +10,7 @@ from ..arguments import Seed, doors
 from .batches import plot_convergence, plot_estimates
 from .covariances import plot_covariances, plot_semivariogram
 from .deletions import plot_influence
+from .discoveries import plot_p_values, plot_volcano, tests_of
 from .means import plot_coefficients, plot_means
 from .profiles import plot_pairs, plot_zeta
 from .ranef import plot_caterpillar, plot_shrinkage
@@ -247,3 +248,26 @@ class BatchPlots:
         truth : true values by name, drawn as lines
         """
         return plot_estimates(self.batch, which, truth, ax)
+
+    def volcano(
+        self, tests: str | Any = None, hypothesis: int = 0, q: float = 0.05, method: str = "bh", ax: Any = None
+    ) -> Any:
+        """Estimates against the logarithm of p, those with a false discovery rate below `q` filled.
+
+        Parameters
+        ----------
+        tests : a key of ``batch.tests``, default the first; or tests, ``batch.tests[...].moderated(batch.sigma)``
+        hypothesis : row of L
+        q, method : the rate, and how it is found, "bh" or "storey"
+        """
+        return plot_volcano(tests_of(self.batch, tests), hypothesis, q, method, ax)
+
+    def p_values(self, tests: str | Any = None, hypothesis: int = 0, ax: Any = None) -> Any:
+        """Two panels: a histogram of p values, and they against those of as many true nulls, on logarithmic axes.
+
+        Parameters
+        ----------
+        tests, hypothesis : see `volcano`
+        ax : two Axes
+        """
+        return plot_p_values(tests_of(self.batch, tests), hypothesis, ax)

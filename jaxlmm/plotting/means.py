@@ -20,7 +20,7 @@ QUARTILES = (0.25, 0.5, 0.75)  # where a numeric `by` is held
 class Means(NamedTuple):
     """Means over a predictor: its values, labels of a factor or None, and of each level of `by` the rows (m,).
 
-    `own` are the values or labels as the means have them.
+    `own` are the values or labels as the means have them; `of` the response where they are on its scale.
     """
 
     x: np.ndarray
@@ -30,6 +30,7 @@ class Means(NamedTuple):
     lower: np.ndarray
     upper: np.ndarray
     own: tuple[Any, ...] = ()
+    of: str = ""
 
 
 def means(
@@ -60,8 +61,9 @@ def means(
     for i, value in enumerate(found.labels[term]):
         out[:, groups.index(found.labels[by][i] if by else None), own.index(value)] = numbers[:, i]
     labels = tuple("" if by is None else f"{by} = {_text(g)}" for g in groups)
+    of = found.shown.of if found.shown else ""
     x = np.asarray(own, np.float64) if numeric else np.arange(len(own), dtype=float)
-    return Means(x, None if numeric else tuple(map(_text, own)), labels, out[0], out[1], out[2], tuple(own))
+    return Means(x, None if numeric else tuple(map(_text, own)), labels, out[0], out[1], out[2], tuple(own), of)
 
 
 def _held(fit: FitBase, by: str) -> dict[str, Any]:
@@ -104,7 +106,8 @@ def plot_means(
     if found.labels is not None:
         canvas.name_places(ax, found.x, found.labels)
         ax.set_xlim(-0.5, len(found.x) - 0.5)
-    canvas.label(ax, term, f"mean of {fit.frame.response}")
+    of = found.of or fit.frame.response
+    canvas.label(ax, term, f"mean of {of}")
     canvas.legend(ax, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=min(count, 3))
     return ax
 

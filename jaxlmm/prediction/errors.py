@@ -20,22 +20,20 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import Array
 
 from ..errors import require_accurate
 from ..estimates.effects import effects_by_term, effects_of
 from ..estimates.rows import Part, TermRows, through
-from ..fitting.objective import Spec, coordinates
+from ..fitting.objective import coordinates
+from ..inference.robust.levels import Levels
 from ..inference.robust.partition import Partition, Rowwise
 from ..likelihood.engines.layout import connected
 from ..likelihood.engines.orthogonal import bucket, pad_last
 from ..linalg import quadratic
 from ..pytrees import once
 from ..runtime.precision import float64
-from ..runtime.programs import compiled
+from .by_levels import ByLevels
 from .newdata import NewRows, joined
 
 MOST = 256  # rows predicted side by side
@@ -115,6 +113,9 @@ class Predictor:
         n, m, k = len(self.model.y), len(new), len(self.x)
         joint = self._joined(new, state)
         turn = joint.turn
+        levels = Levels.of(self.rows, int(turn.max(initial=0)) + 1)
+        if levels is not None:
+            return self._by_levels(levels, new, state, errors, W)
         size = min(MOST, int(NUMBERS / (n * (1 + (k if W is not None else 0)))), bucket(int(turn.max()) + 1))
         size = max(1, size)
         self._use_columns(size)
@@ -127,6 +128,19 @@ class Predictor:
                 whole[here] = part
         return out
 
+    def _by_levels(
+        self, levels: Levels, new: NewRows, state: Callable[[int], str], errors: bool, W: np.ndarray | None
+    ) -> Predicted:
+        def make() -> ByLevels:
+            K = self.rows.prepared.basis.K
+            effects = [u @ np.linalg.inv(k).T for u, k in zip(self.effects, K, strict=True)]
+            return ByLevels(levels, self.rows.Q, self.Phi, effects)
+
+        x = np.linalg.solve(self.rows.R.T, new.X.T).T
+        blocks = self.rows.blocks(self.chart, self.x)
+        mean, *rest = once(self, "by_levels", make)(new, x, state, blocks, errors, W)
+        return Predicted(new.X @ self.coef + (0.0 if new.offset is None else new.offset) + mean, *rest)
+
     def _joined(self, new: NewRows, state: Callable[[int], str]) -> JointRows:
         parts, coords = joined(self.model, new, self.rows.prepared.basis.K, state)
         clusters = _clusters(parts)
@@ -136,8 +150,7 @@ class Predictor:
     def _chunk(self, new: NewRows, joint: JointRows, size: int, errors: bool, W: np.ndarray | None) -> Predicted:
         n, m, k = len(self.model.y), len(new), len(self.x)
         parts, coords, clusters, turn = joint
-        with float64():
-            C, D = jax.device_get(_blocks(self.rows.spec, self.chart, coords, self.x))
+        C, D = ([*found.random, found.residual] for found in self.rows.blocks(self.chart, self.x, coords))
         sums = _Sums(clusters, turn)
         E = np.zeros((n + m, size))
         E[n + np.arange(m), turn] = 1.0
@@ -166,7 +179,7 @@ class Predictor:
         extra = nothing if W is None else 2.0 * self._spread(sums, rest, common, c, W)
         return Predicted(mean, np.maximum(mse, 0.0), slopes, extra)
 
-    def _effects(self, joint: JointRows, C: tuple[Any, ...], sums: _Sums, E: np.ndarray) -> np.ndarray:
+    def _effects(self, joint: JointRows, C: Sequence[Any], sums: _Sums, E: np.ndarray) -> np.ndarray:
         """Predicted random effects and functions at the new rows, summed (m,)."""
         n, total = len(self.model.y), np.zeros(len(joint.turn))
         others: list[tuple[Part, np.ndarray]] = []  # functions, and levels that may be predicted through relatives
@@ -246,14 +259,3 @@ def _clusters(parts: Sequence[Part]) -> np.ndarray:
     """Codes (N,) of the finest clusters of rows that no part ties together."""
     ties = [part.ties for part in parts]
     return connected([np.arange(len(ties[0])), *ties])[0]
-
-
-@compiled("chart")
-def _blocks(spec: Spec, chart: str, coords: tuple[Any, ...], x: Array) -> Any:
-    """Blocks of all parts, and their derivatives (k, ...) in the coordinates."""
-
-    def at(x: Array) -> tuple[Array, ...]:
-        C = spec.blocks(x, coords, chart)
-        return (*C.random, C.residual)
-
-    return at(x), jax.vmap(lambda v: jax.jvp(at, (x,), (v,))[1])(jnp.eye(len(x)))

@@ -15,6 +15,7 @@ from ..estimates.fitted import FitBase
 from ..frames.columns import extend_rows, index_of, make_frame, open_table
 from ..inference.fixed_effects.wald import Wald, check_tests
 from ..inference.hypotheses.grid import not_estimable
+from ..inference.means.table import type_of
 from ..likelihood.parts import Term
 from ..linalg import quadratic
 from ..tolerances import INDEPENDENT
@@ -30,9 +31,16 @@ MANY = 1e12  # degrees of freedom that are infinite but for rounding
 def predict(
     fit: FitBase, newdata: Any = None, random: Random = True, se: bool = False, interval: str | None = None,
     level: float = 0.95, df: str = "satterthwaite", allow_new_levels: bool = False, residual: bool = False,
-    **method: Any,
+    type: str = "link", **method: Any,
 ) -> Any:  # fmt: skip
     """Means (m,), or a frame with their errors; see ``Fit.predict``."""
+    scale, _ = type_of(fit, type)
+    if scale is not None:
+        found = predict(fit, newdata, random, se, interval, level, df, allow_new_levels, residual, **method)
+        if isinstance(found, np.ndarray):
+            return scale(found)
+        numbers = scale.of_table({name: np.asarray(found[name], np.float64) for name in COLUMNS})
+        return _indexed(fit, numbers, newdata)
     _check(fit, random, se, interval, residual)
     check_tests(df, **method)
     check_level(level)

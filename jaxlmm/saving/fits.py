@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
 
-from ..covariance import Covariance
 from ..errors import DataError
+from ..formula.specs import Structures
 from ..frames.columns import open_table
 from ..frames.owned import frame_at
 from ..frames.relationship import plain_relationship
@@ -20,7 +20,7 @@ from .records import Packer
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """The arguments of `jaxlmm.lmm` that make a model of data, by their names there."""
+    """The arguments of `jaxlmm.lmm` that make a model of data, by their names there, and the function itself."""
 
     formula: str
     weights: Any = None
@@ -28,12 +28,13 @@ class Call:
     residual: Any = None
     variance: str | None = None
     relationship: Mapping[str, Any] | None = None
-    structures: Mapping[str, type[Covariance]] | None = None
+    structures: Structures | None = None
     engine: Any = "auto"
+    maker: Callable[..., Any] | None = field(default=None, repr=False, compare=False)
 
     def arguments(self) -> dict[str, Any]:
-        """Values by name."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        """Values by name, without the function."""
+        return {one.name: getattr(self, one.name) for one in fields(self) if one.name != "maker"}
 
 
 def save_fit(fit: Any, path: Any, columns: str | Sequence[str] = "used") -> None:

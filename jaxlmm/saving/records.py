@@ -14,9 +14,10 @@ import jax
 import numpy as np
 
 from .. import covariance
-from ..covariance.known import Constant
+from ..covariance.content import frozen
 from ..covariance.parametric import Parametric
 from ..errors import DataError
+from ..formula.specs import class_of
 from ..likelihood.engines import NAMED, Engine
 from .archive import NUMBERS
 
@@ -55,12 +56,11 @@ class Packer:
             return value if np.isfinite(value) else {"float": str(value)}
         if isinstance(value, np.ndarray | np.generic | jax.Array) and np.asarray(value).dtype.kind in NUMBERS:
             return self.array(value)
-        if isinstance(value, Constant):
-            return {"constant": self.array(value.values)}
         if isinstance(value, enum.Enum):
             return {"enum": [type(value).__name__, value.value]}
         if isinstance(value, Parametric):
-            state = self.pack(dict(vars(value)), f"{type(value).__name__} in {what}")
+            state = {name: v for name, v in vars(value).items() if name != "_read"}  # of this process
+            state = self.pack(state, f"{type(value).__name__} in {what}")
             return {"structure": [self.pack(type(value), what), state]}
         if isinstance(value, type) and issubclass(value, Parametric):
             return {"class": [name_of(value), [p.name for p in value.fields]]}
@@ -129,8 +129,8 @@ class Unpacker:
         if tag == "array":
             found = self.arrays[content]
             return found if found.ndim else found[()]
-        if tag == "constant":
-            return Constant(self.unpack(content))
+        if tag == "constant":  # of version 0.1
+            return self.unpack(content)
         if tag == "tuple":
             return tuple(self.unpack(v) for v in content)
         if tag == "dict":
@@ -150,14 +150,15 @@ class Unpacker:
             return self.structure(*content)
         if tag == "structure":
             structure: Any = object.__new__(self.unpack(content[0]))  # its values have been checked when it was made
-            structure.__dict__.update(self.unpack(content[1]))
+            structure.__dict__.update((name, frozen(name, v)) for name, v in self.unpack(content[1]).items())
             return structure
         raise ValueError(f"unknown kind of value {tag!r}")
 
     def structure(self, qualified: str, fields: list[str], name: str | None = None) -> type:
         """The class of a covariance structure: a shipped one, or one that was given."""
         short = qualified.rpartition(".")[2]
-        given = [c for n, c in self.structures.items() if n == name or c.__qualname__ == short]
+        classes = {n: class_of(c) for n, c in self.structures.items()}
+        given = [c for n, c in classes.items() if n == name or c.__qualname__ == short]
         shipped = SHIPPED.get(short) if qualified.startswith("jaxlmm.covariance.") else None
         found: Any = shipped or (given[0] if given else None)
         if found is None:

@@ -20,7 +20,8 @@ from ..frames.columns import make_frame
 from ..frames.tables import Shown, Table, format_column
 from ..likelihood.model import Model
 from ..pytrees import replace
-from ..runtime.sizes import check_count, check_draws
+from ..runtime.keys import check_seed
+from ..runtime.sizes import check_draws
 from .draws import Draws
 from .simulate import Sampler, simulate_rows
 
@@ -153,7 +154,7 @@ def bootstrap(
     `terms` are the labels (group, columns) of the random terms.
     """
     check_draws("n", n, len(estimate.coef) ** 2 + len(estimate.theta))
-    check_count("seed", seed)
+    check_seed("seed", seed)
     profiled = estimate.sigma is not None
     fits = fit_drawn(model, method, partial(_drawer, model, estimate, seed), n, coef_names, kind, progress)
 

@@ -10,22 +10,25 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from ..arguments import Seed
 from ..batch.responses import Design, Responses
 from ..estimates.effects import block_diagonal, linear_predictor
 from ..fitting.estimate import blocks_at
 from ..fitting.units import Estimate
+from ..likelihood.drawing import Roots, drawn, response
 from ..likelihood.engines import Blocks
 from ..likelihood.engines.orthogonal import bucket
 from ..likelihood.model import Model
-from ..likelihood.parts import Field, Residual, Term
+from ..likelihood.parts import Field, Term
 from ..linalg import psd_cholesky
+from ..runtime.keys import check_seed, key_of
 from ..runtime.precision import float64
 from ..runtime.programs import compiled
-from ..runtime.sizes import check_count, check_draws
+from ..runtime.sizes import check_draws
 from ..tolerances import NO_LENGTH
 
 
-def simulate(model: Model, estimate: Estimate, n: int, seed: int) -> np.ndarray:
+def simulate(model: Model, estimate: Estimate, n: int, seed: Seed) -> np.ndarray:
     """Draw n responses (n, rows): new random effects and new residuals.
 
     Replicate r depends only on the seed and r (its key is ``fold_in(key(seed), r)``), not on n.
@@ -34,13 +37,13 @@ def simulate(model: Model, estimate: Estimate, n: int, seed: int) -> np.ndarray:
     return simulate_rows(model, estimate, np.arange(n), seed)
 
 
-def replicate_keys(seed: int, replicates: np.ndarray) -> Array:
+def replicate_keys(seed: Seed, replicates: np.ndarray) -> Array:
     """A key for each replicate (b,)."""
-    check_count("seed", seed)
-    return jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(replicates.astype(np.uint32))
+    check_seed("seed", seed)
+    return jax.vmap(partial(jax.random.fold_in, key_of("seed", seed)))(replicates.astype(np.uint32))
 
 
-def simulate_rows(model: Model, estimate: Estimate, replicates: np.ndarray, seed: int) -> np.ndarray:
+def simulate_rows(model: Model, estimate: Estimate, replicates: np.ndarray, seed: Seed) -> np.ndarray:
     """Responses (b, rows) of the given replicates."""
     mean = linear_predictor(model.X, estimate.coef, model.offset)
     with float64():
@@ -49,43 +52,15 @@ def simulate_rows(model: Model, estimate: Estimate, replicates: np.ndarray, seed
 
 def draw_rows(model: Model, mean: np.ndarray, blocks: Blocks, keys: Array) -> np.ndarray:
     """Responses (b, rows) with a mean (rows,) and absolute covariance blocks, one for each key (b,)."""
-    factors = tuple(psd_cholesky(G) for G in (*blocks.random, blocks.residual))
-    kin = tuple(
-        None if isinstance(part, Field) or part.relationship is None else psd_cholesky(np.asarray(part.relationship))
-        for part in model.random
-    )
+    parts = (*model.random, model.residual)
     with float64():
-        return np.array(_draw(keys, mean, model.random, model.residual, model.weights, factors, kin))
+        return np.array(_draw(keys, mean, parts, model.weights, Roots.of(model, blocks)))
 
 
 @compiled()
-def _draw(
-    keys: Array,
-    mean: Array,
-    random: tuple[Term | Field, ...],
-    residual: Residual,
-    weights: Any,
-    factors: tuple[Array, ...],
-    kin: tuple[Any, ...],
-) -> Array:
-    def field(key: Array, part: Field, root: Array) -> Array:
-        groups = mean.shape[0] if part.sets is None else part.sets.shape[0]  # at most one group a row
-        normal = jax.random.normal(key, (groups, root.shape[-1]), jnp.float64)
-        values = normal @ root.T if part.sets is None else jnp.einsum("gij,gj->gi", root[part.sets], normal)
-        return values[:, 0] if part.group is None else values[part.group, part.position]
-
+def _draw(keys: Array, mean: Array, parts: tuple[Term | Field, ...], weights: Any, roots: Roots) -> Array:
     def one(key: Array) -> Array:
-        y = mean
-        for t, part in enumerate(random):
-            own = jax.random.fold_in(key, t + 1)
-            if isinstance(part, Field):
-                y = y + field(own, part, factors[t])
-                continue
-            normal = jax.random.normal(own, (part.levels, part.dim), jnp.float64)
-            effects = (normal if kin[t] is None else kin[t] @ normal) @ factors[t].T
-            y = y + jnp.sum(part.Z * effects[part.group], -1)
-        error = field(jax.random.fold_in(key, 0), residual, factors[-1])
-        return y + (error if weights is None else error / jnp.sqrt(weights))
+        return response(mean, parts[:-1], *drawn(key, len(mean), parts, weights, roots))
 
     return jax.vmap(one)(keys)
 
@@ -124,7 +99,7 @@ class Sampler:
         """Whether statistics can be drawn without rows."""
         return model.evaluator.draws(model)
 
-    def __call__(self, replicates: np.ndarray, seed: int) -> Responses:
+    def __call__(self, replicates: np.ndarray, seed: Seed) -> Responses:
         """Statistics of the given replicates (b,), each depending on the seed and its number only."""
         from scipy.special import gammaincinv
 

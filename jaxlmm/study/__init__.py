@@ -9,22 +9,30 @@
     results = run(study, "type1")
     results.summary()
 
-Files a newcomer reads in order: `declare` (what a study is), `generate` and `estimate` (one chunk of it), `chunk`
-(its rows), `store` (the directory), `executors` and `cluster` (who works), `running`, `measures` and `results` (what
-came out), `plots`, `page` and `sizing`; `toml` reads a study from a file.
+Files a newcomer reads in order: `declare` (what a study is) with `cells`, `estimators` and `describe`; `drawing` and
+`generate`, `estimate`, `jointly`, `applying` and `analyses` (one chunk of it), `chunk` and `parts` (its rows),
+`rehearsal` (what is wrong with it), `store` and `progress` (the directory), `executors` and `cluster` (who works),
+`running`, `merging`, `measures` and `results` (what came out), `single`, `plots`, `page`, `sizing` and `power`; `toml`
+reads a study from a file.
 """
 
-from . import designs, plots
-from .declare import Estimator, Study, Target
+from . import analyses, designs, plots
+from .declare import Study
+from .estimators import Analysis, Estimator, Target
 from .executors import Inline, Processes
 from .generate import Dropout, MixedModel
+from .merging import merge
 from .page import report
+from .power import power_curve
+from .progress import Progress, status
 from .results import Results, read
 from .running import run
+from .single import StudyReplicate
 from .sizing import SampleSize, sample_size
-from .store import Progress, StudyError, status
+from .store import StudyError
 
 __all__ = [
+    "Analysis",
     "Dropout",
     "Estimator",
     "Inline",
@@ -35,9 +43,13 @@ __all__ = [
     "SampleSize",
     "Study",
     "StudyError",
+    "StudyReplicate",
     "Target",
+    "analyses",
     "designs",
+    "merge",
     "plots",
+    "power_curve",
     "read",
     "report",
     "run",

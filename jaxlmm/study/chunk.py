@@ -15,14 +15,13 @@ import numpy as np
 
 from ..errors import JaxlmmError
 from ..runtime.precision import float64
-from ..runtime.sizes import check_memory
-from .declare import Row, Study, Task
-from .estimate import STATUSES, Fitter, Numbers
-from .generate import Drawer, columns_of, drawer
+from .applying import attempt, fitter_of
+from .declare import Study, Task
+from .drawing import Drawer, columns_of, drawer
+from .estimate import FLAGS, FLOATS, Numbers
+from .parts import part_of
 
-FLOATS = ("estimate", "se", "df", "p")
-FLAGS = ("converged", "singular")
-MEMORY = 3e9  # bytes of a process above which compiled programs are dropped
+SHARE, LEAST = 0.6, 1e9  # of the machine's memory over its cores, and bytes, above which programs are dropped
 # What makes a process work with one thread; NPROC is read by XLA, the others by the BLAS of NumPy and SciPy.
 ONE_THREAD = {"NPROC": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 XLA_FLAGS = ("--xla_cpu_multi_thread_eigen=false", "--xla_gpu_deterministic_ops=true")
@@ -68,13 +67,14 @@ class Bench:
     def __init__(self, study: Study):
         self.study = study
         self.cell: int | None = None
-        self.prepared: tuple[Drawer, Sequence[Fitter]]
+        self.prepared: tuple[Drawer, Sequence[Any]]
 
     def run(self, task: Task, device: Any = None) -> bytes:
         """The part of a task, as the bytes of a Parquet file."""
         device = jax.local_devices()[0] if device is None else device
         with jax.default_device(device), float64(), np.errstate(all="ignore"):
-            return part_of(self.study, task, self.numbers(task))
+            rows = [row for row in self.study.rows if not task.only or row.estimator in task.only]
+            return part_of(rows, task, columns_of_numbers(self.numbers(task)))
 
     def numbers(self, task: Task) -> list[Numbers]:
         """Numbers of each estimator."""
@@ -82,93 +82,33 @@ class Bench:
         if self.cell != task.cell:
             _forget()
             data = columns_of(study.data(task.cell))
-            fitters = [Fitter(e, study.targets, data, study.response) for e in study.estimators]
+            fitters = [fitter_of(study, e, task.cell, data) for e in study.estimators]
             self.cell, self.prepared = task.cell, (drawer(study, task.cell), fitters)
         draw, each = self.prepared
-        drawn = draw(np.arange(task.lo, task.hi))
-        return [fitter(drawn, task.hi - task.lo) for fitter in each]
+        drawn, b = draw(np.arange(task.lo, task.hi)), task.hi - task.lo
+        return [attempt(f, drawn, b) for f in each if not task.only or f.estimator.name in task.only]
 
 
 def _forget() -> None:
     """Drop programs of earlier cells where they have piled up; cells of the same shape share theirs."""
     with suppress(OSError):
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-        if pages * os.sysconf("SC_PAGE_SIZE") > MEMORY:
+        pages, size = int(Path("/proc/self/statm").read_text().split()[1]), os.sysconf("SC_PAGE_SIZE")
+        most = SHARE * os.sysconf("SC_PHYS_PAGES") / (os.cpu_count() or 1)
+        if pages * size > max(most * size, LEAST):
             jax.clear_caches()
 
 
-def rehearse(study: Study) -> None:
-    """Build the models of the first cell here, to say what is wrong with a study before anybody works.
-
-    Raises
-    ------
-    DataError, FormulaError
-        As a chunk would.
-    """
-    data = columns_of(study.data(0))
-    rows = len(next(iter(data.values()), ()))
-    check_memory("chunk", min(study.chunk, study.replicates), rows, advice="make the chunks smaller")
-    for estimator in study.estimators:
-        Fitter(estimator, study.targets, data, study.response)
-    if hasattr(study.generate, "truth"):
-        study.generate.truth(data, study.cells[0], study.response)
-
-
-def part_of(study: Study, task: Task, numbers: Sequence[Numbers]) -> bytes:
-    """Numbers as a Parquet file: rows of one estimator, test and target together, replicates ascending in each."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    rows, b = study.rows, task.hi - task.lo
-    columns: dict[str, Any] = {
-        "cell": pa.array(np.full(len(rows) * b, task.cell, np.int32)),
-        "replicate": pa.array(np.tile(np.arange(task.lo, task.hi, dtype=np.int64), len(rows))),
-    }
-    for name in Row._fields:
-        levels = list(dict.fromkeys(getattr(row, name) for row in rows))
-        codes = np.repeat([levels.index(getattr(row, name)) for row in rows], b).astype(np.int32)
-        columns[name] = pa.DictionaryArray.from_arrays(pa.array(codes), pa.array(levels, pa.string()))
-    for name in FLOATS:
-        columns[name] = pa.array(_canonical(np.concatenate([getattr(n, name).ravel() for n in numbers])))
-    status = np.concatenate([n.status.ravel() for n in numbers]).astype(np.int32)
-    columns["status"] = pa.DictionaryArray.from_arrays(pa.array(status), pa.array(STATUSES, pa.string()))
-    for name in FLAGS:
-        columns[name] = pa.array(np.concatenate([getattr(n, name).ravel() for n in numbers]))
-    sink = pa.BufferOutputStream()
-    coded = [*Row._fields, "status"]
-    options = {"compression": "zstd", "use_dictionary": coded, "write_statistics": False, "write_page_checksum": True}
-    pq.write_table(pa.table(columns), sink, **options)
-    return sink.getvalue().to_pybytes()
-
-
-def _canonical(values: np.ndarray) -> np.ndarray:
-    """The same numbers with one kind of NaN: its bits are not those of the arithmetic that made it."""
-    return np.where(np.isnan(values), np.nan, values)
-
-
-def numbers_of(source: Any, rows: int, b: int | None = None) -> dict[str, np.ndarray]:
-    """The arrays (rows, b) of a part, `status` as codes of `STATUSES`.
-
-    Raises
-    ------
-    ValueError, OSError
-        For a part that is damaged.
-    """
-    import pyarrow.parquet as pq
-
-    with pq.ParquetFile(source, page_checksum_verification=True) as file:
-        if b is not None and file.metadata.num_rows != rows * b:
-            raise ValueError(f"it has {file.metadata.num_rows} rows, expected {rows * b}")
-        table = file.read(columns=[*FLOATS, "status", *FLAGS])
-    out: dict[str, np.ndarray] = {name: table[name].to_numpy() for name in (*FLOATS, *FLAGS)}
-    out["status"] = _codes(table["status"].combine_chunks())
-    return {name: values.reshape(rows, -1) for name, values in out.items()}
-
-
-def _codes(array: Any) -> np.ndarray:
-    """Codes of `STATUSES` of a dictionary array, whose own dictionary may be shorter."""
-    places = np.array([STATUSES.index(word) for word in array.dictionary.to_pylist()], np.int8)
-    return places[array.indices.to_numpy(zero_copy_only=False)]
+def columns_of_numbers(numbers: Sequence[Numbers]) -> dict[str, np.ndarray]:
+    """Numbers of estimators one below the other: arrays (R, b), `status` as codes, messages as words."""
+    out = {name: np.concatenate([getattr(n, name) for n in numbers]) for name in (*FLOATS, "status", *FLAGS)}
+    out["message"] = np.full(out["status"].shape, None, object)
+    first = 0
+    for found in numbers:
+        own = out["message"][first : first + len(found.status)]
+        for i, text in found.messages.items():
+            own[found.status[:, i] > 0, i] = text
+        first += len(own)
+    return out
 
 
 def message_of(error: BaseException, task: Task, cells: Sequence[Mapping[str, Any]]) -> str:

@@ -13,9 +13,10 @@ from contextlib import ExitStack, suppress
 from typing import Any
 
 from .declare import Study, Task
-from .executors import Finished, Lasting, payload_of
+from .executors import GUARD, Finished, Lasting, payload_of
 from .store import StudyError
 
+PATIENCE = 10  # seconds without any worker
 AHEAD = 3  # chunks that are with the scheduler, for each thread of the cluster
 CHILDREN = "_jaxlmm_study_children"  # attribute of a dask worker: its processes by study and thread
 
@@ -46,17 +47,27 @@ class Dask:
             if not isinstance(client, distributed.Client):
                 cluster = self.address
                 if cluster is None:
-                    cluster = stack.enter_context(
-                        distributed.LocalCluster(
-                            n_workers=self.workers, threads_per_worker=1, processes=True, dashboard_address=None
-                        )
-                    )
+                    cluster = stack.enter_context(_local(distributed, self.workers))
                 client = stack.enter_context(distributed.Client(cluster))
+            try:
+                client.wait_for_workers(1, timeout=PATIENCE)
+            except TimeoutError as error:
+                raise StudyError(
+                    f"dask: the scheduler has had no workers for {PATIENCE} seconds; start some (dask worker ADDRESS)"
+                ) from error
             try:
                 yield from _parts(distributed, client, payload, key, tasks)
             finally:
                 with suppress(Exception):  # workers that are gone have nothing to release
                     client.run(_release, key)
+
+
+def _local(distributed: Any, workers: int | None) -> Any:
+    """A cluster on this machine."""
+    try:
+        return distributed.LocalCluster(n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None)
+    except RuntimeError as error:
+        raise StudyError(f"dask could not start its processes ({error}); {GUARD}") from error
 
 
 def _parts(

@@ -3,159 +3,40 @@
 from __future__ import annotations
 
 import inspect
-import itertools
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import DataError
-from ..formula.expressions import ExpressionError, evaluate, normalise
-from ..inference.fixed_effects.in_batches import METHODS, Tests
 from ..runtime.sizes import MOST_DRAWS, check_count
+from .cells import accepted, cells_of, in_words, named_in, resolved
 from .describe import described, digest
-from .manifest import MOST_TASKS, count_tasks
+from .estimators import Analysis, Row, estimators_of, targets_of
+from .manifest import count_tasks
 
 CHUNK = 1000
-ESTIMATE = "estimate"  # the test of targets that have none: variances
-LRT = "lrt"
-
-
-class Row(NamedTuple):
-    """What a data set has one row of numbers for."""
-
-    estimator: str
-    test: str
-    target: str
 
 
 class Task(NamedTuple):
-    """A chunk: replicates lo..hi-1 of a cell."""
+    """A chunk: replicates lo..hi-1 of a cell, by all estimators or, where others have done theirs, by some."""
 
     cell: int
     lo: int
     hi: int
+    only: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"cell {self.cell}, replicates {self.lo} to {self.hi - 1}"
 
 
 @dataclass(frozen=True, eq=False)
-class Target:
-    """A quantity that is estimated.
-
-    Parameters
-    ----------
-    truth : its true value: a number, an expression of the factors of the grid (``"effect"``, ``"sqrt(icc)"``), or None,
-        then that of the generating model's coefficients
-    of : a coefficient's name, weights of several ``{"arm": 1, "arm:visit2": 1}``, or what a bootstrap reports of
-        variances: ``"sigma"``, ``"sd_(Intercept)|cluster"``; default the target's own name
-    null : the value that is tested
-    """
-
-    truth: Any = None
-    of: str | Mapping[str, float] | None = None
-    null: float = 0.0
-
-    @property
-    def is_variance(self) -> bool:
-        """Whether it is a standard deviation or a correlation, of which there is no test."""
-        return isinstance(self.of, str) and (self.of == "sigma" or self.of.startswith(("sd_", "cor_")))
-
-    @property
-    def weights(self) -> Mapping[str, float]:
-        """Weights of the coefficients."""
-        return {self.of: 1.0} if isinstance(self.of, str) else self.of or {}
-
-
-@dataclass(frozen=True, eq=False)
-class Estimator:
-    """A model that is fitted to every data set, and the tests of its coefficients; see `jaxlmm.lmm` and `jaxlmm.Tests`.
-
-    Parameters
-    ----------
-    name : in tables
-    formula, method, residual, variance, weights, offset, relationship, structures, engine : as for `jaxlmm.lmm`
-    df : degrees of freedom, one or several of "satterthwaite", "kenward-roger", "kenward-roger-full", "residual",
-        "asymptotic" (Wald's z), all from the same fit
-    robust : a sandwich of `jaxlmm.Tests` in addition
-    lrt : formula of the model without the target, for a likelihood ratio test in addition (by ML); a mapping from
-        targets to formulas where there are several
-    information, boundary_df : as in `jaxlmm.Tests`
-    """
-
-    name: str
-    formula: str
-    method: str = "REML"
-    df: str | Sequence[str] = "satterthwaite"
-    robust: str | None = None
-    lrt: str | Mapping[str, str] | None = None
-    residual: Any = None
-    variance: str | None = None
-    weights: str | None = None
-    offset: str | None = None
-    relationship: Mapping[str, Any] | None = None
-    structures: Mapping[str, Any] | None = None
-    engine: str = "auto"
-    information: str | None = None
-    boundary_df: str | None = None
-
-    @property
-    def methods(self) -> tuple[str, ...]:
-        """The df methods."""
-        return (self.df,) if isinstance(self.df, str) else tuple(self.df)
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """Arguments of `jaxlmm.lmm` beside formula, data and method."""
-        names = ("residual", "variance", "weights", "offset", "relationship", "structures", "engine")
-        return {name: getattr(self, name) for name in names}
-
-    def null_formula(self, target: str) -> str | None:
-        """The model without a target."""
-        return self.lrt.get(target) if isinstance(self.lrt, Mapping) else self.lrt
-
-    def rows(self, targets: Mapping[str, Target]) -> list[Row]:
-        """What there is a row of numbers for, in order: tests, then targets."""
-        robust = () if self.robust is None else (self.robust,)
-        tested = [name for name, target in targets.items() if not target.is_variance]
-        out = [Row(self.name, test, name) for test in (*self.methods, *robust) for name in tested]
-        out += [Row(self.name, LRT, name) for name in tested if self.null_formula(name)]
-        return out + [Row(self.name, ESTIMATE, name) for name, target in targets.items() if target.is_variance]
-
-    def check(self, targets: Mapping[str, Target]) -> None:
-        """Refuse what cannot be done, before anything runs."""
-        if self.method not in ("REML", "ML"):
-            raise DataError(f"estimator {self.name!r}: method: found {self.method!r}, expected 'REML' or 'ML'")
-        for method in self.methods:
-            if method not in METHODS:
-                raise DataError(f"estimator {self.name!r}: df: found {method!r}, expected some of {', '.join(METHODS)}")
-            if method.startswith("kenward") and self.method == "ML":
-                raise DataError(f"estimator {self.name!r}: df: {method!r} is for REML, found method 'ML'")
-        Tests([[1.0]], df=self.methods, information=self.information, boundary_df=self.boundary_df, robust=self.robust)
-        tested = [name for name, target in targets.items() if not target.is_variance]
-        if self.lrt is None:
-            return
-        if self.method != "ML":
-            raise DataError(f"estimator {self.name!r}: lrt compares fixed effects, which needs method='ML'")
-        if isinstance(self.lrt, str) and len(tested) > 1:
-            raise DataError(f"estimator {self.name!r}: lrt: expected a mapping from targets to formulas, as there are "
-                            f"several targets ({', '.join(tested)})")  # fmt: skip
-        for name in tested:
-            if self.null_formula(name) and targets[name].null != 0.0:
-                raise DataError(f"estimator {self.name!r}: lrt leaves the target out, which tests 0, not the null "
-                                f"{targets[name].null:g} of {name!r}")  # fmt: skip
-
-
-@dataclass(frozen=True, eq=False)
 class Study:
     """A simulation study; see `jaxlmm.study.run`.
 
-    Replicate r of cell c is drawn with the key ``fold_in(fold_in(key(seed), c), r)``: it is the same whatever the
-    chunks, the executor and the order.
+    Replicate r of a cell is drawn with the key ``fold_in(fold_in(fold_in(key(seed), w1), w2), r)``, where w1 and w2 are
+    made of the values of the cell's factors: it is the same whatever the chunks, the executor and the order, and
+    whatever other cells and levels there are.
 
     Parameters
     ----------
@@ -164,13 +45,14 @@ class Study:
     generate : `MixedModel`, or a function ``f(key, data, **factors)`` in JAX or ``f(rng, data, **factors)`` in NumPy
         that returns a response (n,), or a dict of columns that differ between data sets (of NumPy, of any length);
         NaN in the response are rows that were lost
-    estimators : a sequence of `Estimator`, all fitted to the same data
+    estimators : a sequence of `Estimator`, and of analyses of one's own, `Analysis` or functions ``f(data)`` that
+        return ``{target: (estimate, se, df, p)}``; all are applied to the same data
     targets : names (coefficients) with true values, or with a `Target`; a sequence of names where the truth is the
         generating model's
     replicates : data sets in each cell
     seed : of the whole study; a number, as a study that was interrupted goes on with it
-    grid : the cells: factors and their levels, all combinations of which are taken, the last factor fastest; or the
-        cells one by one, a sequence of mappings
+    grid : the cells: factors and their levels (one, or a sequence; a level may be a list, a matrix, a mapping), all
+        combinations of which are taken, the last factor fastest; or the cells one by one, a sequence of mappings
     response : its column
     chunk : data sets that are simulated and fitted together, and are a part on disk
     name : in reports
@@ -183,7 +65,7 @@ class Study:
 
     design: Any
     generate: Any
-    estimators: Sequence[Estimator]
+    estimators: Any
     targets: Any
     replicates: int
     seed: int = 0
@@ -193,20 +75,14 @@ class Study:
     name: str = field(default="study")
 
     def __post_init__(self) -> None:
-        estimators = (self.estimators,) if isinstance(self.estimators, Estimator) else tuple(self.estimators)
-        for name, value in (("estimators", estimators), ("targets", _targets(self.targets))):
+        for name, value in (("estimators", estimators_of(self.estimators)), ("targets", targets_of(self.targets))):
             object.__setattr__(self, name, value)
         self._check()
 
     @cached_property
     def cells(self) -> tuple[dict[str, Any], ...]:
         """The factors of each cell."""
-        if not isinstance(self.grid, Mapping):
-            return tuple(dict(cell) for cell in self.grid) or ({},)
-        levels = [list(itertools.islice(v, MOST_TASKS + 1)) for v in self.grid.values()]
-        if (count := math.prod(map(len, levels))) > MOST_TASKS:
-            raise DataError(f"grid: makes at least {count:,} cells, more than {MOST_TASKS:,}; take fewer levels")
-        return tuple(dict(zip(self.grid, chosen, strict=True)) for chosen in itertools.product(*levels))
+        return cells_of(self.grid)
 
     def _check(self) -> None:
         if not self.cells:
@@ -225,16 +101,44 @@ class Study:
             count_tasks(len(self.cells), self.replicates, self.chunk)
         except ValueError as error:
             raise DataError(f"chunk: {error}") from None
-        if any(set(cell) != set(self.cells[0]) for cell in self.cells):
-            raise DataError("grid: expected the same factors in every cell")
-        for factor in self.cells[0]:
-            if not str(factor).isidentifier() or factor in ("key", "rng", "data", *RESERVED):
-                raise DataError(f"grid: the factor {factor!r} is not a usable name, choose another")
         if not hasattr(self.generate, "drawer") and not callable(self.generate):
             raise DataError("generate: expected a MixedModel, or a function of (key, data) or (rng, data)")
         for estimator in self.estimators:
             estimator.check(self.targets)
         self.truths  # noqa: B018 - says what is wrong with expressions now, not in a worker
+        if isinstance(self.grid, Mapping):
+            for factor in self.unused:
+                if len({in_words({factor: cell[factor]}) for cell in self.cells}) > 1:
+                    raise DataError(f"grid: nothing uses the factor {factor!r}: its levels would be the same cell; "
+                                    f"{self._used_by()}")  # fmt: skip
+
+    @cached_property
+    def unused(self) -> tuple[str, ...]:
+        """Factors that neither the design, nor the generating model, nor a truth depends on."""
+        known = list(self.cells[0])
+        used = named_in([target.truth for target in self.targets.values()])
+        own = [e.function for e in self.estimators if isinstance(e, Analysis)]
+        for part in (self.design, self.generate, *own):
+            if hasattr(part, "mentions"):
+                used |= part.mentions(known)
+            elif hasattr(part, "drawer"):
+                return ()  # an object that may use all
+            elif callable(part):
+                used |= accepted(part, dict.fromkeys(known)).keys()
+        return tuple(factor for factor in known if factor not in used)
+
+    def _used_by(self) -> str:
+        names = [
+            f"{name} takes {', '.join(inspect.signature(part).parameters) or 'nothing'}"
+            for name, part in (("design", self.design), ("generate", self.generate))
+            if inspect.isfunction(part)
+        ]
+        return "; ".join(names) or "name it in an expression"  # fmt: skip
+
+    if TYPE_CHECKING:  # hung on by `single`
+
+        def replicate(self, cell: int | Mapping[str, Any] = 0, number: int = 0) -> Any:  # noqa: D102
+            ...
 
     @property
     def rows(self) -> list[Row]:
@@ -244,7 +148,7 @@ class Study:
     @property
     def tasks(self) -> list[Task]:
         """All chunks, in order."""
-        return tasks_of(len(self.cells), self.replicates, self.chunk)
+        return tasks_of([self.replicates] * len(self.cells), self.chunk)
 
     @cached_property
     def truths(self) -> list[dict[str, float | None]]:
@@ -258,21 +162,21 @@ class Study:
         known = getattr(self.generate, "beta", None)
         if known is None or target.is_variance:
             return None
-        return sum(w * resolved(known.get(c, 0.0), cell, f"beta[{c!r}]") for c, w in target.weights.items())
+        values = {c: resolved(known.get(c, 0.0), cell, f"beta[{c!r}]") for c in target.weights}
+        if target.is_joint:
+            return max(values.values(), key=abs)
+        return sum(w * values[c] for c, w in target.weights.items())
 
     def data(self, cell: int) -> Any:
         """The design of a cell."""
         if not callable(self.design):
             return self.design
+        used = accepted(self.design, self.cells[cell])  # others are for the generating model
         try:
-            inspect.signature(self.design).bind(**self._used(cell))
+            inspect.signature(self.design).bind(**used)
         except TypeError as error:
             raise DataError(f"design: cannot be called with the factors {list(self.cells[cell])}: {error}") from None
-        return self.design(**self._used(cell))
-
-    def _used(self, cell: int) -> dict[str, Any]:
-        """The factors that the design takes; others are for the generating model."""
-        return accepted(self.design, self.cells[cell])
+        return self.design(**used)
 
     @cached_property
     def description(self) -> dict[str, Any]:
@@ -283,50 +187,22 @@ class Study:
 
     @property
     def hash(self) -> str:
-        """Digest of the description."""
-        return digest(self.description)
+        """Digest of the description; its name and its chunks are not what a study is."""
+        return digest({name: part for name, part in self.description.items() if name not in ("name", "chunk")})
 
 
-def tasks_of(cells: int, replicates: int, chunk: int) -> list[Task]:
-    """All chunks, in order."""
-    starts = range(0, replicates, chunk)
-    return [Task(cell, lo, min(lo + chunk, replicates)) for cell in range(cells) for lo in starts]
-
-
-RESERVED = ("cell", "replicate", "estimator", "test", "target", "estimate", "se", "df", "p", "status", "measure",
-            "value", "mcse", "count", "converged", "singular")  # fmt: skip
-
-
-def accepted(function: Callable[..., Any], factors: Mapping[str, Any]) -> dict[str, Any]:
-    """The factors that a function takes: all of them if it has ``**``."""
-    parameters = inspect.signature(function).parameters
-    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        return dict(factors)
-    return {name: value for name, value in factors.items() if name in parameters}
-
-
-def resolved(value: Any, factors: Mapping[str, Any], what: str) -> float:
-    """A number, or the value of an expression of the factors."""
-    if not isinstance(value, str):
-        return float(value)
-    columns = {k: np.array([v], float) for k, v in factors.items() if isinstance(v, int | float)}
-    try:
-        return float(np.ravel(evaluate(normalise(value), columns))[0])
-    except (ExpressionError, KeyError, IndexError) as error:
-        raise DataError(
-            f"{what}: cannot evaluate {value!r} with the factors {', '.join(columns) or '(none)'}: {error}"
-        ) from None
-
-
-def _targets(given: Any) -> dict[str, Target]:
-    if isinstance(given, str):
-        given = [given]
-    pairs = given.items() if isinstance(given, Mapping) else [(name, None) for name in given]
-    out = {}
-    for name, value in pairs:
-        target = value if isinstance(value, Target) else Target(value)
-        of = name if target.of is None else target.of
-        if not isinstance(of, str | Mapping) or not of:
-            raise DataError(f"targets[{name!r}]: of: expected a name or weights of coefficients, found {of!r}")
-        out[name] = Target(target.truth, of if isinstance(of, str) else dict(of), float(target.null))
+def tasks_of(replicates: Sequence[int], chunk: int, there: Iterable[Task] = ()) -> list[Task]:
+    """The chunks of what is not there, in order, cut at multiples of the chunk; `replicates` of each cell."""
+    done: dict[int, list[Task]] = {}
+    for task in there:
+        done.setdefault(task.cell, []).append(task)
+    out = []
+    for cell, count in enumerate(replicates):
+        at = 0
+        for lo, hi in [*sorted((t.lo, t.hi) for t in done.get(cell, ())), (count, count)]:
+            while at < min(lo, count):
+                end = min((at // chunk + 1) * chunk, lo, count)
+                out.append(Task(cell, at, end))
+                at = end
+            at = max(at, hi)
     return out

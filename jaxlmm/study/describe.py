@@ -2,53 +2,88 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import functools
 import hashlib
 import inspect
 import json
-import textwrap
-from collections.abc import Callable, Mapping
+import pickle
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from ..frames.columns import library_of
+from .programs import class_parts, function_of, function_parts, is_own
 
 LISTED = 32  # numbers of an array that are written out; larger ones have a digest
 
 
 def described(value: Any) -> Any:
-    """A value as JSON can hold it, functions by their source and what they capture, large arrays by a digest."""
+    """A value as JSON can hold it: programs by what they do (see `programs`), large arrays by a digest."""
+    return _described(value, frozenset(), {})
+
+
+def _described(value: Any, above: frozenset[int], programs: dict[int, tuple[int, Any]]) -> Any:
+    """`above`: what this is a part of, by identity; `programs`: those that are described elsewhere already."""
     if value is None or isinstance(value, str | bool | int):
         return value
     if isinstance(value, float):
         return value if np.isfinite(value) else str(value)
     if isinstance(value, np.generic):
-        return described(value.item())
+        return _described(value.item(), above, programs)
+    if id(value) in above:
+        return {"again": _name(value)}
+    if id(value) in programs:
+        return {"again": f"{_name(value)} ({programs[id(value)][0]})"}
+
+    def inner(entry: Any) -> Any:
+        return _described(entry, above | {id(value)}, programs)
+
+    def program(make: Any, what: Any) -> dict[str, Any]:
+        programs[id(value)] = len(programs), value
+        parts: dict[str, Any] = make(what, inner)
+        return parts
+
     if isinstance(value, Mapping):
-        return {str(key): described(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        entries = sorted(value) if isinstance(value, set | frozenset) else value
-        return [described(entry) for entry in entries]
-    if library_of(value) in ("pandas", "polars") and hasattr(value, "columns"):
-        return {str(name): described(np.asarray(value[name])) for name in value.columns}
-    if hasattr(value, "__array__"):
-        return _array(np.asarray(value))
-    if isinstance(value, functools.partial):
-        return {"partial": described(value.func), "args": described(value.args), "keywords": described(value.keywords)}
+        return {str(key): inner(entry) for key, entry in value.items()}
+    if isinstance(value, set | frozenset):
+        return sorted(map(inner, value), key=lambda entry: json.dumps(entry, sort_keys=True))
+    if isinstance(value, list | tuple):
+        return [inner(entry) for entry in value]
     if isinstance(value, type):
-        return {"class": _name(value), "source": _source(value)}
+        return {"class": _name(value), **program(class_parts, value)}
+    if library_of(value) in ("pandas", "polars") and hasattr(value, "columns"):
+        return {str(name): inner(np.asarray(value[name])) for name in value.columns}
+    if isinstance(value, functools.partial):
+        return {"partial": inner(value.func), "args": inner(value.args), "keywords": inner(value.keywords)}
+    if inspect.ismethod(value) and inspect.isfunction(value.__func__):
+        return {"method": inner(value.__func__), "of": inner(value.__self__)}
+    if callable(value) and (function := function_of(value)) is not None:
+        return {"function": _name(function), **program(function_parts, function)}
+    if hasattr(value, "__array__"):
+        try:
+            return _array(np.asarray(value))
+        except TypeError:  # keys of JAX
+            return _state(value)
+    kind = {"program": inner(type(value))} if is_own(type(value).__module__) else {}
     if dataclasses.is_dataclass(value):
-        own = {f.name: described(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        return {"kind": type(value).__name__, **own}
-    if inspect.isfunction(value):
-        return _function(value)
-    if callable(value) and not vars(value if hasattr(value, "__dict__") else type(value)):
+        own = {f.name: inner(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {"kind": type(value).__name__, **own, **kind}
+    if inspect.isroutine(value) or inspect.ismodule(value) or isinstance(value, np.ufunc):
         return {"function": _name(value)}
-    state = vars(value) if hasattr(value, "__dict__") else repr(value)
-    return {"kind": _name(type(value)), "state": described(state)}
+    if hasattr(value, "__dict__"):
+        return {"kind": _name(type(value)), "state": inner(vars(value)), **kind}
+    return _state(value)
+
+
+def _state(value: Any) -> dict[str, Any]:
+    """What is neither data nor a program: a digest of its pickle, which has no addresses."""
+    try:
+        content = hashlib.sha256(pickle.dumps(value)).hexdigest()
+    except Exception:  # locks, files, ...: of these the kind alone
+        content = ""
+    return {"kind": _name(type(value)), "sha256": content}
 
 
 def _array(a: np.ndarray) -> Any:
@@ -58,44 +93,10 @@ def _array(a: np.ndarray) -> Any:
     return {"array": list(a.shape), "dtype": str(a.dtype), "sha256": hashlib.sha256(content).hexdigest()}
 
 
-def _function(function: Callable[..., Any]) -> dict[str, Any]:
-    closure = inspect.getclosurevars(function)
-    out = {"function": _name(function), "source": _source(function)}
-    defaults = {
-        p.name: p.default for p in inspect.signature(function).parameters.values() if p.default is not inspect._empty
-    }
-    for key, extra in (("defaults", defaults), ("captured", dict(closure.nonlocals))):
-        if extra:
-            out[key] = described(extra)
-    return out
-
-
 def _name(value: Any) -> str:
-    name = getattr(value, "__qualname__", type(value).__qualname__)
+    name = getattr(value, "__qualname__", None) or getattr(value, "__name__", type(value).__qualname__)
     module = getattr(value, "__module__", None)
-    return name if module in (None, "__main__", "builtins") else f"{module}.{name}"
-
-
-def _source(value: Any) -> str:
-    """Its text without comments and docstrings, or a digest of its byte code where there is no file."""
-    try:
-        return _plain(textwrap.dedent(inspect.getsource(value)).strip())
-    except (OSError, TypeError):
-        code = getattr(value, "__code__", None)
-        known = repr((code.co_code, code.co_consts, code.co_names)) if code else repr(value)
-        return "sha256:" + hashlib.sha256(known.encode()).hexdigest()
-
-
-def _plain(source: str) -> str:
-    """Code in standard spelling; a lambda, of which the text is a part of a statement, stays what it is."""
-    try:
-        tree = ast.parse(source)
-    except SyntaxError:
-        return source
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node, clean=False) is not None:
-            node.body = node.body[1:] or [ast.Pass()]
-    return ast.unparse(tree)
+    return str(name) if module in (None, "__main__", "builtins") else f"{module}.{name}"
 
 
 def digest(description: Any) -> str:

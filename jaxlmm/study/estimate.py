@@ -18,8 +18,10 @@ from ..inference.fixed_effects.in_batches import Tests, TestStatus
 from ..interface import model_of
 from ..likelihood.model import Model
 from ..simulation.bootstrap import standard, standard_names
-from .declare import ESTIMATE, LRT, Estimator, Row, Target
-from .generate import Drawn, stand_in
+from .drawing import Drawn, sentence_of
+from .estimators import ESTIMATE, LRT, Estimator, Target
+from .generate import stand_in
+from .jointly import Hypotheses, values_of
 
 # Codes of the column `status`: "ok", or why there is no result. The order is part of the files.
 STATUSES = (
@@ -27,6 +29,17 @@ STATUSES = (
     *(s.name.lower() for s in Status if not s.is_fitted),
     *(s.name.lower() for s in TestStatus if s not in (TestStatus.OK, TestStatus.NOT_FITTED)),
     "unusable_data",
+    "generate_failed",  # the generating function raised, or returned what is no data set
+    "estimate_failed",  # the estimator raised
+    "no_target",  # the estimator has no such coefficient or parameter: no row in tables
+)
+NO_TARGET = STATUSES.index("no_target")
+ABSENT = (NO_TARGET, STATUSES.index("not_run"))  # codes of rows that are in no table
+RAISED = tuple(map(STATUSES.index, ("unusable_data", "generate_failed", "estimate_failed", "bad_response")))
+HOPELESS = 100  # data sets that fail, the first ones of a cell, before nothing more is tried
+ROBUST = (
+    "robust= needs complete responses to one design, so that data sets with rows, columns or cluster sizes of their "
+    "own have no sandwich here; leave it out, or write it as an analysis of your own, jaxlmm.study.Analysis"
 )
 # The code of every `Status`, and of every `TestStatus` of a data set that was fitted.
 _OF_FIT = np.array([0 if s.is_fitted else STATUSES.index(s.name.lower()) for s in sorted(Status)], np.int8)
@@ -34,9 +47,13 @@ _OF_TEST = np.array([STATUSES.index(s.name.lower()) if s.name.lower() in STATUSE
                     np.int8)  # fmt: skip
 
 
+FLOATS = ("estimate", "se", "df", "p")
+FLAGS = ("converged", "singular")
+
+
 @dataclass(frozen=True, eq=False)
 class Numbers:
-    """Numbers of R rows for b data sets, each (R, b)."""
+    """Numbers of R rows for b data sets, each (R, b), and why there are none, by data set."""
 
     estimate: np.ndarray
     se: np.ndarray
@@ -45,13 +62,25 @@ class Numbers:
     status: np.ndarray
     converged: np.ndarray
     singular: np.ndarray
+    messages: dict[int, str]
 
     @classmethod
     def empty(cls, rows: int, b: int) -> Numbers:
         """Nothing is known yet."""
         estimate, se, df, p = np.full((4, rows, b), np.nan)
         status = np.full((rows, b), STATUSES.index("unusable_data"), np.int8)
-        return cls(estimate, se, df, p, status, np.zeros((rows, b), bool), np.zeros((rows, b), bool))
+        return cls(estimate, se, df, p, status, np.zeros((rows, b), bool), np.zeros((rows, b), bool), {})
+
+    def put(self, places: np.ndarray, found: Numbers) -> None:
+        """Write those of some data sets."""
+        for name in (*FLOATS, "status", *FLAGS):
+            getattr(self, name)[:, places] = getattr(found, name)
+        self.messages.update({int(places[i]): text for i, text in found.messages.items()})
+
+    def fail(self, place: int, status: str, message: str) -> None:
+        """Say why a data set has no numbers."""
+        self.status[:, place] = STATUSES.index(status)
+        self.messages[place] = message
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +89,7 @@ class Built:
 
     frame: ModelFrame
     model: Model
-    tests: Tests | None
+    tests: Hypotheses | None
     nulls: Mapping[str, Model]
 
 
@@ -76,13 +105,19 @@ class Fitter:
                  response: str):  # fmt: skip
         self.estimator, self.targets, self.data, self.response = estimator, targets, data, response
         self.rows = estimator.rows(targets)
-        self.tested = [name for name, target in targets.items() if not target.is_variance]
         rows = len(next(iter(data.values())))
-        self.built = self._build({**data, response: stand_in(rows)})
-        if self.built.frame.response != response:
-            raise DataError(f"estimator {estimator.name!r}: its response is {self.built.frame.response!r}, expected "
-                            f"{response!r} as it is drawn")  # fmt: skip
-        self._check_variances()
+        here = {**data, response: stand_in(rows)}
+        frame, model = model_of(estimator.formula, here, **estimator.options)
+        if frame.response != response:
+            raise DataError(f"estimator {estimator.name!r}: its response is {frame.response!r}, expected {response!r} "
+                            "as it is drawn")  # fmt: skip
+        known = {False: frame.coef_names, True: (*self._variance_names(frame), "loglik")}
+        self.known = known[False], known[True]
+        self.absent = {name for name, t in targets.items() if not set(t.weights) <= set(known[t.is_variance])}
+        tested = [name for name, t in targets.items() if not t.is_variance and name not in self.absent]
+        self.tested = [name for name in tested if not targets[name].is_joint]
+        self.joint = [name for name in tested if targets[name].is_joint]
+        self.built = self._built(frame, model, here)
 
     def __call__(self, drawn: Drawn, b: int) -> Numbers:
         """Numbers of all data sets, in the order of `rows`."""
@@ -90,23 +125,29 @@ class Fitter:
         complete = len(self.built.frame.rows) == len(next(iter(self.data.values())))
         varying = [name for name in drawn.columns if name != self.response]
         column = self._column(varying)
-        if drawn.tables is None and complete and (not varying or column is not None):
-            fits = self._refits(
-                drawn.columns[self.response], column, drawn.columns.get(varying[0]) if varying else None
-            )
+        if drawn.tables is None and complete and not self._has_gaps(drawn) and (not varying or column is not None):
+            Y = drawn.columns[self.response]
+            fits = self._refits(Y, column, drawn.columns.get(varying[0]) if varying else None)
             self._fill(out, np.arange(b), self.built, *fits)
             return out
-        tables = drawn.tables
-        if tables is None:
-            tables = [{**self.data, **{k: v[i] for k, v in drawn.columns.items()}} for i in range(b)]
-        self._apart(out, tables)
+        self._apart(out, [drawn.table(i, self.data) for i in range(b)])
         return out
 
+    def _has_gaps(self, drawn: Drawn) -> bool:
+        """Whether there are missing responses where these must be complete."""
+        return self.estimator.robust is not None and bool(np.isnan(drawn.columns[self.response]).any())
+
+    def rehearse(self, table: Mapping[str, Any]) -> None:
+        """Build the model of one data set; raises what is wrong with it."""
+        self._build(without_lost(table, self.response))
+
     def _build(self, data: Mapping[str, Any]) -> Built:
+        return self._built(*model_of(self.estimator.formula, data, **self.estimator.options), data)
+
+    def _built(self, frame: ModelFrame, model: Model, data: Mapping[str, Any]) -> Built:
         e = self.estimator
-        frame, model = model_of(e.formula, data, **e.options)
         nulls = {}
-        for name in self.tested:
+        for name in (*self.tested, *self.joint):
             if formula := e.null_formula(name):
                 small = model_of(formula, data, **e.options)[1]
                 nulls[name] = small
@@ -114,34 +155,37 @@ class Fitter:
                     raise DataError(f"estimator {e.name!r}: lrt: {formula!r} does not leave out fixed effects only")
         return Built(frame, model, self._hypotheses(frame.coef_names), nulls)
 
-    def _hypotheses(self, coef_names: Sequence[str]) -> Tests | None:
-        e = self.estimator
-        if not self.tested:
+    def _hypotheses(self, coef_names: Sequence[str]) -> Hypotheses | None:
+        rows = {name: self._rows(name, coef_names) for name in (*self.tested, *self.joint)}
+        if not rows:
             return None
-        L = np.zeros((len(self.tested), len(coef_names)))
-        for i, name in enumerate(self.tested):
-            for coefficient, weight in self.targets[name].weights.items():
-                if coefficient not in coef_names:
-                    raise DataError(f"targets[{name!r}]: {coefficient!r} is not a coefficient of estimator {e.name!r}; "
-                                    f"there are {', '.join(coef_names)}")  # fmt: skip
-                L[i, coef_names.index(coefficient)] = weight
-        null = [self.targets[name].null for name in self.tested]
-        return Tests(L, null, e.methods, e.information, e.boundary_df, e.robust)
+        e = self.estimator
 
-    def _check_variances(self) -> None:
-        names = self._variance_names(self.built)
-        for name, target in self.targets.items():
-            if target.is_variance and target.of not in names:
-                raise DataError(f"targets[{name!r}]: {target.of!r} is not a parameter of estimator "
-                                f"{self.estimator.name!r}; there are {', '.join(names)}")  # fmt: skip
+        def tests(L: np.ndarray, null: list[float]) -> Tests:
+            return Tests(L, null, e.methods, e.information, e.boundary_df, e.robust)
 
-    def _variance_names(self, built: Built) -> tuple[str, ...]:
+        nulls = {name: [self.targets[name].null] * len(L) for name, L in rows.items()}
+        single = [name for name in self.tested]
+        together = tests(np.concatenate([rows[n] for n in single]), [nulls[n][0] for n in single]) if single else None
+        return Hypotheses(together, {name: tests(rows[name], nulls[name]) for name in self.joint})
+
+    def _rows(self, name: str, coef_names: Sequence[str]) -> np.ndarray:
+        """The rows of a target: one with its weights, or one for each of its coefficients."""
+        weights = self.targets[name].weights
+        for coefficient in weights:
+            if coefficient not in coef_names:
+                raise DataError(f"targets[{name!r}]: {coefficient!r} is not a coefficient of estimator "
+                                f"{self.estimator.name!r}; there are {', '.join(coef_names)}")  # fmt: skip
+        rows = np.array([[w * (c == own) for own in coef_names] for c, w in weights.items()])
+        return rows if self.targets[name].is_joint else rows.sum(0, keepdims=True)
+
+    def _variance_names(self, frame: ModelFrame) -> tuple[str, ...]:
         """Names of the columns of `jaxlmm.simulation.bootstrap.standard`."""
-        labels = [(getattr(p, "group_label", getattr(p, "group", "")), p.columns) for p in built.frame.parts]
+        labels = [(getattr(p, "group_label", getattr(p, "group", "")), p.columns) for p in frame.parts]
         sizes = [len(c) for _, c in labels]
         if any(not size for size in sizes):  # over coordinates, which have no matrix
             return ("sigma",)
-        return standard_names(built.frame.coef_names, labels, True)
+        return standard_names(frame.coef_names, labels, True)
 
     def _column(self, varying: list[str]) -> int | None:
         """The coefficient whose column of X is the only thing that varies, if so."""
@@ -170,52 +214,57 @@ class Fitter:
         groups: dict[Any, list[tuple[int, Built]]] = {}
         for i, table in enumerate(tables):
             try:
-                built = self._build(_without_lost(table, self.response))
-            except JaxlmmError:
-                continue  # its status says so
+                built = self._build(without_lost(table, self.response))
+            except JaxlmmError as error:
+                out.fail(i, "unusable_data", sentence_of(error))
+                continue
             shape = (built.frame.coef_names, built.model.evaluator, len(built.model.random))
             groups.setdefault(shape, []).append((i, built))
         for members in groups.values():
             index, first = np.array([i for i, _ in members]), members[0][1]
             models = [built.model for _, built in members]
-            fits = fit_batch(models, method=self.estimator.method, tests=first.tests, progress=False)
+            tests = None if first.tests is None else first.tests.without_robust()
+            fits = fit_batch(models, method=self.estimator.method, tests=tests, progress=False)
             nulls = {
                 name: fit_batch([built.nulls[name] for _, built in members], method="ML", progress=False)
                 for name in first.nulls
             }
             self._fill(out, index, first, fits, nulls)
 
+    def _parameter(self, fits: BatchFit, built: Built, target: str) -> np.ndarray:
+        of = self.targets[target].of
+        if of in ("sigma", "loglik"):
+            return fits.sigma if of == "sigma" else fits.loglik
+        return standard(fits)[:, self._variance_names(built.frame).index(of)]
+
     def _fill(
         self, out: Numbers, index: np.ndarray, built: Built, fits: BatchFit, nulls: Mapping[str, BatchFit]
     ) -> None:  # fmt: skip
         """Write the fits of some data sets into the rows."""
         code = _OF_FIT[fits.status]
-        converged = fits.converged
+        converged, none = fits.converged, np.full((3, len(index)), np.nan)
         for r, row in enumerate(self.rows):
-            status, values = code, _values(fits, row, self.tested, converged)
+            if row.target in self.absent:
+                out.status[r, index] = NO_TARGET
+                continue
+            status = code
             if row.test == LRT:
                 values, status = _likelihood_ratio(built, fits, nulls[row.target], row.target, self.targets, code)
             elif row.test == ESTIMATE:
-                of = self.targets[row.target].of
-                place = self._variance_names(built).index(of) if of != "sigma" else None
-                column = fits.sigma if place is None else standard(fits)[:, place]
-                values = (np.where(converged, column, np.nan), *np.full((3, len(index)), np.nan))
+                values = (np.where(converged, self._parameter(fits, built, row.target), np.nan), *none)
             else:
-                status = np.where(code == 0, _OF_TEST[fits.tests[row.test].status], code)
+                place = self.tested.index(row.target) if row.target in self.tested else None
+                found = values_of(fits.tests, row.test, row.target, place)
+                if found is None:
+                    out.status[r, index] = STATUSES.index("estimate_failed")
+                    out.messages.update(dict.fromkeys(index.tolist(), ROBUST))
+                    continue
+                status = np.where(code == 0, _OF_TEST[found[0]], code)
+                values = (np.where(converged, found[1][0], np.nan), *found[1][1:])  # else it is no estimate
             for name, value in zip(("estimate", "se", "df", "p"), values, strict=True):
                 getattr(out, name)[r, index] = value
             out.status[r, index] = status
             out.converged[r, index], out.singular[r, index] = converged, fits.singular
-
-
-def _values(fits: BatchFit, row: Row, tested: Sequence[str], converged: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Estimate, standard error, degrees of freedom and p-value of a hypothesis by a test."""
-    found = fits.tests.get(row.test)
-    if found is None:
-        return ()
-    j = tested.index(row.target)
-    lost = np.where(converged, 0.0, np.nan)  # what has not converged is no estimate
-    return found.estimate[:, j] + lost, found.se[:, j], found.df[:, j], found.p[:, j]
 
 
 def _likelihood_ratio(
@@ -232,11 +281,13 @@ def _likelihood_ratio(
     p = np.where(both, chdtrc(added, np.maximum(2.0 * (fits.loglik - null.loglik), 0.0)), np.nan)
     other = _OF_FIT[null.status]
     none = np.full(len(p), np.nan)
-    estimate = np.where(fits.converged, estimate, np.nan)
+    estimate = np.where(fits.converged, none if targets[name].is_joint else estimate, np.nan)
     return (estimate, none, none, p), np.where(code == 0, other, code)
 
 
-def _without_lost(table: Mapping[str, np.ndarray], response: str) -> dict[str, np.ndarray]:
-    """Rows whose response is there."""
+def without_lost(table: Mapping[str, Any], response: str) -> dict[str, Any]:
+    """Rows whose response is there; columns of a data frame are cut by `build_frame`."""
     here = ~np.isnan(table[response])
-    return dict(table) if here.all() else {name: values[here] for name, values in table.items()}
+    if here.all() or not all(isinstance(values, np.ndarray) for values in table.values()):
+        return dict(table)
+    return {name: values[here] for name, values in table.items()}

@@ -22,6 +22,7 @@ from .declare import Study, Task
 from .store import StudyError
 from .worker import receive, send
 
+GUARD = "in a script, put run(...) below `if __name__ == '__main__':`, as these processes run the script again first"
 ATTEMPTS = 3  # times that a chunk is given to a worker which then dies
 AHEAD = 4  # parts a worker that may wait to be written
 
@@ -60,6 +61,16 @@ def payload_of(study: Study) -> bytes:
     return cloudpickle.dumps(study)
 
 
+def _compiled() -> dict[str, str]:
+    """Where this process keeps compiled code, if it does, for those that it starts."""
+    import jax
+
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs",
+             "jax_persistent_cache_min_entry_size_bytes")  # fmt: skip
+    settings = jax.config.values
+    return {name.upper(): str(settings[name]) for name in names} if settings.get(names[0]) else {}
+
+
 class Died(Exception):
     """A worker has ended without an answer."""
 
@@ -75,7 +86,7 @@ class Child:
     def __init__(self, payload: bytes, gpu: str | None = None):
         package = str(Path(__file__).parents[2])
         paths = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH", "")]))
-        environ = {**os.environ, **one_thread(), "PYTHONPATH": paths}
+        environ = {**os.environ, **_compiled(), **one_thread(), "PYTHONPATH": paths}
         if gpu is not None:
             environ["CUDA_VISIBLE_DEVICES"] = gpu
         command = [sys.executable, "-P", "-c", f"from {__package__}.worker import main; main()"]

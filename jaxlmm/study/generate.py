@@ -1,11 +1,9 @@
-"""Drawing the data sets of a chunk, each from a key of its own."""
+"""The models that data are drawn from."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -18,130 +16,26 @@ from ..design.frame import ModelFrame
 from ..design.placing import in_order
 from ..errors import DataError
 from ..estimates.effects import linear_predictor
-from ..frames.alignment import mask_of, refuse_masked
-from ..frames.columns import open_table, read_column
+from ..frames.columns import read_column
 from ..interface import model_of
 from ..likelihood.engines import Blocks
 from ..likelihood.model import Model, block_at
 from ..runtime.precision import float64
-from ..runtime.programs import compiled
 from ..simulation.simulate import draw_rows
 from ..tolerances import not_semidefinite
-from .declare import Study, accepted, resolved
+from .cells import accepted, named_in, resolved
+from .drawing import Drawn, arrays
 
 LOST = 1_000_000  # what the key of lost rows is folded with, beyond any term's
 
 
-class Drawn(NamedTuple):
-    """The data sets of a chunk: columns (b, n) in place of the design's, or whole tables where sizes differ."""
+class Truth(NamedTuple):
+    """A model on a design: its mean (n,), the covariance blocks of its terms, the names of its coefficients."""
 
-    columns: Mapping[str, np.ndarray]
-    tables: list[dict[str, np.ndarray]] | None = None
-
-
-Drawer = Callable[[np.ndarray], Drawn]
-
-
-def keys_of(seed: int, cell: int, replicates: np.ndarray) -> Array:
-    """``fold_in(fold_in(key(seed), cell), replicate)`` for each replicate; 64-bit floats must be on."""
-    return _folded(jax.random.key(seed), cell, replicates.astype(np.uint32))
-
-
-@compiled()
-def _folded(key: Array, cell: Any, replicates: Array) -> Array:
-    return jax.vmap(partial(jax.random.fold_in, jax.random.fold_in(key, cell)))(replicates)
-
-
-def drawer(study: Study, cell: int) -> Drawer:
-    """A function of replicates (b,) that draws them, b being at most the study's chunk."""
-    data = columns_of(study.data(cell))
-    factors = study.cells[cell]
-    if hasattr(study.generate, "drawer"):
-        draw = study.generate.drawer(data, factors, study.response)
-    elif next(iter(inspect.signature(study.generate).parameters), "") == "rng":
-        draw = _by_numpy(study.generate, data, factors, study.response)
-    else:
-        draw = _by_jax(study.generate, data, factors, study.response)
-
-    def drawn(replicates: np.ndarray) -> Drawn:
-        padded = np.resize(replicates, min(study.chunk, study.replicates))  # one shape to compile
-        found = draw(keys_of(study.seed, cell, padded), len(replicates))
-        return found._replace(columns={name: values[: len(replicates)] for name, values in found.columns.items()})
-
-    return drawn
-
-
-def columns_of(data: Any) -> dict[str, Any]:
-    """A design as columns of its library, which know the order of their levels and identifiers to the last digit."""
-    table = open_table(data, "design")
-    for name in table.names:
-        refuse_masked(f"design: column {name!r}", table.data[name])
-    return {name: table.data[name] for name in table.names}
-
-
-def _arrays(data: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Columns as a user's functions have them."""
-    return {name: np.asarray(values) for name, values in data.items()}
-
-
-def _plain(values: Any) -> np.ndarray:
-    """What a user's function returned as an array, masked entries of which are missing."""
-    mask = mask_of(values)
-    return np.asarray(values) if mask is None else np.where(mask, np.nan, np.ma.getdata(values))
-
-
-def _by_jax(
-    function: Callable[..., Any], data: dict[str, Any], factors: Mapping[str, Any], response: str
-) -> Callable[[Array, int], Drawn]:  # fmt: skip
-    """The user's function, vectorised and compiled; text among the columns stays what it is."""
-    chosen, data = accepted(function, factors), _arrays(data)
-
-    @jax.jit
-    @jax.vmap
-    def every(key: Array) -> dict[str, Array]:
-        found = function(key, data, **chosen)
-        return dict(found) if isinstance(found, Mapping) else {response: found}
-
-    def draw(keys: Array, count: int) -> Drawn:
-        columns = {name: np.asarray(values) for name, values in every(keys).items()}
-        rows = len(next(iter(data.values())))
-        for name, values in columns.items():
-            if values.ndim != 2 or values.shape[1] != rows:
-                raise DataError(
-                    f"generate: {name!r} has shape {values.shape[1:]} in a data set, expected ({rows},) as in the "
-                    "design; data sets whose sizes differ need a NumPy function f(rng, data), or NaN in the response"
-                )
-        _check_response(columns, response)
-        return Drawn({n: v.astype(np.float64) if v.dtype.kind == "f" else v for n, v in columns.items()})
-
-    return draw
-
-
-def _by_numpy(
-    function: Callable[..., Any], data: dict[str, Any], factors: Mapping[str, Any], response: str
-) -> Callable[[Array, int], Drawn]:  # fmt: skip
-    """The user's function, one data set after the other."""
-    chosen, arrays = accepted(function, factors), _arrays(data)
-
-    def draw(keys: Array, count: int) -> Drawn:
-        tables = []
-        for words in np.asarray(jax.random.key_data(keys))[:count]:
-            found = function(np.random.default_rng([int(w) for w in words]), arrays, **chosen)
-            found = dict(found) if isinstance(found, Mapping) else {response: found}
-            tables.append({name: _plain(values) for name, values in found.items()})
-        _check_response(tables[0], response)
-        rows = len(next(iter(data.values())))
-        if all(v.shape == (rows,) and t.keys() == tables[0].keys() for t in tables for v in t.values()):
-            return Drawn({name: np.stack([t[name] for t in tables]) for name in tables[0]})
-        full = [t if len(t[response]) != rows else {**data, **t} for t in tables]
-        return Drawn({}, full)
-
-    return draw
-
-
-def _check_response(columns: Mapping[str, Any], response: str) -> None:
-    if response not in columns:
-        raise DataError(f"generate: returned {sorted(columns)}, expected the response {response!r} among them")
+    model: Model
+    mean: np.ndarray
+    blocks: Blocks
+    names: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,7 +70,7 @@ class MixedModel:
         self, data: dict[str, Any], factors: Mapping[str, Any], response: str
     ) -> Callable[[Array, int], Drawn]:  # fmt: skip
         """A function of keys (b,) that draws responses."""
-        model, mean, blocks = self.truth(data, factors, response)
+        model, mean, blocks, _ = self.truth(data, factors, response)
 
         def draw(keys: Array, count: int) -> Drawn:
             y = draw_rows(model, mean, blocks, keys)
@@ -185,10 +79,18 @@ class MixedModel:
         lost = None if self.lost is None else _lost(self.lost, data, accepted(self.lost, factors))
         return draw
 
+    def mentions(self, factors: Sequence[str]) -> set[str]:
+        """Which of the factors it depends on."""
+        lost: Any = None
+        if self.lost is not None:
+            known = dict.fromkeys(factors)
+            lost = self.lost.hazard if isinstance(self.lost, Dropout) else list(accepted(self.lost, known))
+        return named_in([self.beta, self.covariance, lost])
+
     def truth(
         self, data: dict[str, Any], factors: Mapping[str, Any], response: str
-    ) -> tuple[Model, np.ndarray, Blocks]:  # fmt: skip
-        """The model on a design, its mean (n,) and its covariance blocks."""
+    ) -> Truth:  # fmt: skip
+        """The model on a design, at its parameters."""
         rows = len(next(iter(data.values())))
         here = {**data, response: stand_in(rows)}
         residual = self.residual
@@ -217,7 +119,7 @@ class MixedModel:
             listed = ", ".join(repr(names[0]) for names in keys)
             raise DataError(f"covariance: found {unknown[0]!r}, expected terms of the model: {listed}")
         mean = linear_predictor(model.X, np.array(coef), model.offset)
-        return model, mean, Blocks(tuple(blocks[:-1]), blocks[-1])
+        return Truth(model, mean, Blocks(tuple(blocks[:-1]), blocks[-1]), frame.coef_names)
 
 
 @dataclass(frozen=True)
@@ -251,7 +153,7 @@ def stand_in(rows: int) -> np.ndarray:
 def _lost(
     function: Callable[..., Any], data: dict[str, Any], chosen: Mapping[str, Any]
 ) -> Callable[[Array, np.ndarray], Array]:  # fmt: skip
-    data = data if isinstance(function, Dropout) else _arrays(data)
+    data = data if isinstance(function, Dropout) else arrays(data)
 
     def one(key: Array, y: Array) -> Array:
         return function(jax.random.fold_in(key, LOST), y, data, **chosen)

@@ -7,9 +7,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from .describe import digest
+from .describe import differences, digest
 
 SIGNED = ("format", "hash", "study", "rows", "truths")  # all but the environments, which are added to
+FORMAT = 2
 MOST_TASKS = 1_000_000  # chunks of a study, each a file
 
 
@@ -32,19 +33,34 @@ def check(found: Any) -> None:
     for name, kind in (("study", dict), ("rows", list), ("truths", list), ("environments", list), ("hash", str)):
         _expect(found.get(name), kind, name)
     study = found["study"]
-    kinds: dict[str, type] = {"name": str, "cells": list, "targets": dict, "replicates": int, "chunk": int, "seed": int}
+    kinds: dict[str, type] = {
+        "name": str,
+        "cells": list,
+        "targets": dict,
+        "estimators": list,
+        "chunk": int,
+        "seed": int,
+    }
     for name, kind in kinds.items():
         _expect(study.get(name), kind, f"study.{name}")
-    for name in ("replicates", "chunk"):
-        if study[name] < 1:
-            raise ValueError(f"study.{name}: found {study[name]}, expected at least 1")
+    for one in study["estimators"]:
+        _expect(one, dict, "study.estimators")
+        _expect(one.get("name"), str, "study.estimators.name")
     for name, target in study["targets"].items():
         _expect(target, dict, f"study.targets.{name}")
         _expect(target.get("null"), float, f"study.targets.{name}.null")
     cells, rows = study["cells"], found["rows"]
     if not cells or not all(isinstance(cell, dict) and cell.keys() == cells[0].keys() for cell in cells):
         raise ValueError("study.cells: expected the same factors in every cell")
-    count_tasks(len(cells), study["replicates"], study["chunk"])
+    given = study.get("replicates")
+    counts = given if isinstance(given, list) else [given] * len(cells)
+    if len(counts) != len(cells):
+        raise ValueError(f"study.replicates: found those of {len(counts)} cells, expected {len(cells)}")
+    for name, count in (("chunk", study["chunk"]), *(("replicates", count) for count in counts)):
+        _expect(count, int, f"study.{name}")
+        if count < 1:
+            raise ValueError(f"study.{name}: found {count}, expected at least 1")
+    count_tasks(len(cells), max(counts), study["chunk"])
     if not rows or not all(_is_row(row) and row[2] in study["targets"] for row in rows):
         raise ValueError("rows: expected the estimator, the test and the target of each")
     if len(found["truths"]) != len(cells):
@@ -58,6 +74,37 @@ def check(found: Any) -> None:
         _expect(entry, dict, "environments")
     if digest(study) != found["hash"] or found.get("sha256", signature(found)) != signature(found):
         raise ValueError("it is not as it was written: its digest differs")
+
+
+def replicates_of(manifest: Mapping[str, Any]) -> list[int]:
+    """Data sets of each cell."""
+    study = manifest["study"]
+    given = study["replicates"]
+    return list(given) if isinstance(given, list) else [given] * len(study["cells"])
+
+
+def made(study: Mapping[str, Any], rows: Any, truths: Any) -> dict[str, Any]:
+    """A manifest without environments."""
+    content = {"format": FORMAT, "hash": digest(study), "study": study, "rows": [list(row) for row in rows],
+               "truths": truths, "environments": []}  # fmt: skip
+    return {**content, "sha256": signature(content)}
+
+
+def conflicts(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Where a description of a study says something else of what there is in another one, a line each.
+
+    Further cells, replicates, estimators and targets are no conflict, nor are another name and other chunks.
+    """
+    same = ("seed", "response", "design", "generate")
+    lines = differences({name: old.get(name) for name in same}, {name: new.get(name) for name in same})
+    if set(old["cells"][0]) != set(new["cells"][0]):
+        lines.append(f"grid: the factors {', '.join(old['cells'][0])} -> {', '.join(new['cells'][0])}")
+    named = {e["name"]: e for e in new["estimators"]}
+    for i, estimator in enumerate(old["estimators"]):
+        lines += differences(estimator, named.get(estimator["name"], "nothing"), f"estimators[{i}]")
+    for name, target in old["targets"].items():
+        lines += differences(target, new["targets"].get(name, "nothing"), f"targets[{name!r}]")
+    return lines
 
 
 def count_tasks(cells: int, replicates: int, chunk: int) -> int:

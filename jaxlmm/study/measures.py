@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..distributions import t_quantile
+from .estimate import ABSENT
 
 QUANTITIES = ("estimate", "square", "variance", "covered", "rejected", "converged", "singular", "usable")
 MEASURES = (
-    "bias", "empirical_se", "mse", "model_se", "relative_error_se", "coverage", "type1_error", "power", "converged",
-    "singular", "usable",
+    "bias", "empirical_se", "mse", "model_se", "relative_error_se", "coverage", "type1_error", "power", "rejection",
+    "converged", "singular", "usable",
 )  # fmt: skip
 
 
@@ -60,7 +61,7 @@ def quantities(
 
     `covered`: the interval estimate +- t(df) se holds the truth; `rejected`: p <= alpha. Both are NaN without a result.
     """
-    usable = part["status"] == 0
+    usable, there = part["status"] == 0, ~np.isin(part["status"], ABSENT)
     estimate = np.where(part["converged"], part["estimate"], np.nan)
     gap = estimate - truth[:, None]
     half = t_quantile(0.5 * (1.0 + level), part["df"]) * part["se"]
@@ -72,9 +73,9 @@ def quantities(
         "variance": np.where(usable, part["se"] ** 2, np.nan),
         "covered": np.where(has_limits, np.abs(gap) <= half, np.nan),
         "rejected": np.where(has_p, part["p"] <= alpha, np.nan),
-        "converged": part["converged"],
+        "converged": np.where(there, part["converged"], np.nan),
         "singular": np.where(part["converged"], part["singular"], np.nan),
-        "usable": usable,
+        "usable": np.where(there, usable, np.nan),
     }
     return np.stack([np.asarray(columns[name], float) for name in QUANTITIES], 1)
 
@@ -112,7 +113,8 @@ def performance(moments: Moments, truth: np.ndarray, null: np.ndarray) -> dict[s
                                   100.0 * ratio * np.sqrt(spread / model**4 + 1.0 / (2.0 * (n - 1.0))), variance.n),
             "coverage": rate("covered"),
             "type1_error": rate("rejected", is_null),
-            "power": rate("rejected", ~is_null),
+            "power": rate("rejected", known & ~is_null),
+            "rejection": rate("rejected", ~known),
             "converged": rate("converged"),
             "singular": rate("singular"),
             "usable": rate("usable"),

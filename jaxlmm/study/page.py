@@ -14,13 +14,15 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
-from ..frames.tables import Table
 from ..saving.archive import write_atomically
 from . import plots
-from .results import Performance, Results, performance_table, read
-from .store import status
+from .progress import status
+from .results import Performance, Results, read
+from .store import StudyError
+from .tables import frame_table, performance_table
 
 PAGE = "report.html"
+STATUS = '"ok": with a result.'
 DOTS = 110  # a inch
 ZIPS = 4  # most cells with a zip plot
 STYLE = """body{font:15px/1.45 system-ui,sans-serif;margin:2em auto;max-width:75em;padding:0 1em;color:#222}
@@ -29,8 +31,13 @@ th,td{padding:.15em .7em;border-bottom:1px solid #ddd;white-space:nowrap}caption
 pre{background:#f6f6f6;padding:1em;overflow:auto;font-size:12px}img{max-width:100%}.wide{overflow-x:auto}"""
 
 
-def report(path: Any, level: float = 0.95, alpha: float = 0.05) -> Path:
-    """Write ``report.html`` into a study's directory, of what is there so far; see `jaxlmm.study.read`.
+def report(path: Any, level: float = 0.95, alpha: float = 0.05, out: Any = None) -> Path:
+    """Write a page about a study, of what is there so far, running or not; see `jaxlmm.study.read`.
+
+    Parameters
+    ----------
+    path : directory of the study;  level, alpha : of intervals and tests
+    out : file of the page, default ``report.html`` in the directory
 
     Returns
     -------
@@ -39,8 +46,12 @@ def report(path: Any, level: float = 0.95, alpha: float = 0.05) -> Path:
     results = read(path)
     if not results.tasks:
         raise DataError(f"{path}: no part is done yet, there is nothing to report")
-    page = results.store.path / PAGE
-    write_atomically(page, "".join(_page(results, results.summary(level, alpha))).encode())
+    page = results.store.path / PAGE if out is None else Path(out)
+    content = "".join(_page(results, results.summary(level, alpha))).encode()
+    try:
+        write_atomically(page, content)
+    except OSError as error:
+        raise StudyError(f"{page}: cannot be written: {error.strerror}; give another place, out= (--out)") from error
     return page
 
 
@@ -54,7 +65,9 @@ def _page(results: Results, summary: Performance) -> Iterator[str]:
         yield f"<h2>{html.escape(target)}</h2><div class='wide'>{performance_table(summary, target).html()}</div>"
         for caption, draw in _pictures(results, summary, target):
             yield _picture(caption, draw)
-    yield f"<h2>How data sets ended</h2>{_statuses(results).html()}"
+    yield f"<h2>How data sets ended</h2>{frame_table(results.statuses(), STATUS).html()}"
+    if (messages := frame_table(results.messages())).rows:
+        yield f"<h2>What was raised</h2>{messages.html()}"
     yield "<h2>What was run</h2>"
     yield f"<pre>{html.escape(json.dumps(study, indent=1, ensure_ascii=False))}</pre>"
     yield f"<pre>{html.escape(json.dumps(results.manifest['environments'], indent=1))}</pre></body></html>\n"
@@ -68,7 +81,7 @@ def _pictures(results: Results, summary: Performance, target: str) -> Iterator[t
         return not np.isnan(summary.value[measure][:, rows]).all()
 
     numeric = [f for f in plots._varying(results) if all(isinstance(c[f], int | float) for c in results.cells)]
-    for measure in ("power", "type1_error"):
+    for measure in ("power", "rejection", "type1_error"):
         if has(measure) and numeric:
             title = f"{plots.TITLES.get(measure, measure)} over {numeric[0]}, 95 % Monte Carlo bars"
             yield title, partial(plots.plot_curve, summary, numeric[0], measure, target)
@@ -93,11 +106,3 @@ def _picture(caption: str, draw: Callable[[], Any]) -> str:
     data = base64.b64encode(buffer.getvalue()).decode()
     text = html.escape(caption)
     return f"<figure><img alt='{text}' src='data:image/png;base64,{data}'><figcaption>{text}</figcaption></figure>"
-
-
-def _statuses(results: Results) -> Table:
-    frame = results.statuses()
-    names = [*results.factors, "estimator", "test", "target", "status", "count"]
-    columns = [list(frame[name]) for name in names]
-    lines = tuple(tuple(str(v) for v in line) for line in zip(*columns, strict=True))
-    return Table("", tuple(names), lines, labels=len(names) - 1, note='"ok": with a result.')

@@ -10,15 +10,15 @@ import numpy as np
 from ..distributions import t_quantile
 from ..errors import DataError
 from ..plotting import MARKERS, new_figure
-from .declare import ESTIMATE, Row
+from .estimators import ESTIMATE, Row
 from .results import Performance, Results
 from .sizing import SampleSize
 
 BAND = 1.959963984540054  # Monte Carlo bands and bars are of 95 %
 SHOWN = 100_000  # intervals of a zip plot that are read
 TITLES = {
-    "type1_error": "type-I error", "model_se": "model SE", "empirical_se": "empirical SE", "mse": "MSE",
-    "relative_error_se": "relative error of the SE, %",
+    "type1_error": "type-I error", "rejection": "rejections", "model_se": "model SE", "empirical_se": "empirical SE",
+    "mse": "MSE", "relative_error_se": "relative error of the SE, %",
 }  # fmt: skip
 
 
@@ -85,7 +85,7 @@ def plot_curve(summary: Performance, factor: str, measure: str = "power", target
         ax.set_xlabel(factor)
         if measure == "type1_error":
             _band(ax, summary.alpha, summary.n[measure][cells][:, rows])
-    if measure in ("power", "type1_error"):
+    if measure in ("power", "type1_error", "rejection"):
         axes[0].set_ylim(bottom=0.0)  # the panels share it
     for ax in axes[len(panels) :]:
         ax.set_axis_off()

@@ -15,11 +15,15 @@ from ..errors import DataError
 from ..frames.columns import make_frame
 from ..frames.tables import Shown, Table
 from ..saving.archive import sentence
-from .chunk import FLAGS, FLOATS, numbers_of
-from .declare import Row, Task
-from .estimate import STATUSES
+from .cells import label
+from .declare import Task, tasks_of
+from .estimate import ABSENT, FLAGS, FLOATS, STATUSES
+from .estimators import Row
+from .manifest import replicates_of
 from .measures import MEASURES, QUANTITIES, Moments, paired, performance, quantities
+from .parts import messages_of, numbers_of
 from .store import Store, StudyError
+from .tables import performance_table
 
 PAIRED = ("estimate", "rejected", "covered", "variance")
 
@@ -45,8 +49,8 @@ class Performance(Shown):
         """A tidy frame: the factors, estimator, test, target, measure, value, mcse, count.
 
         Measures: bias, empirical_se, mse, model_se, relative_error_se (percent), coverage, type1_error (where the null
-        is true), power (where it is not), converged, singular, usable (data sets with a result, of all); those without
-        a value are left out.
+        is true), power (where it is not), rejection (where the truth is not known), converged, singular, usable (data
+        sets with a result, of all); those without a value are left out.
         """
         for measure in measures:
             if measure not in MEASURES:
@@ -86,13 +90,14 @@ class Results:
         self.store = Store(path)
         self.manifest = self.store.manifest()
         study = self.manifest["study"]
-        self.cells: list[dict[str, Any]] = study["cells"]
+        self.cells: list[dict[str, Any]] = [{f: label(v) for f, v in cell.items()} for cell in study["cells"]]
         self.factors = tuple(self.cells[0])
         self.rows = [Row(*row) for row in self.manifest["rows"]]
-        every = self.store.tasks(self.manifest)
-        self.tasks = self.store.done(every)
-        self.complete = len(self.tasks) == len(every)
-        self.kind = _library()
+        counts = replicates_of(self.manifest)
+        self.tasks = self.store.there(counts)
+        left = tasks_of(counts, study["chunk"], self.tasks)
+        self.complete = not left and not self.store.short(self.manifest, self.tasks)
+        self.kind = library()
         self._targets = study["targets"]
 
     def __repr__(self) -> str:
@@ -131,15 +136,16 @@ class Results:
     def _numbers(self, task: Task) -> dict[str, np.ndarray]:
         path = self.store.part(task)
         try:
-            return numbers_of(path, len(self.rows), task.hi - task.lo)
+            return numbers_of(path, self.rows, task.hi - task.lo)
         except Exception as error:  # whatever damaged bytes lead pyarrow to
             raise StudyError(f"{path}: is damaged ({sentence(error)}); remove it and run the study again") from error
 
     def digest(self) -> str:
-        """Digest of all parts in order: equal for equal tables."""
+        """Digest of all numbers in order: equal for equal tables, whatever the chunks."""
         total = hashlib.sha256()
-        for task in self.tasks:
-            total.update(self.store.part(task).read_bytes())
+        for _, part in self.parts():
+            every = [part[name] for name in (*FLOATS, "status", *FLAGS)]
+            total.update(np.stack(every).astype(np.float64).transpose(2, 0, 1).tobytes())  # data set by data set
         return total.hexdigest()
 
     def frame(self, cell: int | None = None) -> Any:
@@ -156,8 +162,9 @@ class Results:
             columns |= {name: part[name].ravel() for name in FLOATS}
             columns["status"] = np.array(STATUSES)[part["status"].ravel()]
             columns |= {name: part[name].ravel() for name in FLAGS}
+            there = ~np.isin(part["status"].ravel(), ABSENT)
             for name, values in columns.items():
-                blocks.setdefault(name, []).append(values)
+                blocks.setdefault(name, []).append(values if there.all() else values[there])
         return make_frame(self.kind, {name: np.concatenate(values) for name, values in blocks.items()})
 
     def summary(self, level: float = 0.95, alpha: float = 0.05) -> Performance:
@@ -182,11 +189,26 @@ class Results:
         """How many data sets ended how: the factors, estimator, test, target, status, count."""
         counts = np.zeros((len(self.cells), len(self.rows), len(STATUSES)), int)
         for task, part in self.parts():
-            for s in range(len(STATUSES)):
+            for s in set(range(len(STATUSES))) - set(ABSENT):
                 counts[task.cell, :, s] += np.sum(part["status"] == s, 1)
         places = list(zip(*np.nonzero(counts), strict=True))
         columns = {"status": [STATUSES[s] for *_, s in places], "count": counts[counts > 0]}
         return self._tidy([c for c, *_ in places], [k for _, k, _ in places], columns)
+
+    def messages(self) -> Any:
+        """Why data sets have no result, where something was raised: the factors, estimator, status, message, count.
+
+        `count` is of data sets, `replicate` the first of them, which `Study.replicate` makes again.
+        """
+        found: dict[tuple[int, str, str, str], set[int]] = {}
+        for task in self.tasks:
+            for estimator, status, message, replicate in messages_of(self.store.part(task)):
+                found.setdefault((task.cell, estimator, status, message), set()).add(replicate)
+        columns: dict[str, Any] = {
+            name: [key[i] for key in found] for i, name in ((1, "estimator"), (2, "status"), (3, "message"))
+        }
+        columns |= {"count": [len(r) for r in found.values()], "replicate": [min(r) for r in found.values()]}
+        return self._tidy([key[0] for key in found], None, columns)
 
     def compare(
         self, first: tuple[str, str], second: tuple[str, str], target: str | None = None, level: float = 0.95,
@@ -242,38 +264,11 @@ def read(path: Any) -> Results:
     return Results(path)
 
 
-def _library() -> str:
+def library() -> str:
+    """Library of the frames that are made here."""
     from importlib.util import find_spec
 
     return "pandas" if find_spec("pandas") and find_spec("narwhals") else "dict"
 
 
 __all__ = ["Results", "StudyError", "Performance", "read"]
-SHOWN = {
-    "bias": ("bias", 1.0, 4), "empirical_se": ("empirical SE", 1.0, 4), "model_se": ("model SE", 1.0, 4),
-    "relative_error_se": ("SE error %", 1.0, 2), "coverage": ("coverage %", 100.0, 2),
-    "type1_error": ("type-I error %", 100.0, 2), "power": ("power %", 100.0, 2), "mse": ("MSE", 1.0, 4),
-    "converged": ("converged %", 100.0, 2), "singular": ("singular %", 100.0, 2), "usable": ("with result %", 100.0, 2),
-}  # fmt: skip
-
-
-def performance_table(summary: Any, target: str) -> Table:
-    """Measures of a target, Monte Carlo standard errors in brackets: a row a cell, estimator and test."""
-    results = summary.results
-    rows = [k for k, row in enumerate(results.rows) if row.target == target]
-    shown = [m for m in SHOWN if not np.isnan(summary.value[m][:, rows]).all()]
-    header = (*results.factors, "estimator", "test", *(SHOWN[m][0] for m in shown), "data sets")
-    lines = []
-    for c, cell in enumerate(results.cells):
-        for k in rows:
-            numbers = [_number(summary.value[m][c, k], summary.mcse[m][c, k], *SHOWN[m][1:]) for m in shown]
-            count = f"{int(summary.n['usable'][c, k]):,}"
-            words = [str(cell[f]) for f in results.factors]
-            lines.append((*words, results.rows[k].estimator, results.rows[k].test, *numbers, count))
-    level = f"intervals of {100 * summary.level:g} %, tests at {100 * summary.alpha:g} %"
-    note = f"Monte Carlo standard errors in brackets; {level}. A rate of 0 or 100 % has an error of 0 by its formula."
-    return Table(target, header, tuple(lines), labels=len(results.factors) + 2, note=note)
-
-
-def _number(value: float, error: float, factor: float, digits: int) -> str:
-    return "" if np.isnan(value) else f"{factor * value:.{digits}f} ({factor * error:.{digits}f})"

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import io
+import multiprocessing
 import sys
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from typing import Any
 
+import numpy as np
+
 from ..arguments import door
 from ..errors import DataError
-from .chunk import rehearse
+from .cells import in_words, key_of
 from .declare import Study
-from .executors import Executor, Finished, Inline, Processes, has_gpu_driver
+from .estimate import HOPELESS, RAISED, STATUSES
+from .executors import GUARD, Executor, Finished, Inline, Processes, has_gpu_driver
+from .manifest import replicates_of
+from .parts import numbers_of
+from .progress import speed
+from .rehearsal import rehearse
 from .results import Results, read
-from .store import OpenStore, locked, speed
+from .store import OpenStore, StudyError, locked
 
 EVERY = 1.0  # seconds between lines of progress
 
@@ -25,11 +35,17 @@ EVERY = 1.0  # seconds between lines of progress
 def run(
     study: Study, out: Any, executor: Executor | str = "processes", workers: int | None = None,
     progress: Callable[[int, int], Any] | bool | str = "auto", mixed: bool = False,
+    shard: str | tuple[int, int] | None = None,
 ) -> Results:  # fmt: skip
     """Run a study in a directory, or what is left of it there.
 
     Every chunk of replicates becomes a file that appears when it is complete. A run that was killed is gone on with by
     the same call, and ends with the same bytes as if it had not been. One process at a time holds the directory.
+
+    A directory grows: further cells, more replicates, further estimators and targets are computed without running again
+    what is there. Anything else that numbers depend on must be as it was: the seed, the design, the generating model,
+    estimators and targets by their names, and all of the user's own code that these call, constants of modules included
+    (not: files that are read, environment variables, installed packages, whose versions of the core are recorded).
 
     Parameters
     ----------
@@ -41,6 +57,8 @@ def run(
     progress : "auto" prints a line on a terminal, True always, False never; a function is called as
         ``progress(done, total)`` in data sets
     mixed : go on with other versions of software, or on another kind of device, than the study was begun with
+    shard : ``(3, 40)`` or ``"3/40"`` does the third of forty shares of the chunks, for arrays of jobs, each in a
+        directory of its own; `jaxlmm.study.merge` puts them together
 
     Returns
     -------
@@ -49,36 +67,56 @@ def run(
     Raises
     ------
     StudyError
-        When the directory holds another study, is in use, or cannot be written, and when a chunk cannot be done.
+        When the directory holds another study, is in use, or cannot be written, when a chunk cannot be done, and when
+        none of the first hundred data sets of a cell can be used.
     DataError
-        When the models cannot be built.
+        When the models cannot be built, replicates are alike, or no replicate can be drawn.
+    KeyboardInterrupt
+        With a sentence that says how to go on. A data set for which a function raises is a status in its row.
     """
-    who = _executor(executor, workers)
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise StudyError(f"a process that works for a study began it again; {GUARD}")
+    who, share = _executor(executor, workers), _share(shard)
+    for factor in study.unused:
+        warnings.warn(f"grid: nothing uses the factor {factor!r}", UserWarning, stacklevel=3)
     with locked(out) as store:
-        begun = store.refuse(study)
-        tasks = study.tasks
-        missing = store.missing(tasks, len(study.rows))
-        total = len(study.cells) * study.replicates
+        joined, manifest, is_new = store.refuse(study)
+        own = {key_of(cell) for cell in study.cells}
+        cells = {i for i, cell in enumerate(joined.cells) if key_of(cell) in own}
+        mine = [task for task in joined.tasks if task.cell in cells][share]
+        starts, chunk = {(task.cell, task.lo) for task in mine}, joined.chunk
+        missing = store.missing(joined, replicates_of(manifest), cells)
+        missing = [task for task in missing if (task.cell, task.lo // chunk * chunk) in starts]
+        total = sum(task.hi - task.lo for task in mine)
         done = total - sum(t.hi - t.lo for t in missing)
-        report = _reporter(progress, done, total)
-        if missing:
-            if not has_gpu_driver():  # where there is one, JAX would take hold of the GPU that workers need
-                rehearse(study)
-            if not begun:  # a study that cannot start does not claim the directory
-                store.begin(study)
-            for size in _written(who.parts(study, missing), store, mixed):
+        report = _reporter(progress)
+        if missing and not has_gpu_driver():  # where there is one, JAX would take hold of the GPU that workers need
+            rehearse(joined, sorted({task.cell for task in missing}))
+        if is_new:  # a study that cannot start does not claim the directory
+            store.begin(study)
+        try:
+            for size in _written(who.parts(joined, missing), store, joined, mixed) if missing else ():
                 done += size
                 report(done, total)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(
+                f"{store.path}: interrupted; {done:,} of {total:,} data sets are kept, the same call goes on"
+            ) from None
     return read(out)
 
 
-def _written(parts: Generator[Finished, None, None], store: OpenStore, mixed: bool) -> Iterator[int]:
+def _written(
+    parts: Generator[Finished, None, None], store: OpenStore, study: Study, mixed: bool
+) -> Iterator[int]:  # fmt: skip
     """Write parts as they come, each while the next one is computed; how many data sets are on disk now."""
+    watch = Watch(study)
     with closing(parts), ThreadPoolExecutor(1) as pool:
         writing: deque[tuple[Future[None], int]] = deque()
         for part in parts:
+            watch.look(part)
             store.admit(part.environment, mixed)
-            writing.append((pool.submit(store.put, part.task, part.content), part.task.hi - part.task.lo))
+            task = part.task
+            writing.append((pool.submit(store.put, task, part.content, study.rows), task.hi - task.lo))
             while len(writing) > 1:
                 future, size = writing.popleft()
                 future.result()
@@ -86,6 +124,54 @@ def _written(parts: Generator[Finished, None, None], store: OpenStore, mixed: bo
         for future, size in writing:
             future.result()
             yield size
+
+
+class Watch:
+    """Looks at the first data sets of each cell: where none can be used, time is better spent otherwise."""
+
+    def __init__(self, study: Study):
+        self.study = study
+        self.good: set[int] = set()
+        self.seen: dict[int, list[np.ndarray]] = {}
+
+    def look(self, part: Finished) -> None:
+        """Raise a `StudyError` where nothing comes out of the first hundred data sets of a cell."""
+        cell = part.task.cell
+        if cell in self.good or part.task.only:
+            return
+        found = numbers_of(io.BytesIO(part.content), self.study.rows, part.task.hi - part.task.lo, messages=True)
+        status = np.concatenate([*self.seen.pop(cell, []), found["status"]], 1)
+        names = [row.estimator for row in self.study.rows]
+        fine = {name for name, own in zip(names, status, strict=True) if not np.isin(own, RAISED).all()}
+        hopeless = [name for name in names if name not in fine]
+        if (status == 0).any() and not hopeless:
+            self.good.add(cell)
+        elif status.shape[1] < HOPELESS:
+            self.seen[cell] = [status]
+        else:
+            who = hopeless[0] if hopeless else names[0]
+            k = names.index(who)
+            words = next(filter(None, found["message"][k]), "")
+            where = in_words(self.study.cells[cell])
+            raise StudyError(
+                f"{f'cell {where}: ' if where else ''}none of the first {status.shape[1]} data sets has a result of "
+                f"{'any estimator' if not hopeless else f'estimator {who!r}'} ({STATUSES[status[k, -1]]}"
+                f"{f': {words}' if words else ''}); what was done in other cells is kept"
+            )
+
+
+def _share(shard: Any) -> slice:
+    """Which of the chunks are done."""
+    if shard is None:
+        return slice(None)
+    pair = shard.split("/") if isinstance(shard, str) else shard
+    try:
+        which, of = map(int, pair)
+    except (TypeError, ValueError):
+        which, of = 0, 0
+    if not 1 <= which <= of:
+        raise DataError(f"shard: found {shard!r}, expected such as '3/40', the third of forty")
+    return slice(which - 1, None, of)
 
 
 def _executor(executor: Executor | str, workers: int | None) -> Executor:
@@ -105,7 +191,7 @@ def _executor(executor: Executor | str, workers: int | None) -> Executor:
 
 
 def _reporter(
-    progress: Callable[[int, int], Any] | bool | str, before: int, total: int
+    progress: Callable[[int, int], Any] | bool | str
 ) -> Callable[[int, int], Any]:  # fmt: skip
     """A function (done, total) that shows progress."""
     if callable(progress):
@@ -114,7 +200,8 @@ def _reporter(
         raise DataError(f"progress: found {progress!r}, expected 'auto', True, False or a function")
     if not progress or (progress == "auto" and not sys.stderr.isatty()):
         return lambda done, total: None
-    start, last = time.monotonic(), [0.0]
+    last = [0.0]
+    first: list[tuple[float, int]] = []  # the rate is that of what comes after it: programs are compiled for it
     end = "\r" if sys.stderr.isatty() else "\n"
 
     def report(done: int, total: int) -> None:
@@ -122,8 +209,11 @@ def _reporter(
         if now - last[0] < EVERY and done < total:
             return
         last[0] = now
-        rate = (done - before) / max(now - start, 1e-9)
-        text = f"{done:,} of {total:,} data sets, {speed(rate, (total - done) / max(rate, 1e-9))}"
+        first.append((now, done))
+        (since, counted), text = first[0], f"{done:,} of {total:,} data sets"
+        if done > counted:
+            rate = (done - counted) / max(now - since, 1e-9)
+            text += f", {speed(rate, (total - done) / rate)}"
         print(f"{text:<78}", end="\n" if done == total else end, file=sys.stderr, flush=True)
 
     return report

@@ -22,7 +22,7 @@ from ..errors import DataError
 from ..frames.columns import make_frame
 from ..linalg import quadratic
 from .declare import Study
-from .results import _library
+from .results import library
 from .running import run
 
 RUNNING = ("executor", "workers", "progress", "mixed")  # options of `run`
@@ -74,7 +74,7 @@ class SampleSize:
             self.factor: self.sizes, "power": power, "mcse": np.sqrt(power * (1.0 - power) / self.replicates),
             "replicates": self.replicates.astype(int), "fitted": self.fitted(self.sizes)[0],
         }  # fmt: skip
-        return make_frame(_library(), columns)
+        return make_frame(library(), columns)
 
 
 def sample_size(
@@ -122,7 +122,8 @@ def sample_size(
         one = dataclasses.replace(study, grid=cells, seed=study.seed + stage * SEED_STEP)
         results = run(one, Path(out) / f"stage-{stage:02d}", **options)
         summary, k = results.summary(alpha=alpha), results.row(estimator, test, target)
-        rate = np.where(np.isnan(summary.value["power"]), summary.value["type1_error"], summary.value["power"])[:, k]
+        rates = [summary.value[name][:, k] for name in ("power", "type1_error", "rejection")]
+        rate = np.select([~np.isnan(r) for r in rates], rates, np.nan)
         count = summary.n["power"][:, k]
         for n, p, b in zip(sizes, rate, count, strict=True):
             tried[n] = tried.get(n, np.zeros(2)) + np.array([p * b if b else 0.0, b])

@@ -9,68 +9,36 @@ A file appears under its name only when it is complete: it is written beside it,
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import os
+import re
 import socket
 import stat
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import JaxlmmError
 from ..saving.archive import TEMPORARY, sentence, write_atomically
+from .cells import key_of
 from .declare import Study, Task, tasks_of
-from .describe import differences
-from .manifest import check, signature
+from .describe import described, differences
+from .estimators import Row
+from .manifest import FORMAT, check, conflicts, made, replicates_of
+from .parts import lacking, merged
 
-FORMAT = 1
 MANIFEST, PARTS, LOCK = "manifest.json", "parts", "lock"
-RECENT = 50  # parts from whose times the rate is taken
 SHOWN = 10  # differences that are shown
+NAME = re.compile(r"c(\d{5,9})-r(\d{10,12})-(\d{10,12})\.parquet")
 TRIES, PAUSE = 5, 0.1  # to get the lock, seconds
 
 
 class StudyError(JaxlmmError):
     """A study cannot be run, or not go on, as asked; what was done is kept."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a study is.
-
-    Attributes
-    ----------
-    done, total : data sets;  parts, all_parts : chunks
-    running : whether a process holds the directory
-    rate : data sets a second over the latest parts, NaN where not known;  left : seconds, NaN where not known
-    """
-
-    done: int
-    total: int
-    parts: int
-    all_parts: int
-    running: bool
-    rate: float
-    left: float
-
-    def __str__(self) -> str:
-        share = 100.0 * self.done / self.total
-        text = f"{self.done:,} of {self.total:,} data sets ({share:.1f} %), {self.parts} of {self.all_parts} parts"
-        if self.done == self.total:
-            return text + ", complete"
-        if not self.running:
-            return text + ", not running: start it again to go on"
-        return text + (f", {speed(self.rate, self.left)}" if self.rate > 0 else ", running")
-
-
-def speed(rate: float, left: float) -> str:
-    """A rate and the time left in words."""
-    unit, size = next(((u, s) for u, s in (("h", 3600.0), ("min", 60.0)) if left >= 2 * s), ("s", 1.0))
-    return f"{rate:,.0f} a second, {left / size:.0f} {unit} left"
 
 
 def part_name(task: Task) -> str:
@@ -100,29 +68,39 @@ class Store:
             raise StudyError(f"{self.path / MANIFEST}: not a manifest ({sentence(error)})") from None
         return found
 
-    def tasks(self, manifest: dict[str, Any]) -> list[Task]:
-        """All chunks of the study, in order."""
-        study = manifest["study"]
-        return tasks_of(len(study["cells"]), study["replicates"], study["chunk"])
-
-    def done(self, tasks: Sequence[Task]) -> list[Task]:
-        """Those with a part, in order."""
+    def there(self, counts: Sequence[int]) -> list[Task]:
+        """The chunks that have a part, in order, of cells with so many data sets; none that says the same as others."""
         try:
-            present = set(os.listdir(self.parts))
+            names = sorted(os.listdir(self.parts))
         except FileNotFoundError:
             return []
-        return [task for task in tasks if part_name(task) in present]
+        out: list[Task] = []
+        end, last = 0, -1
+        for found in filter(None, map(NAME.fullmatch, names)):
+            cell, lo, hi = map(int, found.groups())
+            end = end if cell == last else 0
+            if cell < len(counts) and end <= lo < hi <= counts[cell]:
+                out.append(Task(cell, lo, hi))
+                end, last = hi, cell
+        return out
+
+    def short(self, manifest: dict[str, Any], there: Sequence[Task]) -> list[Task]:
+        """Those of the parts that lack rows of estimators and targets that came later, and these estimators."""
+        if not manifest["study"].get("grown"):
+            return []
+        rows = [Row(*row) for row in manifest["rows"]]
+        return [t._replace(only=only) for t in there if (only := lacking(self.part(t), rows, t.hi - t.lo))]
 
     def part(self, task: Task) -> Path:
         """Path of a chunk's part."""
         return self.parts / part_name(task)
 
     def is_locked(self) -> bool:
-        """Whether a process runs the study now."""
+        """Whether a process runs the study now, as far as that can be seen."""
         try:
-            with _opened(self.path / LOCK, os.O_RDWR) as file:
-                return not _try_lock(file)
-        except FileNotFoundError:
+            with _opened(self.path / LOCK, os.O_RDONLY) as file:
+                return not _try_lock(file, shared=True)
+        except (FileNotFoundError, PermissionError):
             return False
         except OSError as error:
             raise StudyError(f"{self.path}: cannot look at its lock: {error.strerror} ({error.filename})") from error
@@ -137,29 +115,58 @@ class OpenStore(Store):
 
     def begin(self, study: Study) -> None:
         """Write the manifest, or refuse a study that is not the one that was begun here."""
-        if self.refuse(study):
-            return
-        content = {"format": FORMAT, "hash": study.hash, "study": study.description, "rows": study.rows,
-                   "truths": study.truths, "environments": []}  # fmt: skip
-        self._write({**content, "sha256": signature(content)})
+        _, manifest, is_new = self.refuse(study)
+        if is_new:
+            self._write(manifest)
 
-    def refuse(self, study: Study) -> bool:
-        """Refuse a study that is not the one that was begun here; whether one was, that is, has parts."""
+    def refuse(self, study: Study) -> tuple[Study, dict[str, Any], bool]:
+        """Refuse a study that is not the one that was begun here; nothing is written.
+
+        Returns
+        -------
+        The study with the cells of the directory in their places, those that were here before and then new ones; the
+        manifest with what it adds; and whether that is another one than the one that is here.
+        """
         for file in (*self.path.glob(f"{TEMPORARY}*-{MANIFEST}"), *self.parts.glob(f"{TEMPORARY}*")):
             file.unlink(missing_ok=True)
+        new = study.description
         if not any(self.parts.iterdir()):
-            return False
+            return study, made(new, study.rows, study.truths), True
         if not (self.path / MANIFEST).exists():
             raise StudyError(f"{self.path}: has parts but no {MANIFEST}; give an empty directory")
         found = self.manifest()
-        if found["hash"] != study.hash:
-            lines = differences(found["study"], study.description)
+        old = found["study"]
+        if lines := conflicts(old, new):
             shown = "\n    ".join(lines[:SHOWN] + ([f"and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []))
             raise StudyError(
-                f"{self.path}: holds another study; give another directory, or the study as it was. "
-                f"It differs (there -> now) in\n    {shown}"
+                f"{self.path}: holds another study; give another directory, or the study as it was (cells, replicates, "
+                f"estimators and targets may be added). It differs (there -> now) in\n    {shown}"
             )
-        return True
+        own = {key_of(cell): (cell, truths) for cell, truths in zip(study.cells, study.truths, strict=True)}
+        places = [key_of(cell) for cell in old["cells"]]
+        keys = [*places, *(key for key in own if key not in places)]
+        known = dict(zip(places, zip(old["cells"], found["truths"], strict=True), strict=True))
+        cells, truths = zip(*(own.get(key) or known[key] for key in keys), strict=True)
+        before = dict(zip(places, replicates_of(found), strict=True))
+        counts = [max(before.get(key, 0), study.replicates if key in own else 0) for key in keys]
+        rows = [list(row) for row in study.rows]
+        grown = bool(old.get("grown")) or sorted(rows) != sorted(found["rows"])
+        together = {
+            **new, "cells": described(cells), "replicates": counts[0] if len(set(counts)) == 1 else counts,
+            **({"grown": True} if grown else {}),
+        }  # fmt: skip
+        joined = dataclasses.replace(study, grid=[dict(cell) for cell in cells])
+        if together == old and rows == found["rows"]:
+            return joined, found, False
+        return joined, {**made(together, rows, list(truths)), "environments": found["environments"]}, True
+
+    def known_manifest(self) -> dict[str, Any] | None:
+        """What is run here, None where nothing has been begun."""
+        return self.manifest() if any(self.parts.iterdir()) else None
+
+    def copy_manifest(self, manifest: dict[str, Any]) -> None:
+        """Begin the study of another directory, whatever computes it."""
+        self._write({**manifest, "environments": []})
 
     def admit(self, environment: dict[str, Any], mixed: bool) -> None:
         """Record what a worker computes with, or refuse one whose numbers would differ from those that are there."""
@@ -178,24 +185,39 @@ class OpenStore(Store):
             self._write(manifest)
         self.known = known
 
-    def missing(self, tasks: Sequence[Task], rows: int) -> list[Task]:
-        """Chunks without a complete part; a damaged one is removed."""
+    def missing(self, study: Study, counts: Sequence[int], own: Collection[int]) -> list[Task]:
+        """Chunks of the cells `own` that are not there, or not with all rows; a damaged part is removed.
+
+        `counts` are the data sets of all cells, of which those of the study itself are asked for.
+        """
         import pyarrow.parquet as pq
 
-        there = self.done(tasks)
-        for task in list(there):
+        rows, there, short = len(study.rows), [], []
+        for task in self.there(counts):
+            b = task.hi - task.lo
+            only: tuple[str, ...] = ()
             try:
-                good = pq.read_metadata(self.part(task)).num_rows == rows * (task.hi - task.lo)
+                count = pq.read_metadata(self.part(task)).num_rows
+                if count != rows * b:
+                    only = lacking(self.part(task), study.rows, b)
+                    count = rows * b if only else count
+                good = count == rows * b
             except Exception:  # whatever damaged bytes lead pyarrow to
                 good = False
             if not good:
                 self.part(task).unlink()
-                there.remove(task)
-        return sorted(set(tasks) - set(there))
+                continue
+            there.append(task)
+            if only:
+                short.append(task._replace(only=only))
+        asked = [study.replicates if cell in own else 0 for cell in range(len(study.cells))]
+        new = tasks_of(asked, study.chunk, there)
+        return sorted([*new, *(task for task in short if task.cell in own and task.lo < study.replicates)])
 
-    def put(self, task: Task, content: bytes) -> None:
-        """Write a part."""
-        self._saved(self.part(task), content)
+    def put(self, task: Task, content: bytes, rows: Sequence[Row]) -> None:
+        """Write a part, with the rows of those estimators that had done theirs before."""
+        path = self.part(task)
+        self._saved(path, content if not task.only else merged(path.read_bytes(), content, rows, task))
 
     def _write(self, manifest: dict[str, Any]) -> None:
         self._saved(self.path / MANIFEST, (json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode())
@@ -265,35 +287,12 @@ def _lock(file: int) -> bool:
     return False
 
 
-def _try_lock(file: int) -> bool:
+def _try_lock(file: int, shared: bool = False) -> bool:
     """Whether the lock was free; the system takes it back when the process ends, however it ends."""
     import fcntl
 
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True
-
-
-def status(path: Any) -> Progress:
-    """How far the study in a directory is, whoever runs it."""
-    store = Store(path)
-    tasks = store.tasks(store.manifest())
-    there = store.done(tasks)
-    total, done = (sum(t.hi - t.lo for t in some) for some in (tasks, there))
-    running = store.is_locked()
-    rate = _rate(store, there) if running else float("nan")
-    return Progress(done, total, len(there), len(tasks), running, rate, (total - done) / rate if rate else float("nan"))
-
-
-def _rate(store: Store, there: Sequence[Task]) -> float:
-    """Data sets a second, from the times of the latest parts until now."""
-    stamps = []
-    for task in there:
-        with suppress(FileNotFoundError):
-            stamps.append((store.part(task).stat().st_mtime, task.hi - task.lo))
-    latest = sorted(stamps)[-RECENT:]
-    if len(latest) < 2:
-        return float("nan")
-    return sum(size for _, size in latest[1:]) / max(time.time() - latest[0][0], 1e-3)

@@ -37,7 +37,8 @@ from typing import Any
 
 from ..errors import DataError, JaxlmmError
 from . import designs
-from .declare import Estimator, Study, Target
+from .declare import Study
+from .estimators import Estimator, Target
 from .generate import Dropout, MixedModel
 
 NEEDED = ("design", "generate", "estimators", "targets", "replicates")

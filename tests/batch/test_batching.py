@@ -292,3 +292,61 @@ def test_refit_of_a_formula_fit():
 def test_misuse_gets_one_sentence(call, words):
     with pytest.raises(jaxlmm.DataError, match=words):
         call()
+
+
+ELSEWHERE = ("y ~ tr * dose + (1 | g)", "y ~ dose + (dose | g)", "y ~ tr + dose + I(dose**2) + (1 | g)",
+             "y ~ dose + scale(dose):tr + (0 + dose | g)")  # fmt: skip
+
+
+@pytest.mark.parametrize("formula", some(ELSEWHERE, ELSEWHERE[0], ELSEWHERE[1]))
+def test_all_that_depends_on_a_column_is_made_again(formula):
+    if "scale" in formula:
+        pytest.importorskip("formulaic")
+    rng = np.random.default_rng(9)
+    Y, doses = responses("one-way")[:3].copy(), rng.uniform(1, 3, (3, N))
+    data = {"y": Y[0], "tr": np.arange(N) % 2 * 1.0, "dose": doses[0], "g": np.arange(N) // 6}
+    Y[2, [3, 8]], doses[2, 9] = np.nan, np.nan
+    fit = jaxlmm.lmm(formula, data)
+    found = fit.refit(Y, column="dose", values=doses, missing="drop")
+    for i in range(3):
+        one = jaxlmm.lmm(formula, {**data, "y": Y[i], "dose": doses[i]})
+        assert found.loglik[i] == pytest.approx(one.loglik, abs=1e-7)
+        np.testing.assert_allclose(found.coef[i], one.coef, rtol=1e-5, atol=1e-7)
+    assert Status(fit.refit(Y, column="dose", values=doses).status[2]) in (Status.BAD_RESPONSE, Status.BAD_COVARIATE)
+
+
+def test_a_column_on_which_something_else_depends_is_refused_by_name():
+    rng = np.random.default_rng(10)
+    data = {"y": responses("one-way")[0], "dose": rng.uniform(1, 2, N), "f": np.arange(N) % 3.0, "g": np.arange(N) // 6}
+    Y = responses("one-way")[:2]
+    for formula, options, column, named in (
+        ("y ~ dose + (1 | g)", {"variance": "power(dose)"}, "dose", "the residual structure"),
+        ("y ~ dose + (1 | g)", {"weights": "dose"}, "dose", "weights="),
+        ("y ~ dose + offset(dose * 2) + (1 | g)", {}, "dose", "offset(dose * 2)"),
+        ("y ~ f + (1 | g) + (1 | f)", {}, "f", "1 | f)"),
+        ("y ~ dose * g + (1 | g)", {}, "dose:g", "dose, g"),
+        ("y ~ log(dose) + (dose | g)", {}, "log(dose)", "(1 + dose | g)"),
+        ("y ~ C(f) + (1 | g)", {}, "C(f)[T.1]", "C(f)[T.2]"),
+    ):
+        fit = jaxlmm.lmm(formula, data, **options)
+        with pytest.raises(jaxlmm.DataError, match="not alone") as error:
+            fit.refit(Y, column=column, values=np.ones((2, N)))
+        assert named in str(error.value), formula
+    fit = jaxlmm.lmm("y ~ log(dose) + I(dose**2) + (1 | g)", data)
+    with pytest.raises(jaxlmm.DataError, match="are for many responses"):
+        fit.refit(Y[0], column="log(dose)", values=np.ones(N))
+
+
+@pytest.mark.parametrize("sizes", [(20, 20), (20, 25, 31)])
+def test_least_squares_of_designs_of_their_own(sizes):
+    rng, models = np.random.default_rng(11), []
+    for n in sizes:
+        models.append(Model(rng.normal(size=n), np.column_stack([np.ones(n), rng.normal(size=n)])))
+    found = jaxlmm.fit_batch(models, tests=jaxlmm.Tests([[0.0, 1.0]], df="residual"))
+    for i, model in enumerate(models):
+        coef, square = np.linalg.lstsq(model.X, model.y, rcond=None)[:2]
+        vcov = square[0] / (len(model.y) - 2) * np.linalg.inv(model.X.T @ model.X)
+        np.testing.assert_allclose(found.coef[i], coef, rtol=1e-10)
+        np.testing.assert_allclose(found.vcov[i], vcov, rtol=1e-10)
+        assert found.tests["residual"].df[i, 0] == sizes[i] - 2
+    assert found.converged.all()

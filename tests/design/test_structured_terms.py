@@ -350,7 +350,6 @@ class Narrow(jaxlmm.Covariance):
         ("y ~ x + ou(0 + t | id)", {}, r"write ou\(column \| group\)"),
         ("y ~ x + ar1(0 + t | id)", {}, "over the levels of a factor"),
         ("y ~ x", {"residual": "us()"}, r"us\(\) needs the columns"),
-        ("y ~ x", {"residual": "iid(variance=1)"}, "nothing to estimate"),
         ("y ~ x", {"residual": 3}, "residual must be text"),
         ("y ~ x", {"residual": Lopsided().over("visit | id")}, "Lopsided.matrix is not symmetric"),
         ("y ~ x", {"residual": Narrow().over("visit | id")}, r"Narrow.matrix must return shape \(4, 4\)"),

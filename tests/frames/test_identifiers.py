@@ -385,7 +385,7 @@ def test_designs_of_studies_keep_levels_and_their_order():
     import jax
 
     from jaxlmm.study import Dropout
-    from jaxlmm.study.generate import columns_of
+    from jaxlmm.study.drawing import columns_of
 
     data = {"id": np.repeat(BASE + np.arange(50), 4), "v": np.tile(np.arange(4), 50)}
     weeks = pd.Categorical([f"Week {2 * v + 6}" for v in data["v"]], [f"Week {i}" for i in (6, 8, 10, 12)])

@@ -261,7 +261,69 @@ def test_between_within_of_sas_goes_by_terms():
     a = np.where(one < 3, "a2", np.array(["a0", "a1"])[np.arange(40) % 2])
     fit = small("a", {**DATA, "a": a, "g": np.array([f"g{i}" for i in one])})
     np.testing.assert_array_equal(between_within(fit, np.eye(3)), [31, 31, 6])
-    np.testing.assert_array_equal(between_within(fit, np.eye(3), sas=True), [30, 30, 30])
+    np.testing.assert_array_equal(between_within(fit, np.eye(3), sas=True), [7, 30, 30])
+
+
+def repeated(fixed, arms=2, subjects=12, a=3, b=4, times=1, without=(), random=" + (1 | g)", residual=None):
+    """Every subject has all cells of a and b, `times` rows each; arms take turns."""
+    g, i, j = (x.ravel() for x in np.meshgrid(range(subjects), range(a), range(b), indexing="ij"))
+    g, i, j = (np.delete(np.repeat(x, times), list(without)) for x in (g, i, j))
+    data = {
+        "g": np.array([f"g{k:02}" for k in g]),
+        "arm": np.array([f"arm{k % arms}" for k in g]),
+        "y": 1.0 * i + j * g,
+    }
+    data |= {"a": np.array([f"a{k}" for k in i]), "b": np.array([f"b{k}" for k in j]), "age": g**2.0, "x": j * 1.0}
+    return small(fixed, data, random, residual)
+
+
+def sas_df(fit):
+    """By term of the fixed part, the intercept first."""
+    L = np.eye(fit.frame.X.shape[1])
+    found = between_within(fit, L, sas=True)
+    return {label: set(found[list(columns)]) for label, columns in fit.frame.fixed_terms}
+
+
+@pytest.mark.parametrize(("fixed", "expected"), [
+    # (n - g) (levels - 1), n = 12 subjects in g = 2 arms
+    ("arm * a * b", {"arm": 10, "a": 20, "b": 30, "arm:a": 20, "arm:b": 30, "a:b": 60, "arm:a:b": 60}),
+    ("a * b", {"a": 22, "b": 33, "a:b": 66}),
+    ("arm + age + a + b", {"arm": 9, "age": 9, "a": 22, "b": 33}),
+    # one term within subjects has factors: not divided, 144 - 12 - 2
+    ("arm + a", {"arm": 10, "a": 130}),
+    ("arm + x + arm:x", {"arm": 10, "x": 130, "arm:x": 130}),
+    # a and its interaction with the arm share subject by a
+    ("arm * a", {"arm": 10, "a": 20, "arm:a": 20}),
+    # a covariate keeps all that is within, 144 - 12 - 6
+    ("a + b + x:arm", {"a": 22, "b": 33 - 1}),
+])  # fmt: skip
+def test_between_within_of_sas_by_interactions(fixed, expected):
+    """SAS/STAT, DDFM=BETWITHIN: within-subject df by subject-by-effect interactions; counted by hand."""
+    found = sas_df(repeated(fixed))
+    assert {name: found[name] for name in expected} == {name: {df} for name, df in expected.items()}
+
+
+def test_between_within_of_sas_of_a_split_plot():
+    """Yates' oats, blocks as subjects; published results of SAS: 10, 15 and 30, with a plot less 29."""
+    assert sas_df(repeated("a * b", subjects=6, random=" + (1 | g / a)")) == {
+        "(Intercept)": {5},
+        "a": {10},
+        "b": {15},
+        "a:b": {30},
+    }
+    assert sas_df(repeated("a * b", subjects=6, without=(7,)))["a:b"] == {29}
+
+
+def test_between_within_of_sas_has_the_intercept_between_subjects():
+    """SAS, language scores of 2287 pupils in 131 schools: DF 129 and, of three pupil covariates, 2153."""
+    rng = np.random.default_rng(1)
+    school = np.r_[np.arange(131), rng.integers(0, 131, 2287 - 131)]
+    pupils = rng.normal(size=(2287, 3))
+    data = {"g": np.array([f"s{k}" for k in school]), "y": pupils[:, 0], "mean": rng.normal(size=131)[school]}
+    fit = small("u + v + w + mean", {**data, **dict(zip("uvw", pupils.T, strict=True))})
+    np.testing.assert_array_equal(between_within(fit, np.eye(5), sas=True), [129, 2153, 2153, 2153, 129])
+    together = np.array([[1.0, 1, 0, 0, 0]])  # as LSMEANS, by the effect
+    assert between_within(fit, together, sas=True) == 2153
 
 
 def test_between_within_of_nlme():

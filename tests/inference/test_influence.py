@@ -10,6 +10,7 @@ import pytest
 import jaxlmm
 from cases import some
 from jaxlmm import DataError
+from jaxlmm.inference.robust import levels
 from oracle import gradient
 from robustness import KINDS, covariance, data, fit_rows, fitted, residuals
 
@@ -37,6 +38,18 @@ def test_leverage_is_the_diagonal_of_the_hat_matrices(model):
     assert by_row.leverage.sum() == pytest.approx(X.shape[1])
     sums = pd.Series(np.diag(hat)).groupby(data().id.to_numpy()).sum()
     np.testing.assert_allclose(fit.influence("id", theta=False).leverage, sums, rtol=1e-8)
+
+
+@pytest.mark.parametrize("by", ["row", pytest.param("id", marks=pytest.mark.slow)])
+def test_by_levels_and_by_solutions_of_rows(by, monkeypatch):
+    """V^-1 with crossed factors from the inverse of their effects, and from a solution a row."""
+    fit, found = fitted("crossed"), []
+    for digits in (levels.DIGITS, 0.0):
+        monkeypatch.setattr(levels, "DIGITS", digits)
+        found.append(fit.influence(by, exact="none"))
+    for name in (*NAMES, "cooks_theta", "dfbeta", "change", "leverage_conditional"):
+        by_levels, by_rows = (getattr(one, name) for one in found)
+        np.testing.assert_allclose(by_levels, by_rows, rtol=1e-9, atol=1e-10 * np.max(np.abs(by_rows)))
 
 
 def test_conditional_leverage_is_the_derivative_of_fitted_values():

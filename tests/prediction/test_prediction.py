@@ -233,6 +233,44 @@ def test_rows_of_the_fit_and_many_chunks(name, monkeypatch):
     np.testing.assert_allclose(fit.predict(data()), fit.fitted, rtol=1e-8)
 
 
+def test_by_levels_against_dense_matrices():
+    """Rows of the fit with crossed factors: one inverse of effects for all of them, where new rows take a solution."""
+    fit, d = fitted("crossed"), data()
+    p, W = natural("crossed"), fit.vcov_parameters()
+    X = np.column_stack([np.ones(60), d["x"]])
+    blocks = [same(d, d, "id"), same(d, d, "site"), np.diag(1 / d["w"])]
+    V, K = sum(v * block for v, block in zip(p, blocks, strict=True)), p[0] * blocks[0] + p[1] * blocks[1]
+    inverse = np.linalg.inv(V)
+    Phi = np.linalg.inv(X.T @ inverse @ X)
+    a = inverse @ K + inverse @ X @ Phi @ (X - K @ inverse @ X).T  # a column for each row
+    mse = np.diag(K - 2 * K @ a + a.T @ V @ a)
+    slopes = [np.diag(block * (i < 2) - 2 * (i < 2) * block @ a + a.T @ block @ a) for i, block in enumerate(blocks)]
+    found = fit.predict(se=True)
+    np.testing.assert_allclose(found["estimate"], a.T @ d["y"], rtol=1e-10)
+    np.testing.assert_allclose(found["std_error"], np.sqrt(mse), rtol=1e-10)
+    np.testing.assert_allclose(found["df"], 2 * mse**2 / np.einsum("im,ij,jm->m", slopes, W, slopes), rtol=1e-7)
+    P = inverse - inverse @ X @ Phi @ X.T @ inverse
+    r = np.stack([block * (i < 2) - block @ a for i, block in enumerate(blocks)])
+    extra = 2 * np.einsum("ij,iam,jam->m", W, r, P @ r)
+    adjusted = fit.predict(se=True, df="kenward-roger")
+    np.testing.assert_allclose(adjusted["std_error"], np.sqrt(mse + extra), rtol=1e-8)
+
+
+@pytest.mark.parametrize("options", [
+    {}, *(pytest.param(o, marks=pytest.mark.slow) for o in (
+        {"residual": True}, {"random": "id"}, {"random": False, "df": "kenward-roger"})),
+])  # fmt: skip
+def test_by_levels_and_by_solutions(options, monkeypatch):
+    fit = fitted("crossed")
+    rows = {k: np.concatenate([v, w]) for (k, v), w in zip(data().items(), new().values(), strict=False)}
+    found = fit.predict(rows, interval="prediction", allow_new_levels=True, **options)
+    monkeypatch.setattr("jaxlmm.inference.robust.levels.DIGITS", 0.0)
+    by_row = jaxlmm.lmm(MODELS["crossed"][0], data(), **MODELS["crossed"][1])
+    expected = by_row.predict(rows, interval="prediction", allow_new_levels=True, **options)
+    for name in expected:
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-10, atol=1e-12)
+
+
 def test_an_observation_predicts_itself_when_its_residual_is_correlated_with_itself():
     found = fitted("correlated").predict(data(), residual=True, interval="prediction")
     np.testing.assert_allclose(found["estimate"], data()["y"], rtol=1e-7)

@@ -142,7 +142,7 @@ def test_studies(changes, message):
 
 
 def test_designs_and_chunks():
-    from jaxlmm.study.chunk import rehearse
+    from jaxlmm.study.rehearsal import rehearse
 
     for make, *counts in (
         (designs.visits, 10**9, 10**6), (designs.cluster_trial, MANY), (designs.crossed, 10**6, 10**7),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import io
 
 import jax
@@ -14,11 +15,12 @@ pytest.importorskip("pyarrow")
 
 import jaxlmm
 from jaxlmm.study import Dropout, Estimator, MixedModel, Study, Target, designs
-from jaxlmm.study.chunk import Bench, numbers_of
+from jaxlmm.study.chunk import Bench
 from jaxlmm.study.declare import Row, Task
 from jaxlmm.study.describe import described, differences, digest
+from jaxlmm.study.drawing import drawer
 from jaxlmm.study.estimate import STATUSES
-from jaxlmm.study.generate import drawer
+from jaxlmm.study.parts import numbers_of
 
 MODEL = "y ~ arm + (1 | cluster)"
 
@@ -40,7 +42,8 @@ def small(**changes):
 
 def table_of(study, task=None):
     """The arrays (rows, b) of a chunk, through its file."""
-    return numbers_of(io.BytesIO(Bench(study).run(task or study.tasks[0])), len(study.rows))
+    task = task or study.tasks[0]
+    return numbers_of(io.BytesIO(Bench(study).run(task)), study.rows, task.hi - task.lo)
 
 
 def responses(study, replicates, cell=0):
@@ -55,8 +58,9 @@ def test_replicates_do_not_depend_on_chunks_or_order():
     for chunk in (7, 12):
         one = dataclasses.replace(study, chunk=chunk)
         np.testing.assert_array_equal(responses(one, [5, 3, 4]), whole[[5, 3, 4]])
-    other = dataclasses.replace(study, grid=[*study.cells, *study.cells])
-    assert not np.array_equal(responses(other, range(3), cell=1), whole[:3])
+    other = dataclasses.replace(study, grid={**study.grid, "icc": [0.2, np.float64(0.1)], "clusters": 6.0})
+    np.testing.assert_array_equal(responses(other, range(3), cell=1), whole[:3])
+    assert not np.array_equal(responses(other, range(3), cell=0), whole[:3])
     assert not np.array_equal(responses(small(seed=8), range(3)), whole[:3])
 
 
@@ -64,9 +68,12 @@ def test_keys_are_folded_as_promised():
     def normal(key, data):
         return jax.random.normal(key, (len(data["cluster"]),), float)
 
-    study = small(generate=normal, targets={"arm": 0.0}, grid=[{"clusters": 6, "size": 5}] * 2)
-    base = jax.random.fold_in(jax.random.fold_in(jax.random.key(7), 1), 11)
-    expected = jax.random.normal(base, (30,), float)
+    study = small(generate=normal, targets={"arm": 0.0}, grid=[{"clusters": n, "size": 5} for n in (4, 6)])
+    words = hashlib.sha256(b'{"clusters": 6, "size": 5}').digest()[:8]
+    key = jax.random.key(7)
+    for word in (words[:4], words[4:]):
+        key = jax.random.fold_in(key, int.from_bytes(word, "big"))
+    expected = jax.random.normal(jax.random.fold_in(key, 11), (30,), float)
     np.testing.assert_array_equal(responses(study, [11], cell=1)[0], expected)
 
 
@@ -248,7 +255,7 @@ def test_what_cannot_be_run_is_refused(changes, message):
     ],
 )
 def test_models_that_cannot_be_built_are_refused_before_anybody_works(changes, message):
-    from jaxlmm.study.chunk import rehearse
+    from jaxlmm.study.rehearsal import rehearse
 
     with pytest.raises(jaxlmm.JaxlmmError) as error:
         rehearse(small(**changes))
@@ -266,5 +273,5 @@ def test_a_chosen_device_does_a_batch_alone_in_one_thread():
 
 
 def test_tasks_are_chunks_of_cells():
-    study = small(replicates=10, chunk=4, grid=[{"clusters": 6, "size": 5, "icc": 0.1}] * 2)
+    study = small(replicates=10, chunk=4, grid=[{"clusters": 6, "size": 5, "icc": i} for i in (0.1, 0.2)])
     assert study.tasks == [Task(c, lo, hi) for c in (0, 1) for lo, hi in ((0, 4), (4, 8), (8, 10))]

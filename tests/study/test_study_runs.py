@@ -236,3 +236,50 @@ def test_a_directory_that_cannot_be_written(tmp_path, place):
 def test_there_is_no_study(tmp_path):
     with pytest.raises(StudyError, match="no study has been started here"):
         status(tmp_path)
+
+
+@pytest.mark.slow
+def test_a_scheduler_without_workers_says_so(tmp_path, monkeypatch):
+    import distributed
+
+    from jaxlmm.study import cluster, run
+    from studies import plain
+
+    monkeypatch.setattr(cluster, "PATIENCE", 1)
+    with distributed.LocalCluster(n_workers=0, dashboard_address=None) as nobody:
+        with pytest.raises(StudyError, match="the scheduler has had no workers for 1 seconds"):
+            run(plain(), tmp_path, cluster.Dask(nobody))
+
+
+NO_GUARD = """
+import sys
+from jaxlmm.study import run
+from studies import plain
+run(plain(), sys.argv[1], "dask", 1)
+"""
+
+
+@pytest.mark.slow
+def test_dask_without_a_main_guard_says_what_to_do(tmp_path):
+    (tmp_path / "script.py").write_text(NO_GUARD)
+    paths = os.pathsep.join([str(Path(jaxlmm.__file__).parents[1]), str(Path(__file__).parents[1])])
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "script.py"), str(tmp_path / "out")], capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": paths}, timeout=TIMEOUT,
+    )  # fmt: skip
+    assert done.returncode == 1 and "put run(...) below `if __name__ == '__main__':`" in done.stderr.splitlines()[-1]
+
+
+def test_workers_share_the_cache_of_compiled_code():
+    import jax
+
+    from jaxlmm.study.executors import _compiled
+
+    before = jax.config.values["jax_compilation_cache_dir"]
+    try:
+        jax.config.update("jax_compilation_cache_dir", "/somewhere")
+        assert _compiled()["JAX_COMPILATION_CACHE_DIR"] == "/somewhere"
+        jax.config.update("jax_compilation_cache_dir", None)
+        assert _compiled() == {}
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)

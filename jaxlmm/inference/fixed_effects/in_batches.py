@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Any, NamedTuple
 
@@ -30,6 +30,8 @@ from ...runtime.programs import QUICKLY, compiled
 from ...tolerances import REPEATED
 from ..hypotheses.coding import Coding
 from ..local import INFORMATION, blocks_at, expanded, inverse, local_of
+from ..many.discoveries import qvalues
+from ..many.moderated import moderation
 from ..options import chart_of, check_options
 from ..robust import sandwich
 from ..robust.partition import dependent
@@ -86,6 +88,66 @@ class LaneTests(Shown):
         columns |= {name: np.repeat(values, m) for name, values in joint.items()}
         columns["status"] = np.repeat([TestStatus(s).name.lower() for s in self.status], m)
         return make_frame(self.kind, columns)
+
+    def moderated(self, sigma: Any) -> LaneTests:
+        """The tests by residual variances that are shrunk to what all data sets have in common (limma, dream).
+
+        Standard errors are those of a residual variance ``s^2`` with the degrees of freedom of the hypothesis, which
+        gives way to its posterior mean; degrees of freedom grow by those of the prior (Smyth 2004), to at most those of
+        all data sets together.
+
+        Parameters
+        ----------
+        sigma : (b,) residual standard deviations, ``batch.sigma``
+
+        Raises
+        ------
+        DataError
+            For another length, and fewer than three data sets with a test.
+        """
+        variance = np.asarray(sigma, np.float64) ** 2
+        if variance.shape != self.joint.shape:
+            raise DataError(f"sigma: expected {self.joint.shape}, one a data set, found shape {variance.shape}")
+        se, df = np.empty((2, *self.se.shape))
+        for j in range(self.se.shape[1]):
+            ratio, df[:, j] = moderation(variance, self.df[:, j])
+            se[:, j] = np.sqrt(ratio) * self.se[:, j]
+        ratio, den_df = moderation(variance, self.den_df)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            statistic, joint = self.statistic * (self.se / se), self.joint / ratio
+        return replace(
+            self, se=se, df=df, statistic=statistic, p=t_tail(statistic, df), joint=joint, den_df=den_df,
+            joint_p=f_tail(joint, self.num_df, den_df),
+        )  # fmt: skip
+
+    def top(
+        self, n: int = 10, hypothesis: int | None = 0, names: Sequence[Any] | None = None, method: str = "bh"
+    ) -> Any:  # fmt: skip
+        """The n data sets with the smallest p values, as a frame with their false discovery rates.
+
+        Parameters
+        ----------
+        n : rows;  hypothesis : row of L, or None for the joint test
+        names : (b,) of the data sets; default their numbers
+        method : of q values, "bh" or "storey", among all data sets with a test
+        """
+        b = len(self.status)
+        if names is not None and len(names) != b:
+            raise DataError(f"names: expected {b}, one a data set, found {len(names)}")
+        if hypothesis is not None and not 0 <= hypothesis < self.p.shape[1]:
+            raise DataError(f"hypothesis: found {hypothesis}, expected 0 to {self.p.shape[1] - 1}, or None (joint)")
+        p = self.joint_p if hypothesis is None else self.p[:, hypothesis]
+        q = qvalues(p, method)
+        t = self.joint if hypothesis is None else self.statistic[:, hypothesis]
+        rows = np.lexsort((-np.abs(np.nan_to_num(t)), np.where(np.isnan(p), np.inf, p)))[:n]
+        columns: dict[str, Any] = {"dataset": rows if names is None else [names[i] for i in rows]}
+        if hypothesis is None:
+            columns |= {"statistic": t[rows], "num_df": np.full(len(rows), self.num_df), "den_df": self.den_df[rows]}
+        else:
+            own = {"estimate": self.estimate, "std_error": self.se, "df": self.df, "statistic": self.statistic}
+            columns |= {name: values[rows, hypothesis] for name, values in own.items()}
+        columns |= {"p_value": p[rows], "q_value": q[rows]}
+        return make_frame(self.kind, {**columns, "status": [TestStatus(s).name.lower() for s in self.status[rows]]})
 
     def table(self) -> Table:
         """Means over the data sets with a test, and how many of them reject."""

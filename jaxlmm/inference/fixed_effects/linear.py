@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from ...distributions import check_level
 from ...errors import DataError
 from ...frames.alignment import refuse_masked
 from ...frames.columns import make_frame
 from ...frames.tables import Shown, Table, format_column, format_df, format_p, format_t, notes
+from ..hypotheses.alternatives import Alternative, alternative_of
 from .wald import FTest, RowTests, Wald
 
 
@@ -25,6 +27,7 @@ class LinearTest(Shown):
     rows : `RowTests`, arrays (m,): estimate, se, df, statistic (t), p;  limits (m, 2) at `level`
     joint : `FTest`: statistic (F), num_df, den_df, p
     label : the method in words;  note : what to know about it, or empty
+    side : what the rows are tested for; the joint test has both sides and no margin
     """
 
     names: tuple[str, ...]
@@ -37,6 +40,7 @@ class LinearTest(Shown):
     label: str
     note: str
     kind: str = field(repr=False, default="dict")
+    side: Alternative = field(repr=False, default=Alternative())
 
     def frame(self) -> Any:
         """One row a hypothesis: hypothesis, estimate, std_error, df, statistic, p_value, lower, upper."""
@@ -53,11 +57,14 @@ class LinearTest(Shown):
         cells = [format_column(x) for x in (r.estimate, r.se)] + [format_df(r.df), format_t(r.statistic)]
         body = tuple(zip(self.names, *cells, map(format_p, r.p), strict=True))
         joint = f"F({j.num_df:g}, {format_df([j.den_df])[0]}) = {j.statistic:.4g}, p = {format_p(j.p)}"
-        header = ("Hypothesis", "Estimate", "Std. Error", "df", "t value", "Pr(>|t|)")
-        return Table("Linear hypotheses:", header, body, note=notes(joint, f"Tests: {self.label}", self.note))
+        header = ("Hypothesis", "Estimate", "Std. Error", "df", "t value", self.side.probability)
+        words = self.side.words("rhs", f"{self.side.delta:.6g}") if self.side != Alternative() else ""
+        return Table("Linear hypotheses:", header, body, note=notes(words, joint, f"Tests: {self.label}", self.note))
 
 
-def linear_test(wald: Wald, L: Any, rhs: Any, level: float, kind: str) -> LinearTest:
+def linear_test(
+    wald: Wald, L: Any, rhs: Any, level: float, kind: str, side: str = "two-sided", delta: float = 0.0
+) -> LinearTest:
     """Test hypotheses given as rows, coefficients by name, or weights of coefficients by name; see ``Fit.test``."""
     refuse_masked("L", L)
     refuse_masked("rhs", rhs)
@@ -69,12 +76,15 @@ def linear_test(wald: Wald, L: Any, rhs: Any, level: float, kind: str) -> Linear
     if values.ndim > 1 or (values.ndim == 1 and len(values) != len(L)):
         raise DataError(f"rhs: expected a number or one for each of {len(L)} rows of L, found shape {values.shape}")
     values = np.broadcast_to(values, (len(L),))
-    rows = wald.rows(L, values)
-    names = names or tuple(_expression(row, wald.names) for row in L)
+    rows, way = wald.rows(L, values), alternative_of(side, delta)
+    if way != Alternative():
+        statistic = way.statistic(rows.estimate - values, rows.se)
+        rows = rows._replace(statistic=statistic, p=way.p(statistic, rows.df))
+    names = names or tuple(expression(row, wald.names) for row in L)
     names = tuple(f"{name} = {v:g}" if v else name for name, v in zip(names, values, strict=True))
-    limits = wald.interval(rows, level)
+    limits = np.stack(way.limits(rows.estimate, way.reach(check_level(level), rows.df) * rows.se), -1)
     return LinearTest(
-        names, L, values, rows, wald.joint_of(L, values), limits, level, wald.label, wald.note, kind
+        names, L, values, rows, wald.joint_of(L, values), limits, level, wald.label, wald.note, kind, way
     )  # fmt: skip
 
 
@@ -98,7 +108,7 @@ def _row(weights: Mapping[str, float], coefficients: tuple[str, ...]) -> np.ndar
     return np.array([float(weights.get(name, 0.0)) for name in coefficients])
 
 
-def _expression(row: np.ndarray, names: tuple[str, ...]) -> str:
+def expression(row: np.ndarray, names: tuple[str, ...]) -> str:
     """``a - 0.5 b`` for a row."""
     parts = []
     for w, name in zip(row, names, strict=True):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -36,6 +36,7 @@ WORDS = {
     "satterthwaite": "Satterthwaite", "kenward-roger": "Kenward-Roger", "kenward-roger-full": "Kenward-Roger full",
     "between-within-sas": "Between-within of SAS",
 }  # fmt: skip
+KNOWN = "covariances known"
 NOT_DEFINITE = "the information of the covariance parameters is not positive definite: no degrees of freedom"
 NOT_POSITIVE = "the adjusted covariance of the coefficients is not positive definite; use df='satterthwaite'"
 NOT_IDENTIFIED = "empty: the data do not determine covariance parameters that the variance depends on"
@@ -229,6 +230,10 @@ def _small_sample(fit: FitBase, df: str, information: str | None, boundary_df: s
     is_kr = df != "satterthwaite"
     if is_kr and fit.method != "REML":
         raise DataError(f"df: {df!r} is for REML fits, found method 'ML'; fit with method='REML'")
+    if not len(fit.theta):  # V is known: coefficients are normal
+        return replace(
+            _plain(fit, "asymptotic", fit.vcov, fit.estimate.inner[0], ""), method=df, label=f"{WORDS[df]}, {KNOWN}"
+        )
     chart, information = chart_of(df, information, boundary_df, fit.singular)
     kind = fit.estimate.information
     at_hand = chart == "solver" and information == "observed" and not is_kr and np.all(np.isfinite(kind))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
-from itertools import combinations
+from itertools import combinations, product
 from math import gcd, lcm
 from typing import Any
 
@@ -13,25 +13,34 @@ import numpy as np
 from ...errors import DataError
 from ...frames.alignment import refuse_masked
 
-METHODS = ("pairwise", "revpairwise", "trt.vs.ctrl", "consec", "eff", "poly")
-ADJUSTMENT = {"pairwise": "tukey", "revpairwise": "tukey", "trt.vs.ctrl": "dunnett", "consec": "mvt", "eff": "fdr"}
+METHODS = (
+    "pairwise", "revpairwise", "trt.vs.ctrl", "dunnett", "consec", "eff", "del.eff", "helmert", "poly", "identity",
+)  # fmt: skip
+ADJUSTMENT = {
+    "pairwise": "tukey", "revpairwise": "tukey", "trt.vs.ctrl": "dunnett", "dunnett": "dunnett", "consec": "mvt",
+    "eff": "fdr", "del.eff": "fdr",
+}  # fmt: skip
 """The adjustment that goes with a method; none with others. As in R's emmeans, but Dunnett's is exact."""
 
 _DEGREES = ("linear", "quadratic", "cubic", "quartic")
-Custom = Mapping[str, Any] | Sequence[Any] | np.ndarray
+Custom = Mapping[str, Any] | Sequence[Any] | np.ndarray | Callable[[list[str]], Any]
 
 
-def coefficients(method: str | Custom, labels: Sequence[str], ref: int | str = 0) -> tuple[list[str], np.ndarray]:
+def coefficients(
+    method: str | Custom, labels: Sequence[str], ref: int | str = 0, apart: str = " - "
+) -> tuple[list[str], np.ndarray]:
     """Names and coefficients (c, m) of contrasts of m means.
 
     Parameters
     ----------
-    method : a word, a dict from names to m coefficients, or an array (c, m)
-        "pairwise" A - B, "revpairwise" B - A, "trt.vs.ctrl" each minus `ref`, "consec" each minus the one before,
-        "eff" each minus the average of all, "poly" orthogonal polynomials in equally spaced levels, in the smallest
-        integers, as tables have them.
+    method : a word, a dict from names to m coefficients, an array (c, m), or a function of the labels that returns one
+        "pairwise" A - B, "revpairwise" B - A, "trt.vs.ctrl" or "dunnett" each minus `ref`, "consec" each minus the one
+        before, "eff" each minus the average of all, "del.eff" of all others, "helmert" minus that of those before (in
+        whole numbers), "poly" orthogonal polynomials in equally spaced levels, in the smallest integers, as tables have
+        them, "identity" the means themselves.
     labels : names of the means
     ref : label or position of the control
+    apart : what stands between the names of two means
 
     Raises
     ------
@@ -39,31 +48,67 @@ def coefficients(method: str | Custom, labels: Sequence[str], ref: int | str = 0
         For an unknown word or control, and coefficients of another length.
     """
     m, one = len(labels), np.eye(len(labels))
-    labels = [f"({label})" if " - " in label else label for label in labels]  # a difference, to be subtracted
+    if callable(method):
+        method = method(list(labels))
     if not isinstance(method, str):
         return _custom(method, m)
+    if method == "identity":
+        return list(labels), one
+    labels = [f"({label})" if apart in label else label for label in labels]  # a difference, to be subtracted
     if method in ("pairwise", "revpairwise"):
         pairs = list(combinations(range(m), 2))
         if method == "revpairwise":
             pairs = [(j, i) for j in range(m) for i in range(j)]
-        return _differences(pairs, labels)
+        return _differences(pairs, labels, apart)
     if method == "consec":
-        return _differences([(i + 1, i) for i in range(m - 1)], labels)
-    if method == "trt.vs.ctrl":
+        return _differences([(i + 1, i) for i in range(m - 1)], labels, apart)
+    if method in ("trt.vs.ctrl", "dunnett"):
         control = _place(ref, labels)
-        return _differences([(i, control) for i in range(m) if i != control], labels)
+        return _differences([(i, control) for i in range(m) if i != control], labels, apart)
     if method == "eff":
         return [f"{label} effect" for label in labels], one - 1.0 / m
+    if method == "del.eff":
+        return [f"{label} effect" for label in labels], one - (1.0 - one) / max(m - 1, 1)
+    if method == "helmert":
+        rows = np.diag(np.arange(m, dtype=float)) - np.tri(m, k=-1)
+        return [f"{label} vs earlier" for label in labels[1:]], rows[1:]
     if method == "poly":
         names = [_DEGREES[d] if d < len(_DEGREES) else f"degree {d + 1}" for d in range(min(6, m - 1))]
         return names, _polynomials(m, len(names))
-    raise DataError(f"method: found {method!r}, expected one of {', '.join(METHODS)}, a dict or an array")
+    raise DataError(f"method: found {method!r}, expected one of {', '.join(METHODS)}, a dict, an array or a function")
 
 
-def _differences(pairs: Sequence[tuple[int, int]], labels: Sequence[str]) -> tuple[list[str], np.ndarray]:
+def crossed(
+    method: Any, rows: Sequence[Sequence[str]], names: Sequence[str], ref: int | str, apart: str
+) -> tuple[list[list[str]], np.ndarray]:
+    """Names (c, f) and coefficients (c, m) of interaction contrasts of m means that are combinations of f labels.
+
+    Products of the contrasts of each label, by a method for all or a list with one for each.
+    """
+    each = list(method) if isinstance(method, (list, tuple)) else [method] * len(names)
+    if len(each) != len(names):
+        raise DataError(f"method: expected one for each of {', '.join(names)}, found {len(each)}")
+    levels = [list(dict.fromkeys(column)) for column in zip(*rows, strict=True)]
+    place = {tuple(row): i for i, row in enumerate(rows)}
+    cells = list(product(*levels))
+    if any(cell not in place for cell in cells):
+        raise DataError(f"interaction: combinations of {', '.join(names)} are missing; compare within by=")
+    parts = [
+        coefficients(m, own, ref if isinstance(ref, int) or ref in own else 0, apart)
+        for m, own in zip(each, levels, strict=True)
+    ]
+    C = parts[0][1]
+    for _, one in parts[1:]:
+        C = np.kron(C, one)
+    out = np.zeros((len(C), len(rows)))
+    out[:, [place[cell] for cell in cells]] = C
+    return [list(row) for row in product(*(labels for labels, _ in parts))], out
+
+
+def _differences(pairs: Sequence[tuple[int, int]], labels: Sequence[str], apart: str) -> tuple[list[str], np.ndarray]:
     one = np.eye(len(labels))
     rows = np.array([one[i] - one[j] for i, j in pairs]).reshape(-1, len(labels))
-    return [f"{labels[i]} - {labels[j]}" for i, j in pairs], rows
+    return [f"{labels[i]}{apart}{labels[j]}" for i, j in pairs], rows
 
 
 def _place(ref: int | str, labels: Sequence[str]) -> int:

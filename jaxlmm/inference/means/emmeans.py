@@ -11,13 +11,15 @@ from ...distributions import check_level
 from ...errors import DataError
 from ...estimates.fitted import FitBase
 from ..hypotheses.grid import Grid, reference_grid
-from .table import EMMeans, scale_of, text_of
+from .scale import Scale
+from .table import EMMeans, text_of, type_of
 from .weights import Weights, weighted
 
 
 def emmeans(
     fit: FitBase, specs: str | Sequence[str], df: str = "satterthwaite", at: Mapping[str, Any] | None = None,
-    weights: Weights = "equal", level: float = 0.95, **options: Any,
+    weights: Weights = "equal", level: float = 0.95, type: str = "link", bias_adjust: bool | float = False,
+    **options: Any,
 ) -> EMMeans:  # fmt: skip
     """Estimated marginal means (least-squares means): predictions at a reference grid, averaged over other factors.
 
@@ -34,11 +36,15 @@ def emmeans(
         Or numbers for the levels of factors, ``{"sex": {"f": 0.6, "m": 0.4}}``, whose products are taken; levels of
         other factors weigh the same
     level : of the intervals
+    type : "link", the scale of the model; "response", that of the response inside ``log(y)``, ``sqrt(y)`` and the like:
+        estimates and limits are transformed back, errors by the delta method
+    bias_adjust : with "response", means of the response instead of medians, for the standard deviation around the fixed
+        part, or a given one; see `Scale.corrected`
 
     Raises
     ------
     DataError
-        For names that are not predictors, unknown levels, words and weights.
+        For names that are not predictors, unknown levels, words and weights, and a response without a known inverse.
 
     Notes
     -----
@@ -48,29 +54,36 @@ def emmeans(
     names, by = _specs(specs)
     every = (*names, *by)
     grid, rule, of = weighted(fit, reference_grid(fit, at, every), weights, every)
-    return _averaged(fit, grid, names, by, df, rule, level, options, f"Estimated marginal means{of}", "mean")
+    title, scale = f"Estimated marginal means{of}", type_of(fit, type, bias_adjust)
+    return _averaged(fit, grid, names, by, df, rule, level, options, title, "mean", *scale)
 
 
 def emtrends(
     fit: FitBase, var: str, specs: str | Sequence[str] = "1", df: str = "satterthwaite",
-    at: Mapping[str, Any] | None = None, weights: Weights = "equal", level: float = 0.95, **options: Any,
+    at: Mapping[str, Any] | None = None, weights: Weights = "equal", level: float = 0.95, type: str = "link",
+    **options: Any,
 ) -> EMMeans:  # fmt: skip
     """Slopes of a numeric predictor, averaged like means: the derivative of the fixed part with respect to it.
 
     Parameters
     ----------
     var : the predictor; the slope is at its mean, or at ``at={var: value}``
+    type : "response" for the ratio by which one more multiplies a response in a logarithm, the odds of one in a logit
     others : see `emmeans`
     """
     names, by = _specs(specs)
     every = (*names, *by)
     grid, rule, of = weighted(fit, reference_grid(fit, at, every, slope=var), weights, every, var)
-    return _averaged(fit, grid, names, by, df, rule, level, options, f"Slopes of {var}{of}", "slope")
+    scale, note = type_of(fit, type)
+    if scale is not None and scale.differences is None:
+        raise DataError(f"type: slopes of {fit.frame.response} are no slopes of the response; use fit.slopes(type=...)")
+    shown = scale and scale.differences
+    return _averaged(fit, grid, names, by, df, rule, level, options, f"Slopes of {var}{of}", "slope", shown, note)
 
 
 def _averaged(
     fit: FitBase, grid: Grid, names: tuple[str, ...], by: tuple[str, ...], df: str, weights: str, level: float,
-    options: dict[str, Any], title: str, what: str,
+    options: dict[str, Any], title: str, what: str, shown: Scale | None, scale: list[str],
 ) -> EMMeans:  # fmt: skip
     every = (*names, *by)
     cells = grid.cells(every)
@@ -91,7 +104,7 @@ def _averaged(
     note += [f"{inner} nested in {', '.join(outer)}: cells that there are" for inner, outer in grid.nests.items()]
     return EMMeans(
         fit.wald(df=df, **options), labels, functions, shift, by, check_level(level), "none", title, fit.frame.kind,
-        "; ".join(note + scale_of(fit)),
+        "; ".join(note + scale), shown=shown,
     )  # fmt: skip
 
 

@@ -20,7 +20,8 @@ from ...errors import DataError
 from ...estimates.fitted import FitBase
 from ...frames.columns import Column, open_table
 from ..hypotheses.grid import coded_columns, columns_used, derivative, evaluate, extra, listed_values, reference_grid
-from .table import EMMeans, scale_of, text_of
+from .scale import Scale
+from .table import EMMeans, text_of, type_of
 
 Names = str | Sequence[str] | None
 Columns = dict[str, Any]  # arrays of numbers, columns of factors
@@ -54,7 +55,7 @@ class _AveragedRows:
 
 def predictions(
     fit: FitBase, by: Names = None, newdata: Any = None, at: Mapping[str, Any] | None = None, df: str = "satterthwaite",
-    level: float = 0.95, **options: Any,
+    level: float = 0.95, type: str = "link", bias_adjust: bool | float = False, **options: Any,
 ) -> EMMeans:  # fmt: skip
     """Average predictions of the population mean; see ``Fit.predictions``.
 
@@ -62,49 +63,90 @@ def predictions(
     are the standardised means of epidemiology (G-computation).
     """
     rows = _rows(fit, by, newdata, list(at or {}))
-    blocks, labels = [], _Labels()
+    blocks, labels, scale = [], _Labels(), type_of(fit, type, bias_adjust)
     held = _predictors(fit, list(at or {}))
     for chosen in _combinations(held, at):
         every = evaluate(fit.frame, {**rows.columns, **_constant(held, chosen, rows.n)}, rows.n)
         if rows.offset is not None:
             every[:, -1] = rows.offset
-        blocks.append(rows.mean(np.column_stack([every, extra(fit, every[:, :-1])])))
+        blocks.append(rows.mean(_functions(fit, every, scale[0])))
         labels.add({**chosen, **rows.labels}, len(blocks[-1]))
-    return _table(fit, blocks, labels, "Average predictions", df, level, options)
+    return _table(fit, blocks, labels, "Average predictions", df, level, options, *scale)
 
 
 def comparisons(
     fit: FitBase, variables: str | Sequence[str], change: Any = None, by: Names = None, newdata: Any = None,
-    at: Mapping[str, Any] | None = None, df: str = "satterthwaite", level: float = 0.95, **options: Any,
+    at: Mapping[str, Any] | None = None, df: str = "satterthwaite", level: float = 0.95, type: str = "link",
+    bias_adjust: bool | float = False, **options: Any,
 ) -> EMMeans:  # fmt: skip
     """Average changes of the population mean when a predictor changes and others stay; see ``Fit.comparisons``."""
-    coded = coded_columns(fit.frame.formula)
+    coded, scale = coded_columns(fit.frame.formula), type_of(fit, type, bias_adjust)
 
     def changes(columns: Columns, name: str, column: Column, n: int) -> list[tuple[str, np.ndarray]]:
         found = []
         for label, low, high in _pairs(column, name in coded, columns[name], change):
-            low, high = (evaluate(fit.frame, {**columns, name: x}, n) for x in (low, high))
+            low, high = (
+                _functions(fit, evaluate(fit.frame, {**columns, name: x}, n), scale[0]) for x in (low, high)
+            )  # fmt: skip
             found.append((label, high - low))
         return found
 
-    return _each(fit, variables, changes, by, newdata, at, "Average comparisons", df, level, options)
+    return _each(fit, variables, changes, by, newdata, at, "Average comparisons", df, level, options, *scale)
 
 
 def slopes(
     fit: FitBase, variables: str | Sequence[str], by: Names = None, newdata: Any = None,
-    at: Mapping[str, Any] | None = None, df: str = "satterthwaite", level: float = 0.95, **options: Any,
+    at: Mapping[str, Any] | None = None, df: str = "satterthwaite", level: float = 0.95, type: str = "link",
+    bias_adjust: bool | float = False, **options: Any,
 ) -> EMMeans:  # fmt: skip
     """Average derivatives of the population mean with respect to numeric predictors; see ``Fit.slopes``."""
+    scale = type_of(fit, type, bias_adjust)
 
     def derivatives(columns: Columns, name: str, column: Column, n: int) -> list[tuple[str, np.ndarray]]:
-        return [("slope", derivative(fit.frame, columns, {name: column}, name))]
+        slope = derivative(fit.frame, columns, {name: column}, name)
+        every = None if scale[0] is None else evaluate(fit.frame, columns, n)
+        return [("slope", _derivatives(fit, slope, every, scale[0]))]
 
-    return _each(fit, variables, derivatives, by, newdata, at, "Average slopes", df, level, options)
+    return _each(fit, variables, derivatives, by, newdata, at, "Average slopes", df, level, options, *scale)
+
+
+def _functions(fit: FitBase, every: np.ndarray, scale: Scale | None) -> np.ndarray:
+    """Rows (n, columns + 1 + a): columns, the offset, what the model lacks; those of the response to first order.
+
+    To first order in the coefficients, at their estimates, so that sums are the response and slopes its errors.
+    """
+    whole = np.column_stack([every, extra(fit, every[:, :-1])])
+    if scale is None:
+        return whole
+    eta, offset = _predictor(fit, every), every.shape[1] - 1
+    slope = scale(eta, order=1)
+    out = slope[:, None] * whole
+    out[:, offset] += scale(eta) - slope * eta
+    return out
+
+
+def _derivatives(fit: FitBase, slope: np.ndarray, every: np.ndarray | None, scale: Scale | None) -> np.ndarray:
+    """As `_functions`, of the derivative with respect to a covariate; `slope` has that of `every`."""
+    whole = np.column_stack([slope, extra(fit, slope[:, :-1])])
+    if scale is None or every is None:
+        return whole
+    eta, change, offset = _predictor(fit, every), _predictor(fit, slope), every.shape[1] - 1
+    bend = scale(eta, order=2) * change
+    out = scale(eta, order=1)[:, None] * whole
+    out += bend[:, None] * np.column_stack([every, extra(fit, every[:, :-1])])
+    out[:, offset] -= bend * eta
+    return out
+
+
+def _predictor(fit: FitBase, every: np.ndarray) -> np.ndarray:
+    """The fixed part and the offset at rows (n,)."""
+    return every[:, fit.frame.kept] @ fit.coef + every[:, -1]
 
 
 def _each(
     fit: FitBase, variables: str | Sequence[str], effects: Callable[..., list[tuple[str, np.ndarray]]], by: Names,
     newdata: Any, at: Mapping[str, Any] | None, title: str, df: str, level: float, options: dict[str, Any],
+    scale: Scale | None, note: list[str],
 ) -> EMMeans:  # fmt: skip
     """The average effects of some variables, one after the other."""
     names = [variables] if isinstance(variables, str) else list(variables)
@@ -118,9 +160,9 @@ def _each(
         for chosen in _combinations(held, at):
             columns = {**rows.columns, **_constant(held, chosen, rows.n)}
             for contrast, every in effects(columns, name, data[name], rows.n):
-                blocks.append(rows.mean(np.column_stack([every, extra(fit, every[:, :-1])])))
+                blocks.append(rows.mean(every))
                 labels.add({"term": name, "contrast": contrast, **chosen, **rows.labels}, len(blocks[-1]))
-    return _table(fit, blocks, labels, title, df, level, options)
+    return _table(fit, blocks, labels, title, df, level, options, scale, note)
 
 
 class _Labels:
@@ -136,7 +178,8 @@ class _Labels:
 
 
 def _table(
-    fit: FitBase, blocks: list[np.ndarray], labels: _Labels, title: str, df: str, level: float, options: dict[str, Any]
+    fit: FitBase, blocks: list[np.ndarray], labels: _Labels, title: str, df: str, level: float,
+    options: dict[str, Any], scale: Scale | None, said: list[str],
 ) -> EMMeans:  # fmt: skip
     """Linear functions from means of all columns, the offset and what is beyond the combinations that X knows."""
     means = np.concatenate(blocks)
@@ -145,7 +188,7 @@ def _table(
     columns = labels.columns or {"mean": ["overall"]}
     return EMMeans(
         fit.wald(df=df, **options), columns, functions, shift, (), check_level(level), "none", title, fit.frame.kind,
-        "; ".join(["random effects at zero", *scale_of(fit)]),
+        "; ".join(["random effects at zero", *said, *([f"{scale.note}, errors by the delta method"] if scale else [])]),
     )  # fmt: skip
 
 

@@ -18,12 +18,17 @@ from ...frames.columns import make_frame, number_label
 from ...frames.tables import Shown, Table, format_column, format_df, format_p, format_t, notes
 from ...tolerances import ESTIMABLE
 from ..fixed_effects.wald import FTest, Wald
-from .contrasts import ADJUSTMENT, Custom, coefficients
-from .multiplicity import METHODS, adjusted, critical
+from ..hypotheses.alternatives import Alternative, alternative_of
+from ..shares import marginal_variance
+from .contrasts import ADJUSTMENT, Custom, coefficients, crossed
+from .multiplicity import BOTH, METHODS, TWO_SIDED, adjusted, critical
+from .scale import Scale, response_scale
 
 _WORDS = {
-    "tukey": "Tukey", "dunnett": "Dunnett (multivariate t)", "mvt": "multivariate t", "bonferroni": "Bonferroni",
-    "holm": "Holm (intervals: Bonferroni)", "sidak": "Sidak", "fdr": "Benjamini-Hochberg (intervals: Bonferroni)",
+    "tukey": "Tukey", "dunnett": "Dunnett (multivariate t)", "mvt": "multivariate t", "scheffe": "Scheffe",
+    "bonferroni": "Bonferroni", "holm": "Holm (intervals: Bonferroni)", "sidak": "Sidak",
+    "hochberg": "Hochberg (intervals: Bonferroni)", "hommel": "Hommel (intervals: Bonferroni)",
+    "fdr": "Benjamini-Hochberg (intervals: Bonferroni)",
 }  # fmt: skip
 
 
@@ -56,6 +61,9 @@ class EMMeans(Shown):
     note : str
     means : int
         How many means the contrasts of each family are between.
+    side, null : what is tested; the null on the scale of the model
+    shown : Scale or None
+        What estimates and limits are shown on, where that is not the scale of the model.
     """
 
     wald: Wald
@@ -69,6 +77,9 @@ class EMMeans(Shown):
     kind: str
     note: str = ""
     means: int = 0
+    side: Alternative = BOTH
+    null: float = 0.0
+    shown: Scale | None = None
 
     # -- numbers
 
@@ -89,15 +100,16 @@ class EMMeans(Shown):
             if not rows.size:
                 continue
             L, shift = self.L[rows], self.shift[rows]
-            found = self.wald.rows(L, rhs=-shift)
+            found = self.wald.rows(L, rhs=self.null - shift)
             estimate = L @ self.wald.coef + shift
-            family = (found.df, self._correlation(L), self.means)
-            half = critical(self.adjust, self.level, *family) * found.se
-            p = adjusted(self.adjust, found.statistic, *family)
-            numbers = (estimate, found.se, found.df, estimate - half, estimate + half, found.statistic, p)
+            family = (found.df, self._correlation(L), self.means, self.side)
+            lower, upper = self.side.limits(estimate, critical(self.adjust, self.level, *family) * found.se)
+            t = self.side.statistic(estimate - self.null, found.se)
+            p = adjusted(self.adjust, t, *family)
+            numbers = (estimate, found.se, found.df, lower, upper, t, p)
             for name, values in zip(names, numbers, strict=True):
                 out[name][rows] = values
-        return out
+        return out if self.shown is None else self.shown.of_table(out)
 
     def _correlation(self, L: np.ndarray) -> np.ndarray:
         cov = L @ self.wald.vcov @ L.T
@@ -119,77 +131,174 @@ class EMMeans(Shown):
     # -- contrasts and tests
 
     def contrast(
-        self, method: str | Custom = "eff", by: str | Sequence[str] | None = None, adjust: str | None = None,
-        ref: int | str = 0, level: float | None = None,
+        self, method: str | Custom | Sequence[str | Custom] = "eff", by: str | Sequence[str] | None = None,
+        adjust: str | None = None, ref: int | str = 0, level: float | None = None, interaction: bool = False,
     ) -> EMMeans:  # fmt: skip
         """Contrasts between rows.
 
+        On the response scale (``type="response"``) differences of logarithms are ratios, of logits odds ratios; those
+        of other transforms stay on the scale of the model, see `regrid`.
+
         Parameters
         ----------
-        method : "pairwise", "revpairwise", "trt.vs.ctrl", "consec", "eff" or "poly"; or a dict from names to
-            coefficients, one a row within each combination of `by`; or an array of them
+        method : "pairwise", "revpairwise", "trt.vs.ctrl", "consec", "eff", "del.eff", "helmert", "poly" or "identity";
+            or a dict from names to coefficients, one a row within each combination of `by`; an array of them; or a
+            function from the labels of the rows to such a dict
         by : labels within whose combinations rows are compared; default those of the means, () for none
-        adjust : "tukey", "dunnett", "mvt", "bonferroni", "holm", "sidak", "fdr" or "none", within combinations of `by`;
-            default as in R's emmeans: Tukey for pairs, Dunnett for comparisons with a control, mvt for consecutive
-            levels, fdr for effects, none for others
+        adjust : "tukey", "dunnett", "mvt", "scheffe", "bonferroni", "holm", "hochberg", "hommel", "sidak", "fdr" or
+            "none", within combinations of `by`; default as in R's emmeans: Tukey for pairs, Dunnett for comparisons
+            with a control, mvt for consecutive levels, fdr for effects, none for others
         ref : label or position of the control
         level : of the intervals, which are adjusted too
+        interaction : contrasts of contrasts, the products of `method` for each label that is not in `by`, or of a list
+            with a method for each of them; not adjusted unless asked for
 
         Raises
         ------
         DataError
-            For an unknown method, control, label or adjustment, and Tukey's adjustment of contrasts that are not pairs.
+            For an unknown method, control, label or adjustment, Tukey's adjustment of contrasts that are not pairs, and
+            interactions of labels whose combinations are not all there.
         """
         by = self.by if by is None else (by,) if isinstance(by, str) else tuple(by)
         for name in by:
             if name not in self.labels:
                 raise DataError(f"by: found {name!r}, expected some of {', '.join(self.labels)}")
-        pairs = isinstance(method, str) and method in ("pairwise", "revpairwise")
-        default = ADJUSTMENT.get(method, "none") if isinstance(method, str) else "none"
-        adjust = default if adjust is None else adjust
-        if adjust not in METHODS:
-            raise DataError(f"adjust: found {adjust!r}, expected one of {', '.join(METHODS)}")
+        pairs = isinstance(method, str) and method in ("pairwise", "revpairwise") and not interaction
+        default = ADJUSTMENT.get(method, "none") if isinstance(method, str) and not interaction else "none"
+        adjust = check_adjust(default if adjust is None else adjust, BOTH)
         if adjust == "tukey" and not pairs:
             raise DataError("adjust: 'tukey' is for all pairs; use 'mvt', which is exact for any contrasts")
         own = [name for name in self.labels if name not in by]
         rename = {"contrast": "contrast of"}
-        labels: dict[str, list[Any]] = {"contrast": [], **{rename.get(name, name): [] for name in by}}
+        apart = " / " if self._is_ratio else " - "
+        made: list[str] = [f"{name} contrast" for name in own] if interaction else ["contrast"]
+        labels: dict[str, list[Any]] = {name: [] for name in (*made, *(rename.get(name, name) for name in by))}
         rows, sizes = [], []
         texts = {name: texts_of(self.labels[name]) for name in own}
         for family in dataclasses.replace(self, by=by)._families():
-            names = [" ".join(texts[n][i] for n in own) for i in family]
-            new, C = coefficients(method, names, ref)
+            families = [[texts[n][i] for n in own] for i in family]
+            if interaction:
+                new, C = crossed(method, families, own, ref, apart)
+            else:
+                names, C = coefficients(method, [" ".join(texts) for texts in families], ref, apart)
+                new = [[name] for name in names]
             inside = np.zeros((len(C), len(self.L)))
             inside[:, family] = C
             rows.append(inside)
             sizes.append(len(family))
-            labels["contrast"] += new
+            for name, column in zip(made, zip(*new, strict=True), strict=True):
+                labels[name] += column
             for name in by:
                 labels[rename.get(name, name)] += [self.labels[name][family[0]]] * len(new)
         C = np.concatenate(rows)
         used, gaps = C != 0, ~np.isfinite(self.functions).all(axis=1)
         functions = C @ np.where(gaps[:, None], 0.0, self.functions)
         functions[(used & gaps).any(axis=1)] = np.nan
+        shown, note = self._scale_of(C)
         return dataclasses.replace(
             self, labels=labels, functions=functions, shift=C @ self.shift, adjust=adjust,
             by=tuple(rename.get(n, n) for n in by), level=self.level if level is None else check_level(level),
-            title="Contrasts", means=max(sizes),
+            title="Contrasts", means=max(sizes), side=BOTH, null=0.0, shown=shown, note=notes(self.note, note),
         )  # fmt: skip
+
+    @property
+    def _is_ratio(self) -> bool:
+        """Whether differences are shown as ratios."""
+        found = self.shown and (self.shown if self.shown.again else self.shown.differences)
+        return bool(found and found.null == "1")
+
+    def _scale_of(self, C: np.ndarray) -> tuple[Scale | None, str]:
+        """The scale of contrasts, and what to say where they lose it."""
+        if self.shown is None or self.shown.again:
+            return self.shown, ""
+        sums = C.sum(axis=1)
+        if np.allclose(sums, 1.0):
+            return self.shown, ""
+        if np.allclose(sums, 0.0, atol=1e-12) and self.shown.differences is not None:
+            return self.shown.differences, ""
+        return None, "contrasts are on the scale of the model; regrid() has those of the response"
 
     def pairs(self, by: str | Sequence[str] | None = None, adjust: str = "tukey") -> EMMeans:
         """All differences of two rows, ``contrast("pairwise")``."""
         return self.contrast("pairwise", by=by, adjust=adjust)
 
-    def test(self, joint: bool = False) -> Any:
-        """Tests of zero as a frame: each row, or with `joint` an F test of all rows in each combination of `by`."""
+    def regrid(self) -> EMMeans:
+        """The same means, on the response scale, as numbers of their own: their contrasts are differences of them.
+
+        Errors are by the delta method, intervals symmetric.
+        """
+        if self.shown is None:
+            raise DataError("regrid: these are on the scale of the model; ask for type='response' first")
+        known = np.isfinite(self.L).all(axis=1)
+        eta = np.where(known, np.where(known[:, None], self.L, 0.0) @ self.wald.coef + self.shift, np.nan)
+        value, slope = self.shown(eta), self.shown(eta, order=1)
+        functions = self.functions * slope[:, None]
+        shift = value - np.where(known[:, None], functions[:, : self.L.shape[1]], 0.0) @ self.wald.coef
+        note = notes(self.note, "errors by the delta method")
+        return dataclasses.replace(self, functions=functions, shift=shift, shown=None, null=0.0, side=BOTH, note=note)
+
+    def against(
+        self, null: float | None = None, side: str = "two-sided", delta: float = 0.0, adjust: str | None = None,
+        level: float | None = None,
+    ) -> EMMeans:  # fmt: skip
+        """The same rows with other hypotheses: a null, one side, a margin.
+
+        Parameters
+        ----------
+        null : what estimates are compared with, on the scale that is shown; default zero on the scale of the model,
+            which is a ratio of 1
+        side : "two-sided"; "greater" or ">"; "less" or "<": what is to be shown. Intervals of one side are one-sided
+        delta : a margin. With it "two-sided" is equivalence (both one-sided tests), "greater" non-inferiority, "less"
+            non-superiority. On the response scale of a logarithm a factor: 1.25 for ratios between 0.8 and 1.25
+        adjust, level : see `contrast`; default as they are
+
+        Raises
+        ------
+        DataError
+            For a null that the scale does not have, and adjustments that have no one-sided form.
+        """
+        at, margin = 0.0 if null is None else null, delta
+        if self.shown is not None:
+            at = 0.0 if null is None else self.shown.of_model("null", null)
+            if delta and not self.shown.again:
+                raise DataError("delta: margins around back-transformed means have no one size; use regrid() first")
+            margin = abs(self.shown.of_model("delta", delta)) if delta else 0.0
+        found = alternative_of(side, margin)
+        if self.shown is not None and float(self.shown(np.array(at), order=1)) < 0:  # the larger the smaller
+            found = found._replace(way=-found.way)
+        adjust = check_adjust(self.adjust if adjust is None else adjust, found)
+        level = self.level if level is None else check_level(level)
+        return dataclasses.replace(self, side=found, null=float(at), adjust=adjust, level=level)
+
+    def confint(self, level: float | None = None, adjust: str | None = None, side: str = "two-sided") -> Any:
+        """Confidence limits as a frame: labels, estimate, std_error, df, lower, upper; see `against`."""
+        found = self.against(side=side, adjust=adjust, level=level)
+        wanted = ("estimate", "std_error", "df", "lower", "upper")
+        return make_frame(self.kind, {**self.labels, **{name: found._tests[name] for name in wanted}})
+
+    def test(
+        self, joint: bool = False, null: float | None = None, side: str | None = None, delta: float = 0.0,
+        adjust: str | None = None,
+    ) -> Any:  # fmt: skip
+        """Tests as a frame: each row, or with `joint` an F test of all rows in each combination of `by`.
+
+        Parameters
+        ----------
+        joint : all rows of a combination together
+        null, side, delta, adjust : see `against`, of which this is a frame
+        """
+        asked = (null, side, adjust) != (None, None, None) or delta
+        at = self.against(null, "two-sided" if side is None else side, delta, adjust) if asked else self
         if not joint:
             wanted = ("estimate", "std_error", "df", "statistic", "p_value")
-            return make_frame(self.kind, {**self.labels, **{name: self._tests[name] for name in wanted}})
+            return make_frame(self.kind, {**self.labels, **{name: at._tests[name] for name in wanted}})
+        if at.side != BOTH:
+            raise DataError("joint: an F test has no side and no margin; use joint=False")
         columns: dict[str, list[Any]] = {name: [] for name in (*self.by, "num_df", "den_df", "statistic", "p_value")}
         for rows in self._families():
             usable = rows[np.isfinite(self.L[rows]).all(axis=1)]
             nothing = FTest(np.nan, 0.0, np.nan, np.nan)
-            found = self.wald.joint_of(self.L[usable], rhs=-self.shift[usable]) if usable.size else nothing
+            found = self.wald.joint_of(self.L[usable], rhs=at.null - self.shift[usable]) if usable.size else nothing
             values = (found.num_df, found.den_df, found.statistic, found.p)
             for name, value in zip(columns, [*(self.labels[n][rows[0]] for n in self.by), *values], strict=True):
                 columns[name].append(value)
@@ -204,14 +313,23 @@ class EMMeans(Shown):
     def table(self) -> Table:
         """As it prints."""
         numbers = self._tests
-        header = ("Estimate", "Std. Error", "df", f"{100 * self.level:g}% from", "to", "t value", "Pr(>|t|)")
+        first = "Estimate" if self.shown is None else self.shown.header
+        header = (
+            first,
+            "Std. Error",
+            "df",
+            f"{100 * self.level:g}% from",
+            "to",
+            "t value",
+            self.side.probability,
+        )
         columns = [texts_of(values) for values in self.labels.values()]
         columns += [format_column(numbers["estimate"], 6), format_column(numbers["std_error"])]
         columns += [format_df(numbers["df"])]
         columns += [format_column(numbers[name], 6) for name in ("lower", "upper")]
         columns += [format_t(numbers["statistic"])]
         columns += [[format_p(v) for v in numbers["p_value"]]]
-        lines = [f"Tests: {self.wald.label}", self.wald.note, self.note]
+        lines = [f"Tests: {self.wald.label}", self.wald.note, self.note, *self._hypothesis()]
         if np.isnan(self.L).any():
             lines.append("empty rows: the data cannot estimate them")
         size = max(map(len, self._families()), default=0)
@@ -219,6 +337,27 @@ class EMMeans(Shown):
             lines.append(f"adjusted for {size} comparisons: {_WORDS[self.adjust]}")
         rows = tuple(zip(*columns, strict=True))
         return Table(self.title, (*self.labels, *header), rows, labels=len(self.labels), note=notes(*lines))
+
+    def _hypothesis(self) -> list[str]:
+        """What is tested and shown, in words."""
+        if self.shown is None:
+            return [self.side.words(f"{self.null:.6g}", f"{self.side.delta:.6g}")]
+        null = f"{float(self.shown(np.array(self.null))):.6g}"
+        is_factor = self.shown.null == "1"
+        delta = float(self.shown(np.array(self.side.delta))) if is_factor else self.side.delta
+        words = self.side.words(null, f"{delta:.6g}", is_factor)
+        return [self.shown.note, words if words else f"tests of {null}"]
+
+
+def check_adjust(adjust: str, side: Alternative) -> str:
+    """Refuse adjustments that there are not, or not for a side."""
+    if adjust not in METHODS:
+        raise DataError(f"adjust: found {adjust!r}, expected one of {', '.join(METHODS)}")
+    if side.tails == 1 and adjust in TWO_SIDED:
+        raise DataError(f"adjust: {adjust!r} has two sides; with side= or delta= use 'mvt' or 'holm'")
+    if side.way == 0 and side.delta and adjust in ("mvt", "dunnett"):
+        raise DataError(f"adjust: {adjust!r} has no form for equivalence; use 'holm', or level= of intervals")
+    return adjust
 
 
 def texts_of(values: Sequence[Any]) -> list[str]:
@@ -239,3 +378,26 @@ def scale_of(fit: Any) -> list[str]:
     formula = fit.frame.formula
     plain = expression_columns((formula.response,), formula) == (fit.frame.response,)
     return [] if plain else [f"on the scale of {fit.frame.response}"]
+
+
+def type_of(fit: Any, kind: str, bias_adjust: bool | float = False) -> tuple[Scale | None, list[str]]:
+    """What means are shown on by ``type=``, and what to say of it.
+
+    Raises
+    ------
+    DataError
+        For other words, and a response without a known inverse.
+    """
+    if kind not in ("link", "response"):
+        raise DataError(f"type: found {kind!r}, expected 'link', the scale of the model, or 'response'")
+    scale = response_scale(fit.frame.formula) if kind == "response" else None
+    if scale is None:
+        if bias_adjust is not False:
+            raise DataError("bias_adjust: for means of a transformed response with type='response'")
+        return None, scale_of(fit) if kind == "link" else []
+    return (scale if bias_adjust is False else scale.corrected(_spread(fit, bias_adjust))), []
+
+
+def _spread(fit: Any, given: bool | float) -> float:
+    """The standard deviation that means are adjusted for: given, or that of the rows around the fixed part."""
+    return float(np.sqrt(marginal_variance(fit))) if given is True else float(given)

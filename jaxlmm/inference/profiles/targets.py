@@ -144,6 +144,8 @@ def select(joint: Joint, fit: FitBase, wanted: list[str] | None) -> tuple[list[s
     coefs = [name for name in fit.coef_names if name in named or "coef" in named]
     rest = named - {"coef", *coefs}
     found = list(covariances(joint, fit, fit.method)) if rest else []
+    if wanted is not None and "covariance" in rest and not found:
+        raise DataError("which: found 'covariance', but all covariance parameters are known; expected 'coef'")
     unknown = rest - {"covariance", *(target.name for target in found)}
     if unknown or wanted == []:
         names = ", ".join([*fit.coef_names, *(target.name for target in found)])

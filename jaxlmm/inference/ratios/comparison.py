@@ -122,7 +122,7 @@ def compare(
     _check_data(fits, refit)
     notes = []
     if refit and any(fit.method == "REML" for fit in fits):
-        fits = [_by_ml(fit) for fit in fits]
+        fits = [by_ml(fit) for fit in fits]
         notes.append("refitted by maximum likelihood")
     shifts = np.array([_log_scale(fits[0], fit) for fit in fits])
     if np.any(shifts != 0):
@@ -235,7 +235,7 @@ def _log_scale(first: Any, fit: FitBase) -> float:
     return float(logs[0] - logs[1])
 
 
-def _by_ml(fit: FitBase) -> Any:
+def by_ml(fit: FitBase) -> Any:
     """The fit by maximum likelihood."""
     if fit.method == "ML":
         return fit

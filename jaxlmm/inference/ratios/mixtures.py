@@ -13,6 +13,7 @@ from math import comb
 import numpy as np
 
 from ...linalg import tril_indices
+from ...runtime.keys import generator_of
 
 DRAWS = 20_000
 DIAGONAL = 1e-8  # correlation below which coordinates are independent
@@ -122,7 +123,7 @@ def simulated_weights(covariance: np.ndarray, sizes: tuple[int, ...], draws: int
 
     c = len(covariance)
     L = np.linalg.cholesky(covariance)
-    z = np.random.default_rng(seed).normal(size=(draws, c)) @ L.T
+    z = generator_of("seed", seed).normal(size=(draws, c)) @ L.T
     near, rest = projected_lengths(z, np.linalg.inv(covariance), sizes)
     tiny = SMALL * (near + rest)
     weights = np.zeros(c + 1)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ...covariance.bands import BandKind
 from ...covariance.kinds import CovarianceMatrixKind, IntervalKind, VarianceKind
 from ...fitting.objective import Spec
 from ...linalg import tril_indices
@@ -40,6 +41,8 @@ def tangent_cone(spec: Spec, scale: np.ndarray, x: np.ndarray) -> tuple[np.ndarr
                     rows.append((N[i, a] * N[j, b] + np.where(i == j, 0.0, N[j, a] * N[i, b])) @ eye[at])
                 sizes += [N.shape[1]] if N.shape[1] else []
                 continue
+            if isinstance(kind, BandKind) and kind.at_boundary(kind.to_solver(x[at], q), q, SINGULAR):
+                return None, ()
             inward = np.zeros(len(at))
             if isinstance(kind, VarianceKind):
                 inward[x[at] < SINGULAR**2 * scales[at] ** kind.power] = 1.0

@@ -19,6 +19,7 @@ import numpy as np
 
 from ...errors import DataError
 from ...tolerances import DETERMINED
+from .levels import Levels
 from .partition import MOST_NUMBERS, Partition, Rowwise, dependent
 
 
@@ -50,12 +51,14 @@ def deletion(rows: Rowwise, groups: Partition, spread: np.ndarray | None) -> Del
     """
     own, Q, p = dependent(rows.model), rows.Q, rows.Q.shape[1]
     gather = _Within(own, groups)
-    B = np.column_stack([rows.U, own.slots()])
+    levels = Levels.of(rows, own.rows.shape[1])
+    B = rows.U if levels is not None else np.column_stack([rows.U, own.slots()])
     S = rows.solve(B)
-    WQ, Py, blocks = S[:, :p], S[:, p], S[:, p + 1 :]
+    by_level = levels.within(groups, slopes=spread is not None) if levels is not None else None
+    WQ, Py, V_inverse = S[:, :p], S[:, p], next(by_level) if by_level is not None else gather(S[:, p + 1 :])
     information = Q.T @ WQ
     phi = np.linalg.inv(information)
-    q, W = groups.split(WQ), gather(blocks) + gather.padding
+    q, W = groups.split(WQ), V_inverse + gather.padding
     after = information - _t(q) @ np.linalg.solve(W, q)
     root = np.linalg.cholesky(phi)
     lost = np.linalg.eigvalsh(root.T @ after @ root)[:, :1].min(1, initial=1.0) < DETERMINED
@@ -70,7 +73,7 @@ def deletion(rows: Rowwise, groups: Partition, spread: np.ndarray | None) -> Del
         dphi = -phi @ (Q.T @ dWQ) @ phi
         dbeta = phi @ (Q.T @ dS[:, p])
         dPy = groups.split((dS[:, p] - WQ @ dbeta)[:, None])
-        dW, cross = gather(dS[:, p + 1 :]), dq @ phi @ _t(q)
+        dW, cross = next(by_level) if by_level is not None else gather(dS[:, p + 1 :]), dq @ phi @ _t(q)
         dP = dW - cross - _t(cross) - q @ dphi @ _t(q)
         dlogdet = inverse * dP if rows.spec.reml else np.linalg.inv(W) * dW
         slopes.append(np.sum(dlogdet, (1, 2)) + np.sum(a * (dP @ a - 2.0 * dPy), (1, 2)))
@@ -83,7 +86,12 @@ def deletion(rows: Rowwise, groups: Partition, spread: np.ndarray | None) -> Del
         change = change - np.einsum("mk,kmp->mp", moved, np.stack(turns))
     nan = np.where(lost, np.nan, 1.0)[:, None]
     leverage = groups.sum(np.sum((Q @ phi) * WQ, 1))
-    conditional = groups.sum(1.0 - _residual_share(rows, own, WQ, phi))
+    if levels is None:
+        share = _residual_share(rows, own, WQ, phi)
+    else:
+        of_rows = V_inverse[groups.codes, groups.slot, groups.slot]
+        share = levels.s2 * (of_rows - np.sum((WQ @ phi) * WQ, 1))
+    conditional = groups.sum(1.0 - share)
     return Deletion(nan * change, information, nan[:, :, None] * after, nan * moved, leverage, conditional)
 
 

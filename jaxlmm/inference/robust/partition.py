@@ -17,6 +17,7 @@ from ...fitting.objective import Spec, coordinates
 from ...frames.alignment import aligned
 from ...frames.columns import read_column
 from ...frames.owned import check_index, column_at
+from ...likelihood.engines import Blocks
 from ...likelihood.engines.layout import connected
 from ...likelihood.engines.marginal.layout import linked
 from ...likelihood.engines.marginal.statistics import by_cluster
@@ -24,7 +25,7 @@ from ...likelihood.engines.orthogonal import group_sum, pad_first, row_bucket
 from ...likelihood.model import Model
 from ...likelihood.prepared import Prepared, orthonormal, prepare, weighted
 from ...runtime.precision import float64
-from ...runtime.programs import compiled_by_size
+from ...runtime.programs import compiled, compiled_by_size
 from ..local import blocks_at
 
 MOST_NUMBERS = 1e8  # rows * rows of the largest cluster, above which the blocks of V^-1 are not formed
@@ -181,6 +182,7 @@ class Rowwise:
     Attributes
     ----------
     Q : (n, p) orthonormal columns that span X;  R : (p, p) with ``X = Q R``;  e : (n,) ``y - X beta``
+    root : (n,) square roots of the weights
     """
 
     def __init__(self, fit: FitBase):
@@ -193,11 +195,23 @@ class Rowwise:
         self.Q, self.R, _ = orthonormal(model.X, model.weights)
         mean = model.X @ fit.coef + (0.0 if model.offset is None else model.offset)
         self.e = weighted(model, model.y - mean)
+        self.root = weighted(model, np.ones(len(self.e)))
 
     @property
     def U(self) -> np.ndarray:
         """[Q e] (n, p + 1)."""
         return np.column_stack([self.Q, self.e])
+
+    def blocks(self, chart: str, x: np.ndarray, coords: tuple[Any, ...] | None = None) -> tuple[Blocks, Blocks]:
+        """Covariance blocks of all parts, and their derivatives (k, ...) in coordinates x (k,) of a chart.
+
+        Parameters
+        ----------
+        coords : of other rows than those of the data, as ``Prepared.coords``
+        """
+        with float64():
+            coords = self.prepared.coords if coords is None else coords
+            return jax.device_get(_with_slopes(self.spec, chart, coords, x))
 
     def solve(self, B: np.ndarray) -> np.ndarray:
         """V^-1 B for B (n, b); NaN, with a warning, in columns that float64 does not determine."""
@@ -210,7 +224,7 @@ class Rowwise:
         """V between the rows of each cluster (m, T, T), the identity where there is none."""
         parts, blocks = parts_of(self.model, self.estimate)
         rows, present = np.minimum(clusters.rows, len(self.e) - 1), clusters.present
-        root = weighted(self.model, np.ones(len(self.e)))[rows]
+        root = self.root[rows]
         V = covariance(parts, blocks, rows[:, :, None], rows[:, None, :]) * root[:, :, None] * root[:, None, :]
         both = present[:, :, None] & present[:, None, :]
         return np.where(both, V, np.eye(rows.shape[1]) * ~present[:, :, None])
@@ -239,6 +253,14 @@ class Rowwise:
         U = self.U
         S = self.solve(U)
         return np.stack([clusters.sum(U * column[:, None]) for column in S.T], -1)
+
+
+@compiled("chart")
+def _with_slopes(spec: Spec, chart: str, coords: tuple[Any, ...], x: Array) -> tuple[Blocks, Blocks]:
+    def at(x: Array) -> Blocks:
+        return spec.blocks(x, coords, chart)
+
+    return at(x), jax.vmap(lambda v: jax.jvp(at, (x,), (v,))[1])(jnp.eye(len(x)))
 
 
 def _solve(spec: Spec, prepared: Prepared, x: Array, B: Array) -> Array:

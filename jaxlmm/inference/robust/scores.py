@@ -114,7 +114,8 @@ def vcov_full(fit: FitBase, robust: str | None = None, cluster: Any = None) -> n
     require_converged(fit)
     rows, p = Rowwise(fit), len(fit.coef)
     J = _jacobian(rows, fit.theta)
-    cross = np.stack([rows.Q.T @ slope[:, 0] for slope in rows.slopes(rows.e[:, None])], 1)  # (p, k)
+    along = [rows.Q.T @ slope[:, 0] for slope in rows.slopes(rows.e[:, None])]
+    cross = np.column_stack([np.zeros((p, 0)), *along])  # (p, k), k may be 0
     A = np.linalg.inv(_phi(rows))
     full = np.block([[A, -cross], [-cross.T, fit.estimate.information + cross.T @ np.linalg.solve(A, cross)]])
     T = np.zeros_like(full)

@@ -16,7 +16,8 @@ from ...design.encoding import INTERCEPT
 from ...errors import DataError
 from ...estimates.fitted import FitBase
 from ...formula import expressions
-from ...tolerances import OUTSIDE
+from ...frames.columns import open_table
+from ...tolerances import OUTSIDE, unit_columns
 
 _LARGEST = 2e8  # numbers in [X Z]
 
@@ -70,13 +71,18 @@ def between_within(fit: FitBase, L: np.ndarray, sas: bool = False) -> np.ndarray
     rows. A row takes the least of the coefficients that it involves. With subjects alone this is R's mmrm; with nested
     random effects the rule of nlme (Pinheiro & Bates 2000, section 2.4.2), by column.
 
-    SAS goes by terms: all columns of one that changes within a subject are within. And where there are no random
-    effects and the residual is unstructured (TYPE=UN, also with GROUP=), all coefficients are between subjects.
-    Degrees of freedom within are not divided among terms here, as SAS does by subject-by-effect interactions.
+    SAS has one kind of subjects, here the coarsest groups, and goes by terms: all columns of one that changes within a
+    subject are within, the others and the intercept between subjects. Where several terms within subjects have
+    factors, these get the degrees of freedom of the interaction of subjects with what of the term changes within them:
+    what it adds to the rank of X, subjects, and their interactions with less. With factors a and b in every subject and
+    n subjects in g arms these are ``(n - g)(a - 1)``, ``(n - g)(b - 1)`` and ``(n - g)(a - 1)(b - 1)``; a term and its
+    interaction with the arm share them. Where there are no random effects and the residual is unstructured (TYPE=UN,
+    also with GROUP=), all coefficients are between subjects. The intercept only counts where it stands alone.
 
     Notes
     -----
-    SAS/STAT, The MIXED Procedure, MODEL statement, DDFM=BETWITHIN.
+    SAS/STAT, The MIXED Procedure, MODEL statement, DDFM=BETWITHIN; it does not say how ranks are counted where cells
+    are missing.
 
     Raises
     ------
@@ -85,22 +91,81 @@ def between_within(fit: FitBase, L: np.ndarray, sas: bool = False) -> np.ndarray
     """
     frame = fit.frame
     levels = _nested_groups(frame)
-    X = frame.X
+    levels = levels[:1] if sas else levels
+    X, last = frame.X, len(levels)
     is_one = np.array([name == INTERCEPT for name in frame.coef_names])
-    level = np.full(X.shape[1], len(levels))
-    for g in reversed(range(len(levels))):
-        first = np.zeros(levels[g].max() + 1, dtype=int)
-        first[levels[g][::-1]] = np.arange(len(X))[::-1]
-        level[np.all(X == X[first[levels[g]]], axis=0)] = g
+    level = np.full(X.shape[1], last)
+    for g in reversed(range(last)):
+        level[np.all(X == X[_first_rows(levels[g])], axis=0)] = g
     if sas:
         for _, columns in frame.fixed_terms:
             level[list(columns)] = level[list(columns)].max(initial=0)
-    level[is_one] = len(levels)
+    level[is_one] = 0 if sas else last
     sizes = [int(is_one.any()), *(codes.max() + 1 for codes in levels), len(X)]
-    df = np.array([sizes[g + 1] - sizes[g] - np.sum((level == g) & ~is_one) for g in range(len(levels) + 1)], float)
+    df = np.array([sizes[g + 1] - sizes[g] - np.sum((level == g) & ~is_one) for g in range(last + 1)], float)
+    of_column = np.maximum(df, 0.0)[level]
+    involved = L != 0
     if sas and not frame.parts and isinstance(_of_arm(frame.residual), Unstructured):
-        level[:] = 0
-    return _least(L != 0, np.maximum(df, 0.0)[level], df[-1])
+        of_column[:] = max(df[0], 0.0)
+    elif sas:
+        of_column = _by_interactions(fit, levels[0], level == last, of_column)
+        involved = involved & ~(is_one & (involved & ~is_one).any(1, keepdims=True))
+    return _least(involved, of_column, df[-1])
+
+
+def _by_interactions(fit: FitBase, subject: np.ndarray, within: np.ndarray, df: np.ndarray) -> np.ndarray:
+    """Degrees of freedom `df` (p,) with those within subjects divided, see `between_within`."""
+    frame, df = fit.frame, df.copy()
+    parts = [_changing(fit, factors, subject) for factors in frame.formula.side.terms]
+    terms = [list(columns) for _, columns in frame.fixed_terms[int(frame.formula.side.intercept) :]]
+    inside = [bool(columns) and bool(within[columns].all()) for columns in terms]
+    divided = [k for k, factors in enumerate(frame.formula.side.terms) if inside[k] and _has_factor(frame, factors)]
+    if len(divided) < 2:
+        return df
+
+    def rank(chosen: list[int]) -> int:
+        """Of X, subjects, and their interactions with terms."""
+        columns = [j for k in chosen for j in terms[k]]
+        rest, total = unit_columns(frame.X), 0
+        for rows in np.split(np.argsort(subject, kind="stable"), np.cumsum(np.bincount(subject))[:-1]):
+            U, s, _ = np.linalg.svd(
+                np.column_stack([np.ones(len(rows)), frame.X[rows][:, columns]]), full_matrices=False
+            )
+            size = int(np.sum(s > OUTSIDE * s[0]))
+            rest[rows] -= U[:, :size] @ (U[:, :size].T @ rest[rows])
+            total += size
+        return total + int(np.sum(np.linalg.svd(rest, compute_uv=False) > OUTSIDE))
+
+    for k in divided:
+        own = [i for i, part in enumerate(parts) if inside[i] and part <= parts[k]]
+        df[terms[k]] = rank(own) - rank([i for i in own if parts[i] < parts[k]])
+    return df
+
+
+def _first_rows(codes: np.ndarray) -> np.ndarray:
+    """For every row the first one of its group."""
+    first = np.zeros(codes.max() + 1, dtype=int)
+    first[codes[::-1]] = np.arange(len(codes))[::-1]
+    return first[codes]
+
+
+def _changing(fit: FitBase, factors: tuple[str, ...], subject: np.ndarray) -> frozenset[str]:
+    """The factors of a term that change within a subject."""
+    first, table = _first_rows(subject), open_table(fit.data)
+    names = dict(fit.frame.formula.aliases)
+    codes = {
+        name: table.column(names.get(name, name)).as_factor().values[fit.frame.rows]
+        for name in {name for factor in factors for name in expressions.variables(factor)}
+    }
+    changing = {name for name, code in codes.items() if np.any(code != code[first])}
+    return frozenset(factor for factor in factors if changing & set(expressions.variables(factor)))
+
+
+def _has_factor(frame: Any, factors: tuple[str, ...]) -> bool:
+    names = dict(frame.formula.aliases)
+    return any(
+        expressions.categorical_variables(f) or names.get(f, f) in frame.levels or f in frame.levels for f in factors
+    )
 
 
 def _of_arm(residual: Any) -> Any:

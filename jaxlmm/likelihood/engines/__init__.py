@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .base import Blocks, Posterior, Rows, Statistics
+from .base import Blocks, Posterior, Rows, Statistics, expansion_of
 from .choice import DENSE, ENGINES, MARGINAL, NAMED, choose
 from .iterative.options import Iterative
 from .protocol import Engine, Whole
@@ -20,4 +20,5 @@ __all__ = [
     "Statistics",
     "Whole",
     "choose",
+    "expansion_of",
 ]

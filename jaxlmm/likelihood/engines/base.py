@@ -20,6 +20,7 @@ import numpy as np
 from jax import Array
 
 from ...errors import DataError
+from ...runtime.sharding import alike
 
 
 class Blocks(NamedTuple):
@@ -121,6 +122,15 @@ def expand(gram: Callable[[Blocks], tuple[Array, Array]], C: Blocks, D: Blocks, 
     return Expansion(logdet, value, slopes, gram_slopes, 0.5 * (curvature + curvature.T))
 
 
+def expansion_of(statistics: Any, C: Blocks, D: Blocks, weigh: Weigh) -> Expansion:
+    """``statistics.expand``, or where no parameter is free what there is without directions."""
+    if any(d is not None and len(d) for d in _leaves(D)):
+        return statistics.expand(C, D, weigh)
+    (logdet, gram), pull = jax.vjp(statistics.gram, C)
+    (slopes,) = pull((jnp.ones_like(logdet), weigh(gram)))
+    return Expansion(logdet, gram, slopes, jnp.zeros((0, *gram.shape)), jnp.zeros((0, 0)))
+
+
 def fitted(Z: Any, codes: Any, effects: Any) -> Any:
     """``sum_t Z_t u_t`` (n, b) of designs (n, q), levels of the rows (n,) and effects (m, q, b), an entry a term."""
     total: Any = 0.0
@@ -170,7 +180,7 @@ def directions(C: Blocks, D: Blocks) -> Blocks:
     if D.residual is not None:
         return D
     count = D.random[0].shape[0] if D.random else 0
-    return D._replace(residual=jnp.zeros((count, *C.residual.shape)))
+    return D._replace(residual=alike(jnp.zeros((count, *C.residual.shape)), C.residual))
 
 
 def _leaves(blocks: Blocks) -> list[Any]:

@@ -150,14 +150,19 @@ class Whole(Statistics):
 
     def covariance(self, C: Blocks) -> Array:
         """V (n, n)."""
-        V = self._between(self.parts[-1], C.residual)
+        *random, residual = self.covariances(C)
+        return sum(random, residual)
+
+    def covariances(self, C: Blocks) -> list[Array]:
+        """V_t (n, n) of each random part, the residual's last."""
+        found = []
         for Z, part, block in zip(self.Z, self.parts[:-1], C.random, strict=True):
             if isinstance(part, Field):
-                V = V + (1.0 if Z is None else Z * Z.T) * self._between(part, block)
+                found.append((1.0 if Z is None else Z * Z.T) * self._between(part, block))
             else:
                 A = identity(part.levels) if part.relationship is None else jnp.asarray(part.relationship)
-                V = V + A[part.group[:, None], part.group[None, :]] * (Z @ block @ Z.T)
-        return V
+                found.append(A[part.group[:, None], part.group[None, :]] * (Z @ block @ Z.T))
+        return [*found, self._between(self.parts[-1], C.residual)]
 
     def _between(self, field: Field, block: Array) -> Array:
         """Covariances of a random function between rows."""

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from ...runtime.sharding import alike
 from .base import Blocks, fitted
 from .orthogonal import group_sum
 
@@ -27,20 +28,24 @@ Apply = Callable[[Array], Array]
 def refined(direct: Apply, times: Apply, sizes: Apply, B: Array) -> Array:
     """Solution S of ``V S = B`` (n, b); NaN in columns that fail the check.
 
-    Derivatives in V are those of `times`: `direct` need not have any, nor be exact.
+    Derivatives of any order are those of the equation, ``V dS = dB - dV S``: `direct` need not have any, nor be exact.
 
     Parameters
     ----------
     direct : approximate product with V^-1;  times : product with V
     sizes : product with the absolute values of V
     """
+    return jax.lax.custom_linear_solve(times, B, lambda _, B: _refined(direct, times, sizes, B), symmetric=True)
 
+
+def _refined(direct: Apply, times: Apply, sizes: Apply, B: Array) -> Array:
     def step(_: Any, state: tuple[Array, Array]) -> tuple[Array, Array]:
         S, _ = state
         change = direct(B - times(S))
         return S + change, change
 
-    S, change = jax.lax.fori_loop(0, STEPS, step, (jnp.zeros_like(B), jnp.zeros_like(B)))
+    start = alike(jnp.zeros_like(B), B)
+    S, change = jax.lax.fori_loop(0, STEPS, step, (start, start))
     largest = jnp.max(jnp.abs(S), 0, initial=0.0)
     good = jnp.max(jnp.abs(change), 0, initial=0.0) <= FORWARD * largest
     close = jnp.abs(B - times(S)) <= BACKWARD * (jnp.abs(B) + sizes(jnp.abs(S)))

@@ -26,6 +26,7 @@ from ....linalg import block_diagonal
 from ....pytrees import frozen_pytree, replace
 from ..base import Blocks, Expansion, Posterior, Rows, Statistics, Weigh, fitted, homogeneous
 from ..orthogonal import group_sum
+from ..solving import through_terms
 from .krylov import by_parts, quadratic_forms
 from .layout import Incidence, random_signs
 from .meeting import Meeting, meetings
@@ -152,14 +153,20 @@ class Krylov(Statistics):
         if self.source is None:
             raise ValueError("row-level products need statistics prepared with compact=False")
         rows, layout = self.source
-        s2 = C.residual[0, 0]
+        fixed = jax.lax.stop_gradient(C)
+        s2 = fixed.residual[0, 0]
         Z = [jnp.concatenate([jnp.asarray(rows.Z[t]) for t in terms], 1) for terms in self.members]
-        h = []
-        for z, codes, m in zip(Z, layout.codes, layout.levels, strict=True):
-            h.append(jnp.stack([group_sum(z[:, i, None] * B, codes, m, jnp) for i in range(z.shape[1])], 1))
-        at = self._at(self._factors(tuple(G / s2 for G in C.random)))
-        u = at.system.solve(tuple(h), self._finely, self.options.max_iterations).u
-        return (B - fitted(Z, layout.codes, u)) / s2
+        at = self._at(self._factors(tuple(G / s2 for G in fixed.random)))
+
+        def direct(_: Any, B: Array) -> Array:
+            h = []
+            for z, codes, m in zip(Z, layout.codes, layout.levels, strict=True):
+                h.append(jnp.stack([group_sum(z[:, i, None] * B, codes, m, jnp) for i in range(z.shape[1])], 1))
+            u = at.system.solve(tuple(h), self._finely, self.options.max_iterations).u
+            return (B - fitted(Z, layout.codes, u)) / s2
+
+        times = through_terms(Z, layout.codes, layout.levels, C._replace(random=self._factors(C.random)))
+        return jax.lax.custom_linear_solve(times, jnp.asarray(B), direct, symmetric=True)
 
     def posterior(self, C: Blocks) -> Posterior:
         """Means of the effects of every term by level; covariances are NaN, random vectors do not give them."""

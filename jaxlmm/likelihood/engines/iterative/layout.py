@@ -40,8 +40,9 @@ def incidence(
 
 def random_signs(seed: int, stream: tuple[int, int], shape: tuple[int, ...]) -> np.ndarray:
     """Signs of +-1 that depend on the seed and the stream alone, whatever the precision (NumPy, int8)."""
-    key = jax.random.key(seed)
-    for number in stream:
-        key = jax.random.fold_in(key, number)
-    bits = np.asarray(jax.random.bits(key, shape, "uint8"))
+    with jax.ensure_compile_time_eval():  # theta may be traced around it
+        key = jax.random.key(seed)
+        for number in stream:
+            key = jax.random.fold_in(key, number)
+        bits = np.asarray(jax.random.bits(key, shape, "uint8"))
     return (2 * (bits & 1).astype(np.int8) - 1).astype(np.int8)

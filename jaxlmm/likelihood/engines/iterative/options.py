@@ -9,6 +9,7 @@ import numpy as np
 
 from ....arguments import Seed, fresh_seed
 from ....errors import DataError
+from ....runtime.keys import integer_of
 from ..base import Rows
 from ..layout import factors_of, is_plain, lacks_factors, lacks_terms
 from ..protocol import Engine
@@ -31,7 +32,8 @@ class Iterative(Engine):
         number sets the Monte Carlo error of the estimates, ``fit.monte_carlo.theta_se``
     final_probes : further ones, independent of the first, by which the log-likelihood and the certificate are
         computed at the estimate
-    seed : of all of them; the same seed gives the same fit; None for a fresh one, which is kept
+    seed : of all of them; the same seed gives the same fit; a key of `jax.random` is turned into a number, None
+        into a fresh one, which is kept
     steps : of the Lanczos process for the log-determinant
     tolerance : relative residual at which conjugate gradients stop for random vectors; its square is that for the
         coefficients. What enters gradients has errors of the order of its square throughout
@@ -54,8 +56,8 @@ class Iterative(Engine):
     stochastic = by_level = True
 
     def __post_init__(self) -> None:
-        if self.seed is None:
-            object.__setattr__(self, "seed", fresh_seed())
+        seed = fresh_seed() if self.seed is None else integer_of("seed", self.seed)
+        object.__setattr__(self, "seed", seed)
         for name, least, most in (
             ("probes", 2, 10_000), ("final_probes", 2, 10_000), ("seed", 0, 2**63 - 1), ("steps", 1, 10_000),
             ("max_iterations", 1, 2**31 - 1),

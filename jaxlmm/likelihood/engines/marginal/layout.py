@@ -96,6 +96,7 @@ def arrange(random: tuple[Term | Field, ...], residual: Residual, n: int) -> Clu
     for part in random:
         if isinstance(part, Field) or not part.is_plain:
             code = _joined(code, linked(part))
+    code = np.unique(code, return_inverse=True)[1].astype(np.int32)  # groups whose rows are all left out are none
     inner = [t for t, part in enumerate(random) if _is_folded(part, code)]
     outer = [t for t in range(len(random)) if t not in inner]
     clusters = int(code.max(initial=-1)) + 1

@@ -1,0 +1,217 @@
+"""A design as sufficient statistics, and responses streamed into it: what a fit costs is free of the number of rows.
+
+Rows in the same levels of all grouping factors are a cell. Within it the columns of Z, of rank r, have an orthonormal
+basis of r vectors; beyond all cells what is left of X has one of p. Coordinates in these, and the length of what is
+left of y, determine the likelihood with independent residuals: r rows a cell and p + 1 rows without random effects are
+data that have the same, but for the number of rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from ..errors import DataError
+from ..frames.alignment import mask_of
+from ..likelihood.engines.orthogonal import Projection, orthogonalise
+from ..likelihood.model import Model
+from ..likelihood.parts import Term
+from ..likelihood.prepared import Prepared, orthonormal, weighted
+from ..pytrees import replace
+from ..runtime.precision import float64
+from ..tolerances import CANCELLED
+from .chunks import CHUNK_FLOATS, Progress
+from .fits import BatchFit, Testing
+from .refitting import refit_design
+from .responses import Design
+
+ENGINES = ("grouped", "crossed")  # by which statistics carry their number of rows
+
+
+class SufficientStatistics:
+    """Sufficient statistics of the design of a model with independent residuals, see this module.
+
+    Parameters
+    ----------
+    model : with terms (no functions of times or places) and independent residuals; weights and an offset are part of it
+
+    Attributes
+    ----------
+    model : the reduced model, whose rows are `rows`;  nobs : rows of the data;  rows : rows that are left
+
+    Raises
+    ------
+    DataError
+        For other models.
+    """
+
+    def __init__(self, model: Model):
+        parts = [part for part in model.random if isinstance(part, Term) and part.is_plain]
+        if not model.residual.is_iid or len(parts) < len(model.random):
+            raise DataError(
+                "statistics: sufficient statistics are those of grouping factors and independent residuals; this model "
+                "has a residual structure, random functions or relationships; use fit.refit with arrays (b, n)"
+            )
+        self.original = model
+        self.nobs, p = model.X.shape
+        codes = np.stack([part.group for part in parts]) if parts else np.zeros((1, self.nobs), np.int32)
+        found, first, cell = np.unique(codes, axis=1, return_index=True, return_inverse=True)
+        cell, cells = cell.reshape(-1), found.shape[1]
+        Z = [weighted(model, part.Z) for part in parts]
+        whole = np.concatenate([*Z, np.zeros((self.nobs, 0))], 1)
+        F, units = orthogonalise(whole, cell, cells, np)
+        self._along = Projection(units, cell, cells)
+        along, left = self._along(weighted(model, model.X))
+        self._Q, _, _ = orthonormal(left)
+        column, group = np.nonzero(np.diagonal(F).T)  # of F (q, q, cells): what the cell has a vector for
+        self._kept = column, group
+        X = np.concatenate([along[column, group], self._Q.T @ left, np.zeros((1, p))])
+        rest = np.zeros(p + 1, np.int32)
+        terms, start = [], 0
+        for part, z in zip(parts, Z, strict=True):
+            own = F[start : start + z.shape[1], column, group].T
+            start += z.shape[1]
+            places = np.concatenate([np.asarray(part.group)[first[group]], rest])
+            own = np.concatenate([own, np.zeros((p + 1, z.shape[1]))])
+            terms.append(Term(own, places, part.structure, part.name))
+        y = np.arange(float(len(X)))
+        self.model = Model(y, X, terms, engine=model.evaluator if model.engine in ENGINES else "auto", checks=False)
+        if self.model.engine not in ENGINES:
+            raise DataError(f"statistics: engine {self.model.engine!r} works with rows; use 'grouped' or 'crossed'")
+        self._root = None if model.weights is None else np.sqrt(model.weights)
+        self._offset = None if model.offset is None else weighted(model, model.offset)
+        self.log_weights = 0.0 if model.weights is None else float(np.sum(np.log(model.weights)))
+
+    def fit(
+        self, Y: Any, method: str = "REML", *, tests: Testing | None = None, progress: Progress = "auto",
+        names: tuple[str, ...] = (), kind: str = "dict",
+    ) -> BatchFit:  # fmt: skip
+        """Fit the design to many responses, a row each.
+
+        Parameters
+        ----------
+        Y : see `reduced`
+        method, tests, progress : see `jaxlmm.fit_batch`
+        names, kind : of the coefficients, and of the frames of the result
+
+        Raises
+        ------
+        DataError
+            For another number of columns. Responses that are not finite have a status.
+        """
+        return refit_design(
+            self.design, self.reduced(Y), method, progress=progress, names=names, kind=kind, tests=tests
+        )
+
+    @property
+    def rows(self) -> int:
+        """Rows that stand for those of the data."""
+        return len(self.model.y)
+
+    @cached_property
+    def design(self) -> Design:
+        """The design for fits of reduced responses, which knows how many rows the data have."""
+        with float64():
+            return _ReducedDesign(self)
+
+    # -- responses
+
+    def reduced(self, Y: Any) -> np.ndarray:
+        """Responses (b, n) as rows of the reduced model (b, rows).
+
+        Parameters
+        ----------
+        Y : array (b, n), also one of a file (`numpy.memmap`), in chunks; a sparse matrix (b, n) of SciPy, which is
+            never made dense; or an iterable of such blocks of responses
+
+        Raises
+        ------
+        DataError
+            For another number of columns.
+        """
+        blocks = list(self._blocks(Y))
+        return np.concatenate(blocks) if blocks else np.zeros((0, self.rows))
+
+    def _blocks(self, Y: Any) -> Iterator[np.ndarray]:
+        if is_sparse(Y):
+            self._check(Y.shape)
+            Y = Y.tocsr()
+            size = max(1, int(CHUNK_FLOATS // max(self.rows, 1)))
+            yield from (self._of_sparse(Y[i : i + size]) for i in range(0, Y.shape[0], size))
+        elif isinstance(Y, np.ndarray):
+            self._check(Y.shape)
+            size = max(1, int(CHUNK_FLOATS // self.nobs))
+            for i in range(0, len(Y), size):
+                block, mask = Y[i : i + size], mask_of(Y[i : i + size])
+                block = np.asarray(block, np.float64) if mask is None else np.where(mask, np.nan, np.ma.getdata(block))
+                yield self._of_dense(block)
+        elif isinstance(Y, Iterable):
+            for block in Y:
+                yield from self._blocks(block if is_sparse(block) else np.atleast_2d(np.asanyarray(block)))
+        else:
+            raise DataError(
+                f"Y: found {type(Y).__name__}, expected arrays or sparse matrices (b, {self.nobs}), or blocks"
+            )
+
+    def _check(self, shape: tuple[int, ...]) -> None:
+        if len(shape) != 2 or shape[1] != self.nobs:
+            raise DataError(f"Y: expected responses of {self.nobs} rows, (b, {self.nobs}), found shape {shape}")
+
+    def _of_dense(self, Y: np.ndarray) -> np.ndarray:
+        """Reduced rows of a block; a response that is not finite stays so in all its rows."""
+        bad = ~np.isfinite(Y).all(axis=1)
+        y = (np.where(bad[:, None], 0.0, Y) if bad.any() else Y).T
+        y = y if self._root is None else y * self._root[:, None]
+        y = y if self._offset is None else y - self._offset[:, None]
+        along, left = self._along(y)
+        beside = self._Q.T @ left
+        left = left - self._Q @ beside
+        again = self._Q.T @ left
+        left = left - self._Q @ again
+        length = np.sqrt(np.sum(left**2, 0))
+        out = np.concatenate([along[self._kept], beside + again, length[None]]).T
+        out[bad] = np.where(np.isnan(Y[bad]).any(axis=1), np.nan, np.inf)[:, None]
+        return out
+
+    def _of_sparse(self, Y: Any) -> np.ndarray:
+        """The same from products with what is not zero; where squares cancel, one response after the other."""
+        from scipy import sparse
+
+        y = sparse.csr_array(Y, dtype=np.float64)
+        y = y if self._root is None else y * self._root
+        cells = (y @ self._along.T.T).toarray().reshape(y.shape[0], *self._along.shape)
+        beside, square = y @ self._Q, np.asarray((y * y).sum(axis=1)).reshape(-1)
+        if self._offset is not None:
+            own = self._of_dense(np.zeros((1, self.nobs)))[0]  # minus the offset
+            square = square - 2.0 * (y @ self._offset) + np.sum(self._offset**2)
+            shift = own[: -1 - self._Q.shape[1]], own[-1 - self._Q.shape[1] : -1]
+        kept = cells[:, self._kept[0], self._kept[1]]
+        if self._offset is not None:
+            kept, beside = kept + shift[0], beside + shift[1]
+        with np.errstate(invalid="ignore"):  # of responses that are not finite
+            rest = square - np.sum(kept**2, 1) - np.sum(beside**2, 1)
+        out = np.column_stack([kept, beside, np.sqrt(np.maximum(rest, 0.0))])
+        doubtful = np.flatnonzero(~(rest > CANCELLED * square) & np.isfinite(square))
+        for i in doubtful:
+            out[i] = self._of_dense(Y[[i]].toarray())[0]
+        return out
+
+
+class _ReducedDesign(Design):
+    """The design of reduced rows, with the number of rows and the weights of the data."""
+
+    def __init__(self, statistics: SufficientStatistics):
+        super().__init__(statistics.model)
+        self.original, self.nobs = statistics.original, statistics.nobs
+        prepared: Prepared = self.template
+        n = np.float64(statistics.nobs)
+        basis = prepared.basis._replace(n=n, log_weights=np.float64(statistics.log_weights))
+        self.template = prepared._replace(statistics=replace(prepared.statistics, n=n), basis=basis)
+
+
+def is_sparse(Y: Any) -> bool:
+    """Whether it is a matrix of scipy.sparse, which need not be imported to say no."""
+    return type(Y).__module__.startswith("scipy.sparse")

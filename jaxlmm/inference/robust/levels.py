@@ -1,0 +1,112 @@
+"""V^-1 by the levels of the grouping factors, where terms have independent levels and residuals are independent.
+
+With crossed factors all rows depend on each other, and V^-1 is a solution a row; but rows meet in their levels only.
+With ``R = s2 I``, designs Z of all levels side by side (q columns) and ``G = L L'`` (Henderson, Kempthorne, Searle &
+von Krosigk 1959)::
+
+    K = Cov(u | y, beta) = L S^-1 L',   S = I + L'Z'Z L / s2,   F = I - Z'Z K / s2,   Z'V^-1 = F Z' / s2
+
+K is the inverse of Henderson's mixed model equations without X. S is inverted once, and everything about single rows
+is sums over the few levels that a row has, or products with q numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from ...estimates.rows import sparse_rows
+from ...likelihood.engines.layout import lacks_terms
+from ...linalg import psd_cholesky
+from ...pytrees import once
+from .partition import Partition, Rowwise
+
+MOST = 5000  # levels times effects: matrices of twice this many numbers
+DIGITS = 3e6  # condition of S above which V^-1 is applied to rows instead, which keeps the tenth digit of errors
+NUMBERS = 4e6  # in arrays of rows by effects
+
+
+class Levels:
+    """Random effects of a fit given the data, all levels of all terms side by side; in the columns worked with.
+
+    Attributes
+    ----------
+    Z : (n, q) sparse, rows multiplied by square roots of the weights;  s2 : variance of the residuals
+    K, F : (q, q), see above
+    """
+
+    def __init__(self, rows: Rowwise):
+        self.rows = rows
+        terms, (C, self.D) = rows.model.terms, rows.blocks("solver", rows.x)
+        self.levels = [part.levels for part in terms]
+        self.G, self.s2 = C.random, float(C.residual[0, 0])
+        designs = [part.Z @ k * rows.root[:, None] for part, k in zip(terms, rows.prepared.basis.K, strict=True)]
+        self.Z = self.design([part.group for part in terms], designs)
+        self.products = (self.Z.T @ self.Z).toarray() / self.s2
+        L = [psd_cholesky(block) for block in self.G]
+        S = np.eye(len(self.products)) + self.mixed(L, self.mixed(L, self.products).T)
+        inverse = np.linalg.inv(S)
+        self.condition = float(np.abs(S).sum(0).max() * np.abs(inverse).sum(0).max())
+        turned = [root.T for root in L]
+        self.K = self.mixed(turned, self.mixed(turned, 0.5 * (inverse + inverse.T)).T)
+        self.F = np.eye(len(S)) - self.products @ self.K
+
+    @classmethod
+    def of(cls, rows: Rowwise, columns: int) -> Levels | None:
+        """Made once, where it replaces solutions for more columns than there are effects, and keeps their digits."""
+        model = rows.model
+        effects = sum(part.levels * part.dim for part in model.terms)
+        if lacks_terms(model) is not None or not 0 < effects < columns or effects > MOST or model.evaluator.stochastic:
+            return None
+        found = once(rows, "levels", lambda: cls(rows))
+        return found if found.condition < DIGITS else None
+
+    def design(self, codes: Sequence[np.ndarray], Z: Sequence[np.ndarray]) -> Any:
+        """Rows (m, q), sparse, of designs (m, q_t) at levels (m,) of each term; level -1 has no effect."""
+        starts = np.cumsum([0, *(m * z.shape[1] for m, z in zip(self.levels, Z, strict=True))])
+        where = [
+            start + np.maximum(code, 0)[:, None] * z.shape[1] + np.arange(z.shape[1])
+            for start, code, z in zip(starts, codes, Z, strict=False)
+        ]
+        values = [np.where(code[:, None] < 0, 0.0, z) for code, z in zip(codes, Z, strict=True)]
+        return sparse_rows(np.concatenate(values, 1), np.concatenate(where, 1), int(starts[-1])).T.tocsr()
+
+    def by_term(self, f: np.ndarray) -> list[np.ndarray]:
+        """Numbers (b, q) by term (b, levels, q_t)."""
+        ends = np.cumsum([0, *(m * len(G) for m, G in zip(self.levels, self.G, strict=True))])
+        parts = zip(self.levels, ends[:-1], ends[1:], strict=True)
+        return [f[:, a:b].reshape(len(f), m, -1) for m, a, b in parts]
+
+    def mixed(self, blocks: Sequence[np.ndarray], f: np.ndarray) -> np.ndarray:
+        """Each row of f (b, q) times the block diagonal matrix that has a block (q_t, q_t) for every level."""
+        return np.concatenate([(x @ G).reshape(len(f), -1) for x, G in zip(self.by_term(f), blocks, strict=True)], 1)
+
+    def within(self, groups: Partition, slopes: bool) -> Iterator[np.ndarray]:
+        """Entries of V^-1 between rows of a group (m, T, T), then `slopes`: in each of the solver's coordinates.
+
+        As ``V_i = Z H_i Z' + r_i V`` with ``H_i = G_i - r_i G``, ``r_i`` the relative change of s2, they are
+        ``-V^-1 Z H_i Z'V^-1 - r_i V^-1``.
+        """
+        D = self.D
+        k, (m, T), q = len(D.residual) if slopes else 0, groups.rows.shape, self.Z.shape[1]
+        out = np.zeros((1 + k, m, T, T))
+        present = groups.present
+        relative = np.asarray(D.residual)[:, 0, 0] / self.s2
+        step = max(1, int(NUMBERS / (T * q)))
+        for start in range(0, m, step):
+            here = slice(start, start + step)
+            there = present[here].ravel()
+            Z = np.zeros((len(there), q))
+            Z[there] = self.Z[groups.rows[here][present[here]]].toarray()
+            E = Z @ self.F.T / self.s2
+            shape = (-1, T, q)
+            Z3, E3 = Z.reshape(shape), E.reshape(shape)
+            one = np.eye(T) * present[here][:, :, None]
+            out[0, here] = (one - (Z @ self.K).reshape(shape) @ np.swapaxes(Z3, 1, 2) / self.s2) / self.s2
+            for i in range(k):
+                H = [d[i] - relative[i] * G for d, G in zip(D.random, self.G, strict=True)]
+                out[1 + i, here] = -self.mixed(H, E).reshape(shape) @ np.swapaxes(E3, 1, 2)
+                out[1 + i, here] -= relative[i] * out[0, here]
+        yield from out

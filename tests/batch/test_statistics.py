@@ -1,0 +1,106 @@
+"""Sufficient statistics of a design: fits and tests are those from rows, of sparse, streamed and stored responses."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import sparse
+
+import jaxlmm
+from jaxlmm.errors import DataError
+
+FORMULAS = {
+    "one factor": "y ~ x * f + (1 | g)",
+    "slopes": "y ~ x + (x | g)",
+    "two terms": "y ~ x + (1 | g) + (0 + x | g)",
+    "crossed": "y ~ f + (1 | g) + (1 | h)",
+    "nested": "y ~ x + (1 | h / g)",
+    "none": "y ~ x + f",
+}
+
+
+@pytest.fixture(scope="module")
+def data():
+    rng = np.random.default_rng(0)
+    n, people = 240, 12
+    g = np.sort(rng.integers(0, people, n))
+    f = np.array(["a", "b"])[rng.integers(0, 2, n)]
+    y = rng.normal(size=n) + rng.normal(size=people)[g]
+    x, o, w = rng.normal(size=n), rng.normal(size=n), rng.uniform(0.5, 2, n)
+    return {"g": g, "h": rng.integers(0, 5, n), "f": f, "x": x, "o": o, "w": w, "y": y}
+
+
+def responses(data, b=5, seed=1):
+    rng = np.random.default_rng(seed)
+    found = rng.poisson(np.exp(0.7 * rng.normal(size=(b, 12)))[:, data["g"]]).astype(float)
+    return np.log1p(found)
+
+
+def same(found, expected, rtol=1e-10):
+    """Log-likelihoods to rounding; estimates to what the solver leaves of a gradient."""
+    np.testing.assert_array_equal(found.status, expected.status)
+    np.testing.assert_allclose(found.loglik, expected.loglik, rtol=rtol)
+    for name in ("coef", "vcov", "theta", "sigma"):
+        np.testing.assert_allclose(getattr(found, name), getattr(expected, name), rtol=1e-6, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("name", list(FORMULAS))
+@pytest.mark.parametrize("more", [{}, {"weights": "w", "offset": "o"}], ids=["plain", "weights and offset"])
+def test_equal_to_refits_from_rows(data, name, more):
+    fit = jaxlmm.lmm(FORMULAS[name], data, **({"residual": "iid()"} if name == "none" else {}), **more)
+    Y = responses(data)
+    tests = jaxlmm.Tests(np.eye(len(fit.coef))[-1:], df=("satterthwaite", "kenward-roger", "residual"))
+    expected = fit.refit(Y, tests=tests)
+    found = fit.statistics().fit(Y, tests=tests, names=fit.coef_names)
+    same(found, expected)
+    for method, by in expected.tests.items():
+        np.testing.assert_allclose(found.tests[method].p, by.p, rtol=1e-6, err_msg=method)
+        np.testing.assert_allclose(found.tests[method].df, by.df, rtol=1e-6, err_msg=method)
+    same(fit.refit(sparse.csr_array(Y)), expected)
+    assert fit.statistics().rows < len(data["y"]) / 2 or name in ("crossed", "nested")
+
+
+def test_any_source(data, tmp_path):
+    """Files that are mapped, sparse matrices by rows and by columns, blocks of either; one response far from zero."""
+    fit = jaxlmm.lmm("y ~ x + (1 | g)", data)
+    Y = responses(data, 7)
+    Y[3] += 1e6
+    expected = fit.refit(Y)
+    np.save(tmp_path / "Y.npy", Y)
+    mapped = np.load(tmp_path / "Y.npy", mmap_mode="r")
+    same(fit.statistics().fit(mapped, names=fit.coef_names), expected, 1e-7)
+    for form in (sparse.csr_array, sparse.csc_matrix, sparse.coo_array):
+        same(fit.refit(form(Y)), expected, 1e-7)
+    same(fit.refit(iter([Y[:2], sparse.csr_array(Y[2:5]), Y[5:]])), expected, 1e-7)
+    assert fit.refit(sparse.csr_array(Y)).coef_names == fit.coef_names
+
+
+def test_what_cannot_be_fitted_has_a_status(data):
+    fit = jaxlmm.lmm("y ~ x + (1 | g)", data)
+    Y = responses(data, 4)
+    Y[1, 3], Y[2], Y[3, 0] = np.nan, 2.0, np.inf
+    expected = fit.refit(Y)
+    for given in (Y, sparse.csr_array(Y)):
+        found = fit.statistics().fit(given)
+        np.testing.assert_array_equal(found.status, expected.status)
+        assert np.isnan(found.loglik[1:]).all() and np.isfinite(found.loglik[0])
+    assert len(fit.refit(iter([]))) == 0
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda f: f.statistics().fit(np.zeros((2, 7))), r"Y: expected responses of 240 rows"),
+        (lambda f: f.statistics().fit(3.0), "Y: found float"),
+        (lambda f: f.refit(sparse.csr_array(np.ones((2, 240))), missing="drop"), "not sparse or streamed"),
+    ],
+)
+def test_messages(data, call, message):
+    with pytest.raises(DataError, match=message):
+        call(jaxlmm.lmm("y ~ x + (1 | g)", data))
+
+
+def test_other_models_are_refused(data):
+    fit = jaxlmm.lmm("y ~ x + ar1(h | g)", {**data, "h": np.arange(240)})
+    with pytest.raises(DataError, match="statistics: sufficient statistics are those of grouping factors"):
+        fit.statistics()
