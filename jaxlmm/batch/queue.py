@@ -25,7 +25,7 @@ from ..runtime.programs import compiled
 from .responses import Lane, Shared, assemble
 
 # Capacity of a queue and the most slots: few sizes, so that few programs are compiled.
-SIZES = {"cpu": ((16, 16), (256, 64), (1024, 128), (4096, 128), (16384, 128))}
+SIZES = {"cpu": ((16, 16), (256, 64), (1024, 64), (4096, 128), (16384, 128))}
 SIZES_OTHERWISE = ((1024, 1024), (65536, 16384))
 # Numbers that the slots may work with together: what a core's cache holds; on a GPU, what its memory holds.
 WORK = {"cpu": 2**15}
@@ -156,7 +156,10 @@ class Runner:
         return place.ravel(), taken.ravel(), totals
 
     def __call__(self, lanes: np.ndarray, s: np.ndarray, known: np.ndarray) -> Ends:
-        """Run `lanes` (b,) from scaled coordinates s (b, k); `known` (b, ...) as in `Basins`."""
+        """Run `lanes` (b,), some perhaps again, from scaled coordinates s (b, k); `known` (b, ...) as in `Basins`."""
+        if np.bincount(lanes % len(self.devices)).max(initial=0) > self.capacity:
+            halves = [self(*(np.array_split(x, 2)[i] for x in (lanes, s, known))) for i in range(2)]
+            return Ends(*(np.concatenate(pair) for pair in zip(*halves, strict=True)))
         place, taken, totals = self._dealt(lanes)
         order = (lanes[place] // len(self.devices)).astype(np.int32)
         inputs = (self.shared, self.lanes, order, s[place], known[place], totals)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from ..likelihood.engines import Rows
@@ -11,6 +12,9 @@ from ..likelihood.model import Model, known_sd
 from ..likelihood.parts import Term
 from ..likelihood.prepared import Basis, Prepared, orthonormal, prepare, turned, weighted
 from ..tolerances import ALIASED
+
+# Numbers of responses that are worked on together: they stay in the cache, and products of matrices in one thread.
+IN_CACHE = 2**15
 
 
 class Responses(NamedTuple):
@@ -93,7 +97,15 @@ class Design:
 
     def responses(self, Y: np.ndarray, x: np.ndarray | None = None) -> Responses:
         """Statistics of responses Y (b, n), with the last column x (b, n) of X where it varies; all finite."""
-        y = weighted(self.model, (Y if self.model.offset is None else Y - self.model.offset).T)
+        many = max(64, IN_CACHE // Y.shape[1])
+        parts = [
+            self._of_some(Y[i : i + many], None if x is None else x[i : i + many])
+            for i in range(0, max(len(Y), 1), many)
+        ]
+        return parts[0] if len(parts) == 1 else jax.tree_util.tree_map(lambda *a: np.concatenate(a), *parts)
+
+    def _of_some(self, Y: np.ndarray, x: np.ndarray | None) -> Responses:
+        y = np.ascontiguousarray(weighted(self.model, (Y if self.model.offset is None else Y - self.model.offset).T))
         c, left = self._residual(y)
         n, p = self.nobs, self.model.X.shape[1]
         if x is None:

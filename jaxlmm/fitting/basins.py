@@ -18,7 +18,7 @@ NEAR, NEARER = 4.0, 1.0  # the same, below which a run may be in the basin of th
 # Slopes at both ends, relative to that of the chord: a cubic between them has no minimum of its own (Fritsch & Carlson
 # 1980), and at the point itself, which may be next to another optimum, there is a clear way down.
 LEAST, MOST = 0.3, 3.0
-MODEL = 0.3  # error of the fall that the Newton model predicts, relative to that to the optimum, where data say little
+MODEL = 0.1  # error of the fall that the Newton model predicts, relative to that to the optimum, where data say little
 
 
 class Basins:

@@ -27,7 +27,7 @@ RESTARTS = 3  # times that a run is continued from inside the cone
 # Further starts: correlation between neighbouring effects, and times the start values. Where a covariance matrix came
 # out singular; and, with the last ones, where it has few groups, as then the likelihood often has several optima.
 FURTHER_STARTS = ((0.0, 0.1), (0.0, 3.0))
-FEW_GROUPS_STARTS = ((-0.9, 3.0), (0.9, 3.0))
+FEW_GROUPS_STARTS = ((-0.9, 3.0), (0.9, 3.0), (0.0, 10.0))
 # Structures: times the start values of ranges; further correlations (in the solver's coordinate) where a variance came
 # out as zero, which leaves them undetermined.
 FURTHER_RANGES = (0.2, 5.0)
@@ -94,10 +94,12 @@ class Search:
         few = np.broadcast_to(few, len(lanes))
         again = np.flatnonzero(few | self._is_singular_matrix(ends) | (ends.status != Status.CONVERGED))
         far = np.where(few | (not self.spec.profiled), np.inf, FAR)
-        for correlation, factor in FURTHER_STARTS:
-            self._improve(again, lanes, factor * self._correlated(s, correlation), ends, dual, far=far)
-        for correlation, factor in FEW_GROUPS_STARTS:
-            self._improve(np.flatnonzero(few), lanes, factor * self._correlated(s, correlation), ends, dual)
+        # a run that came down to something smaller than its start has passed what one from below would come up to
+        down = (np.abs(self.point(ends).x).max(-1) < np.abs(s).max(-1)) & (ends.status == Status.CONVERGED) & ~few
+        every = [(again[~down[again]] if start[1] < 1.0 else again, *start) for start in FURTHER_STARTS]
+        every += [(np.flatnonzero(few), *start) for start in FEW_GROUPS_STARTS]
+        starts = [(rows, factor * self._correlated(s[rows], correlation)) for rows, correlation, factor in every]
+        self._improve(starts, lanes, ends, dual, far=far)
         return ends, dual
 
     def _structured(self, lanes: np.ndarray, s: np.ndarray, ends: Ends, dual: np.ndarray) -> None:
@@ -118,41 +120,45 @@ class Search:
                 s * np.where(loadings, change, 1.0) for change in ((-1.0) ** index, 1.0 + 0.8 * np.cos(1 + 3 * index))
             ]
         moved += [np.where(np.isnan(other), s, other) for other in self.spec.alternatives]
-        for start in moved:
-            self._improve(every, lanes, start, ends, dual, rescue=False)
+        self._improve([(every, start) for start in moved], lanes, ends, dual, rescue=False)
         shapes = np.array([not kind.has_scale for kind, _ in kinds], bool)
         for step in LAST_STEPS:
-            self._improve(np.flatnonzero(ends.status == Status.NOT_FINITE), lanes, s + step * shapes, ends, dual)
+            rows = np.flatnonzero(ends.status == Status.NOT_FINITE)
+            self._improve([(rows, s[rows] + step * shapes)], lanes, ends, dual)
         correlations = np.array([isinstance(kind, IntervalKind | BandKind) for kind, _ in kinds], bool)
         parts = {i for (_, i), correlation in zip(kinds, correlations, strict=True) if correlation}
         scales = np.array([kind.has_scale and i in parts for kind, i in kinds], bool)
         if scales.any():
             for step in FURTHER_CORRELATIONS:
                 rows = np.flatnonzero(np.any(self.point(ends).x[:, scales] == 0.0, -1))
-                self._improve(rows, lanes, s + step * correlations, ends, dual, rescue=False)
+                self._improve([(rows, s[rows] + step * correlations)], lanes, ends, dual, rescue=False)
 
     def _improve(
-        self, rows: np.ndarray, lanes: np.ndarray, s: np.ndarray, ends: Ends, dual: np.ndarray, rescue: bool = True,
-        far: np.ndarray | None = None,
+        self, starts: list[tuple[np.ndarray, np.ndarray]], lanes: np.ndarray, ends: Ends, dual: np.ndarray,
+        rescue: bool = True, far: np.ndarray | None = None,
     ) -> None:  # fmt: skip
-        """Run the given rows from s (b, k) too, and keep what is better, in place.
+        """Run rows (m,) from s (m, k) too, for each of the `starts` (rows, s), and keep what is better, in place.
 
         With `rescue`, an optimum replaces the end of a run that did not converge, even one with a better value.
         A run ends where it can lead to the known optimum only, or begins higher above it than `far` (b,).
         """
+        rows = np.concatenate([np.zeros(0, int), *(rows for rows, _ in starts)])
         if not len(rows):
             return
         limit = np.full(len(rows), np.inf) if far is None else far[rows]
         known = self.basins.known(ends.best[rows], ends.status[rows] == Status.CONVERGED, limit)
-        other, other_dual = self._certified(lanes[rows], self.run(lanes[rows], s[rows], known))
-        old, new = self.point(ends).value[rows], self.point(other).value
-        lost = ends.status[rows] != Status.CONVERGED
-        lost &= rescue | ~(old < new)
-        better = (other.status == Status.CONVERGED) & (lost | (new < old - RISE * np.maximum(1.0, np.abs(old))))
-        ends.iterations[rows] += other.iterations
-        for field, value in zip(ends[:-1], other[:-1], strict=True):
-            field[rows[better]] = value[better]
-        dual[rows[better]] = other_dual[better]
+        others = self.run(lanes[rows], np.concatenate([s for _, s in starts]), known)
+        others, duals = self._certified(lanes[rows], others)
+        for part in np.split(np.arange(len(rows)), np.cumsum([len(rows) for rows, _ in starts])[:-1]):
+            mine, other = rows[part], others.take(part)
+            old, new = self.point(ends).value[mine], self.point(other).value
+            lost = ends.status[mine] != Status.CONVERGED
+            lost &= rescue | ~(old < new)
+            better = (other.status == Status.CONVERGED) & (lost | (new < old - RISE * np.maximum(1.0, np.abs(old))))
+            ends.iterations[mine] += other.iterations
+            for field, value in zip(ends[:-1], other[:-1], strict=True):
+                field[mine[better]] = value[better]
+            dual[mine[better]] = duals[part[better]]
 
     def _correlated(self, s: np.ndarray, correlation: float) -> np.ndarray:
         """Start coordinates s (b, k) with a correlation between neighbouring effects of free matrices."""
@@ -176,7 +182,7 @@ class Search:
         dual = np.full(len(lanes), np.nan)
         for _ in range(RESTARTS):
             ends = ends.put(todo, self._snapped(lanes[todo], ends.take(todo)))
-            dual[todo], better, starts = self._dual(ends.take(todo))
+            dual[todo], better, starts = self._dual(lanes[todo], ends.take(todo))
             todo, starts = todo[better], starts[better]
             if not len(todo):
                 break
@@ -219,7 +225,7 @@ class Search:
                 found |= structure.at_boundary(v, dim, SINGULAR)
         return found
 
-    def _dual(self, ends: Ends) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _dual(self, lanes: np.ndarray, ends: Ends) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Slope into the cone (NaN where regular), whether it says the point is not optimal, and where to go on.
 
         Over the null space of a singular estimate the derivative of the criterion in the matrix must be positive
@@ -234,13 +240,13 @@ class Search:
         ):
             end, level = begin + v.shape[-1], _levels(self.spec, part, v)
             singular = structure.at_boundary(v, dim, SINGULAR * level) & (ends.status == Status.CONVERGED)
-            lanes = np.flatnonzero(singular)
-            if structure.is_matrix and S is not None and len(lanes):
-                level = level if level.ndim == 1 else level[lanes]
-                size = size if size.ndim == 1 else size[lanes]
-                relative, better, into = _cone_slopes(v[lanes], S[lanes], dim, size, level)
-                worst[lanes] = np.fmin(worst[lanes], relative)
-                starts[lanes[into], begin:end] = better
+            rows = np.flatnonzero(singular)
+            if structure.is_matrix and S is not None and len(rows):
+                level = level if level.ndim == 1 else level[rows]
+                size = size if size.ndim == 1 else size[lanes[rows]]
+                relative, better, into = _cone_slopes(v[rows], S[rows], dim, size, level)
+                worst[rows] = np.fmin(worst[rows], relative)
+                starts[rows[into], begin:end] = better
             begin = end
         return worst, np.any(starts != point.x, -1), starts
 

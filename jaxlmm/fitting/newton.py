@@ -28,6 +28,7 @@ NOISE = 1e-11  # change of the criterion, relative to it, that is rounding: neit
 FIRST_RADIUS = 1.0  # of the trust region, in scaled coordinates
 LARGEST_RADIUS = 1e8
 SMALLEST_RADIUS = 1e-9  # below which the run has stalled
+PATIENCE = 40  # evaluations after which a step from a stationary point that changes nothing ends the run, saddle or not
 VALLEY = 1e-2  # decrement below which rows of Cholesky factors are turned, see `Packing.turned`
 
 Evaluate = Callable[[Any], Any]
@@ -138,18 +139,19 @@ class Packing:
         x, value, gradient = packed[:k], packed[k], packed[k + 1 : 2 * k + 1]
         return x, value, gradient, packed[2 * k + 1 : 2 * k + 1 + k * k].reshape(k, k)
 
-    def turned(self, x: Any, trial: Any, decrement: Any, xp: Any) -> Any:
+    def turned(self, x: Any, trial: Any, decrement: Any, curvature: Any, xp: Any) -> Any:
         """The trial point with rows of factors as long as the step along them says, and the rest of it a turn.
 
         Where a pivot is nearly zero the likelihood has a curved valley: it knows the lengths of the rows below, the
-        variances, much better than their directions. Straight steps along it are short. Far from an optimum and at the
-        last digits steps are what they are.
+        variances, much better than their directions. Straight steps along it, and away from a saddle, are short. Far
+        from an optimum and at the last digits steps are what they are.
         """
         rows = self._rows
         if rows is None:
             return trial
         old, new, length = x**2 @ rows, trial**2 @ rows, (x * trial) @ rows
-        turns = (decrement > STATIONARY) & (decrement < VALLEY) & (length > 0.1 * old) & (new > 0)
+        turns = (decrement < VALLEY) & ((decrement > STATIONARY) | (curvature < -CURVATURE))
+        turns = turns & (length > 0.1 * old) & (new > 0)
         factor = xp.where(turns, length / xp.sqrt(xp.where(turns, old * new, 1.0)), 1.0)
         return trial * (1.0 + rows @ (factor - 1.0))
 
@@ -215,13 +217,15 @@ def advance(packing: Packing, state: State, evaluated: Any, xp: Any = jnp) -> St
     move, predicted, decrement, curvature = newton_step(gradient, hessian, radius, xp)
     small = decrement < DECREMENT
     exhausted = (decrement < STATIONARY) & (xp.abs(gain) <= noise) & (decrement > 0.5 * state.decrement)
+    exhausted &= state.curvature >= -CURVATURE  # a step away from a saddle gains little, and is the first of some
     exhausted = exhausted | ((decrement < STATIONARY) & (radius < SMALLEST_RADIUS))  # rounding hides what is left
     done = (small | exhausted) & (curvature >= -CURVATURE)
+    done = done | ((decrement < STATIONARY) & (xp.abs(gain) <= noise) & (state.iteration >= PATIENCE))
     status = xp.where(done, Status.CONVERGED, Status.RUNNING)
     status = xp.where(~done & (radius < SMALLEST_RADIUS), Status.STALLED, status)
     status = xp.where(first & ~finite, Status.NOT_FINITE, status).astype(xp.int32)
     count = state.iteration + 1
-    trial = packing.turned(x, x + move, decrement, xp)
+    trial = packing.turned(x, x + move, decrement, curvature, xp)
     return State(best, trial, predicted, radius, decrement, curvature, count, status)
 
 

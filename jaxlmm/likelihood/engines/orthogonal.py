@@ -76,6 +76,7 @@ class Projection:
         rows = (np.arange(q)[:, None] * groups + codes).ravel()
         self.shape = (q, groups)
         self.T = csr_array((values, (rows, np.tile(np.arange(n), q))), shape=(q * groups, n))
+        self.back = self.T.T
 
     def __call__(self, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Coordinates (q, groups, b) of columns y (n, b), and what is left of them."""
@@ -83,7 +84,7 @@ class Projection:
         for _ in range(2):
             part = self.T @ y
             total = total + part
-            y = y - self.T.T @ part
+            y = y - self.back @ part
         return np.reshape(total, (*self.shape, y.shape[1])), y
 
 

@@ -1,0 +1,75 @@
+"""Chunks of a batch: every core gets lanes, few shapes are compiled, and results do not depend on the split."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+
+import jaxlmm
+from batches import design, responses
+from jaxlmm.batch import chunks, queue, refitting
+
+
+@pytest.mark.parametrize("cores", [1, 2, 4, 16])
+def test_rows_are_dealt_to_all_cores(cores, monkeypatch):
+    monkeypatch.setattr(chunks, "cores", lambda: cores)
+    for b in (0, 1, 20, 99, 200, 1000, 8000, 16_385, 50_000):
+        parts = chunks.chunks(b, 300)
+        np.testing.assert_array_equal(np.concatenate([np.zeros(0, int), *parts]), np.arange(b))
+        sizes = [len(rows) for rows in parts]
+        assert len(parts) >= min(cores, b // chunks.LEAST)
+        if b:
+            assert len(parts) % min(cores, max(1, b // chunks.LEAST)) == 0
+            assert max(sizes) - min(sizes) <= 1
+            assert max(sizes) <= queue.SIZES["cpu"][-1][0] and max(sizes) * 300 <= chunks.CHUNK_FLOATS
+
+
+def test_few_shapes_are_compiled():
+    """Room for at most four times as many lanes as there are, but for the smallest batches."""
+    steps = [capacity for capacity, _ in queue.SIZES["cpu"]]
+    assert all(b <= 4 * a for a, b in zip(steps[1:-1], steps[2:], strict=True)) and len(steps) <= 5
+    assert queue.sizes(300)[0] == queue.sizes(1000)[0] == 1024
+
+
+def test_four_cores_all_get_lanes(monkeypatch):
+    """At 200 lanes: four threads are inside at once, and the fits are those of one thread."""
+    model, Y = design("one-way"), np.tile(responses("one-way"), (9, 1))[:200]
+    Y = Y * np.linspace(0.5, 2.0, len(Y))[:, None]
+    met, lanes = threading.Barrier(4, timeout=60.0), {}
+    fit_chunk = refitting._refit_chunk
+
+    def together(job, design, rows, *args):
+        met.wait()
+        lanes[threading.get_ident()] = len(rows)
+        fit_chunk(job, design, rows, *args)
+
+    monkeypatch.setattr(chunks, "cores", lambda: 1)
+    alone = jaxlmm.fit_batch(model, Y)
+    monkeypatch.setattr(chunks, "cores", lambda: 4)
+    monkeypatch.setattr(refitting, "_refit_chunk", together)
+    found = jaxlmm.fit_batch(model, Y)
+    assert list(lanes.values()) == [50] * 4
+    np.testing.assert_allclose(found.loglik, alone.loglik, rtol=1e-12)
+    np.testing.assert_array_equal(found.status, alone.status)
+    np.testing.assert_allclose(found.coef, alone.coef, rtol=1e-9)
+
+
+def test_statistics_in_blocks_are_those_of_all_rows(monkeypatch):
+    from jaxlmm.batch import responses as module
+
+    model, Y = design("uneven slopes"), np.tile(responses("uneven slopes"), (7, 1))
+    x = np.random.default_rng(0).normal(size=Y.shape)
+    with jaxlmm.runtime.precision.float64():
+        for column in (None, x):
+            made = module.Design(model, column is not None)
+            blocks = made.responses(Y, column)
+            monkeypatch.setattr(module, "IN_CACHE", 10**9)
+            whole = made.responses(Y, column)
+            monkeypatch.undo()
+            assert len(blocks.c) == len(Y) > 64
+            for a, b in zip(blocks[:2], whole[:2], strict=True):
+                np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-13)
+            for a, b in zip(blocks.data, whole.data, strict=True):
+                np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-12)
