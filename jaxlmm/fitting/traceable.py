@@ -16,7 +16,7 @@ from ..likelihood.engines import Blocks
 from ..likelihood.model import Model
 from ..likelihood.prepared import Prepared, prepare
 from ..pytrees import replace
-from ..runtime.precision import pure
+from ..runtime.precision import pure, unguarded
 from ..runtime.programs import compiled
 from ..runtime.sharding import alike
 from ..tolerances import SINGULAR
@@ -146,6 +146,7 @@ def _optimum(
 
 
 @_optimum.defjvp
+@unguarded
 def _optimum_jvp(
     optimizer: Any, max_iterations: int, prior: Prior | None, primals: tuple[Any, ...], tangents: tuple[Any, ...]
 ) -> tuple[Any, Any]:  # fmt: skip
