@@ -55,7 +55,7 @@ def pure() -> Iterator[None]:
             "64-bit floats are off, and a likelihood in float32 is not usable. Set "
             "jax.config.update('jax_enable_x64', True) at the top of your program, or call inside "
             "'with jax.enable_x64(True):', with jax.grad inside of it too, as derivatives are computed where it is "
-            "called; in a program of float32, jaxlmm.pure.in_float64(function) does both; jaxlmm.lmm() does it by itself"
+            "called; in a program of float32, jaxlmm.pure.in_float64(function) does both; jaxlmm.lmm() does it itself"
         )
     with _own():
         yield
