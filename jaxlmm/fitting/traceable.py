@@ -17,7 +17,7 @@ from ..likelihood.engines import Blocks
 from ..likelihood.model import Model
 from ..likelihood.prepared import Prepared, prepare
 from ..pytrees import is_traced, replace
-from ..runtime.precision import pure
+from ..runtime.precision import pure, unguarded
 from ..runtime.programs import compiled
 from ..runtime.sharding import alike
 from ..tolerances import SINGULAR
@@ -154,6 +154,7 @@ def _optimum(
 
 
 @_optimum.defjvp
+@unguarded
 def _optimum_jvp(
     optimizer: Any, max_iterations: int, prior: Prior | None, primals: tuple[Any, ...], tangents: tuple[Any, ...]
 ) -> tuple[Any, Any]:  # fmt: skip
