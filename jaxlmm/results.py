@@ -499,6 +499,9 @@ class Fit(FitBase):
                 names=self.coef_names, kind=self.frame.kind,
                 tests=None if tests is None else tests.coded(coding_of(self)),
             )  # fmt: skip
+        for name, value in (("weights", weights), ("column", column), ("values", values), ("tests", tests)):
+            if value is not None:
+                raise DataError(f"{name}: for many responses, y of shape (b, {self.nobs}); found one response")
         y = own_array("y", y, (self.nobs,))
         if np.ptp(y) == 0:
             raise DataError(f"y: constant response, all {self.nobs} values equal {float(y[0]):g}")
