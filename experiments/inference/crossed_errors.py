@@ -12,7 +12,7 @@ import jaxlmm
 from jaxlmm.inference.robust import equations
 
 SIZES = ((6000, 200, 40, "(1 | subject) + (1 | item)"), (24578, 600, 60, "(1 | subject) + (1 | item)"))
-INFLUENCE = ((6000, 200, 40, "(x | subject) + (1 | item)"),)
+INFLUENCE = ((1500, 100, 30, "(1 | subject) + (1 | item)"),)
 COLUMNS = ("std_error", "df")
 
 
