@@ -6,7 +6,7 @@ import difflib
 import functools
 import inspect
 import secrets
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, TypeVar
 
 import numpy as np
@@ -61,6 +61,46 @@ def check_flag(name: str, value: Any) -> None:
         raise DataError(f"{name}: found {value!r}, expected True or False")
 
 
+def check_mapping(name: str, value: Any, example: str = "{'name': value}") -> None:
+    """Refuse what is no mapping."""
+    if not isinstance(value, Mapping):
+        raise DataError(f"{name}: found {shown(value)}, expected a mapping such as {example}")
+
+
+def check_word(name: str, value: Any) -> None:
+    """Refuse for an option that is a word what has several values, and cannot be compared with one, and None."""
+    if value is None or (hasattr(value, "__array__") and np.ndim(value)):
+        raise DataError(f"{name}: found {shown(value)}, expected text")
+
+
+def check_names(name: str, value: Any) -> None:
+    """Refuse what is neither text nor several texts."""
+    several = isinstance(value, Iterable) and not isinstance(value, Mapping | set | frozenset)
+    several &= not hasattr(value, "columns")  # a data frame has names too
+    if not (several and all(isinstance(one, str) for one in value)):
+        raise DataError(f"{name}: found {shown(value)}, expected a name or a list of names")
+
+
+def check_function(name: str, value: Any) -> None:
+    """Refuse what cannot be called."""
+    if not callable(value):
+        raise DataError(f"{name}: found {shown(value)}, expected a function")
+
+
+def numbers_of(name: str, value: Any, what: str = "numbers") -> np.ndarray:
+    """An array of floats, or the error of an argument that is none."""
+    try:
+        return np.asarray(value, float)
+    except (TypeError, ValueError):
+        raise DataError(f"{name}: found {shown(value)}, expected {what}") from None
+
+
+def shown(value: Any) -> str:
+    """A value in a message: itself, or its type where that is long."""
+    text = repr(value)
+    return f"a {type(value).__name__}" if len(text) > 60 or "\n" in text else text
+
+
 def fresh_seed() -> int:
     """A seed that nobody has chosen."""
     return secrets.randbits(31)
@@ -70,21 +110,22 @@ def door(function: C) -> C:
     """Decorator of a public function that holds its caller to its signature.
 
     Options that it does not have are a TypeError with its name, where it hands options on to tests too; parameters
-    annotated as bool take True or False and nothing else; ``seed=None`` is a seed drawn from the system.
+    annotated as bool take True or False and nothing else, those as mappings, functions or names such, words no arrays;
+    ``seed=None`` is a seed drawn from the system.
     """
     signature = inspect.signature(function)
     parameters = signature.parameters.values()
     names = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name != "self"]
     known = tuple(dict.fromkeys((*names, *(TESTS if any(p.kind == p.VAR_KEYWORD for p in parameters) else ()))))
-    flags = [p.name for p in parameters if p.annotation in ("bool", bool)]
+    checks = [(p.name, check) for p in parameters if (check := _check_of(str(p.annotation))) is not None]
 
     @functools.wraps(function)
     def checked(*args: Any, **kwargs: Any) -> Any:
         refuse_unknown(function.__qualname__, kwargs, known)
         given = signature.bind_partial(*args, **kwargs).arguments
-        for name in flags:
+        for name, check in checks:
             if name in given:
-                check_flag(f"{function.__qualname__}: {name}", given[name])
+                check(f"{function.__qualname__}: {name}", given[name])
         if "seed" in names and "seed" in given and given["seed"] is None:
             bound = signature.bind(*args, **kwargs)
             bound.arguments["seed"] = fresh_seed()
@@ -92,6 +133,17 @@ def door(function: C) -> C:
         return function(*args, **kwargs)
 
     return checked  # type: ignore[return-value]
+
+
+def _check_of(annotation: str) -> Callable[[str, Any], None] | None:
+    """What holds a parameter to its annotation, where there is something."""
+    kinds = annotation.removesuffix(" | None")
+    known = {"bool": check_flag, "<class 'bool'>": check_flag, "str": check_word, "str | Sequence[str]": check_names}
+    generic = {"Mapping[": check_mapping, "Callable[": check_function}
+    found = known.get(kinds) or next((c for start, c in generic.items() if kinds.startswith(start)), None)
+    if found is None or " | " in kinds.partition("]")[2]:
+        return None
+    return found if kinds == annotation else lambda name, value: None if value is None else found(name, value)
 
 
 def doors(cls: T) -> T:

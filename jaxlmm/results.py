@@ -643,8 +643,9 @@ class Fit(FitBase):
                 tests=None if tests is None else tests.coded(coding_of(self)),
                 again=None if column is None or values is None else rebuilt(self.frame, self.data, column),
             )  # fmt: skip
-        if column is not None or values is not None:
-            raise DataError("column, values: are for many responses (b, n), found one; write y[None] and values[None]")
+        for name, value in (("weights", weights), ("column", column), ("values", values), ("tests", tests)):
+            if value is not None:
+                raise DataError(f"{name}: for many responses, y of shape (b, {self.nobs}); found one response")
         y = own_array("y", y, (self.nobs,))
         if np.ptp(y) == 0 and not self.model.residual.is_known:
             raise DataError(f"y: constant response, all {self.nobs} values equal {float(y[0]):g}")

@@ -349,3 +349,55 @@ def test_keys_of_resampling():
     np.testing.assert_array_equal(fit.bootstrap(5, seed=key).values, fit.bootstrap(5, seed=3).values)
     assert jaxlmm.rlrt(fit, n=200, seed=key).p == jaxlmm.rlrt(fit, n=200, seed=3).p
     check_covariance(jaxlmm.Unstructured(), 2, seed=key)
+
+
+WRONG = [3, "text", ["a", 1], {"a"}, np.eye(2), object()]  # kinds that nothing below can be
+
+
+@pytest.mark.parametrize("wrong", [*WRONG, [("Subject", np.eye(18))]], ids=lambda v: type(v).__name__)
+def test_mappings_are_mappings(sleep, fit, wrong):
+    for name, call in (
+        ("lmm: relationship", lambda: jaxlmm.lmm("Reaction ~ Days + (1 | Subject)", sleep, relationship=wrong)),
+        ("lmm: structures", lambda: jaxlmm.lmm("Reaction ~ Days + (1 | Subject)", sleep, structures=wrong)),
+        ("Fit.emmeans: at", lambda: fit.emmeans("1", at=wrong)),
+        ("Fit.predictions: at", lambda: fit.predictions(at=wrong)),
+    ):
+        with pytest.raises(jaxlmm.DataError, match=f"{name}: found .*, expected a mapping"):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda f: f.emmeans(None), "specs: found None, expected a name or a list of names"),
+        (lambda f: f.emmeans({"Days": 1}), "specs: found .*, expected a name"),
+        (lambda f: f.emmeans("1", weights=np.eye(2)), "weights: found .*, expected one of"),
+        (lambda f: f.predictions(by=f.data), "by: found a DataFrame, expected a name"),
+        (lambda f: f.comparisons("Days", change={"a": 1}), "change: .* expected a number"),
+        (lambda f: f.comparisons("Days", change=np.eye(2)), "change: .* expected a number"),
+        (lambda f: f.anova(df=np.ones(3)), "Fit.anova: df: found .*, expected text"),
+        (lambda f: f.predict(interval=f.data), "Fit.predict: interval: found a DataFrame, expected text"),
+        (lambda f: f.vcov_parameters(None), "information: found None, expected text"),
+        (lambda f: f.test(object()), "L: found .*, expected rows of numbers"),
+        (lambda f: f.test({"Days": "no"}), "L: found .*, expected numbers as weights of coefficients"),
+        (lambda f: f.test("Days", rhs="text"), "rhs: found 'text', expected numbers"),
+        (lambda f: f.test("Days", rhs={"a": 1}), "rhs: found .*, expected numbers"),
+        (lambda f: f.confint(which=3), "which: found 3, expected names, a function"),
+        (lambda f: f.confint(which={"a": 1}), "which: found .*, expected names, a function"),
+        (lambda f: f.confint(which=np.eye(2)), "which: found .*, expected names, a function"),
+        (lambda f: f.delta(None), "g: found None, expected a function"),
+        (lambda f: f.influence(threshold="text"), "threshold: found 'text', expected a number"),
+        (lambda f: f.influence(threshold=[1, 2]), "threshold: found 2 numbers, expected one"),
+        (lambda f: f.r2(ddof=np.eye(2)), "ddof: found"),
+        (lambda f: f.refit(f.model.y, weights=np.ones(180)), "weights: for many responses"),
+        (lambda f: f.refit(f.model.y, column="Days"), "column: for many responses"),
+    ],
+)
+def test_wrong_kinds_are_named(fit, call, words):
+    with pytest.raises(jaxlmm.DataError, match=words):
+        call(fit)
+
+
+def test_words_that_are_arrays(sleep):
+    with pytest.raises(jaxlmm.DataError, match="lmm: method: found a Series, expected text"):
+        jaxlmm.lmm("Reaction ~ Days + (1 | Subject)", sleep, method=sleep["Days"])

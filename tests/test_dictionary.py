@@ -48,6 +48,7 @@ def models():
         "visits": jaxlmm.lmm("FEV1 ~ RACE + ARMCD * AVISIT", fev, residual="us(AVISIT | USUBJID)"),
         "arms": jaxlmm.lmm("FEV1 ~ ARMCD", fev, residual="us(AVISIT | USUBJID)"),
         "bioequivalence": jaxlmm.lmm(one, bio),
+        "plots": jaxlmm.lmm("yield ~ Variety * C(Nitrogen) + (1 | Block/Variety)", jaxlmm.datasets.load("oats")),
     }  # fmt: skip
 
 
@@ -136,6 +137,8 @@ OF_SAS = [
      "bioequivalence.tidy(df='kenward-roger-full', boundary_df='drop').iloc[-1:][['std_error', 'df']]",
      [KR[["StdErr", "DF"]]]),
     ("MODEL / DDFM=BW, TYPE=UN", "visits.anova(df='between-within-sas').frame()['den_df']", [193] * 4),
+    ("MODEL / DDFM=BW, several factors within subjects", "plots.anova(df='between-within-sas').frame()['den_df']",
+     [10, 15, 30]),
     ("MODEL / DDFM=RESIDUAL", "visits.tidy(df='residual')['df']", [N - 10] * 10),
     ("MODEL / OUTP=", "np.where(observed, arms.predict(fev), arms.predict(fev, residual=True))", P["P"]),
     ("MODEL / OUTP=, StdErrPred", "np.where(observed, arms.predict(fev, se=True)['std_error'],"

@@ -21,7 +21,7 @@ def r2(fit: FitBase, ddof: int = 0) -> Delta:
     Evolution 5:944), of the residual the mean of its variances; that of the fixed part is the variance of X beta over
     the rows, with denominator n - `ddof`.
     """
-    if ddof not in (0, 1):
+    if not isinstance(ddof, int | np.integer) or ddof not in (0, 1):
         raise DataError(f"ddof: found {ddof!r}, expected 0 or 1")
     X = fit.model.X - np.mean(fit.model.X, 0)
     S = X.T @ X / (len(X) - ddof)

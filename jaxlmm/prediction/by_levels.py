@@ -1,7 +1,7 @@
-"""Predictions and their errors by the levels of the grouping factors: one inverse for all rows, see `LevelEffects`.
+"""Predictions and their errors by the levels of the grouping factors, from one inverse for all rows.
 
-The error of ``x'beta + z'u`` for its predictor is, with K, F and s2 of `LevelEffects`, ``N = Z'V^-1 X = F Z'X / s2`` and
-``g = x - X'Z K z / s2``::
+With K, F and s2 of `MixedModelEquations`, ``N = Z'V^-1 X = F Z'X / s2`` and ``g = x - X'Z K z / s2``, the error of
+``x'beta + z'u`` for its predictor is::
 
     MSE = z'K z + g'Phi g           f = z - Z'a = F z - N Phi g
 
@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from ..inference.robust.levels import NUMBERS, LevelEffects
+from ..inference.robust.equations import NUMBERS, MixedModelEquations
 from ..likelihood.engines import Blocks
 from ..linalg import quadratic
 from .newdata import ABSENT, SHARED, NewRows
@@ -32,7 +32,7 @@ class ByLevels:
     effects : (m, q_t) of each term, predicted, in the columns worked with
     """
 
-    def __init__(self, levels: LevelEffects, Q: np.ndarray, Phi: np.ndarray, effects: list[np.ndarray]):
+    def __init__(self, levels: MixedModelEquations, Q: np.ndarray, Phi: np.ndarray, effects: list[np.ndarray]):
         self.levels, self.Phi = levels, Phi
         self.effects = np.concatenate([u.ravel() for u in effects])
         ZQ = levels.Z.T @ Q / levels.s2

@@ -26,7 +26,7 @@ from ..errors import require_accurate
 from ..estimates.effects import effects_by_term, effects_of
 from ..estimates.rows import Part, TermRows, through
 from ..fitting.objective import coordinates
-from ..inference.robust.levels import LevelEffects
+from ..inference.robust.equations import MixedModelEquations
 from ..inference.robust.partition import Partition, Rowwise
 from ..likelihood.engines.layout import connected
 from ..likelihood.engines.orthogonal import bucket, pad_last
@@ -113,7 +113,7 @@ class Predictor:
         n, m, k = len(self.model.y), len(new), len(self.x)
         joint = self._joined(new, state)
         turn = joint.turn
-        levels = LevelEffects.of(self.rows, int(turn.max(initial=0)) + 1)
+        levels = MixedModelEquations.of(self.rows, int(turn.max(initial=0)) + 1)
         if levels is not None:
             return self._by_levels(levels, new, state, errors, W)
         size = min(MOST, int(NUMBERS / (n * (1 + (k if W is not None else 0)))), bucket(int(turn.max()) + 1))
@@ -129,7 +129,7 @@ class Predictor:
         return out
 
     def _by_levels(
-        self, levels: LevelEffects, new: NewRows, state: Callable[[int], str], errors: bool, W: np.ndarray | None
+        self, levels: MixedModelEquations, new: NewRows, state: Callable[[int], str], errors: bool, W: np.ndarray | None
     ) -> Predicted:
         def make() -> ByLevels:
             K = self.rows.prepared.basis.K

@@ -10,7 +10,7 @@ import pytest
 import jaxlmm
 from cases import some
 from jaxlmm import DataError
-from jaxlmm.inference.robust import levels
+from jaxlmm.inference.robust import equations
 from oracle import gradient
 from robustness import KINDS, covariance, data, fit_rows, fitted, residuals
 
@@ -44,8 +44,8 @@ def test_leverage_is_the_diagonal_of_the_hat_matrices(model):
 def test_by_levels_and_by_solutions_of_rows(by, monkeypatch):
     """V^-1 with crossed factors from the inverse of their effects, and from a solution a row."""
     fit, found = fitted("crossed"), []
-    for digits in (levels.DIGITS, 0.0):
-        monkeypatch.setattr(levels, "DIGITS", digits)
+    for digits in (equations.DIGITS, 0.0):
+        monkeypatch.setattr(equations, "DIGITS", digits)
         found.append(fit.influence(by, exact="none"))
     for name in (*NAMES, "cooks_theta", "dfbeta", "change", "leverage_conditional"):
         by_levels, by_rows = (getattr(one, name) for one in found)

@@ -264,7 +264,7 @@ def test_by_levels_and_by_solutions(options, monkeypatch):
     fit = fitted("crossed")
     rows = {k: np.concatenate([v, w]) for (k, v), w in zip(data().items(), new().values(), strict=False)}
     found = fit.predict(rows, interval="prediction", allow_new_levels=True, **options)
-    monkeypatch.setattr("jaxlmm.inference.robust.levels.DIGITS", 0.0)
+    monkeypatch.setattr("jaxlmm.inference.robust.equations.DIGITS", 0.0)
     by_row = jaxlmm.lmm(MODELS["crossed"][0], data(), **MODELS["crossed"][1])
     expected = by_row.predict(rows, interval="prediction", allow_new_levels=True, **options)
     for name in expected:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ...arguments import numbers_of
 from ...distributions import check_level
 from ...errors import DataError
 from ...frames.alignment import refuse_masked
@@ -72,7 +73,7 @@ def linear_test(
     L = wald.checked(L)
     if not len(L):
         raise DataError("L: expected at least one row, found none")
-    values = np.asarray(rhs, float)
+    values = numbers_of("rhs", rhs)
     if values.ndim > 1 or (values.ndim == 1 and len(values) != len(L)):
         raise DataError(f"rhs: expected a number or one for each of {len(L)} rows of L, found shape {values.shape}")
     values = np.broadcast_to(values, (len(L),))
@@ -93,7 +94,7 @@ def hypotheses(L: Any, coefficients: tuple[str, ...]) -> tuple[tuple[str, ...], 
     if isinstance(L, str):
         L = [L]
     if isinstance(L, Mapping):
-        if all(np.isscalar(w) and not isinstance(w, str) for w in L.values()):
+        if all(np.isscalar(w) for w in L.values()):
             return (), [_row(L, coefficients)]
         return tuple(map(str, L)), [_row(w, coefficients) if isinstance(w, Mapping) else w for w in L.values()]
     if isinstance(L, Sequence) and len(L) and all(isinstance(name, str) for name in L):
@@ -105,7 +106,7 @@ def _row(weights: Mapping[str, float], coefficients: tuple[str, ...]) -> np.ndar
     unknown = [name for name in weights if name not in coefficients]
     if unknown:
         raise DataError(f"L: found coefficient {unknown[0]!r}, expected some of {', '.join(coefficients)}")
-    return np.array([float(weights.get(name, 0.0)) for name in coefficients])
+    return numbers_of("L", [weights.get(name, 0.0) for name in coefficients], "numbers as weights of coefficients")
 
 
 def expression(row: np.ndarray, names: tuple[str, ...]) -> str:

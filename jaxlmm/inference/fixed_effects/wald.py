@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from ...arguments import numbers_of
 from ...distributions import check_level, f_tail, t_quantile, t_tail
 from ...errors import DataError
 from ...estimates.fitted import FitBase
@@ -152,7 +153,7 @@ class Wald:
 
     def checked(self, L: Any) -> np.ndarray:
         """L as a float array (m, p); a vector is one row."""
-        L = np.atleast_2d(np.asarray(L, float))
+        L = np.atleast_2d(numbers_of("L", L, "rows of numbers, names of coefficients, or weights by their names"))
         if L.ndim != 2 or L.shape[1] != len(self.coef):
             raise DataError(f"L: expected {len(self.coef)} columns, one a coefficient, found shape {L.shape}")
         return L

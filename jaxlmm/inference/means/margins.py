@@ -303,14 +303,15 @@ def _pairs(column: Column, coded: bool, values: Any, change: Any) -> list[tuple[
         low, high = listed_values(column, list(change))
         return [_pair(column, low, high, n)]
     if column.is_number and column.kind != "logical" and not coded:
-        if isinstance(change, str) and change != "sd":
+        is_word = change is None or (isinstance(change, str) and change == "sd")
+        if not is_word and (isinstance(change, str) or np.ndim(change) or not np.isscalar(change)):
             raise DataError(
                 f"change: {column.name!r} is numeric, expected a number, 'sd' or (low, high), found {change!r}"
             )
         step = 1.0 if change is None else float(np.std(column.values, ddof=1)) if change == "sd" else float(change)
         return [("+1 sd" if change == "sd" else f"{'+' if step > 0 else ''}{step:g}", values, values + step)]
     change = "reference" if change is None else change
-    if change not in CHANGES[:3]:
+    if not isinstance(change, str) or change not in CHANGES[:3]:
         raise DataError(
             f"change: {column.name!r} is a factor, expected 'reference', 'pairwise', 'sequential' or two levels, "
             f"found {change!r}"

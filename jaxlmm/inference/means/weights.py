@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ...arguments import shown
 from ...errors import DataError
 from ...estimates.fitted import FitBase
 from ...frames.owned import column_at
@@ -22,9 +23,9 @@ def weighted(
     """The grid with the counts that `weights` means, the rule by which it is averaged, and what titles say of it."""
     if isinstance(weights, Mapping):
         return dataclasses.replace(grid, counts=_given(grid, weights, names)), "proportional", ", given weights"
-    if weights not in WEIGHTS:
+    if not isinstance(weights, str) or weights not in WEIGHTS:
         expected = f"one of {', '.join(WEIGHTS)}, or numbers such as {{'sex': {{'f': 0.6, 'm': 0.4}}}}"
-        raise DataError(f"weights: found {weights!r}, expected {expected}")
+        raise DataError(f"weights: found {shown(weights)}, expected {expected}")
     if weights == "om":
         return dataclasses.replace(grid, counts=_observed(fit, grid, slope)), "proportional", ", observed margins"
     return grid, weights, ""

@@ -6,7 +6,7 @@ is one of the coordinates, in a chart made for it: then the end of the parameter
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple
@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from ...arguments import shown
 from ...covariance.kinds import IntervalKind, PositiveKind, VarianceKind
 from ...errors import DataError
 from ...estimates.fitted import FitBase
@@ -133,9 +134,14 @@ def request(which: Which) -> Mapping[str, Callable[..., Any]] | list[str] | None
     """Functions by name, or names of quantities, None standing for all."""
     if callable(which):
         return {getattr(which, "__name__", "value").replace("<lambda>", "value"): which}
-    if which is None or isinstance(which, Mapping):
+    if which is None or (isinstance(which, Mapping) and all(map(callable, which.values()))):
         return which
-    return [which] if isinstance(which, str) else list(which)
+    if isinstance(which, str):
+        return [which]
+    several = isinstance(which, Iterable) and not isinstance(which, Mapping)
+    if not (several and all(isinstance(name, str) for name in which)):
+        raise DataError(f"which: found {shown(which)}, expected names, a function, or functions by their names")
+    return list(which)
 
 
 def select(joint: Joint, fit: FitBase, wanted: list[str] | None) -> tuple[list[str], list[ProfileTarget]]:

@@ -19,7 +19,7 @@ import numpy as np
 
 from ...errors import DataError
 from ...tolerances import DETERMINED
-from .levels import LevelEffects
+from .equations import MixedModelEquations
 from .partition import MOST_NUMBERS, Partition, Rowwise, dependent
 
 
@@ -51,7 +51,7 @@ def deletion(rows: Rowwise, groups: Partition, spread: np.ndarray | None) -> Del
     """
     own, Q, p = dependent(rows.model), rows.Q, rows.Q.shape[1]
     gather = _Within(own, groups)
-    levels = LevelEffects.of(rows, own.rows.shape[1])
+    levels = MixedModelEquations.of(rows, own.rows.shape[1])
     B = rows.U if levels is not None else np.column_stack([rows.U, own.slots()])
     S = rows.solve(B)
     by_level = levels.within(groups, slopes=spread is not None) if levels is not None else None

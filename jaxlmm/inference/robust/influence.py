@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from ...arguments import numbers_of
 from ...batch.refitting import refit_batch
 from ...errors import DataError
 from ...fitting.newton import Status
@@ -116,6 +117,11 @@ def influence(
     DataError
         For unknown options, columns that are not there, groups that are too large, and a fit that did not converge.
     """
+    if threshold is not None:
+        number = numbers_of("threshold", threshold, "a number")
+        if number.ndim:
+            raise DataError(f"threshold: found {number.size} numbers, expected one")
+        threshold = float(number)
     if exact not in EXACT:
         raise DataError(f"exact: found {exact!r}, expected 'flagged', 'all' or 'none'")
     require_converged(fit)

@@ -28,7 +28,7 @@ DIGITS = 3e6  # condition of S above which V^-1 is applied to rows instead, whic
 NUMBERS = 4e6  # in arrays of rows by effects
 
 
-class LevelEffects:
+class MixedModelEquations:
     """Random effects of a fit given the data, all levels of all terms side by side; in the columns worked with.
 
     Attributes
@@ -54,7 +54,7 @@ class LevelEffects:
         self.F = np.eye(len(S)) - self.products @ self.K
 
     @classmethod
-    def of(cls, rows: Rowwise, columns: int) -> LevelEffects | None:
+    def of(cls, rows: Rowwise, columns: int) -> MixedModelEquations | None:
         """Made once, where it replaces solutions for more columns than there are effects, and keeps their digits."""
         model = rows.model
         effects = sum(part.levels * part.dim for part in model.terms)
