@@ -12,7 +12,7 @@
 Files a newcomer reads in order: `declare` (what a study is) with `cells`, `estimators` and `describe`; `drawing` and
 `generate`, `estimate`, `jointly`, `applying` and `analyses` (one chunk of it), `chunk` and `parts` (its rows),
 `rehearsal` (what is wrong with it), `store` and `progress` (the directory), `executors` and `cluster` (who works),
-`running`, `until`, `merging`, `measures` and `results` (what came out), `single`, `plots`, `page`, `sizing` and `power`;
+`running`, `until`, `merging`, `measures` and `results` (what came out), `single`, `plots`, `page`, `sizing`, `power`;
 `toml` reads a study from a file.
 """
 

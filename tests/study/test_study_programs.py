@@ -139,7 +139,7 @@ def test_programs_are_not_mixed_in_a_directory(tmp_path, monkeypatch):
         if done == 10:
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt, match="interrupted; 10 of 24 data sets are kept, the same call goes on"):
+    with pytest.raises(KeyboardInterrupt, match="interrupted; 20 of 24 data sets are kept, the same call goes on"):
         run(plain(**study), tmp_path, Here(), progress=stop)
     monkeypatch.setattr(sys.modules[__name__], "EFFECT", 2.0)
     with pytest.raises(StudyError, match=r"EFFECT: 1\.0 -> 2\.0"):
