@@ -115,6 +115,17 @@ def test_functions_without_a_file_are_the_same_wherever_they_are_made():
     assert described(place["f"]) != found[0]
 
 
+def test_classes_without_a_file_are_what_their_methods_do():
+    def made(text):
+        place: dict = {"__name__": "__main__", "EFFECT": 1.0}
+        exec(text, place)
+        return described(place["Model"]())
+
+    text = "class Model:\n    def __call__(self, rng, data):\n        return EFFECT * rng.normal(size=3)\n"
+    assert made(text) == made(text) and "EFFECT" in str(made(text))
+    assert made(text) != made(text.replace("size=3", "size=4"))
+
+
 @pytest.mark.slow
 def test_functions_without_a_file_are_the_same_in_every_process():
     code = NO_FILE + "from jaxlmm.study.describe import described; print(described(f), described(object()))"
