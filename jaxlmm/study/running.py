@@ -84,6 +84,7 @@ def run(
     who, share = _executor(executor, workers), _share(shard)
     for factor in study.unused:
         warnings.warn(f"grid: nothing uses the factor {factor!r}: its levels are the same", UserWarning, stacklevel=3)
+    study = study.changed()  # what its functions are now, before they keep anything for themselves
     with locked(out) as store:
         joined, manifest, is_new = store.refuse(study)
         own = {key_of(cell) for cell in study.cells}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import numpy as np
@@ -41,6 +40,7 @@ def run_until(
         raise DataError(f"measure: found {measure!r}, expected one of {', '.join(MEASURES)}")
     if not error > 0:
         raise DataError(f"error: expected a positive number, found {error!r}")
+    study = study.changed()  # what its functions are now
     results = run(study, out, **options)
     for _ in range(ROUNDS):
         wanted = _wanted(results, measure, error, most, level, alpha)
@@ -48,7 +48,7 @@ def run_until(
         if not more:
             break
         for cell, count in more:
-            results = run(dataclasses.replace(study, grid=[cell], replicates=count), out, **options)
+            results = run(study.changed(grid=[cell], replicates=count), out, **options)
     return results
 
 

@@ -150,13 +150,30 @@ def test_programs_are_not_mixed_in_a_directory(tmp_path, monkeypatch):
         if done == 10:
             raise KeyboardInterrupt
 
+    one = plain(**study)
     with pytest.raises(KeyboardInterrupt, match="interrupted; 20 of 24 data sets are kept, the same call goes on"):
-        run(plain(**study), tmp_path, Here(), progress=stop)
+        run(one, tmp_path, Here(), progress=stop)
     monkeypatch.setattr(sys.modules[__name__], "EFFECT", 2.0)
-    with pytest.raises(StudyError, match=r"EFFECT: 1\.0 -> 2\.0"):
-        run(plain(**study), tmp_path, Here())
+    for again in (one, plain(**study)):
+        with pytest.raises(StudyError, match=r"EFFECT: 1\.0 -> 2\.0"):
+            run(again, tmp_path, Here())
     monkeypatch.undo()
     whole = run(plain(**study), tmp_path, Here())
     assert whole.complete
     smaller = run(plain(**study, name="renamed", chunk=4), tmp_path / "smaller", Here())
     assert smaller.digest() == whole.digest() and len(smaller.tasks) == 6
+
+
+def test_what_functions_keep_for_themselves_while_they_run_is_not_a_change(tmp_path):
+    from jaxlmm.study import run_until
+
+    def remembers(rng, data):
+        kept.append(1)
+        return rng.standard_normal(30)
+
+    kept: list[int] = []
+    study = plain(generate=remembers, grid={}, targets=["arm"])
+    results = run_until(study, tmp_path, "rejection", 0.06, executor=Here())
+    assert results.complete and len(results.tasks) > 3
+    kept.clear()  # as in another process
+    assert run(study, tmp_path, Here()).complete
