@@ -12,8 +12,8 @@
 Files a newcomer reads in order: `declare` (what a study is) with `cells`, `estimators` and `describe`; `drawing` and
 `generate`, `estimate`, `jointly`, `applying` and `analyses` (one chunk of it), `chunk` and `parts` (its rows),
 `rehearsal` (what is wrong with it), `store` and `progress` (the directory), `executors` and `cluster` (who works),
-`running`, `merging`, `measures` and `results` (what came out), `single`, `plots`, `page`, `sizing` and `power`; `toml`
-reads a study from a file.
+`running`, `until`, `merging`, `measures` and `results` (what came out), `single`, `plots`, `page`, `sizing`, `power`;
+`toml` reads a study from a file.
 """
 
 from . import analyses, designs, plots
@@ -30,6 +30,7 @@ from .running import run
 from .single import StudyReplicate
 from .sizing import SampleSize, sample_size
 from .store import StudyError
+from .until import run_until
 
 __all__ = [
     "Analysis",
@@ -53,6 +54,7 @@ __all__ = [
     "read",
     "report",
     "run",
+    "run_until",
     "sample_size",
     "status",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from .estimators import Analysis, Row, estimators_of, targets_of
 from .manifest import count_tasks
 
 CHUNK = 1000
+KEPT = "_programs"  # attribute of a study that was made from another one
 
 
 class Task(NamedTuple):
@@ -163,12 +165,24 @@ class Study:
             raise DataError(f"design: cannot be called with the factors {list(self.cells[cell])}: {error}") from None
         return self.design(**used)
 
-    @cached_property
+    @property
+    def programs(self) -> dict[str, Any]:
+        """What the study does now, as JSON; or did when it was `changed`: functions may fill caches of their own."""
+        return vars(self).get(KEPT) or {
+            name: described(getattr(self, name)) for name in ("targets", "estimators", "design", "generate")
+        }
+
+    @property
     def description(self) -> dict[str, Any]:
         """All that the numbers depend on, as JSON."""
-        names = ("name", "replicates", "seed", "chunk", "response", "cells", "targets", "estimators")
-        out = {name: described(getattr(self, name)) for name in names}
-        return {**out, "design": described(self.design), "generate": described(self.generate)}
+        names = ("name", "replicates", "seed", "chunk", "response", "cells")
+        return {name: described(getattr(self, name)) for name in names} | self.programs
+
+    def changed(self, **changes: Any) -> Study:
+        """The same programs with other cells, replicates or seed."""
+        new = dataclasses.replace(self, **changes)
+        vars(new)[KEPT] = self.programs
+        return new
 
     @property
     def hash(self) -> str:

@@ -73,14 +73,16 @@ def class_parts(kind: type, describe: Describe) -> dict[str, Any]:
         return {}
     bases = [describe(base) for base in kind.__bases__ if is_own(base.__module__)]
     read: dict[str, Any] = {}
-    for value in vars(kind).values():
+    methods: dict[str, FunctionType] = {}
+    for name, value in vars(kind).items():
         plain = value.fget if isinstance(value, property) else getattr(value, "__func__", value)
         if (method := function_of(plain)) is not None and method.__module__ == kind.__module__:
             read |= _globals_of(method.__code__, method.__globals__)
+            methods[name] = method
     read.pop(kind.__name__, None)
-    return (
-        {"source": source_of(kind)} | ({"bases": bases} if bases else {}) | ({"reads": describe(read)} if read else {})
-    )
+    # classes of a notebook have no file: what their methods do
+    source = source_of(kind) or {name: source_of(method) for name, method in methods.items()}
+    return {"source": source} | ({"bases": bases} if bases else {}) | ({"reads": describe(read)} if read else {})
 
 
 def _codes(code: CodeType) -> Iterator[CodeType]:
@@ -122,15 +124,15 @@ def _attributes(module: ModuleType, name: str, attributes: set[str]) -> dict[str
     return found
 
 
-def source_of(value: Any) -> str:
-    """Its text without comments and docstrings, or a digest of its byte code where there is no file."""
+def source_of(value: Any) -> str | None:
+    """Its text without comments and docstrings, or a digest of its byte code where there is no file, if it has any."""
     code = getattr(value, "__code__", None)
     try:
         if code is not None and code.co_name == "<lambda>":
             return _lambda(code)
         return _plain(textwrap.dedent(inspect.getsource(value)).strip())
     except (OSError, TypeError, SyntaxError, IndexError):
-        return "sha256:" + hashlib.sha256(repr(_steps(code) if code else value.__qualname__).encode()).hexdigest()
+        return None if code is None else "sha256:" + hashlib.sha256(repr(_steps(code)).encode()).hexdigest()
 
 
 def _lambda(code: CodeType) -> str:

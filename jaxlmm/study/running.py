@@ -8,7 +8,7 @@ import sys
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from typing import Any
@@ -18,7 +18,7 @@ import numpy as np
 from ..arguments import door
 from ..errors import DataError
 from .cells import in_words, key_of
-from .declare import Study
+from .declare import Study, Task
 from .estimate import HOPELESS, RAISED, STATUSES
 from .executors import GUARD, Executor, Finished, Inline, Processes, has_gpu_driver
 from .manifest import replicates_of
@@ -84,35 +84,47 @@ def run(
     who, share = _executor(executor, workers), _share(shard)
     for factor in study.unused:
         warnings.warn(f"grid: nothing uses the factor {factor!r}: its levels are the same", UserWarning, stacklevel=3)
+    study = study.changed()  # what its functions are now, before they keep anything for themselves
     with locked(out) as store:
         joined, manifest, is_new = store.refuse(study)
         own = {key_of(cell) for cell in study.cells}
         cells = {i for i, cell in enumerate(joined.cells) if key_of(cell) in own}
         mine = [task for task in joined.tasks if task.cell in cells][share]
         starts, chunk = {(task.cell, task.lo) for task in mine}, joined.chunk
-        missing = store.missing(joined, replicates_of(manifest), cells)
-        missing = [task for task in missing if (task.cell, task.lo // chunk * chunk) in starts]
         total = sum(task.hi - task.lo for task in mine)
-        done = total - sum(t.hi - t.lo for t in missing)
+
+        def left() -> tuple[list[Task], int]:
+            """What is to do, and how many data sets are done."""
+            every = store.missing(joined, replicates_of(manifest), cells)
+            some = [task for task in every if (task.cell, task.lo // chunk * chunk) in starts]
+            return some, total - sum(task.hi - task.lo for task in some)
+
+        missing, done = left()
         report = _reporter(progress)
         if missing and not has_gpu_driver():  # where there is one, JAX would take hold of the GPU that workers need
             rehearse(joined, sorted({task.cell for task in missing}))
         if is_new:  # a study that cannot start does not claim the directory
             store.begin(study)
         try:
-            for size in _written(who.parts(joined, missing), store, joined, mixed) if missing else ():
-                done += size
-                report(done, total)
+            parts = who.parts(joined, missing) if missing else _none()
+            with closing(_written(parts, store, joined, mixed)) as sizes:  # what is being written is written
+                for size in sizes:
+                    done += size
+                    report(done, total)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(
-                f"{store.path}: interrupted; {done:,} of {total:,} data sets are kept, the same call goes on"
+                f"{store.path}: interrupted; {left()[1]:,} of {total:,} data sets are kept, the same call goes on"
             ) from None
     return read(out)
 
 
+def _none() -> Generator[Finished, None, None]:
+    yield from ()
+
+
 def _written(
     parts: Generator[Finished, None, None], store: OpenStore, study: Study, mixed: bool
-) -> Iterator[int]:  # fmt: skip
+) -> Generator[int, None, None]:  # fmt: skip
     """Write parts as they come, each while the next one is computed; how many data sets are on disk now."""
     watch = Watch(study)
     with closing(parts), ThreadPoolExecutor(1) as pool:

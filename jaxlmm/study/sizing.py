@@ -8,7 +8,6 @@ Each stage tries sizes about the latest root, so that the model has to hold only
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,13 +112,14 @@ def sample_size(
     if not 0 < low < high or step < 1 or stages < 1:
         raise DataError(f"low, high, step, stages: expected 0 < low < high and positive integers, found {low}, {high}, "
                         f"{step}, {stages}")  # fmt: skip
+    study = study.changed()  # what its functions are now
     goal = 0.5 * step if error is None else float(error)
     tried: dict[int, np.ndarray] = {}
     sizes = _rounded([low, np.sqrt(low * high), 0.5 * (np.sqrt(low) + np.sqrt(high)) ** 2, high], step, low, high)
     found: SampleSize | None = None
     for stage in range(stages):
         cells = [{**study.cells[0], factor: n} for n in sizes]
-        one = dataclasses.replace(study, grid=cells, seed=study.seed + stage * SEED_STEP)
+        one = study.changed(grid=cells, seed=study.seed + stage * SEED_STEP)
         results = run(one, Path(out) / f"stage-{stage:02d}", **options)
         summary, k = results.summary(alpha=alpha), results.row(estimator, test, target)
         rates = [summary.value[name][:, k] for name in ("power", "type1_error", "rejection")]

@@ -9,7 +9,6 @@ A file appears under its name only when it is complete: it is written beside it,
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import json
 import os
@@ -155,7 +154,7 @@ class OpenStore(Store):
             **new, "cells": described(cells), "replicates": counts[0] if len(set(counts)) == 1 else counts,
             **({"grown": True} if grown else {}),
         }  # fmt: skip
-        joined = dataclasses.replace(study, grid=[dict(cell) for cell in cells])
+        joined = study.changed(grid=[dict(cell) for cell in cells])
         if together == old and rows == found["rows"]:
             return joined, found, False
         return joined, {**made(together, rows, list(truths)), "environments": found["environments"]}, True

@@ -115,6 +115,17 @@ def test_functions_without_a_file_are_the_same_wherever_they_are_made():
     assert described(place["f"]) != found[0]
 
 
+def test_classes_without_a_file_are_what_their_methods_do():
+    def made(text):
+        place: dict = {"__name__": "__main__", "EFFECT": 1.0}
+        exec(text, place)
+        return described(place["Model"]())
+
+    text = "class Model:\n    def __call__(self, rng, data):\n        return EFFECT * rng.normal(size=3)\n"
+    assert made(text) == made(text) and "EFFECT" in str(made(text))
+    assert made(text) != made(text.replace("size=3", "size=4"))
+
+
 @pytest.mark.slow
 def test_functions_without_a_file_are_the_same_in_every_process():
     code = NO_FILE + "from jaxlmm.study.describe import described; print(described(f), described(object()))"
@@ -139,13 +150,30 @@ def test_programs_are_not_mixed_in_a_directory(tmp_path, monkeypatch):
         if done == 10:
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt, match="interrupted; 10 of 24 data sets are kept, the same call goes on"):
-        run(plain(**study), tmp_path, Here(), progress=stop)
+    one = plain(**study)
+    with pytest.raises(KeyboardInterrupt, match="interrupted; 20 of 24 data sets are kept, the same call goes on"):
+        run(one, tmp_path, Here(), progress=stop)
     monkeypatch.setattr(sys.modules[__name__], "EFFECT", 2.0)
-    with pytest.raises(StudyError, match=r"EFFECT: 1\.0 -> 2\.0"):
-        run(plain(**study), tmp_path, Here())
+    for again in (one, plain(**study)):
+        with pytest.raises(StudyError, match=r"EFFECT: 1\.0 -> 2\.0"):
+            run(again, tmp_path, Here())
     monkeypatch.undo()
     whole = run(plain(**study), tmp_path, Here())
     assert whole.complete
     smaller = run(plain(**study, name="renamed", chunk=4), tmp_path / "smaller", Here())
     assert smaller.digest() == whole.digest() and len(smaller.tasks) == 6
+
+
+def test_what_functions_keep_for_themselves_while_they_run_is_not_a_change(tmp_path):
+    from jaxlmm.study import run_until
+
+    def remembers(rng, data):
+        kept.append(1)
+        return rng.standard_normal(30)
+
+    kept: list[int] = []
+    study = plain(generate=remembers, grid={}, targets=["arm"])
+    results = run_until(study, tmp_path, "rejection", 0.06, executor=Here())
+    assert results.complete and len(results.tasks) > 3
+    kept.clear()  # as in another process
+    assert run(study, tmp_path, Here()).complete

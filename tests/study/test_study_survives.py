@@ -405,6 +405,23 @@ def test_a_study_grows_without_running_again_what_is_there(tmp_path):
             run(plain(**(more | changed)), tmp_path / "grown", Here())
 
 
+def test_replicates_until_an_error_is_reached(tmp_path):
+    from jaxlmm.study import run_until
+
+    study = plain(grid={"shift": [0.0, 1.0, 30.0]}, targets=["arm"], replicates=20)
+    results = run_until(study, tmp_path, "rejection", 0.06, executor=Here())
+    counts = [sum(t.hi - t.lo for t in results.tasks if t.cell == c) for c in range(3)]
+    errors = results.summary().mcse["rejection"][:, 0]
+    assert (errors <= 0.06).all() and counts[2] < counts[1] and counts[1] >= 40 and errors[2] == 0.0
+    assert (
+        results.complete and results.digest() == run_until(study, tmp_path, "rejection", 0.06, executor=Here()).digest()
+    )
+    capped = run_until(study, tmp_path / "capped", "rejection", 0.001, most=30, executor=Here())
+    assert status(tmp_path / "capped").done == 90 and capped.complete
+    with pytest.raises(jaxlmm.DataError, match="measure: found 'powr'"):
+        run_until(study, tmp_path, "powr", 0.1)
+
+
 def test_an_estimator_that_came_later_is_interrupted_and_gone_on_with(tmp_path):
     def stop(done, total):
         if done > 20:
