@@ -68,8 +68,8 @@ def check_mapping(name: str, value: Any, example: str = "{'name': value}") -> No
 
 
 def check_word(name: str, value: Any) -> None:
-    """Refuse for an option that is a word what has several values, and cannot be compared with one, and None."""
-    if value is None or (hasattr(value, "__array__") and np.ndim(value)):
+    """Refuse for an option that is a word what has several values, and cannot be compared with one."""
+    if hasattr(value, "__array__") and np.ndim(value):
         raise DataError(f"{name}: found {shown(value)}, expected text")
 
 

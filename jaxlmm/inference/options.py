@@ -6,15 +6,15 @@ from ..errors import DataError
 from .local import INFORMATION
 
 
-def check_information(information: str | None) -> None:
-    """Refuse an unknown information matrix; None leaves the choice to `chart_of`."""
-    if information is not None and information not in INFORMATION:
+def check_information(information: str | None, optional: bool = False) -> None:
+    """Refuse an unknown information matrix; where `optional`, None leaves the choice to `chart_of`."""
+    if not (optional and information is None) and information not in INFORMATION:
         raise DataError(f"information: found {information!r}, expected one of {', '.join(INFORMATION)}")
 
 
 def check_options(information: str | None, boundary_df: str | None) -> None:
     """Refuse unknown options, see ``Fit.test``."""
-    check_information(information)
+    check_information(information, optional=True)
     if boundary_df not in (None, "keep", "drop"):
         raise DataError(f"boundary_df: found {boundary_df!r}, expected 'keep' or 'drop'")
 
