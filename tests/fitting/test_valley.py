@@ -39,9 +39,7 @@ def test_rows_are_turned_where_the_valley_is():
     packing, x = Packing(3, (), ROWS), np.array([0.1, 0.0, 2.0])
     step = np.array([0.05, 1.0, 0.5])
     y = packing.turned(x, x + step, 0.1 * VALLEY, 1.0, np)  # as long as the step along the row says
-    assert y[0] == pytest.approx(0.15) and np.hypot(y[1], y[2]) == pytest.approx(
-        2.5
-    )
+    assert y[0] == pytest.approx(0.15) and np.hypot(y[1], y[2]) == pytest.approx(2.5)
     assert y[1] / y[2] == pytest.approx(1.0 / 2.5)
     for decrement, curvature in ((10.0 * VALLEY, 1.0), (1e-9, 1.0)):  # far away, and at the last digits
         np.testing.assert_array_equal(packing.turned(x, x + step, decrement, curvature, np), x + step)
