@@ -68,6 +68,7 @@ class Workload:
     balanced: int = 0  # rows a group; 0: 5 to 11
     groups: int = 18
     call: str = "refit"
+    sd: tuple[float, ...] = (25.0, 6.0, 6.0)  # of the effects, the intercept first
 
     @property
     def formula(self) -> str:
@@ -90,7 +91,7 @@ class Workload:
         rng = np.random.default_rng([2, seed])
         Y = rng.standard_normal((b, len(group)))
         Y *= SIGMA
-        sd = np.array([25.0, 6.0, 6.0])[: X.shape[1]]
+        sd = np.array(self.sd)[: X.shape[1]]
         for start in range(0, b, 1000):  # in pieces: memory is measured
             rows = Y[start : start + 1000]
             u = sd * rng.standard_normal((len(rows), self.groups, X.shape[1]))
@@ -109,6 +110,8 @@ class Workload:
 
 WORKLOADS = {
     "unbalanced": Workload("unbalanced, 18 groups x 5 to 11 rows, q = 2"),
+    "null": Workload("the same, no variance of the effects (null)", sd=(0.0, 0.0)),
+    "near": Workload("the same, SD of the slope 0.06 (nearly singular)", sd=(25.0, 0.06)),
     "balanced": Workload("balanced, 18 x 10, q = 2", balanced=10),
     "independent": Workload("independent data sets (`fit_batch`), unbalanced, q = 2", call="independent"),
     "oneway": Workload("one-way, 10 x 5", columns=(), groups=10, balanced=5),
@@ -297,7 +300,9 @@ def work_floor(name: str, _: int) -> dict[str, float]:
         spec, packing = Spec.of(models[0], "REML"), packing_of(Spec.of(models[0], "REML"), X.shape[1])
         lanes, axes = stacked(models, LANES if on_cpu else 131_072)
         found = evaluation_seconds(spec, packing, lanes, axes, CORES if on_cpu else 1)
-        state = sum(np.asarray(leaf).nbytes for leaf in initial_state(packing, spec.start, np))
+        state = sum(
+            np.asarray(leaf).nbytes for leaf in initial_state(packing, spec.start((None,) * len(spec.parts)), np)
+        )
         return {**found, "state": state, "bandwidth": bandwidth(on_cpu), "peak": peak_flops(on_cpu)}
 
 
@@ -335,7 +340,8 @@ def evaluation_seconds(spec: Any, packing: Any, lanes: Any, axes: list[int | Non
 
     leaves, tree = jax.tree_util.tree_flatten(lanes)
     own = [leaf for leaf, axis in zip(leaves, axes, strict=True) if axis == 0]
-    s, scale = np.tile(spec.start, (len(own[0]), 1)), np.ones(len(spec.start))
+    start = spec.start((None,) * len(spec.parts))
+    s, scale = np.tile(start, (len(own[0]), 1)), np.ones(len(start))
 
     def over_lanes(function: Callable[[Any, Any], Any]) -> Any:
         def listed(leaves: list[Any], s: Any) -> Any:
@@ -633,6 +639,13 @@ def target_table(runs: Runs) -> str:
 
     for name, peer, limit in (("unbalanced", "lme4", 1000), ("unbalanced", "mixedlm", 100), ("balanced", "lme4", 5000)):
         add(f"{name}: at least {limit} x {peer}", ratio(runs, name, peer), limit, True)
+    for name in ("null", "near"):
+        if {name, "unbalanced"} <= set(runs) and not any(failure(runs[n]["jaxlmm"]) for n in (name, "unbalanced")):
+            hard, easy = (runs[n]["jaxlmm"] for n in (name, "unbalanced"))
+            times = us_a_lane(hard) / us_a_lane(easy)
+            add(f"{name}: at most 2 x the evaluations of unbalanced", hard[0]["evaluations"] / easy[0]["evaluations"],
+                2.0, False)  # fmt: skip
+            add(f"{name}: at most 2 x the time of unbalanced", times, 2.0, False)
     if "bootstrap" in runs and not failure(runs["bootstrap"]["jaxlmm"]):
         results = runs["bootstrap"]["jaxlmm"]
         add(f"bootstrap of {results[0]['lanes']:,} in at most 1 s, warm", middle(results, "warm"), 1.0, False)
@@ -750,7 +763,9 @@ Many fits in one call, beside loops over other software on the same data. REML, 
   other than the one before, from responses to results. It excludes compiling: "compile" is
   the first call minus that (the single fit before compiles its own, not counted); "programs compiled" in the first
   call, "and later" in the others.
-- "evaluations" are of the criterion with gradient and Hessian, all of a lane's runs counted.
+- "evaluations" are of the criterion with gradient and Hessian, all of a lane's runs counted. The null and the nearly
+  singular workload, where type I errors, bootstraps and scans live, stand beside the interior one: nothing should be
+  quoted from the easy one alone.
 - lme4: median of {REFITS["lme4"]} calls of `refit(fit, newresp)` with `lmerControl(calc.derivs=FALSE)`; `lmer` for
   independent data sets (building jaxlmm's models is not counted). mixedlm: median of {REFITS["mixedlm"]} calls of
   `result.refit(y)`; `lmer` for independent data sets; for the bootstrap both simulate and refit. Both are loops on one
@@ -776,7 +791,7 @@ def section(options: argparse.Namespace) -> str:
         names.remove("bootstrap")
         absent.append("this jaxlmm has no `fit.bootstrap`: left out")
     runs = all_runs(names, peers, options.lanes, options.rounds)
-    shown = [name for name in ("unbalanced", "independent") if name in names]
+    shown = [name for name in ("unbalanced", "null", "independent") if name in names]
     device = backend()
     parts = [
         f"## Python {platform.python_version()}, jax {importlib.metadata.version('jax')}",

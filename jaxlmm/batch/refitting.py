@@ -285,8 +285,9 @@ def _fit_shared(
         return
     if len(good) < len(Y):
         Y, x = Y[good], None if x is None else x[good]
-    offset = 0.0 if design.model.offset is None else design.model.offset
-    size = np.sqrt(np.sum(weighted(design.model, (Y - offset).T) ** 2, 0))
+    offset = design.model.offset
+    whole = weighted(design.model, (Y if offset is None else Y - offset).T)
+    size = np.sqrt(np.einsum("nb,nb->b", whole, whole))
     data = design.responses(Y, x)
     varies = job.spec.fits(1, data.residual_sd * np.sqrt(Y.shape[1]) > FITTED_BY_X * size)
     job.out.status[rows[good[~varies]]] = Status.BAD_RESPONSE

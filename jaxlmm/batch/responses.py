@@ -102,7 +102,9 @@ class Design:
             self._of_some(Y[i : i + many], None if x is None else x[i : i + many])
             for i in range(0, max(len(Y), 1), many)
         ]
-        return parts[0] if len(parts) == 1 else jax.tree_util.tree_map(lambda *a: np.concatenate(a), *parts)
+        if len(parts) == 1:
+            return parts[0]
+        return jax.tree_util.tree_map(lambda *a: np.concatenate([np.ascontiguousarray(each) for each in a]), *parts)
 
     def _of_some(self, Y: np.ndarray, x: np.ndarray | None) -> Responses:
         y = np.ascontiguousarray(weighted(self.model, (Y if self.model.offset is None else Y - self.model.offset).T))
