@@ -15,7 +15,7 @@ from ..errors import DataError
 from ..fitting.boundary import Search
 from ..fitting.estimate import says_little
 from ..fitting.newton import Status
-from ..fitting.objective import Spec, loglik_at, moment_start, packing_of, scale_of
+from ..fitting.objective import Spec, level_scale, loglik_at, moment_start, packing_of, scale_of
 from ..fitting.units import Estimates, at_ends
 from ..frames.alignment import mask_of
 from ..likelihood.confounding import check_left_by
@@ -97,7 +97,8 @@ class Job:
         if self.spec.profiled:
             self.fit(rows, Shared(design.template, scale_of(self.spec, basis)), Lane(data, None), few, of_rows)
         else:
-            lanes = Lane(data, scale_of(self.spec, data.put_into(basis)))
+            statistics = design.template.statistics.of_columns(data.data)
+            lanes = Lane(data, level_scale(self.spec, statistics, scale_of(self.spec, data.put_into(basis))))
             self.fit(rows, Shared(design.template, None), lanes, few, of_rows)
 
     def fit_stack(self, rows: np.ndarray, stack: Stack) -> None:
@@ -107,7 +108,8 @@ class Job:
         bad = np.setdiff1d(np.arange(len(stack.rows)), good)
         self.out.status[rows[stack.rows[bad]]] = Status.BAD_RESPONSE
         prepared = take(stack.prepared, good)
-        lanes = Lane(prepared, scale_of(self.spec, prepared.basis))
+        scale = scale_of(self.spec, prepared.basis)
+        lanes = Lane(prepared, level_scale(self.spec, prepared.statistics, scale))
         self.fit(rows[stack.rows[good]], Shared(None, None), lanes, stack.few[good])
 
 
