@@ -289,8 +289,8 @@ class Fit(FitBase):
         Parameters
         ----------
         by : columns within whose combinations rows are averaged; default all rows together, "row" for each by itself
-        newdata : a frame whose rows are averaged; "grid" for the reference grid of `emmeans`; default the rows of the
-            fit
+        newdata : a frame whose rows are averaged, those with missing values left out; "grid" for the reference grid of
+            `emmeans`; default the rows of the fit
         at : values that a predictor is given in every row, ``{"ARMCD": ["PBO", "TRT"]}``, an average for each
         df, options : `information`, `boundary_df`, `robust`, `cluster`: see `test`
         level : of the intervals
@@ -585,7 +585,8 @@ class Fit(FitBase):
         ----------
         n : replicates;  seed : a whole number, a key of `jax.random`, or None for a fresh one, here and wherever there
             is a seed
-        newdata : rows to draw at, groups that the fit has not seen among them; default those of the fit
+        newdata : rows to draw at, groups that the fit has not seen among them, NaN where values are missing; default
+            those of the fit
         effects : "new" draws random effects anew for every group, "predicted" keeps the predicted ones (lme4's
             ``use.u=TRUE``; through relatives for further levels of a relationship matrix) and draws those of groups
             that the fit has not seen

@@ -15,7 +15,7 @@ from ..errors import DataError
 from ..fitting.boundary import Search
 from ..fitting.estimate import as_start, says_little
 from ..fitting.newton import Status
-from ..fitting.objective import Spec, loglik_at, moment_start, packing_of, scale_of
+from ..fitting.objective import Spec, level_scale, loglik_at, moment_start, packing_of, scale_of
 from ..fitting.units import Estimates, at_ends
 from ..frames.alignment import mask_of
 from ..likelihood.confounding import check_left_by
@@ -110,7 +110,8 @@ class Job:
         if self.spec.profiled:
             self.fit(rows, Shared(design.template, scale_of(self.spec, basis)), Lane(data, None), few, of_rows)
         else:
-            lanes = Lane(data, scale_of(self.spec, data.put_into(basis)))
+            statistics = design.template.statistics.of_columns(data.data)
+            lanes = Lane(data, level_scale(self.spec, statistics, scale_of(self.spec, data.put_into(basis))))
             self.fit(rows, Shared(design.template, None), lanes, few, of_rows)
 
     def fit_stack(self, rows: np.ndarray, stack: Stack) -> None:
@@ -121,7 +122,8 @@ class Job:
         self.out.status[rows[stack.rows[bad]]] = Status.BAD_RESPONSE
         prepared = take(stack.prepared, good)
         scale = scale_of(self.spec, prepared.basis)  # one for all where there are no random effects
-        lanes = Lane(prepared, np.broadcast_to(scale, (len(good), scale.shape[-1])))
+        scale = level_scale(self.spec, prepared.statistics, np.broadcast_to(scale, (len(good), scale.shape[-1])))
+        lanes = Lane(prepared, scale)
         self.fit(rows[stack.rows[good]], Shared(None, None), lanes, stack.few[good])
 
 

@@ -24,7 +24,7 @@ from ..runtime.programs import compiled, compiled_by_size
 from .boundary import Ends, Search, has_few_groups
 from .monte_carlo import monte_carlo, path_of
 from .newton import Evaluate, Point, Status, minimise
-from .objective import Spec, moment_start, objective, packing_of, scale_of
+from .objective import Spec, level_scale, moment_start, objective, packing_of, scale_of
 from .units import Estimate, Estimates, at_ends, root_of
 
 MAX_ITERATIONS = 200
@@ -50,7 +50,7 @@ def estimate(model: Model, method: str = "REML", start: np.ndarray | None = None
     spec = Spec.of(model, method)
     check_left_by(model.X, model.random, method)
     prepared = prepare(model, orthogonal=True)
-    scale = scale_of(spec, prepared.basis)
+    scale = level_scale(spec, prepared.statistics, scale_of(spec, prepared.basis))
     packing = packing_of(spec, model.X.shape[1], with_slopes=True)
     stochastic = model.evaluator.stochastic
     at = partial(evaluator, spec, scale=scale)

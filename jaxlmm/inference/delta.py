@@ -101,6 +101,12 @@ class Uncertain:
     inverse: Inverse | None
     note: str
 
+    @property
+    def lost(self) -> np.ndarray:
+        """Directions (k, 2k) of `Inverse`, about which the data say nothing."""
+        assert self.inverse is not None
+        return self.inverse.lost
+
     def variances(self, J: np.ndarray) -> np.ndarray:
         """Variances (...) of values with slopes J (..., k): NaN where nothing moves them, or what is not identified."""
         assert self.inverse is not None

@@ -10,6 +10,7 @@ from .. import pytrees
 from ..errors import DataError
 from ..estimates.effects import linear_predictor
 from ..fitting.estimate import blocks_at
+from ..frames.columns import extend_rows
 from ..inference.hypotheses.grid import not_estimable
 from ..likelihood.engines import Blocks
 from ..likelihood.model import Model
@@ -31,6 +32,11 @@ def responses(fit: Any, n: int, seed: int, newdata: Any, effects: str) -> np.nda
     check_count("n", n)
     if newdata is None:
         new, mean = rows_of_fit(fit.model), fit.fitted
+    elif (gaps := fit.frame.gaps(newdata, True, True)).any():  # these rows are NaN, as in predictions
+        out, there = np.full((n, len(gaps)), np.nan), np.flatnonzero(~gaps)
+        if there.size:
+            out[:, there] = responses(fit, n, seed, extend_rows(newdata, there, {}), effects)
+        return out
     else:
         new = rows_of_data(fit.frame, fit.model, newdata, random=True, residual=True)
         if (unknown := not_estimable(fit, newdata)).any():

@@ -197,3 +197,23 @@ def test_a_likelihood_without_a_maximum_has_the_value_of_its_theta():
         assert fit.loglik == pytest.approx(float(jaxlmm.reml(fit.theta, fit.model)), abs=1e-9)
         for y, theta, found in zip((d["y"], d["y"][::-1]), batch.theta, batch.loglik, strict=True):
             assert found == pytest.approx(float(jaxlmm.reml(theta, fit.model.replace(y=y))), abs=0.05)
+
+
+@pytest.mark.slow
+def test_endpoints_in_units_a_million_apart():
+    """The log-likelihood of one unit with the Jacobian of the other, in single fits and in batches."""
+    rng = np.random.default_rng(4)
+    effects = rng.normal(size=(40, 2)) @ np.linalg.cholesky([[1.5, 0.6], [0.6, 1.5]]).T
+    names = {"id": np.repeat(np.arange(40), 2), "end": np.tile(["a", "b"], 40)}
+    one, other = (np.ravel((2 + effects) * [1.0, size]) for size in (1.0, 1e6))
+    fits = [jaxlmm.lmm("y ~ 0 + end", {**names, "y": y}, residual="us(end | id)") for y in (one, other)]
+    jacobian = 39 * np.log(1e6)
+    assert all(fit.converged and not fit.singular for fit in fits)
+    assert fits[1].certificate.iterations <= fits[0].certificate.iterations + 2
+    np.testing.assert_allclose(fits[1].loglik + jacobian, fits[0].loglik, rtol=1e-10)
+    np.testing.assert_allclose(fits[1].se / [1.0, 1e6], fits[0].se, rtol=1e-7)
+    gaps = other.copy()
+    gaps[:3] = np.nan
+    many = fits[0].refit(np.stack([one, other, gaps]), missing="drop")
+    assert many.converged.all() and not many.singular.any()
+    np.testing.assert_allclose(many.loglik[:2], [fit.loglik for fit in fits], rtol=1e-10)

@@ -101,3 +101,14 @@ def test_influence_prediction_and_criteria(fits):
     np.testing.assert_allclose(
         twice.predict(random=False, se=True).std_error, once.predict(random=False, se=True).std_error, rtol=1e-5
     )
+
+
+def test_whole_subjects_may_be_missing_in_some_responses():
+    """The jackknife of BCa intervals leaves them out; groups without rows were read beyond the last row."""
+    data = columns()
+    Y = np.stack([np.where(data.g == k, np.nan, data.y) for k in (0, 19)])
+    many = jaxlmm.lmm("y ~ x + (1 | h)", data, residual="cs(visit | g)").refit(Y, missing="drop")
+    for y, coef, loglik in zip(Y, many.coef, many.loglik, strict=True):
+        one = jaxlmm.lmm("y ~ x + (1 | h)", data.assign(y=y), residual="cs(visit | g)")
+        np.testing.assert_allclose(coef, one.coef, rtol=1e-6)
+        np.testing.assert_allclose(loglik, one.loglik, rtol=1e-10)

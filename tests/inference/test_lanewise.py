@@ -307,3 +307,51 @@ def test_balanced_one_way_data(b):
 def test_bad_requests_get_one_sentence(given, words):
     with pytest.raises(DataError, match=words):
         given()
+
+
+@pytest.mark.slow
+def test_hypotheses_are_judged_one_by_one():
+    """Three arms, of which one is missing in some data sets: what the other two say is tested, nothing else."""
+    rng = np.random.default_rng(3)
+    subject = np.repeat(np.arange(18), 3)
+    frame = {"id": subject, "x": rng.normal(size=54), "arm": np.array(list("ABC"))[subject % 3]}
+    frame["y"] = rng.normal(size=54) + rng.normal(size=18)[subject]
+    whole = jaxlmm.lmm("y ~ arm + x + (1 | id)", frame)
+    L = np.array([[0, 1, 0, 0], [0, 0, 1, 0], [0, -1, 1, 0], [0, 0, 0, 1]])  # B - A, C - A, C - B, x
+    Y = np.stack([frame["y"], *(np.where(frame["arm"] == arm, np.nan, frame["y"]) for arm in "CBA"), np.full(54, 1.0)])
+    many = whole.refit(Y, missing="drop", tests=Tests(L, df=["satterthwaite", "kenward-roger"]))
+    N, F = TestStatus.NOT_ESTIMABLE, TestStatus.NOT_FITTED
+    expected = [[OK] * 4, [OK, N, N, OK], [N, OK, N, OK], [N, N, OK, OK], [F] * 4]
+    for df, found in many.tests.items():
+        np.testing.assert_array_equal(found.each_status, expected)
+        np.testing.assert_array_equal(found.status, [OK, N, N, N, F])
+        for name in ("estimate", "se", "df", "p"):
+            np.testing.assert_array_equal(np.isfinite(getattr(found, name)), np.array(expected) == OK)
+        for lane, arms, row in ((1, "AB", 0), (2, "AC", 1), (3, "BC", 2)):
+            some = np.isin(frame["arm"], list(arms))
+            one = jaxlmm.lmm("y ~ arm + x + (1 | id)", {k: v[some] for k, v in frame.items()})
+            single = one.wald(df).rows(np.eye(3)[1:])
+            for name in ("estimate", "se", "df", "p"):
+                np.testing.assert_allclose(getattr(found, name)[lane, [row, 3]], getattr(single, name), rtol=1e-5)
+        assert "not_estimable: 3" in str(found) and list(found.frame()["joint_status"][4:8]) == ["not_estimable"] * 4
+
+
+@pytest.mark.slow
+def test_what_is_not_identified_matters_to_hypotheses_that_it_moves():
+    """Means of a visit whose variance is told by nothing, as it is saturated, and of the others."""
+    rng = np.random.default_rng(5)
+    subject, visit = np.divmod(np.arange(60), 3)
+    frame = {"id": subject, "visit": visit.astype(str), "y": rng.normal(size=60) + rng.normal(size=20)[subject]}
+    frame["only"] = np.where(visit == 2, subject, -1).astype(str)
+    kept = (visit != 2) | (subject < 2)  # two subjects at the last visit, each with a mean of its own
+    frame = {k: v[kept] for k, v in frame.items()}
+    with pytest.warns(jaxlmm.DroppedColumnsWarning):
+        one = jaxlmm.lmm("y ~ 0 + C(visit) + C(only)", frame, residual="diag(visit | id)")
+    many = jaxlmm.fit_batch(one.model, tests=Tests(np.eye(one.model.X.shape[1])))
+    single = one.wald().rows(np.eye(len(one.coef)))
+    found = many.tests["satterthwaite"]
+    np.testing.assert_array_equal(np.isfinite(found.df[0]), np.isfinite(single.df))
+    there = np.isfinite(single.df)
+    assert 0 < there.sum() < len(there)
+    np.testing.assert_allclose(found.df[0, there], single.df[there], rtol=1e-5)
+    assert not np.any((found.each_status[0] == OK) & ~np.isfinite(found.p[0]))

@@ -197,7 +197,7 @@ def test_kinds_of_frames(kind):
         (lambda f: f.predictions(newdata="rows"), "newdata: found 'rows'"),
         (lambda f: f.predictions("Day"), "no column 'Day'"),
         (lambda f: f.predictions("Subject", "grid"), "by: 'Subject' is not in the reference grid"),
-        (lambda f: f.predictions(newdata={"Days": [1.0, np.nan]}), "missing value"),
+        (lambda f: f.predictions(newdata={"Days": [np.nan, np.nan]}), "missing values"),
         (lambda f: f.predictions(level=2), "level"),
     ],
 )
@@ -213,3 +213,33 @@ def test_levels_and_factors_in_errors():
         trial().predictions(at={"ARMCD": "X"})
     with pytest.raises(jaxlmm.DataError, match="'ARMCD' is a factor: slopes are of numeric"):
         trial().slopes("ARMCD")
+
+
+@pytest.mark.slow
+def test_rows_with_missing_values_are_empty_and_keep_their_place():
+    """As in `predict`: NaN in their row, left out of averages, and said."""
+    rng = np.random.default_rng(1)
+    data = {"x": rng.normal(size=40), "f": np.array(list("ab"))[np.arange(40) % 2], "g": np.arange(40) // 4}
+    data["y"] = 1 + 0.5 * data["x"] + rng.normal(size=40)
+    fit = jaxlmm.lmm("y ~ x * f + (1 | g)", data)
+    new = {"x": np.array([0.5, np.nan, 1.5, 2.0]), "f": np.array(["a", "a", "b", "b"]), "g": np.array([0, 1, 2, 3])}
+    there = [0, 2, 3]
+    whole = {name: values[there] for name, values in new.items()}
+    for f in (
+        lambda data, **by: fit.predictions(newdata=data, **by),
+        lambda data, **by: fit.comparisons("f", newdata=data, **by),
+        lambda data, **by: fit.slopes("x", newdata=data, **by),
+    ):
+        rows, some = f(new, by="row"), f(whole, by="row")
+        estimate = np.asarray(rows.frame()["estimate"], float)
+        assert len(estimate) == 4 and np.isnan(estimate[1]) and "1 row(s) of newdata have missing values" in str(rows)
+        np.testing.assert_allclose(estimate[there], some.frame()["estimate"])
+        np.testing.assert_allclose(np.asarray(rows.frame()["std_error"], float)[there], some.frame()["std_error"])
+        for by in (None, "f"):
+            average, other = f(new, by=by).frame(), f(whole, by=by).frame()
+            np.testing.assert_allclose(average["estimate"], other["estimate"])
+    np.testing.assert_array_equal(np.isnan(fit.predict(new)), [False, True, False, False])
+    drawn = fit.simulate(3, seed=1, newdata=new)
+    assert np.isnan(drawn[:, 1]).all()
+    np.testing.assert_array_equal(drawn[:, there], fit.simulate(3, seed=1, newdata=whole))
+    assert np.isnan(fit.simulate(2, newdata={**new, "x": np.full(4, np.nan)})).all()

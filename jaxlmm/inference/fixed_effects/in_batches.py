@@ -27,9 +27,9 @@ from ...likelihood.prepared import Prepared, orthonormal, prepare, weighted
 from ...linalg import quadratic
 from ...pytrees import frozen_pytree
 from ...runtime.programs import QUICKLY, compiled
-from ...tolerances import REPEATED
+from ...tolerances import INDEPENDENT, REPEATED
 from ..hypotheses.coding import Coding
-from ..local import INFORMATION, blocks_at, expanded, inverse, local_of
+from ..local import INFORMATION, Inverse, Local, blocks_at, expanded, inverse, local_of
 from ..many.discoveries import qvalues
 from ..many.moderated import moderation
 from ..options import chart_of, check_options
@@ -43,7 +43,7 @@ FEW = 5000  # data sets in a chunk
 
 
 class TestStatus(IntEnum):
-    """How the tests of a data set ended; there are degrees of freedom only where it is OK."""
+    """How a test, or the tests of a data set, ended; there are degrees of freedom only where it is OK."""
 
     __test__ = False  # nothing for pytest to collect
 
@@ -51,18 +51,19 @@ class TestStatus(IntEnum):
     NOT_FITTED = 1
     NOT_DEFINITE = 2  # the information of the covariance parameters is not positive definite
     NOT_IDENTIFIED = 3  # the data do not determine covariance parameters that variances of coefficients depend on
-    NOT_ESTIMABLE = 4  # a hypothesis is about a coefficient that the data set cannot estimate
+    NOT_ESTIMABLE = 4  # a hypothesis is about what the data set cannot estimate, as a level without data
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class LaneTests(Shown):
-    """Tests of m hypotheses in b data sets by one method; NaN where `status` is not OK.
+    """Tests of m hypotheses in b data sets by one method; NaN where `each_status`, or `status`, is not OK.
 
     Attributes
     ----------
     estimate, se, df, statistic, p : (b, m) t test of every row of L
     joint, den_df, joint_p : (b,) F test of all rows together;  num_df : its numerator degrees of freedom
-    status : (b,) `jaxlmm.TestStatus`
+    status : (b,) `jaxlmm.TestStatus` of all hypotheses together, that of the first that has no test
+    each_status : (b, m) of every hypothesis
     kind : library of data frames
     """
 
@@ -77,16 +78,25 @@ class LaneTests(Shown):
     num_df: float
     status: np.ndarray
     kind: str = "dict"
+    each_status: Any = None  # not in files of earlier versions
+
+    def __post_init__(self) -> None:
+        if self.each_status is None:
+            object.__setattr__(self, "each_status", np.repeat(self.status[:, None], self.estimate.shape[1], 1))
 
     def frame(self) -> Any:
-        """One row a data set and hypothesis, both numbered from 0, with the joint test of the data set beside it."""
+        """One row a data set and hypothesis, both numbered from 0, with the joint test of the data set beside it.
+
+        `status` is that of the hypothesis, `joint_status` that of all together.
+        """
         b, m = self.estimate.shape
         columns: dict[str, Any] = {"dataset": np.repeat(np.arange(b), m), "hypothesis": np.tile(np.arange(m), b)}
         names = {"estimate": "estimate", "std_error": "se", "df": "df", "statistic": "statistic", "p_value": "p"}
         columns |= {name: getattr(self, own).ravel() for name, own in names.items()}
         joint = {"joint": self.joint, "num_df": np.full(b, self.num_df), "den_df": self.den_df, "joint_p": self.joint_p}
         columns |= {name: np.repeat(values, m) for name, values in joint.items()}
-        columns["status"] = np.repeat([TestStatus(s).name.lower() for s in self.status], m)
+        columns["status"] = [TestStatus(s).name.lower() for s in self.each_status.ravel()]
+        columns["joint_status"] = np.repeat([TestStatus(s).name.lower() for s in self.status], m)
         return make_frame(self.kind, columns)
 
     def moderated(self, sigma: Any) -> LaneTests:
@@ -147,19 +157,24 @@ class LaneTests(Shown):
             own = {"estimate": self.estimate, "std_error": self.se, "df": self.df, "statistic": self.statistic}
             columns |= {name: values[rows, hypothesis] for name, values in own.items()}
         columns |= {"p_value": p[rows], "q_value": q[rows]}
-        return make_frame(self.kind, {**columns, "status": [TestStatus(s).name.lower() for s in self.status[rows]]})
+        status = self.status if hypothesis is None else self.each_status[:, hypothesis]
+        return make_frame(self.kind, {**columns, "status": [TestStatus(s).name.lower() for s in status[rows]]})
 
     def table(self) -> Table:
         """Means over the data sets with a test, and how many of them reject."""
-        good = self.status == TestStatus.OK
-        count, m = int(good.sum()), self.estimate.shape[1]
-        nothing = np.full((1, m), np.nan)
-        means = [np.mean(x[good] if count else nothing, 0) for x in (self.estimate, self.se, self.df, self.p < 0.05)]
+        good, m = self.each_status == TestStatus.OK, self.estimate.shape[1]
+        counts = good.sum(0)
+        with np.errstate(invalid="ignore"):
+            numbers = (self.estimate, self.se, self.df, self.p < 0.05)
+            means = [np.sum(np.where(good, x, 0.0), 0) / counts for x in numbers]
         cells = [format_column(means[0], 6), format_column(means[1]), format_df(means[2])]
         cells.append(["" if np.isnan(x) else f"{x:.3f}" for x in means[3]])
         rows = tuple(zip(map(str, range(m)), *cells, strict=True))
         header = ("", "Mean estimate", "Mean SE", "Mean df", "p < 0.05")
-        return Table(f"Tests in {len(good)} data sets, {count} with a result:", header, rows)
+        count = int(np.sum(self.status == TestStatus.OK))
+        lost = [s for s in TestStatus if s and np.any(self.each_status == s)]
+        note = ", ".join(f"{s.name.lower()}: {int(np.sum(np.any(self.each_status == s, 1)))}" for s in lost)
+        return Table(f"Tests in {len(good)} data sets, {count} with a result:", header, rows, note=note)
 
 
 @frozen_pytree(data=("spec", "chart", "information"), meta=("methods",))
@@ -181,7 +196,8 @@ class _Found(NamedTuple):
     df: Any
     F: Any  # (), scaled
     den_df: Any
-    status: Any
+    status: Any  # ()
+    each: Any  # (m,) status of every hypothesis
 
 
 class Tests:
@@ -266,7 +282,8 @@ class Tests:
         estimate, se, df, statistic, p = np.full((5, b, m), np.nan)
         joint, den_df, joint_p = np.full((3, b), np.nan)
         status = np.full(b, TestStatus.NOT_FITTED, int)
-        return LaneTests(estimate, se, df, statistic, p, joint, den_df, joint_p, float(self.rank), status, kind)
+        each = np.full((b, m), TestStatus.NOT_FITTED, int)
+        return LaneTests(estimate, se, df, statistic, p, joint, den_df, joint_p, float(self.rank), status, kind, each)
 
     def put(self, tests: dict[str, LaneTests], rows: np.ndarray, fitted: Fitted) -> None:
         """Test what was fitted and fill `rows` of the results."""
@@ -301,14 +318,15 @@ class Tests:
         """Write the results of some data sets."""
         here = rows[index]
         lost = np.where(found.status == TestStatus.OK, 1.0, np.nan)
-        out.estimate[here] = found.estimate
-        out.se[here], out.df[here] = found.se * lost[:, None], found.df * lost[:, None]
+        each = np.where(found.each == TestStatus.OK, 1.0, np.nan)
+        out.estimate[here] = np.where(found.each == TestStatus.NOT_ESTIMABLE, np.nan, found.estimate)
+        out.se[here], out.df[here] = found.se * each, found.df * each
         with np.errstate(divide="ignore", invalid="ignore"):
             out.statistic[here] = (found.estimate - self.rhs) / out.se[here]
         out.p[here] = t_tail(out.statistic[here], out.df[here])
         out.joint[here], out.den_df[here] = found.F * lost, found.den_df * lost
         out.joint_p[here] = f_tail(out.joint[here], out.num_df, out.den_df[here])
-        out.status[here] = found.status
+        out.status[here], out.each_status[here] = found.status, found.each
 
     def _run(self, rule: Rule, fitted: Fitted, index: np.ndarray) -> list[_Found]:
         """Map tests over data sets, as many side by side as the solver has; a result a method."""
@@ -370,17 +388,25 @@ def _test_lane(rule: Rule, turn: Array, L: Array, rhs: Array, prepared: Prepared
     x = in_chart(chart, lambda chart, x: spec.map("solver_to_natural", x) if chart == "natural" else x, x)
     at = expanded(spec, prepared, chart, x)
     basis, alias = prepared.basis, jnp.asarray(prepared.basis.alias)
-    inner = jax.scipy.linalg.solve_triangular(basis.R, L.T, trans=1).T * (1.0 - alias)
-    estimable = ~jnp.any((L != 0) & (alias > 0))  # a column that others span is as if it were not there
+    inner = jax.scipy.linalg.solve_triangular(basis.R, L.T, trans=1).T
+    # a column that others span has no coefficient of its own: a hypothesis has to give it the weight that they give it
+    size = jnp.abs(L) + jnp.abs(inner * (1.0 - alias)) @ jnp.abs(basis.R)
+    estimable = ~jnp.any((alias > 0) & (jnp.abs(inner) > REPEATED * size), -1)
+    inner = inner * (1.0 - alias)
     local = local_of(spec, prepared, chart, x, at)
     inv = inverse(jnp.stack([getattr(local, kind) for kind in INFORMATION])[rule.information], local)
     estimate = inner @ (basis.c + at.normal.beta)
     out = []
     for method in rule.methods:
-        vcov, scale, status = local.Phi, jnp.ones(()), jnp.full((), TestStatus.OK)
+        vcov, scale, rows = local.Phi, jnp.ones(()), turn @ inner
+        each, status = jnp.full(len(inner), TestStatus.OK), jnp.full((), TestStatus.OK)
         if method in SMALL_SAMPLE:
-            status = jnp.where(inv.identified(local.Phi, local.P), TestStatus.OK, TestStatus.NOT_IDENTIFIED)
-            status = jnp.where(inv.definite, status, TestStatus.NOT_DEFINITE)
+            hidden = kenward_roger.adjustment(at, inv.lost @ inv.lost.T) if method.startswith("kenward") else None
+            known = jax.vmap(lambda row: _is_known(inv, local, hidden, row[None]))(inner)  # noqa: B023
+            each, status = (
+                jnp.where(inv.definite, jnp.where(k, TestStatus.OK, TestStatus.NOT_IDENTIFIED), TestStatus.NOT_DEFINITE)
+                for k in (known, _is_known(inv, local, hidden, rows))
+            )
             df = satterthwaite.row_df(inner, local.Phi, local.P, inv.W)
         else:
             den = jnp.asarray(basis.n - basis.rank if method == "residual" else jnp.inf)
@@ -390,18 +416,27 @@ def _test_lane(rule: Rule, turn: Array, L: Array, rhs: Array, prepared: Prepared
             if method.endswith("full"):
                 total = total + kenward_roger.curvature(spec, prepared, chart, x, local.P, inv.W)
             vcov = kenward_roger.adjusted(local.Phi, total)
-        rows = turn @ inner
         if method == "satterthwaite":
             den = satterthwaite.joint_df(rows, local.Phi, local.P, inv.W)
         elif method in SMALL_SAMPLE:
             scale, den = kenward_roger.joint(rows, local.Phi, local.P, inv.W)
-        status = jnp.where(estimable, status, TestStatus.NOT_ESTIMABLE)
-        out.append(_result(inner, turn, vcov, estimate, rhs, df, scale, den, status))
+        each = jnp.where(estimable, each, TestStatus.NOT_ESTIMABLE)
+        status = jnp.where(jnp.all(estimable), status, TestStatus.NOT_ESTIMABLE)
+        out.append(_result(inner, turn, vcov, estimate, rhs, df, scale, den, status, each))
     return out
 
 
+def _is_known(inv: Inverse, local: Local, hidden: Array | None, rows: Array) -> Array:
+    """Whether the law of hypotheses (r, p) does not depend on what the data say nothing about."""
+    root = jnp.linalg.cholesky(local.Phi)
+    U = root @ jnp.linalg.qr((rows @ root).T)[0]
+    known = jnp.all(inv.known(U.T @ local.P @ U))
+    return known if hidden is None else known & (jnp.max(jnp.abs(U.T @ hidden @ U), initial=0.0) < INDEPENDENT)
+
+
 def _result(
-    L: Array, turn: Array, vcov: Array, estimate: Array, rhs: Array, df: Array, scale: Array, den: Array, status: Array
+    L: Array, turn: Array, vcov: Array, estimate: Array, rhs: Array, df: Array, scale: Array, den: Array, status: Array,
+    each: Array,
 ) -> _Found:  # fmt: skip
     """Standard errors and F; without a positive variance there is no test."""
     rows, variance = turn @ L, quadratic(L, vcov)
@@ -409,9 +444,10 @@ def _result(
     unit = jax.lax.rsqrt(jnp.diagonal(V))  # each in its own standard error
     gap = unit * (turn @ (estimate - rhs))
     F = scale * gap @ jnp.linalg.solve(unit[:, None] * V * unit, gap) / len(turn)
-    proper = jnp.all(variance > 0) & jnp.all(df > 0) & (den > 0) & jnp.isfinite(F)
+    each = jnp.where((each == TestStatus.OK) & ~((variance > 0) & (df > 0)), TestStatus.NOT_DEFINITE, each)
+    proper = jnp.all(variance > 0) & (den > 0) & jnp.isfinite(F)
     status = jnp.where((status == TestStatus.OK) & ~proper, TestStatus.NOT_DEFINITE, status)
-    return _Found(estimate, jnp.sqrt(jnp.maximum(variance, 0.0)), df, F, den, status)
+    return _Found(estimate, jnp.sqrt(jnp.maximum(variance, 0.0)), df, F, den, status, each)
 
 
 @compiled("kind", "count", "slots")
@@ -420,6 +456,7 @@ def _sandwiches(
     codes: Array, x: Array, y: Array,
 ) -> _Found:  # fmt: skip
     n, p = Q.shape
+    OK = jnp.full((), TestStatus.OK)
 
     def one(inputs: tuple[Array, Array]) -> _Found:
         x, y = inputs
@@ -434,6 +471,6 @@ def _sandwiches(
         rows = turn @ L
         along = jnp.linalg.eigh(rows @ vcov @ rows.T)[1].T
         den = satterthwaite.pooled(sandwich.row_df(at, along @ rows), len(turn))
-        return _result(L, turn, vcov, estimate, rhs, df, jnp.ones(()), den, jnp.full((), TestStatus.OK))
+        return _result(L, turn, vcov, estimate, rhs, df, jnp.ones(()), den, OK, jnp.full(len(L), OK))
 
     return jax.lax.map(one, (x, y), batch_size=slots)

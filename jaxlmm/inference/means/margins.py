@@ -18,7 +18,7 @@ from ...design.encoding import expression_columns, side_columns
 from ...distributions import check_level
 from ...errors import DataError
 from ...estimates.fitted import FitBase
-from ...frames.columns import Column, open_table
+from ...frames.columns import Column, extend_rows, open_table
 from ..hypotheses.grid import coded_columns, columns_used, derivative, evaluate, extra, listed_values, reference_grid
 from .scale import Scale
 from .table import EMMeans, text_of, type_of
@@ -35,22 +35,26 @@ class _AveragedRows:
 
     Attributes
     ----------
-    columns : of the predictors and offsets;  n : rows
-    groups : (n,) number of the average that a row counts in;  labels : what these are, by name
+    columns : of the predictors and offsets;  n : rows, those without missing values
+    groups : (n,) number of the average that a row counts in;  count : of averages;  labels : what these are, by name
     offset : (n,) that of the fit where it was given as an array, else None
+    note : how many rows have missing values, or empty
     """
 
     columns: Columns
     n: int
     groups: np.ndarray
+    count: int
     labels: dict[str, list[Any]]
     offset: np.ndarray | None
+    note: str = ""
 
     def mean(self, values: np.ndarray) -> np.ndarray:
-        """Means (groups, c) of rows (n, c)."""
-        sums = np.zeros((int(self.groups.max()) + 1, values.shape[1]))
+        """Means (count, c) of rows (n, c), NaN where there is no row."""
+        sums = np.zeros((self.count, values.shape[1]))
         np.add.at(sums, self.groups, values)
-        return sums / np.bincount(self.groups)[:, None]
+        with np.errstate(invalid="ignore"):
+            return sums / np.bincount(self.groups, minlength=self.count)[:, None]
 
 
 def predictions(
@@ -71,7 +75,7 @@ def predictions(
             every[:, -1] = rows.offset
         blocks.append(rows.mean(_functions(fit, every, scale[0])))
         labels.add({**chosen, **rows.labels}, len(blocks[-1]))
-    return _table(fit, blocks, labels, "Average predictions", df, level, options, *scale)
+    return _table(fit, blocks, labels, "Average predictions", df, level, options, *scale, rows.note)
 
 
 def comparisons(
@@ -162,7 +166,7 @@ def _each(
             for contrast, every in effects(columns, name, data[name], rows.n):
                 blocks.append(rows.mean(every))
                 labels.add({"term": name, "contrast": contrast, **chosen, **rows.labels}, len(blocks[-1]))
-    return _table(fit, blocks, labels, title, df, level, options, scale, note)
+    return _table(fit, blocks, labels, title, df, level, options, scale, note, rows.note)
 
 
 class _Labels:
@@ -179,7 +183,7 @@ class _Labels:
 
 def _table(
     fit: FitBase, blocks: list[np.ndarray], labels: _Labels, title: str, df: str, level: float,
-    options: dict[str, Any], scale: Scale | None, said: list[str],
+    options: dict[str, Any], scale: Scale | None, said: list[str], left_out: str = "",
 ) -> EMMeans:  # fmt: skip
     """Linear functions from means of all columns, the offset and what is beyond the combinations that X knows."""
     means = np.concatenate(blocks)
@@ -188,7 +192,9 @@ def _table(
     columns = labels.columns or {"mean": ["overall"]}
     return EMMeans(
         fit.wald(df=df, **options), columns, functions, shift, (), check_level(level), "none", title, fit.frame.kind,
-        "; ".join(["random effects at zero", *said, *([f"{scale.note}, errors by the delta method"] if scale else [])]),
+        "; ".join(filter(None, [
+            "random effects at zero", *said, f"{scale.note}, errors by the delta method" if scale else "", left_out,
+        ])),
     )  # fmt: skip
 
 
@@ -222,7 +228,7 @@ def _rows(fit: FitBase, by: Names, newdata: Any, replaced: Sequence[str]) -> _Av
     Columns of newdata that are `replaced` need not be there.
     """
     needed = _needed(fit)
-    offset = None
+    offset, note = None, ""
     if newdata is None:
         data, n = columns_used(fit, needed), fit.nobs
         columns = {name: _plain(column) for name, column in data.items()}
@@ -247,12 +253,21 @@ def _rows(fit: FitBase, by: Names, newdata: Any, replaced: Sequence[str]) -> _Av
         if fit.frame.offset_source == "":
             raise DataError("newdata: the offset was given as an array, so it is not known there; give it as a column")
         there = [name for name in needed if name in table.names or name not in replaced]
-        columns, n = {name: _plain(table.column(name)) for name in there}, table.n
+        gaps = [gap for name in there if (gap := table.column(name).missing) is not None]
+        kept = np.flatnonzero(~np.any(gaps, 0)) if gaps else np.arange(table.n)
+        if not kept.size:
+            raise DataError("newdata: no row is without missing values in the predictors")
+        if left := table.n - kept.size:
+            note = f"{left} row(s) of newdata have missing values, and no prediction"
+        complete = open_table(extend_rows(newdata, kept, {}), "newdata") if left else table
+        columns, n, every = {name: _plain(complete.column(name)) for name in there}, kept.size, table.n
         columns |= {name: np.zeros(n) for name in needed if name not in there}
         read = table.column
+    if newdata is None or isinstance(newdata, str):
+        kept, every = np.arange(n), n
     names = [] if by is None else [by] if isinstance(by, str) else list(by)
     if names == [ROW]:
-        return _AveragedRows(columns, n, np.arange(n), {ROW: list(range(n))}, offset)
+        return _AveragedRows(columns, n, kept, every, {ROW: list(range(every))}, offset, note)
     factors = []
     for name in names:
         column = read(name)
@@ -265,12 +280,12 @@ def _rows(fit: FitBase, by: Names, newdata: Any, replaced: Sequence[str]) -> _Av
             levels = unique.tolist()
         factors.append((codes, levels))
     if not names:
-        return _AveragedRows(columns, n, np.zeros(n, int), {}, offset)
+        return _AveragedRows(columns, n, np.zeros(n, int), 1, {}, offset, note)
     found, groups = np.unique(np.stack([codes for codes, _ in factors]), axis=1, return_inverse=True)
     labels = {
         name: [levels[c] for c in row] for name, row, (_, levels) in zip(names, found, factors, strict=True)
     }  # fmt: skip
-    return _AveragedRows(columns, n, groups.reshape(-1), labels, offset)
+    return _AveragedRows(columns, n, groups.reshape(-1)[kept], found.shape[1], labels, offset, note)
 
 
 def _plain(column: Column) -> np.ndarray | Column:

@@ -92,7 +92,7 @@ def conditional_aic(fit: Any) -> ConditionalAIC:
     total = float(edf) + of_theta
     value, note = -2.0 * loglik + 2.0 * (total + residual), ""
     if may_be_flat(fit):  # the residuals of the predictions may depend on what the data do not identify
-        lost = uncertain(fit).inverse.lost
+        lost = uncertain(fit).lost
         if np.any(np.linalg.norm(found.de @ lost, axis=0) > INDEPENDENT * np.sqrt(np.sum(found.e**2))):
             value = loglik = total = of_theta = np.nan
             note = "empty: the predicted random effects depend on covariance parameters that the data do not identify"

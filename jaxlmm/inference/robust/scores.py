@@ -147,10 +147,9 @@ def _identified(at: Uncertain, J: np.ndarray, here: np.ndarray) -> tuple[np.ndar
 
     A generalised inverse of the information along these is the covariance of everything that is identified.
     """
-    assert at.inverse is not None
     back = np.zeros_like(J)
     back[np.ix_(here, here)] = np.linalg.inv(J[np.ix_(here, here)])
-    lost = (back @ at.inverse.lost)[here]
+    lost = (back @ at.lost)[here]
     size = np.linalg.norm(lost, axis=0)
     U, w, _ = np.linalg.svd(lost / np.where(size > 0, size, 1.0))
     return U[:, int(np.sum(w > POSITIVE)) :], at.identifies(back) & here

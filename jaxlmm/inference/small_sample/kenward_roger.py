@@ -42,6 +42,8 @@ def curvature(spec: Spec, prepared: Prepared, chart: Any, x: Array, P: Array, W:
 
     ``R_ij`` in the chart, plus the change of X'V^-1 X in every such parameter times that one's second derivative.
     """
+    if not len(x):
+        return jnp.zeros(P.shape[1:])
 
     def in_sas(x: Array) -> Array:
         return in_chart(chart, lambda chart, x: spec.map("to_sas", x, chart), x)
