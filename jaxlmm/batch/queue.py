@@ -54,7 +54,7 @@ def _drain(slots: int, spec: Spec, shared: Shared, lanes: Lane, order: Any, star
 
     def step(index: Any, old: State) -> State:
         prepared, scale = assemble(shared, jax.tree_util.tree_map(lambda a: a[order[index]], lanes))
-        return advance(packing, old, objective(spec, prepared, scale)(old.trial), jnp)
+        return advance(packing, old, objective(spec, prepared, scale)(old.trial), jnp, spec.charts(prepared.coords))
 
     def fresh(index: Any) -> State:
         return initial_state(packing, starts[index], jnp)

@@ -20,6 +20,7 @@ from jax import Array
 
 from ..errors import JaxlmmError
 from ..linalg import lower_from_vector, tril_indices
+from .charts import Chart, distinct
 from .helpers import codes
 from .kinds import IntervalKind, Kind, concatenated, module_of
 from .parametric import Parametric
@@ -202,14 +203,20 @@ class Composite(Covariance):
         """Coordinates of the solver of a structure with values (host side)."""
         return self._gathered([p.to_solver(d) for p, d in zip(self.parts, self.dims(dim), strict=True)], dim)
 
-    def _distances(self, distance: Any) -> list[Any]:
-        """Typical distances for every part, from (d,) along each coordinate."""
-        return [distance] * len(self.parts)
+    def _of_columns(self, values: Any) -> list[Any]:
+        """What every part takes of values (..., d), one a column of the coordinates; a number is that of all."""
+        return [values] * len(self.parts)
 
     def start(self, dim: Any, distance: Any = 1.0) -> np.ndarray:
         """Start values in coordinates of the solver; `distance` is a typical one, or (d,) along each coordinate."""
-        each = zip(self.parts, self.dims(dim), self._distances(distance), strict=True)
+        each = zip(self.parts, self.dims(dim), self._of_columns(distance), strict=True)
         return self._gathered([part.start(d, far) for part, d, far in each], dim)
+
+    def charts(self, dim: Any, places: Any) -> list[Chart]:
+        """What the solver steps in."""
+        each = zip(self.parts, self.dims(dim), self.places(dim), self._of_columns(places), strict=True)
+        found = [chart.moved(at) for part, d, at, own in each for chart in part.charts(d, own)]
+        return distinct([chart for chart in found if HELD not in chart.places])
 
     def kinds(self, dim: Any) -> list[Kind]:
         """The kind of every coordinate."""
@@ -367,8 +374,8 @@ class Kronecker(Composite):
         ends = np.cumsum(self.widths)
         return [slice(end - width, end) for end, width in zip(ends, self.widths, strict=True)]
 
-    def _distances(self, distance: Any) -> list[Any]:
-        return [distance[columns] if np.ndim(distance) else distance for columns in self._slices]
+    def _of_columns(self, values: Any) -> list[Any]:
+        return [values[..., columns] if np.ndim(values) else values for columns in self._slices]
 
     def matrix(self, levels: Any) -> Array:
         """Product of the matrices of the parts at their columns of coordinates (m, k)."""

@@ -17,6 +17,7 @@ from jax import Array
 
 from ..errors import JaxlmmError
 from ..runtime.precision import float64
+from .charts import Chart
 from .kinds import Kind, concatenated
 from .parameter import ByOption, Parameter, PerLevel, labelled
 
@@ -209,6 +210,10 @@ class Parametric:
         """Start values in coordinates of the solver; `distance` is a typical one, or (d,) along each coordinate."""
         distance = float(np.sqrt(np.sum(np.square(distance))))
         return np.concatenate([np.zeros(0), *(p.start(dim, distance) for p in self.free)])
+
+    def charts(self, dim: Any, places: Any) -> list[Chart]:
+        """What the solver steps in, see `charts`; `places` are sets of coordinates (K, T, d)."""
+        return []
 
     def kinds(self, dim: Any) -> list[Kind]:
         """The kind of every coordinate."""

@@ -56,10 +56,11 @@ def estimate(model: Model, method: str = "REML", start: np.ndarray | None = None
     at = partial(evaluator, spec, scale=scale)
     evaluate = path_of(spec, prepared, scale, packing, at) if stochastic else at(prepared)
 
+    charts = spec.charts(prepared.coords)
     reached: list[np.ndarray] = []
 
     def run(lanes: np.ndarray, s: np.ndarray) -> Ends:
-        states = [minimise(evaluate, packing, one, MAX_ITERATIONS, np) for one in s]
+        states = [minimise(evaluate, packing, one, MAX_ITERATIONS, np, charts) for one in s]
         reached.extend(state.best for state in states)
         columns = [(state.best, state.status, state.decrement, state.iteration) for state in states]
         return Ends(*(np.stack(column) for column in zip(*columns, strict=True)))

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from ..covariance.charts import IDENTITY, Charts
 from ..linalg import eigh
 
 DECREMENT = 1e-13  # Newton decrement below which a run has converged: twice what -2 log-likelihood can still fall
@@ -164,11 +165,11 @@ def newton_step(gradient: Any, hessian: Any, radius: Any, xp: Any) -> tuple[Any,
     return Q @ coefficients, predicted, decrement, curvature
 
 
-def advance(packing: Packing, state: State, evaluated: Any, xp: Any = jnp) -> State:
+def advance(packing: Packing, state: State, evaluated: Any, xp: Any = jnp, charts: Charts = IDENTITY) -> State:
     """Accept or reject the trial point, `evaluated` being all that is known there (packed), and choose the next.
 
     Pure, and the same code in JAX (inside a compiled loop, over many problems) and in NumPy (driven from the host,
-    where only the objective needs compiling).
+    where only the objective needs compiling). Points are in the coordinates of the objective, steps in `charts`.
     """
     old_x, old_value, _, _ = packing.derivatives(state.best)
     _, new_value, new_gradient, new_hessian = packing.derivatives(evaluated)
@@ -181,13 +182,13 @@ def advance(packing: Packing, state: State, evaluated: Any, xp: Any = jnp) -> St
     x, _, gradient, hessian = packing.derivatives(best)
 
     ratio = xp.where(xp.abs(gain) <= noise, 1.0, gain / xp.maximum(state.predicted, 1e-300))
-    length = xp.sqrt(xp.sum((state.trial - old_x) ** 2))
+    length = xp.sqrt(xp.sum((charts.to(state.trial) - charts.to(old_x)) ** 2))
     radius = xp.where(accept & (ratio > 0.25), state.radius, 0.25 * xp.minimum(state.radius, length))
     grown = xp.minimum(2.0 * state.radius, LARGEST_RADIUS)
     radius = xp.where(accept & (ratio > 0.75) & (length > 0.9 * state.radius), grown, radius)
     radius = xp.where(first, state.radius, radius)
 
-    move, predicted, decrement, curvature = newton_step(gradient, hessian, radius, xp)
+    move, predicted, decrement, curvature = newton_step(*charts.pulled(x, gradient, hessian), radius, xp)
     small = decrement < DECREMENT
     exhausted = (decrement < STATIONARY) & (xp.abs(gain) <= noise) & (decrement > 0.5 * state.decrement)
     exhausted = exhausted | ((decrement < STATIONARY) & (radius < SMALLEST_RADIUS))  # rounding hides what is left
@@ -196,23 +197,26 @@ def advance(packing: Packing, state: State, evaluated: Any, xp: Any = jnp) -> St
     status = xp.where(~done & (radius < SMALLEST_RADIUS), Status.STALLED, status)
     status = xp.where(first & ~finite, Status.NOT_FINITE, status).astype(xp.int32)
     count = state.iteration + 1
-    return State(best, x + move, predicted, radius, decrement, curvature, count, status)
+    return State(best, charts.back(charts.to(x) + move), predicted, radius, decrement, curvature, count, status)
 
 
-def minimise(evaluate: Evaluate, packing: Packing, x: Any, max_iterations: int, xp: Any = jnp) -> State:
+def minimise(
+    evaluate: Evaluate, packing: Packing, x: Any, max_iterations: int, xp: Any = jnp, charts: Charts = IDENTITY
+) -> State:  # fmt: skip
     """Step until an end or until `max_iterations` evaluations are spent.
 
     Parameters
     ----------
     evaluate : maps a point (k,) to a packed `Point`
     xp : jax.numpy for a loop that can be traced, numpy for one driven from the host
+    charts : what is stepped in
     """
 
     def running(state: State) -> Any:
         return (state.status == Status.RUNNING) & (state.iteration < max_iterations)
 
     def step(state: State) -> State:
-        return advance(packing, state, evaluate(state.trial), xp)
+        return advance(packing, state, evaluate(state.trial), xp, charts)
 
     state = initial_state(packing, x, xp)
     if xp is jnp:

@@ -13,6 +13,7 @@ import numpy as np
 from jax import Array
 
 from ..covariance import Covariance
+from ..covariance.charts import Chart, Charts, typical
 from ..covariance.kinds import Kind, concatenated, module_of
 from ..errors import DataError
 from ..likelihood.criterion import Normal, deviance, gram_curvature, gram_slopes, profiled_deviance, solve_normal
@@ -144,8 +145,21 @@ class Spec:
         values = []
         for (structure, dim), places in zip(self.parts, coords, strict=False):
             far = places is None or is_traced(places)
-            values.append(structure.start(dim) if far else structure.start(dim, spacing(places)))
-        return concatenated(np.zeros(0), values)
+            values.append(structure.start(dim) if far else structure.start(dim, typical(places)))
+        start = concatenated(np.zeros(0), values)
+        return start if any(map(is_traced, coords)) else self.charts(coords).start(start)
+
+    def charts(self, coords: tuple[Any, ...]) -> Charts:
+        """What the solver steps in, for sets of coordinates of the parts."""
+        found: list[Chart] = []
+        begin = 0
+        for (structure, dim), places in zip(self.parts, coords, strict=False):
+            at = begin + np.arange(structure.size(dim))
+            begin += len(at)
+            if places is not None:
+                sets = places.reshape(*places.shape[:2], -1)
+                found += [chart.moved(at) for chart in structure.charts(dim, sets)]
+        return Charts(tuple(found))
 
 
 def in_chart(chart: Any, f: Callable[[str, Array], Any], v: Array) -> Any:
@@ -177,13 +191,6 @@ def moment_start(spec: Spec, statistics: Any, s: np.ndarray, scale: np.ndarray) 
     lead = np.broadcast_shapes(s.shape[:-1], L.shape[:-1])
     s, scale = (np.broadcast_to(x, (*lead, x.shape[-1])) for x in (s, scale))
     return np.concatenate([s[..., :begin], np.broadcast_to(L, (*lead, L.shape[-1])) / scale[..., begin:]], -1)
-
-
-def spacing(coords: np.ndarray) -> np.ndarray:
-    """Typical distance along each column of sets of coordinates (K, T, ...): a quarter of their extent, (d,)."""
-    coords = np.reshape(coords, (*coords.shape[:2], -1))
-    extent = np.mean(np.ptp(coords, axis=1), axis=0)
-    return np.where(extent > 0, 0.25 * extent, 1.0)
 
 
 class Evaluation(NamedTuple):

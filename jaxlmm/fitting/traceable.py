@@ -95,7 +95,7 @@ def _optimum(
     """Scaled solver coordinates of the optimum, and decrement, iterations, status and `min_eigenvalue` as floats."""
     if optimizer is None:
         evaluate, packing = objective(spec, prepared, scale), packing_of(spec, prepared.basis.R.shape[0])
-        state = minimise(evaluate, packing, start, max_iterations, jnp)
+        state = minimise(evaluate, packing, start, max_iterations, jnp, spec.charts(prepared.coords))
         best = packing.unpack(state.best)
         s, value, decrement, iterations, status = best.x, best.value, state.decrement, state.iteration, state.status
         flattest = jacobi_eigenvalues(best.hessian)
