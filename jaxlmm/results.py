@@ -25,7 +25,7 @@ from .estimates.ranef import (
     random_effects,
     singular_directions,
 )
-from .estimates.varcorr import VarCorr, flat_parts, natural_parameters, parameter_frame, varcorr
+from .estimates.varcorr import VarCorr, flat_parts, names_along, natural_parameters, parameter_frame, varcorr
 from .fitting.estimate import estimate
 from .fitting.newton import Status
 from .frames.alignment import aligned
@@ -715,7 +715,10 @@ def fit_frame(
     with float64():
         found = estimate(model, method, start)
     if found.status != Status.CONVERGED:
-        warnings.warn(f"{frame.formula.text}: {found.status.advice}", ConvergenceWarning, stacklevel=4)
+        advice = found.status.advice
+        if found.status == Status.NO_MAXIMUM and (names := names_along(frame, model, method, found)):
+            advice = f"{advice}; it does so along {names}"
+        warnings.warn(f"{frame.formula.text}: {advice}", ConvergenceWarning, stacklevel=4)
     return Fit(data, frame, model, found, method, call, data if given is None else given)
 
 

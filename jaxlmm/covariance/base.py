@@ -20,9 +20,9 @@ from jax import Array
 
 from ..errors import JaxlmmError
 from ..linalg import lower_from_vector, tril_indices
-from .charts import Chart, distinct
+from .charts import Chart, Log, distinct
 from .helpers import codes
-from .kinds import IntervalKind, Kind, concatenated, module_of
+from .kinds import IntervalKind, Kind, PositiveKind, VarianceKind, concatenated, module_of
 from .parametric import Parametric
 
 
@@ -70,6 +70,13 @@ class Covariance(Parametric):
     def is_matrix(self) -> bool:
         """Whether the structure is one free covariance matrix."""
         return len(self.free) == len(self.fields) == 1 and self.free[0].is_matrix and self.free[0].kind.is_whole
+
+    def charts(self, dim: Any, places: Any) -> list[Chart]:
+        """What the solver steps in: logarithms of variances beside a range."""
+        kinds = self.kinds(dim)
+        if not any(isinstance(kind, PositiveKind) and kind.first is None for kind in kinds):
+            return []
+        return [Log(np.flatnonzero([isinstance(kind, VarianceKind) for kind in kinds]))]
 
     def in_basis(self, s: Any, dim: int, K: Any) -> Any:
         """Coordinates (..., size) of ``K G K'``, K (..., q, q) lower triangular; unchanged unless a free matrix."""

@@ -18,6 +18,7 @@ import numpy as np
 from .kinds import module_of
 
 END = 1e-12  # distance from the ends of a correlation over a typical distance within which the chart is not bent
+SMALL, TINY = 0.1, 1e-4  # standard deviations, relative to that of y, below which they are their own coordinates
 QUARTER = 0.25 * np.pi
 
 
@@ -146,7 +147,46 @@ class Origin(NamedTuple):
         return diagonal, column, int(self.slope[0]), bent + bent.T
 
 
-Chart = Decay | Origin
+class Log(NamedTuple):
+    """Variances by about the logarithm of their root where that is not small, ``s = small sinh(x)``.
+
+    As a range grows, or a constant beside a power, the likelihood has a valley in which products of their powers with
+    the variance stay the same: straight in logarithms only. Near zero x is proportional to s.
+    """
+
+    at: np.ndarray  # places
+    small: float = SMALL
+
+    @property
+    def places(self) -> list[int]:
+        """The coordinates that it is of."""
+        return self.at.tolist()
+
+    def moved(self, at: np.ndarray) -> Log:
+        """The same at the places of a larger vector."""
+        return Log(at[self.at], self.small)
+
+    def start(self, s: Any) -> Any:
+        """Start values (k,)."""
+        return s
+
+    def to(self, s: Any) -> Any:
+        """Coordinates x (k,) of s."""
+        return _put(s, self.at, module_of(s).arcsinh(s[self.at] / self.small))
+
+    def back(self, x: Any) -> Any:
+        """Coordinates s (k,) of x."""
+        return _put(x, self.at, self.small * module_of(x).sinh(x[self.at]))
+
+    def derivatives(self, s: Any, gradient: Any) -> tuple[Any, Any, int | None, Any]:
+        """See the module."""
+        xp, k = module_of(s), s.shape[0]
+        own = s[self.at]
+        bent = _put(xp.zeros(k), self.at, gradient[self.at] * own)
+        return _put(xp.ones(k), self.at, xp.sqrt(own**2 + self.small**2)), xp.zeros(k), None, xp.diag(bent)
+
+
+Chart = Decay | Origin | Log
 
 
 def distinct(charts: list[Chart]) -> list[Chart]:

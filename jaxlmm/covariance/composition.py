@@ -11,7 +11,7 @@ from jax import Array
 
 from ..errors import JaxlmmError
 from .base import Composite, Covariance, _columns, _table
-from .charts import Chart, Origin
+from .charts import TINY, Chart, Log, Origin
 from .functions import Ident, VarianceFunction
 from .helpers import codes
 from .kinds import VarianceKind, module_of
@@ -100,7 +100,10 @@ class Scaled(Composite):
         middle, spread = xp.mean(covariate), xp.std(covariate)
         scaled = np.flatnonzero(degrees)
         rest = np.delete(own, slope)
-        return [*found, Origin(own[[slope]], rest, scaled, degrees[scaled], middle, xp.where(spread > 0, spread, 1.0))]
+        chart = Origin(own[[slope]], rest, scaled, degrees[scaled], middle, xp.where(spread > 0, spread, 1.0))
+        variances = np.flatnonzero([isinstance(kind, VarianceKind) for kind in self.kinds(dim)])
+        taken = [at for chart in found for at in chart.places]
+        return [chart, *found, Log(np.setdiff1d(variances, taken), TINY)]
 
     def matrix(self, levels: Any) -> Array:
         """``g_i * part_ij * g_j``, g the function of the last column of coordinates (m, k)."""

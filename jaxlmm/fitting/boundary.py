@@ -30,6 +30,7 @@ FEW_GROUPS_STARTS = ((-0.9, 10.0), (0.9, 10.0), (-0.9, 0.1), (0.0, 30.0))
 # out as zero, which leaves them undetermined.
 FURTHER_RANGES = (0.2, 5.0)
 FURTHER_CORRELATIONS = (0.6, -0.6)
+LITTLE = 0.1  # times the start value of a residual that effects may leave nothing for
 
 
 class Ends(NamedTuple):
@@ -118,6 +119,33 @@ class Search:
             for step in FURTHER_CORRELATIONS:
                 rows = np.flatnonzero(np.any(self.point(ends).x[:, scales] == 0.0, -1))
                 self._improve(rows, lanes, s + step * correlations, ends, dual, rescue=False)
+            if self.spec.independent and not self.spec.profiled:  # effects may take over all of the variation
+                singular = np.any(boundaries(self.spec, self.point(ends).x), -1)
+                small = s * np.where(np.arange(s.shape[-1]) == s.shape[-1] - 1, LITTLE, 1.0)
+                rows = np.flatnonzero(singular | (ends.status != Status.CONVERGED))
+                self._improve(rows, lanes, small, ends, dual, rescue=False)
+            rows = np.flatnonzero(np.any(self.point(ends).x[:, scales] == 0.0, -1))
+            if len(rows) and np.any(wanted := self._wanted(ends)):
+                self._improve(rows, lanes, np.where(wanted, FURTHER_CORRELATIONS[0] * wanted, s), ends, dual, False)
+
+    def _wanted(self, ends: Ends) -> np.ndarray:
+        """Signs (b, k) of several correlations along which the likelihood rises as a zero variance grows; else zero.
+
+        The slope of the criterion in a covariance matrix of the effects says which covariances it asks for.
+        """
+        point = self.point(ends)
+        signs, begin = np.zeros(point.x.shape), 0
+        slopes = (*point.aux.slopes.random, point.aux.slopes.residual)
+        for (structure, dim), S in zip(self.spec.parts, slopes, strict=False):
+            at = begin + np.flatnonzero([isinstance(kind, IntervalKind) for kind in structure.kinds(dim)])
+            begin += structure.size(dim)
+            if S is None or len(at) != S.shape[-1] - 1 or len(at) < 2:
+                continue
+            of_lags = "partial" in [p.name for p in structure.free]
+            diagonals = [np.diagonal(S, j + 1, -2, -1) for j in range(len(at))]
+            asked = np.stack([d.sum(-1) for d in diagonals], -1) if of_lags else diagonals[0]
+            signs[:, at] = -np.sign(np.nan_to_num(asked))
+        return signs
 
     def _improve(
         self, rows: np.ndarray, lanes: np.ndarray, s: np.ndarray, ends: Ends, dual: np.ndarray, rescue: bool = True

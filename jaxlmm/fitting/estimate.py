@@ -13,7 +13,6 @@ from jax import Array
 from ..errors import DataError
 from ..likelihood.confounding import check_left_by
 from ..likelihood.engines import Blocks
-from ..likelihood.loglik import ml, reml
 from ..likelihood.model import Model
 from ..likelihood.parts import Term
 from ..likelihood.prepared import Basis, Prepared, conditioned, lean, prepare, weighted
@@ -24,9 +23,10 @@ from .boundary import Ends, Search, has_few_groups
 from .monte_carlo import monte_carlo, path_of
 from .newton import Evaluate, Point, Status, minimise
 from .objective import Spec, moment_start, objective, packing_of, scale_of
+from .recession import logliks, unfinished, without_maximum
 from .units import Estimate, Estimates, at_ends, root_of
 
-MAX_ITERATIONS = 200
+MAX_ITERATIONS = 100
 INSIDE = 0.05  # how far a start on the boundary is moved towards the usual one
 
 
@@ -86,17 +86,22 @@ def estimate(model: Model, method: str = "REML", start: np.ndarray | None = None
         single = _single(spec, found, point, float(dual[0]), local)
         if stochastic:
             return _with_errors(single, spec, prepared, scale, packing.unpack(ends.best[0]))
-        return _as_left(single, spec, model)
+        return _as_left(single, spec, prepared, point.x, s)
 
 
-def _as_left(found: Estimate, spec: Spec, model: Model) -> Estimate:
+def _as_left(found: Estimate, spec: Spec, prepared: Prepared, x: np.ndarray, start: np.ndarray) -> Estimate:
     """The estimate with the log-likelihood of its theta to the last digit, where the solver has not arrived.
 
     It stops where the likelihood rises towards covariances that are singular; there the rounding of coordinates counts.
     """
-    if found.status not in (Status.STALLED, Status.MAX_ITERATIONS):
+    if not unfinished(found.status):
         return found
-    return replace(found, loglik=float((reml if spec.reml else ml)(found.theta, model)))
+    there = np.asarray(_logliks(spec, lean(prepared), found.theta))
+    status = Status.NO_MAXIMUM if without_maximum(spec, x, start, there[None])[0] else found.status
+    return replace(found, loglik=float(there[0]), status=status)
+
+
+_logliks = compiled()(logliks)
 
 
 def _with_errors(found: Estimate, spec: Spec, prepared: Prepared, scale: np.ndarray, point: Point) -> Estimate:

@@ -27,6 +27,7 @@ FLATTEST = 1e-10  # eigenvalue relative to the largest that smaller ones are rai
 NOISE = 1e-11  # change of the criterion, relative to it, that is rounding: neither a gain nor a loss
 FIRST_RADIUS = 1.0  # of the trust region, in scaled coordinates
 LARGEST_RADIUS = 1e8
+SURPRISE = 100.0  # gain, in units of the predicted one plus one, that is not believed
 SMALLEST_RADIUS = 1e-9  # below which the run has stalled
 
 Evaluate = Callable[[Any], Any]
@@ -46,6 +47,7 @@ class Status(IntEnum):
     NOT_RUN = 8
     RANK_DEFICIENT = 9
     BAD_COVARIATE = 10
+    NO_MAXIMUM = 11
 
     @property
     def is_fitted(self) -> bool:
@@ -70,6 +72,8 @@ _ADVICE = {
     Status.RANK_DEFICIENT: "converged; some columns of X are combinations of others and have no coefficient",
     Status.BAD_COVARIATE: "the varying column of X or the weights have missing, infinite or otherwise unusable values",
     Status.PERFECT_FIT: "the residual variance tends to zero: the model fits the response exactly",
+    Status.NO_MAXIMUM: "no maximum: the likelihood rises without end as the covariance becomes singular or infinite; "
+    "take one with fewer parameters, or fix one of them",
     Status.NOT_OPTIMAL: "stationary, but a neighbouring covariance has a higher likelihood; start from other values",
 }
 
@@ -177,7 +181,8 @@ def advance(packing: Packing, state: State, evaluated: Any, xp: Any = jnp, chart
     first = state.iteration == 0
     gain = xp.where(first, xp.inf, old_value - new_value)
     noise = NOISE * xp.maximum(1.0, xp.abs(new_value))
-    accept = finite & ((gain > 0) | (xp.abs(gain) <= noise))
+    expected = first | (gain < SURPRISE * (1.0 + state.predicted))  # else V is singular but for rounding
+    accept = finite & expected & ((gain > 0) | (xp.abs(gain) <= noise))
     best = xp.where(accept, evaluated, state.best)
     x, _, gradient, hessian = packing.derivatives(best)
 

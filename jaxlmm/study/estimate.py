@@ -21,12 +21,13 @@ from ..simulation.bootstrap import standard, standard_names
 from .declare import ESTIMATE, LRT, Estimator, Row, Target
 from .generate import Drawn, stand_in
 
-# Codes of the column `status`: "ok", or why there is no result. The order is part of the files.
+# Codes of the column `status`: "ok", or why there is no result. The order is part of the files: what is new is last.
 STATUSES = (
     "ok",
-    *(s.name.lower() for s in Status if not s.is_fitted),
+    *(s.name.lower() for s in Status if not s.is_fitted and s != Status.NO_MAXIMUM),
     *(s.name.lower() for s in TestStatus if s not in (TestStatus.OK, TestStatus.NOT_FITTED)),
     "unusable_data",
+    Status.NO_MAXIMUM.name.lower(),
 )
 # The code of every `Status`, and of every `TestStatus` of a data set that was fitted.
 _OF_FIT = np.array([0 if s.is_fitted else STATUSES.index(s.name.lower()) for s in sorted(Status)], np.int8)

@@ -7,13 +7,14 @@ import pandas as pd
 import pytest
 
 import jaxlmm
-from jaxlmm.covariance.charts import Charts, Decay, Origin
+from jaxlmm.covariance.charts import Charts, Decay, Log, Origin
 from jaxlmm.errors import JaxlmmError
 
 CHARTS = Charts(
     (
         Decay(np.array([1]), 30.0),
         Origin(np.array([3]), np.array([4]), np.array([0, 2]), np.array([1.0, 0.5]), 7.0, 2.0),
+        Log(np.array([0, 2])),
     )
 )
 
