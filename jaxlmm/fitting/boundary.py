@@ -30,6 +30,8 @@ FEW_GROUPS_STARTS = ((-0.9, 10.0), (0.9, 10.0), (-0.9, 0.1), (0.0, 30.0))
 # out as zero, which leaves them undetermined.
 FURTHER_RANGES = (0.2, 5.0)
 FURTHER_CORRELATIONS = (0.6, -0.6)
+STRONG = 1.2  # the correlations, as an angle, of one more start where there are several that data tell little of:
+VAGUE = 0.15  # standard error, as an angle, above which they do
 LITTLE = 0.1  # times the start value of a residual that effects may leave nothing for
 
 
@@ -104,7 +106,13 @@ class Search:
             [placed[i] and isinstance(kind, PositiveKind) and kind.first is None for kind, i in kinds], bool
         )
         loadings = np.array([getattr(kind, "rank", None) is not None for kind, _ in kinds], bool)
-        moved = [s + np.log(factor) * ranges for factor in FURTHER_RANGES] if ranges.any() else []
+        decays = np.array([placed[i] and isinstance(k, IntervalKind) and k.lower == 0.0 for k, i in kinds], bool)
+        moved = []
+        if ranges.any() or decays.any():  # the correlation over a distance is that over one unit to its power
+            log = 2.0 * np.log(np.maximum(np.sin(0.5 * s + 0.25 * np.pi), 1e-150))
+            for factor in FURTHER_RANGES:
+                angle = 2.0 * np.arcsin(np.exp(0.5 * log / factor)) - 0.5 * np.pi
+                moved.append(np.where(decays, angle, s + np.log(factor) * ranges))
         if loadings.any():
             index = np.arange(len(kinds))
             moved += [
@@ -114,6 +122,10 @@ class Search:
             self._improve(every, lanes, start, ends, dual, rescue=False)
         correlations = np.array([isinstance(kind, IntervalKind) for kind, _ in kinds], bool)
         parts = {i for (_, i), correlation in zip(kinds, correlations, strict=True) if correlation}
+        if correlations.sum() > 1:
+            rows = np.flatnonzero(self._is_vague(ends, correlations) & (ends.status == Status.CONVERGED))
+            strong = np.where(correlations, STRONG * np.sign(self.point(ends).x), s)
+            self._improve(rows, lanes, strong, ends, dual, rescue=False)
         scales = np.array([kind.has_scale and i in parts for kind, i in kinds], bool)
         if scales.any():
             for step in FURTHER_CORRELATIONS:
@@ -127,6 +139,13 @@ class Search:
             rows = np.flatnonzero(np.any(self.point(ends).x[:, scales] == 0.0, -1))
             if len(rows) and np.any(wanted := self._wanted(ends)):
                 self._improve(rows, lanes, np.where(wanted, FURTHER_CORRELATIONS[0] * wanted, s), ends, dual, False)
+
+    def _is_vague(self, ends: Ends, correlations: np.ndarray) -> np.ndarray:
+        """Whether data tell a correlation so little (b,) that the likelihood often has several optima."""
+        H = self.point(ends).hessian
+        w, Q = np.linalg.eigh(np.where(np.isfinite(H), H, 0.0))
+        variance = np.sum(2.0 * Q**2 / np.maximum(w, 1e-300)[:, None, :], -1)  # of angles, by observed information
+        return np.any(np.sqrt(variance[:, correlations]) > VAGUE, -1)
 
     def _wanted(self, ends: Ends) -> np.ndarray:
         """Signs (b, k) of several correlations along which the likelihood rises as a zero variance grows; else zero.

@@ -21,7 +21,7 @@ from .objective import Spec, loglik_at
 
 RIDGE = 1e-6  # part of the residual variances that is added to them
 DROP = 0.5  # change of the log-likelihood by that, from which on V counts as singular
-RUNAWAY = 5.0  # change of the logarithm of an open parameter that has left
+RUNAWAY = 4.0  # change of the logarithm of an open parameter that has left
 EDGE = 0.03  # distance from the boundary, in the coordinates of the solver, of what is named
 
 
