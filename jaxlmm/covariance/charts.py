@@ -143,7 +143,7 @@ class Origin(NamedTuple):
         mixed = _put(mixed, self.slope, 0.5 * squared)
         unit = np.zeros(k)
         unit[self.slope] = 1.0
-        bent = mixed[:, None] * unit
+        bent = mixed[:, None] * unit[None, :]
         return diagonal, column, int(self.slope[0]), bent + bent.T
 
 
@@ -232,7 +232,7 @@ class Charts(NamedTuple):
             if row is not None:
                 unit = np.zeros(len(diagonal))
                 unit[row] = 1.0
-                J = J + column[:, None] * unit
+                J = J + column[:, None] * unit[None, :]
             gradient, hessian, s = J.T @ gradient, J.T @ hessian @ J + bent, chart.to(s)
         return gradient, hessian
 

@@ -275,7 +275,8 @@ def loglik_at(spec: Spec, prepared: Prepared, theta: Array, ridge: Any = None) -
     C = absolute.blocks(coordinates(absolute, prepared, theta, "solver"), prepared.coords)
     if ridge is not None:
         size = prepared.basis.residual_sd**2 if spec.independent else C.residual
-        C = C._replace(residual=C.residual + ridge * jnp.eye(C.residual.shape[-1]) * size)
+        eye = jnp.eye(C.residual.shape[-1]).reshape((1,) * (C.residual.ndim - 2) + C.residual.shape[-2:])
+        C = C._replace(residual=C.residual + ridge * eye * size)
     return -0.5 * criterion_at(absolute, prepared, C)[0]
 
 
