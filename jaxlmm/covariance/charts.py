@@ -5,8 +5,8 @@ covariate zero means nothing where the covariate is a year. Points and derivativ
 only a step is taken in others x, which are the same for every unit: the correlation over a typical distance; the rate
 or power over a typical spread, and the standard deviation at the middle of the covariate.
 
-Each chart has `to` (x of s), `back` (s of x) and `derivatives`: the diagonal of ds/dx, its rank-one rest as a column
-and the place of its row, and the Hessian that the curvature of s makes with a gradient. NumPy and JAX.
+Each chart has `to` (x of s), `back` (s of x) and `derivatives`: ds/dx (k, k), and the Hessian (k, k) that the curvature
+of s makes with a gradient. NumPy and JAX.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Decay(NamedTuple):
         """Coordinates s (k,) of x."""
         return _put(x, self.at, self._angle(x[self.at], 1.0 / self.distance))
 
-    def derivatives(self, s: Any, gradient: Any) -> tuple[Any, Any, int | None, Any]:
+    def derivatives(self, s: Any, gradient: Any) -> tuple[Any, Any]:
         """See the module; with u the correlation over the distance D, c over one, ``c = u**(1/D)``."""
         xp, k, D = module_of(s), s.shape[0], self.distance
         angle = s[self.at]
@@ -85,16 +85,15 @@ class Decay(NamedTuple):
         r = xp.sqrt(last / u)
         first = xp.where(inside, xp.sqrt(c * last / (u * rest)) / D, 1.0)
         second = xp.where(inside, 0.5 * first * (r / (D * rest) - r - 1.0 / r), 0.0)
-        diagonal = _put(xp.ones(k), self.at, first)
         bent = _put(xp.zeros(k), self.at, second * gradient[self.at])
-        return diagonal, xp.zeros(k), None, xp.diag(bent)
+        return xp.diag(_put(xp.ones(k), self.at, first)), xp.diag(bent)
 
 
 class Origin(NamedTuple):
     """A variance function by its slope over a typical spread, and what it multiplies at the middle of the covariate.
 
-    ``log g`` is about ``slope * v`` with v the covariate or its logarithm: standard deviations are multiplied by
-    ``exp(slope * middle)``, to the power `degrees` of theirs, and a constant beside the power too.
+    ``log g`` is ``slope * v`` with v the covariate or its logarithm, or g has a constant beside ``exp(slope * v)``, the
+    logarithm of which is another coordinate. What is multiplied is proportional to g to the power `degrees`.
     """
 
     slope: np.ndarray  # (1,) place
@@ -113,38 +112,51 @@ class Origin(NamedTuple):
         """The coordinates that it is of."""
         return np.concatenate([self.slope, self.constant, self.own]).tolist()
 
+    def _in_middle(self, s: Any, slope: Any, constant: Any, sign: float) -> Any:
+        """Coordinates with what is multiplied divided (sign 1) or multiplied (-1) by its multiple in the middle."""
+        xp = module_of(s)
+        log = slope * self.middle + xp.sum(xp.logaddexp(0.0, constant))
+        s = _put(s, self.own, s[self.own] * xp.exp(-sign * self.degrees * log))
+        return _put(s, self.constant, constant if sign < 0 else constant + slope * self.middle)
+
     def start(self, s: Any) -> Any:
         """Start values (k,) from those of structures, which are meant for a middle of zero (of logarithms too)."""
-        return self._moved(s, s[self.slope], 1.0)
-
-    def _moved(self, s: Any, slope: Any, sign: float) -> Any:
-        xp = module_of(s)
-        s = _put(s, self.own, s[self.own] * xp.exp(-sign * self.degrees * slope * self.middle))
-        return _put(s, self.constant, s[self.constant] + sign * slope * self.middle)
+        return self._in_middle(s, s[self.slope], s[self.constant], 1.0)
 
     def to(self, s: Any) -> Any:
         """Coordinates x (k,) of s."""
         slope = s[self.slope]
-        return _put(self._moved(s, slope, -1.0), self.slope, slope * self.spread)
+        x = self._in_middle(s, slope, s[self.constant] - slope * self.middle, -1.0)
+        return _put(x, self.slope, slope * self.spread)
 
     def back(self, x: Any) -> Any:
         """Coordinates s (k,) of x."""
         slope = x[self.slope] / self.spread
-        return _put(self._moved(x, slope, 1.0), self.slope, slope)
+        return _put(self._in_middle(x, slope, x[self.constant], 1.0), self.slope, slope)
 
-    def derivatives(self, s: Any, gradient: Any) -> tuple[Any, Any, int | None, Any]:
-        """See the module."""
+    def derivatives(self, s: Any, gradient: Any) -> tuple[Any, Any]:
+        """See the module; ``s = x exp(m)``, m a function of slope and constant."""
         xp, k, rate = module_of(s), s.shape[0], self.middle / self.spread
-        times = xp.exp(-self.degrees * s[self.slope] * self.middle)
-        diagonal = _put(_put(xp.ones(k), self.own, times), self.slope, 1.0 / self.spread)
-        column = _put(_put(xp.zeros(k), self.own, -self.degrees * rate * s[self.own]), self.constant, rate)
-        mixed = _put(xp.zeros(k), self.own, -gradient[self.own] * self.degrees * rate * times)
-        squared = xp.sum(gradient[self.own] * (self.degrees * rate) ** 2 * s[self.own])
-        mixed = _put(mixed, self.slope, 0.5 * squared)
-        unit = np.zeros(k)
-        unit[self.slope] = 1.0
-        bent = mixed[:, None] * unit[None, :]
-        return diagonal, column, int(self.slope[0]), bent + bent.T
+        slope, own = s[self.slope], s[self.own]
+        x = s[self.constant] - slope * self.middle
+        part = 1.0 / (1.0 + xp.exp(-x))  # of the constant in the multiple
+        units = np.eye(k)
+        row = rate * units[self.slope[0]]
+        if len(x):
+            row = row + part[0] * units[self.constant[0]]
+        of_m = _put(xp.zeros(k), self.own, self.degrees)
+        log = slope * self.middle + xp.sum(xp.logaddexp(0.0, x))
+        times = _put(xp.ones(k), self.own, xp.exp(-self.degrees * log))
+        value = _put(xp.zeros(k), self.own, own)
+        J = xp.diag(_put(times, self.slope, 1.0 / self.spread)) - (value * of_m)[:, None] * row[None, :]
+        if len(x):
+            J = J + rate * units[self.constant[0]][:, None] * units[self.slope[0]][None, :]
+        mixed = -(gradient * of_m * times)[:, None] * row[None, :]
+        bent = mixed + mixed.T + xp.sum(gradient * value * of_m**2) * row[:, None] * row[None, :]
+        if len(x):
+            second = xp.sum(gradient * value * of_m) * part[0] * (1.0 - part[0])
+            bent = bent - second * xp.diag(units[self.constant[0]])
+        return J, bent
 
 
 class Log(NamedTuple):
@@ -178,12 +190,12 @@ class Log(NamedTuple):
         """Coordinates s (k,) of x."""
         return _put(x, self.at, self.small * module_of(x).sinh(x[self.at]))
 
-    def derivatives(self, s: Any, gradient: Any) -> tuple[Any, Any, int | None, Any]:
+    def derivatives(self, s: Any, gradient: Any) -> tuple[Any, Any]:
         """See the module."""
         xp, k = module_of(s), s.shape[0]
         own = s[self.at]
         bent = _put(xp.zeros(k), self.at, gradient[self.at] * own)
-        return _put(xp.ones(k), self.at, xp.sqrt(own**2 + self.small**2)), xp.zeros(k), None, xp.diag(bent)
+        return xp.diag(_put(xp.ones(k), self.at, xp.sqrt(own**2 + self.small**2))), xp.diag(bent)
 
 
 Chart = Decay | Origin | Log
@@ -225,14 +237,8 @@ class Charts(NamedTuple):
 
     def pulled(self, s: Any, gradient: Any, hessian: Any) -> tuple[Any, Any]:
         """Gradient (k,) and Hessian (k, k) in x of those in s."""
-        xp = module_of(s)
         for chart in self.each:
-            diagonal, column, row, bent = chart.derivatives(s, gradient)
-            J = xp.diag(diagonal)
-            if row is not None:
-                unit = np.zeros(len(diagonal))
-                unit[row] = 1.0
-                J = J + column[:, None] * unit[None, :]
+            J, bent = chart.derivatives(s, gradient)
             gradient, hessian, s = J.T @ gradient, J.T @ hessian @ J + bent, chart.to(s)
         return gradient, hessian
 

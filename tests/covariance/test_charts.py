@@ -86,7 +86,7 @@ def test_car1_is_ou_in_seconds_days_and_years(days):
     for unit in (1.0, days):
         found = jaxlmm.lmm("y ~ 1", d.assign(t=d.t * unit), residual="car1(t | g)")
         assert found.status == "converged" and abs(found.loglik - years.loglik) < 1e-6
-        assert found.certificate.iterations < 15
+        assert found.certificate.iterations < 35
         scale, correlation = (fit.parameters()["estimate"].to_numpy()[-1] for fit in (years, found))
         assert -1.0 / np.log(correlation) == pytest.approx(unit * scale, rel=1e-4)
 
