@@ -30,6 +30,7 @@ FEW_GROUPS_STARTS = ((-0.9, 10.0), (0.9, 10.0), (-0.9, 0.1), (0.0, 30.0))
 # out as zero, which leaves them undetermined.
 FURTHER_RANGES = (0.2, 5.0)
 FURTHER_CORRELATIONS = (0.6, -0.6)
+FIELD, FLAT = 0.3, 1e-6  # times the start value of the last variance, where a range came out without curvature
 STRONG = 1.2  # the correlations, as an angle, of one more start where there are several that data tell little of:
 VAGUE = 0.15  # standard error, as an angle, above which they do
 LITTLE = 0.1  # times the start value of a residual that effects may leave nothing for
@@ -120,6 +121,10 @@ class Search:
             ]
         for start in moved:
             self._improve(every, lanes, start, ends, dual, rescue=False)
+        if ranges.any() and kinds[-1][0].has_scale:  # a range of nothing: with little beside the field it is another
+            curvature = np.diagonal(self.point(ends).hessian, axis1=-2, axis2=-1)[:, ranges]
+            wide = moved[len(FURTHER_RANGES) - 1] * np.where(np.arange(len(kinds)) == len(kinds) - 1, FIELD, 1.0)
+            self._improve(np.flatnonzero(np.any(np.abs(curvature) < FLAT, -1)), lanes, wide, ends, dual, rescue=False)
         correlations = np.array([isinstance(kind, IntervalKind) for kind, _ in kinds], bool)
         parts = {i for (_, i), correlation in zip(kinds, correlations, strict=True) if correlation}
         if correlations.sum() > 1:
