@@ -27,7 +27,7 @@ from .estimates.ranef import (
     random_effects,
     singular_directions,
 )
-from .estimates.varcorr import VarCorr, flat_parts, natural_parameters, parameter_frame, varcorr
+from .estimates.varcorr import VarCorr, flat_parts, names_along, natural_parameters, parameter_frame, varcorr
 from .fitting.estimate import estimate, no_covariance
 from .fitting.newton import Status
 from .formula.update import updated
@@ -929,6 +929,8 @@ def fit_frame(
     with float64():
         found = estimate(model, method, start)
     text = found.status.advice if found.status != Status.CONVERGED else no_covariance(model, found)
+    if found.status == Status.NO_MAXIMUM and (names := names_along(frame, model, method, found)):
+        text = f"{text}; it does so along {names}"
     if text:
         warnings.warn(f"{frame.formula.text}: {text}", ConvergenceWarning, stacklevel=4)
     return Fit(data, frame, model, found, method, call, data if given is None else given)

@@ -60,7 +60,7 @@ def _drain(
 
     def step(index: Any, old: State) -> State:
         prepared, scale = assemble(shared, jax.tree_util.tree_map(lambda a: a[order[index]], lanes))
-        state = advance(packing, old, objective(spec, prepared, scale)(old.trial), jnp)
+        state = advance(packing, old, objective(spec, prepared, scale)(old.trial), jnp, spec.charts(prepared.coords))
         return abandoned(state, basins.holds(known[index], state, jnp))
 
     def fresh(index: Any) -> State:

@@ -15,7 +15,8 @@ from ..errors import DataError
 from ..fitting.boundary import Search
 from ..fitting.estimate import as_start, says_little
 from ..fitting.newton import Status
-from ..fitting.objective import Spec, level_scale, loglik_at, moment_start, packing_of, scale_of
+from ..fitting.objective import Spec, level_scale, moment_start, packing_of, scale_of
+from ..fitting.recession import logliks, unfinished, without_maximum
 from ..fitting.units import Estimates, at_ends
 from ..frames.alignment import mask_of
 from ..likelihood.confounding import check_left_by
@@ -53,20 +54,24 @@ def _start(model: Model, spec: Spec, start: Any, count: int) -> np.ndarray | Non
     return theta
 
 
-def _as_left(found: Estimates, spec: Spec, shared: Shared, lanes: Lane) -> Estimates:
+def _as_left(
+    found: Estimates, spec: Spec, shared: Shared, lanes: Lane, x: np.ndarray, start: np.ndarray
+) -> Estimates:  # fmt: skip
     """The estimates with the log-likelihood of their theta, where the solver has not arrived; see ``fitting``."""
-    left = np.flatnonzero(np.isin(found.status, (Status.STALLED, Status.MAX_ITERATIONS)))
+    left = np.flatnonzero(unfinished(found.status))
     if not len(left):
         return found
     place = np.resize(left, 1 << (len(left) - 1).bit_length())  # few shapes to compile
-    loglik = found.loglik.copy()
-    loglik[left] = np.asarray(_logliks(spec, shared, take(lanes, place), found.theta[place]))[: len(left)]
-    return replace(found, loglik=loglik)
+    loglik, status = found.loglik.copy(), found.status.copy()
+    there = np.asarray(_logliks(spec, shared, take(lanes, place), found.theta[place]))[: len(left)]
+    loglik[left] = there[:, 0]
+    status[left[without_maximum(spec, x[left], start[left], there)]] = Status.NO_MAXIMUM
+    return replace(found, loglik=loglik, status=status)
 
 
 @compiled()
 def _logliks(spec: Spec, shared: Shared, lanes: Lane, theta: Any) -> Any:
-    return jax.lax.map(lambda own: loglik_at(spec, assemble(shared, own[0])[0], own[1]), (lanes, theta))
+    return jax.lax.map(lambda own: logliks(spec, assemble(shared, own[0])[0], own[1]), (lanes, theta))
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +101,7 @@ class Job:
             start = np.broadcast_to(spec.from_theta(theta, basis.K, start * scale) / scale, start.shape)
         ends, dual = search.optimum(np.arange(b), start, self.start is None, few)
         point = packing.unpack(ends.best)
-        found = _as_left(at_ends(spec, basis, scale, point, ends, dual), spec, shared, lanes)
+        found = _as_left(at_ends(spec, basis, scale, point, ends, dual), spec, shared, lanes, point.x, start)
         self.out.put(rows, found, self.columns)
         if self.testing is not None:
             x = spec.in_absolute(point.x * scale, found.sigma)

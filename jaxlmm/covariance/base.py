@@ -20,8 +20,9 @@ from jax import Array
 
 from ..errors import JaxlmmError
 from ..linalg import lower_from_vector, tril_indices
+from .charts import Chart, Log, distinct
 from .helpers import codes
-from .kinds import Kind, concatenated, module_of
+from .kinds import Kind, PositiveKind, VarianceKind, concatenated, module_of
 from .parametric import Parametric
 
 
@@ -76,6 +77,13 @@ class Covariance(Parametric):
     def is_matrix(self) -> bool:
         """Whether the structure is one free covariance matrix."""
         return len(self.free) == len(self.fields) == 1 and self.free[0].is_matrix and self.free[0].kind.is_whole
+
+    def charts(self, dim: Any, places: Any) -> list[Chart]:
+        """What the solver steps in: logarithms of variances beside a range."""
+        kinds = self.kinds(dim)
+        if not any(isinstance(kind, PositiveKind) and kind.first is None for kind in kinds):
+            return []
+        return [Log(np.flatnonzero([isinstance(kind, VarianceKind) for kind in kinds]))]
 
     def in_basis(self, s: Any, dim: int, K: Any) -> Any:
         """Coordinates (..., size) of ``K G K'``, K (..., q, q) lower triangular; unchanged unless a free matrix."""
@@ -217,13 +225,13 @@ class Composite(Covariance):
         """Coordinates of the solver of a structure with values (host side)."""
         return self._gathered([p.to_solver(d) for p, d in zip(self.parts, self.dims(dim), strict=True)], dim)
 
-    def _distances(self, distance: Any) -> list[Any]:
-        """Typical distances for every part, from (d,) along each coordinate."""
-        return [distance] * len(self.parts)
+    def _of_columns(self, values: Any) -> list[Any]:
+        """What every part takes of values (..., d), one a column of the coordinates; a number is that of all."""
+        return [values] * len(self.parts)
 
     def start(self, dim: Any, distance: Any = 1.0) -> np.ndarray:
         """Start values in coordinates of the solver; `distance` is a typical one, or (d,) along each coordinate."""
-        each = zip(self.parts, self.dims(dim), self._distances(distance), strict=True)
+        each = zip(self.parts, self.dims(dim), self._of_columns(distance), strict=True)
         return self._gathered([part.start(d, far) for part, d, far in each], dim)
 
     def alternatives(self, dim: Any) -> np.ndarray:
@@ -236,6 +244,12 @@ class Composite(Covariance):
             for row in part.alternatives(d)
         ]
         return np.reshape(rows, (-1, self.size(dim)))
+
+    def charts(self, dim: Any, places: Any) -> list[Chart]:
+        """What the solver steps in."""
+        each = zip(self.parts, self.dims(dim), self.places(dim), self._of_columns(places), strict=True)
+        found = [chart.moved(at) for part, d, at, own in each for chart in part.charts(d, own)]
+        return distinct([chart for chart in found if HELD not in chart.places])
 
     def kinds(self, dim: Any) -> list[Kind]:
         """The kind of every coordinate."""
@@ -393,8 +407,8 @@ class Kronecker(Composite):
         ends = np.cumsum(self.widths)
         return [slice(end - width, end) for end, width in zip(ends, self.widths, strict=True)]
 
-    def _distances(self, distance: Any) -> list[Any]:
-        return [distance[columns] if np.ndim(distance) else distance for columns in self._slices]
+    def _of_columns(self, values: Any) -> list[Any]:
+        return [values[..., columns] if np.ndim(values) else values for columns in self._slices]
 
     def places_of(self, levels: Any) -> list[Any]:
         """The columns of each part."""

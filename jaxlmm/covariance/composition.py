@@ -11,8 +11,10 @@ from jax import Array
 
 from ..errors import JaxlmmError
 from .base import Composite, Covariance, _columns, _table
+from .charts import TINY, Chart, Log, Origin
 from .functions import Ident, VarianceFunction
 from .helpers import codes
+from .kinds import VarianceKind, module_of
 
 
 class ByGroup(Composite):
@@ -50,8 +52,8 @@ class ByGroup(Composite):
         """``group[0]``, ..."""
         return [f"group[{k}]" for k in range(len(self.parts))]
 
-    def _distances(self, distance: Any) -> list[Any]:
-        return [distance[1:] if np.ndim(distance) else distance] * len(self.parts)
+    def _of_columns(self, values: Any) -> list[Any]:
+        return [values[..., 1:] if np.ndim(values) else values] * len(self.parts)
 
     def places_of(self, levels: Any) -> list[Any]:
         """All columns but the first, the group."""
@@ -87,8 +89,25 @@ class Scaled(Composite):
             raise JaxlmmError(f"Scaled: expected dim = (dim of the structure, levels of the covariate), found {dim}")
         return dim
 
-    def _distances(self, distance: Any) -> list[Any]:
-        return [distance[:-1], distance[-1:]] if np.ndim(distance) else [distance] * 2
+    def _of_columns(self, values: Any) -> list[Any]:
+        return [values[..., :-1], values[..., -1:]] if np.ndim(values) else [values] * 2
+
+    def charts(self, dim: Any, places: Any) -> list[Chart]:
+        """What the solver steps in: the scale in the middle of the covariate, not where that or its log is zero."""
+        found, (part, function) = super().charts(dim, places), self.parts
+        own, degrees = self.places(dim)[1], self.degrees(dim)
+        line = function.line(places[..., -1])
+        if line is None or len(own) != len(function.fields) or part.has_fixed_scale:
+            return found
+        covariate, slope = line
+        xp = module_of(covariate)
+        middle, spread = xp.mean(covariate), xp.std(covariate)
+        scaled = np.flatnonzero(degrees)
+        rest = np.delete(own, slope)
+        chart = Origin(own[[slope]], rest, scaled, degrees[scaled], middle, xp.where(spread > 0, spread, 1.0))
+        variances = np.flatnonzero([isinstance(kind, VarianceKind) for kind in self.kinds(dim)])
+        taken = [at for chart in found for at in chart.places]
+        return [chart, *found, Log(np.setdiff1d(variances, taken), TINY)]
 
     def places_of(self, levels: Any) -> list[Any]:
         """All columns but the last, and the covariate."""
@@ -100,6 +119,13 @@ class Scaled(Composite):
         (part, function), (own, covariate) = self.parts, self.places_of(levels)
         g = function.factor(covariate)
         return part.matrix(own) * g[:, None] * g[None, :]
+
+    def at_boundary(self, s: np.ndarray, dim: Any, tolerance: Any) -> np.ndarray:
+        """As elsewhere; but a standard deviation where the covariate is zero may be any number that is not zero."""
+        if self.parts[1].line(np.ones(1)) is not None:
+            variances = np.array([isinstance(kind, VarianceKind) for kind in self.kinds(dim)])
+            s = np.where(variances & (s != 0), 1.0, s)
+        return super().at_boundary(s, dim, tolerance)
 
     @property
     def has_variances(self) -> bool:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from .helpers import codes
-from .kinds import PositiveKind, RealKind
+from .kinds import PositiveKind, RealKind, module_of
 from .parameter import Positive, Real, each_level
 from .parametric import Parametric
 
@@ -26,6 +26,13 @@ class VarianceFunction(Parametric):
         """Multiples (m,) of the standard deviation at values x (m,) of the covariate."""
         raise NotImplementedError(f"{type(self).__name__} must implement factor(self, x)")
 
+    def line(self, x: Any) -> tuple[Any, int] | None:
+        """What the logarithm of the factor is about proportional to, and the place of the parameter; None: nothing.
+
+        A parameter beside it is added to the factor, and its coordinate is its logarithm.
+        """
+        return None
+
 
 class Power(VarianceFunction):
     """``|x| ** power`` (nlme varPower); x must not be zero."""
@@ -35,6 +42,10 @@ class Power(VarianceFunction):
     def factor(self, x: Any) -> Array:
         """Multiples (m,) of the standard deviation."""
         return jnp.exp(self.power * jnp.log(jnp.abs(x)))
+
+    def line(self, x: Any) -> tuple[Any, int] | None:
+        """The logarithm of the covariate."""
+        return module_of(x).log(abs(x)), 0
 
 
 class Exp(VarianceFunction):
@@ -46,6 +57,10 @@ class Exp(VarianceFunction):
         """Multiples (m,) of the standard deviation."""
         return jnp.exp(self.rate * x)
 
+    def line(self, x: Any) -> tuple[Any, int] | None:
+        """The covariate itself."""
+        return x, 0
+
 
 class ConstPower(VarianceFunction):
     """``const + |x| ** power`` (nlme varConstPower); x must not be zero."""
@@ -56,6 +71,10 @@ class ConstPower(VarianceFunction):
     def factor(self, x: Any) -> Array:
         """Multiples (m,) of the standard deviation."""
         return self.const + jnp.exp(self.power * jnp.log(jnp.abs(x)))
+
+    def line(self, x: Any) -> tuple[Any, int] | None:
+        """The logarithm of the covariate."""
+        return module_of(x).log(abs(x)), 1
 
 
 class Ident(VarianceFunction):

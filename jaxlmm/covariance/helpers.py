@@ -147,10 +147,3 @@ def check_count(structure: Any, name: str) -> None:
     count = getattr(structure, name)
     if not isinstance(count, int) or isinstance(count, bool) or count < 1:
         raise JaxlmmError(f"{type(structure).__name__}: expected {name} = 1, 2, ..., found {count!r}")
-
-
-def spacing(coords: np.ndarray) -> np.ndarray:
-    """Typical distance along each column of sets of coordinates (K, T, ...): a quarter of their extent, (d,)."""
-    coords = np.reshape(coords, (*coords.shape[:2], -1))
-    extent = np.mean(np.ptp(coords, axis=1), axis=0)
-    return np.where(extent > 0, 0.25 * extent, 1.0)

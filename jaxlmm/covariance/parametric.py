@@ -17,6 +17,7 @@ from jax import Array
 
 from ..errors import JaxlmmError
 from ..runtime.precision import float64
+from .charts import Chart
 from .content import Content, frozen, key_of, read_by
 from .kinds import Kind, VarianceKind, concatenated
 from .parameter import ByOption, Parameter, PerLevel, labelled
@@ -261,6 +262,10 @@ class Parametric:
                 rows[-1][0, begin : begin + len(value)] = value
             begin += p.size(dim)
         return np.concatenate(rows)
+
+    def charts(self, dim: Any, places: Any) -> list[Chart]:
+        """What the solver steps in, see `charts`; `places` are sets of coordinates (K, T, d)."""
+        return []
 
     def kinds(self, dim: Any) -> list[Kind]:
         """The kind of every coordinate."""

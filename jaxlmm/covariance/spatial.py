@@ -15,11 +15,13 @@ from jax import Array
 
 from ..errors import JaxlmmError
 from .base import Covariance
+from .charts import Chart, Decay, typical
 from .helpers import distances, powers
 from .kinds import IntervalKind, PositiveKind
 from .parameter import Positive, Variance
 
 HALVES = 10  # smoothness up to 9.5, of which the Gaussian is hardly to be told apart
+SHORTEST = 0.02  # typical distance: a correlation of a half over it is, over one unit, as small as an arcsine can tell
 FAR = 1e3  # distances beyond so many ranges count as this one: the covariance is zero, and powers do not overflow
 
 
@@ -49,6 +51,16 @@ class OrnsteinUhlenbeck(Covariance):
         return self.variance * jnp.exp(-_relative(_line(self, levels), self.range))
 
 
+def _over_one_unit(distance: float) -> float:
+    """Start value of a correlation over one unit: the one that is a half over a typical distance."""
+    if distance < SHORTEST:
+        raise JaxlmmError(
+            f"ContinuousAutoregressive (car1): the times of a group are about {distance:.1g} apart, so that the "
+            "correlation over one unit of time is zero to all digits; give times in a smaller unit, or use ou"
+        )
+    return 0.5 ** (1.0 / distance)
+
+
 class ContinuousAutoregressive(Covariance):
     """Continuous-time AR(1), ``variance * correlation**|s - t|`` over times, correlation in [0, 1] (nlme corCAR1).
 
@@ -57,7 +69,12 @@ class ContinuousAutoregressive(Covariance):
     """
 
     variance: Variance
-    correlation: Annotated[Array, IntervalKind(0.0, 1.0, first=lambda distance: 0.5 ** (1.0 / distance))]
+    correlation: Annotated[Array, IntervalKind(0.0, 1.0, first=_over_one_unit)]
+
+    def charts(self, dim: Any, places: Any) -> list[Chart]:
+        """The correlation over a typical distance, which is the same in every unit."""
+        names = [p.name for p in self.free]
+        return [Decay(np.array([names.index("correlation")]), typical(places)[0])] if "correlation" in names else []
 
     def matrix(self, levels: Any) -> Array:
         """Covariances between times `levels`."""

@@ -116,7 +116,7 @@ def tried(structure: Any, dim: Any, places: Any, what: str, distance: Any = 1.0)
     if isinstance(structure, Composite):
         if is_shipped(structure):
             return structure
-        own = structure.dims(dim), structure.places_of(places), structure._distances(distance)
+        own = structure.dims(dim), structure.places_of(places), structure._of_columns(distance)
         each = zip(structure.parts, *own, strict=True)
         return structure._with(parts=tuple(tried(part, d, at, what, far) for part, d, at, far in each))
     if is_shipped(structure) or structure.has_values:

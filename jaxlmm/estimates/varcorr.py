@@ -18,6 +18,7 @@ from ..design.frame import ModelFrame
 from ..design.grouping import FrameTerm
 from ..distributions import bounded_limits
 from ..fitting.objective import Spec
+from ..fitting.recession import along
 from ..fitting.units import Estimate
 from ..frames.columns import make_frame
 from ..frames.tables import Shown, Table, format_column, notes
@@ -236,6 +237,15 @@ def natural_parameters(frame: ModelFrame, model: Model, estimate: Estimate) -> t
         found.append(PartParameters(text, names, np.array([value for _, value in natural]), places))
         start, count = stop, places.stop
     return tuple(found)
+
+
+def names_along(frame: ModelFrame, model: Model, method: str, estimate: Estimate) -> str:
+    """The parameters along which a likelihood without a maximum rises, with their parts, in words."""
+    parts, found = natural_parameters(frame, model, estimate), dict[str, list[str]]()
+    for part, place in along(model, method, estimate.theta):
+        names = parts[part].names
+        found.setdefault(parts[part].part, []).append(names[min(place, len(names) - 1)])
+    return " and ".join(f"{', '.join(names)} of {part}" for part, names in found.items())
 
 
 def _of_root(se: Any, sd: Any) -> Any:

@@ -33,6 +33,10 @@ FEW_GROUPS_STARTS = ((-0.9, 3.0), (0.9, 3.0), (0.0, 10.0))
 FURTHER_RANGES = (0.2, 5.0)
 FURTHER_CORRELATIONS = (0.6, -0.6)
 LAST_STEPS = (-0.5, 0.5, -2.0, 2.0, -4.0)  # of all ranges and shapes, while no start has a finite criterion
+FIELD, FLAT = 0.3, 1e-6  # times the start value of the last variance, where a range came out without curvature
+STRONG = 1.2  # the correlations, as an angle, of one more start where there are several that data tell little of:
+VAGUE = 0.15  # standard error, as an angle, above which they do
+LITTLE = 0.1  # times the start value of a residual that effects may leave nothing for
 
 
 class Ends(NamedTuple):
@@ -113,7 +117,13 @@ class Search:
             [placed[i] and isinstance(kind, PositiveKind) and kind.first is None for kind, i in kinds], bool
         )
         loadings = np.array([getattr(kind, "rank", None) is not None for kind, _ in kinds], bool)
-        moved = [s + np.log(factor) * ranges for factor in FURTHER_RANGES] if ranges.any() else []
+        decays = np.array([placed[i] and isinstance(k, IntervalKind) and k.lower == 0.0 for k, i in kinds], bool)
+        moved = []
+        if ranges.any() or decays.any():  # the correlation over a distance is that over one unit to its power
+            log = 2.0 * np.log(np.maximum(np.sin(0.5 * s + 0.25 * np.pi), 1e-150))
+            for factor in FURTHER_RANGES:
+                angle = 2.0 * np.arcsin(np.exp(0.5 * log / factor)) - 0.5 * np.pi
+                moved.append(np.where(decays, angle, s + np.log(factor) * ranges))
         if loadings.any():
             index = np.arange(len(kinds))
             moved += [
@@ -125,13 +135,58 @@ class Search:
         for step in LAST_STEPS:
             rows = np.flatnonzero(ends.status == Status.NOT_FINITE)
             self._improve([(rows, s[rows] + step * shapes)], lanes, ends, dual)
+        if ranges.any() and kinds[-1][0].has_scale:  # a range of nothing: with little beside the field it is another
+            curvature = np.diagonal(self.point(ends).hessian, axis1=-2, axis2=-1)[:, ranges]
+            wide = moved[len(FURTHER_RANGES) - 1] * np.where(np.arange(len(kinds)) == len(kinds) - 1, FIELD, 1.0)
+            rows = np.flatnonzero(np.any(np.abs(curvature) < FLAT, -1))
+            self._improve([(rows, wide[rows])], lanes, ends, dual, rescue=False)
         correlations = np.array([isinstance(kind, IntervalKind | BandKind) for kind, _ in kinds], bool)
         parts = {i for (_, i), correlation in zip(kinds, correlations, strict=True) if correlation}
+        angles = np.array([isinstance(kind, IntervalKind) for kind, _ in kinds], bool)
+        if angles.sum() > 1:
+            rows = np.flatnonzero(self._is_vague(ends, angles) & (ends.status == Status.CONVERGED))
+            strong = np.where(angles, STRONG * np.sign(self.point(ends).x), s)
+            self._improve([(rows, strong[rows])], lanes, ends, dual, rescue=False)
         scales = np.array([kind.has_scale and i in parts for kind, i in kinds], bool)
         if scales.any():
             for step in FURTHER_CORRELATIONS:
                 rows = np.flatnonzero(np.any(self.point(ends).x[:, scales] == 0.0, -1))
                 self._improve([(rows, s[rows] + step * correlations)], lanes, ends, dual, rescue=False)
+            if self.spec.independent and not self.spec.profiled:  # effects may take over all of the variation
+                singular = np.any(boundaries(self.spec, self.point(ends).x), -1)
+                small = s * np.where(np.arange(s.shape[-1]) == s.shape[-1] - 1, LITTLE, 1.0)
+                rows = np.flatnonzero(singular | (ends.status != Status.CONVERGED))
+                self._improve([(rows, small[rows])], lanes, ends, dual, rescue=False)
+            rows = np.flatnonzero(np.any(self.point(ends).x[:, scales] == 0.0, -1))
+            if len(rows) and np.any(wanted := self._wanted(ends)):
+                asked = np.where(wanted, FURTHER_CORRELATIONS[0] * wanted, s)
+                self._improve([(rows, asked[rows])], lanes, ends, dual, rescue=False)
+
+    def _is_vague(self, ends: Ends, correlations: np.ndarray) -> np.ndarray:
+        """Whether data tell a correlation so little (b,) that the likelihood often has several optima."""
+        H = self.point(ends).hessian
+        w, Q = np.linalg.eigh(np.where(np.isfinite(H), H, 0.0))
+        variance = np.sum(2.0 * Q**2 / np.maximum(w, 1e-300)[:, None, :], -1)  # of angles, by observed information
+        return np.any(np.sqrt(variance[:, correlations]) > VAGUE, -1)
+
+    def _wanted(self, ends: Ends) -> np.ndarray:
+        """Signs (b, k) of several correlations along which the likelihood rises as a zero variance grows; else zero.
+
+        The slope of the criterion in a covariance matrix of the effects says which covariances it asks for.
+        """
+        point = self.point(ends)
+        signs, begin = np.zeros(point.x.shape), 0
+        slopes = (*point.aux.slopes.random, point.aux.slopes.residual)
+        for (structure, dim), S in zip(self.spec.parts, slopes, strict=False):
+            at = begin + np.flatnonzero([isinstance(kind, IntervalKind) for kind in structure.kinds(dim)])
+            begin += structure.size(dim)
+            if S is None or len(at) != S.shape[-1] - 1 or len(at) < 2:
+                continue
+            of_lags = "partial" in [p.name for p in structure.free]
+            diagonals = [np.diagonal(S, j + 1, -2, -1) for j in range(len(at))]
+            asked = np.stack([d.sum(-1) for d in diagonals], -1) if of_lags else diagonals[0]
+            signs[:, at] = -np.sign(np.nan_to_num(asked))
+        return signs
 
     def _improve(
         self, starts: list[tuple[np.ndarray, np.ndarray]], lanes: np.ndarray, ends: Ends, dual: np.ndarray,

@@ -14,7 +14,6 @@ from ..covariance.trial import ROUNDING, is_shipped
 from ..errors import DataError
 from ..likelihood.confounding import check_left_by
 from ..likelihood.engines import Blocks
-from ..likelihood.loglik import ml, reml
 from ..likelihood.model import Model
 from ..likelihood.parts import Term
 from ..likelihood.prepared import Basis, Prepared, conditioned, lean, prepare, weighted
@@ -25,9 +24,10 @@ from .boundary import Ends, Search, has_few_groups
 from .monte_carlo import monte_carlo, path_of
 from .newton import Evaluate, Point, Status, minimise
 from .objective import Spec, level_scale, moment_start, objective, packing_of, scale_of
+from .recession import logliks, unfinished, without_maximum
 from .units import Estimate, Estimates, at_ends, root_of
 
-MAX_ITERATIONS = 200
+MAX_ITERATIONS = 100
 
 
 def _evaluate(spec: Spec, prepared: Prepared, scale: Array, s: Array) -> Array:
@@ -56,12 +56,13 @@ def estimate(model: Model, method: str = "REML", start: np.ndarray | None = None
     at = partial(evaluator, spec, scale=scale)
     evaluate = path_of(spec, prepared, scale, packing, at) if stochastic else at(prepared)
 
+    charts = spec.charts(prepared.coords)
     reached: list[np.ndarray] = []
 
     def run(lanes: np.ndarray, s: np.ndarray, known: np.ndarray) -> Ends:
         leads = [partial(search.basins.holds, row, xp=np) for row in known]
         pairs = zip(s, leads, strict=True)
-        states = [minimise(evaluate, packing, one, MAX_ITERATIONS, np, leads_to) for one, leads_to in pairs]
+        states = [minimise(evaluate, packing, one, MAX_ITERATIONS, np, charts, leads_to) for one, leads_to in pairs]
         reached.extend(state.best for state in states)
         columns = [(state.best, state.status, state.decrement, state.iteration) for state in states]
         return Ends(*(np.stack(column) for column in zip(*columns, strict=True)))
@@ -84,17 +85,22 @@ def estimate(model: Model, method: str = "REML", start: np.ndarray | None = None
         single = _single(spec, found, point, float(dual[0]), local)
         if stochastic:
             return _with_errors(single, spec, prepared, scale, packing.unpack(ends.best[0]))
-        return _as_left(single, spec, model)
+        return _as_left(single, spec, prepared, point.x, s)
 
 
-def _as_left(found: Estimate, spec: Spec, model: Model) -> Estimate:
+def _as_left(found: Estimate, spec: Spec, prepared: Prepared, x: np.ndarray, start: np.ndarray) -> Estimate:
     """The estimate with the log-likelihood of its theta to the last digit, where the solver has not arrived.
 
     It stops where the likelihood rises towards covariances that are singular; there the rounding of coordinates counts.
     """
-    if found.status not in (Status.STALLED, Status.MAX_ITERATIONS):
+    if not unfinished(found.status):
         return found
-    return replace(found, loglik=float((reml if spec.reml else ml)(found.theta, model)))
+    there = np.asarray(_logliks(spec, lean(prepared), found.theta))
+    status = Status.NO_MAXIMUM if without_maximum(spec, x, start, there[None])[0] else found.status
+    return replace(found, loglik=float(there[0]), status=status)
+
+
+_logliks = compiled()(logliks)
 
 
 def _with_errors(found: Estimate, spec: Spec, prepared: Prepared, scale: np.ndarray, point: Point) -> Estimate:

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from ..covariance.charts import IDENTITY, Charts
 from ..linalg import eigh
 from ..runtime.sharding import alike
 
@@ -27,6 +28,7 @@ FLATTEST = 1e-10  # eigenvalue relative to the largest that smaller ones are rai
 NOISE = 1e-11  # change of the criterion, relative to it, that is rounding: neither a gain nor a loss
 FIRST_RADIUS = 1.0  # of the trust region, in scaled coordinates
 LARGEST_RADIUS = 1e8
+SURPRISE = 100.0  # gain, in units of the predicted one plus one, that is not believed
 SMALLEST_RADIUS = 1e-9  # below which the run has stalled
 PATIENCE = 40  # evaluations after which a step from a stationary point that changes nothing ends the run, saddle or not
 VALLEY = 1e-2  # decrement below which rows of Cholesky factors are turned, see `Packing.turned`
@@ -48,6 +50,7 @@ class Status(IntEnum):
     NOT_RUN = 8
     RANK_DEFICIENT = 9
     BAD_COVARIATE = 10
+    NO_MAXIMUM = 11
 
     @property
     def is_fitted(self) -> bool:
@@ -73,6 +76,8 @@ _ADVICE = {
     Status.RANK_DEFICIENT: "converged; some columns of X are combinations of others and have no coefficient",
     Status.BAD_COVARIATE: "the varying column of X or the weights have missing, infinite or otherwise unusable values",
     Status.PERFECT_FIT: "the residual variance tends to zero: the model fits the response exactly",
+    Status.NO_MAXIMUM: "no maximum: the likelihood rises without end as the covariance becomes singular or infinite; "
+    "take one with fewer parameters, or fix one of them",
     Status.NOT_OPTIMAL: "stationary, but a neighbouring covariance has a higher likelihood; start from other values",
 }
 
@@ -191,11 +196,11 @@ def newton_step(gradient: Any, hessian: Any, radius: Any, xp: Any) -> tuple[Any,
     return Q @ coefficients, predicted, decrement, curvature
 
 
-def advance(packing: Packing, state: State, evaluated: Any, xp: Any = jnp) -> State:
+def advance(packing: Packing, state: State, evaluated: Any, xp: Any = jnp, charts: Charts = IDENTITY) -> State:
     """Accept or reject the trial point, `evaluated` being all that is known there (packed), and choose the next.
 
     Pure, and the same code in JAX (inside a compiled loop, over many problems) and in NumPy (driven from the host,
-    where only the objective needs compiling).
+    where only the objective needs compiling). Points are in the coordinates of the objective, steps in `charts`.
     """
     old_x, old_value, _, _ = packing.derivatives(state.best)
     _, new_value, new_gradient, new_hessian = packing.derivatives(evaluated)
@@ -203,18 +208,19 @@ def advance(packing: Packing, state: State, evaluated: Any, xp: Any = jnp) -> St
     first = state.iteration == 0
     gain = xp.where(first, xp.inf, old_value - new_value)
     noise = NOISE * xp.maximum(1.0, xp.abs(new_value))
-    accept = finite & ((gain > 0) | (xp.abs(gain) <= noise))
+    expected = first | (gain < SURPRISE * (1.0 + state.predicted))  # else V is singular but for rounding
+    accept = finite & expected & ((gain > 0) | (xp.abs(gain) <= noise))
     best = xp.where(accept, evaluated, state.best)
     x, _, gradient, hessian = packing.derivatives(best)
 
     ratio = xp.where(xp.abs(gain) <= noise, 1.0, gain / xp.maximum(state.predicted, 1e-300))
-    length = xp.sqrt(xp.sum((state.trial - old_x) ** 2))
+    length = xp.sqrt(xp.sum((charts.to(state.trial) - charts.to(old_x)) ** 2))
     radius = xp.where(accept & (ratio > 0.25), state.radius, 0.25 * xp.minimum(state.radius, length))
     grown = xp.minimum(2.0 * state.radius, LARGEST_RADIUS)
     radius = xp.where(accept & (ratio > 0.75) & (length > 0.9 * state.radius), grown, radius)
     radius = xp.where(first, state.radius, radius)
 
-    move, predicted, decrement, curvature = newton_step(gradient, hessian, radius, xp)
+    move, predicted, decrement, curvature = newton_step(*charts.pulled(x, gradient, hessian), radius, xp)
     small = decrement < DECREMENT
     exhausted = (decrement < STATIONARY) & (xp.abs(gain) <= noise) & (decrement > 0.5 * state.decrement)
     exhausted &= state.curvature >= -CURVATURE  # a step away from a saddle gains little, and is the first of some
@@ -225,7 +231,7 @@ def advance(packing: Packing, state: State, evaluated: Any, xp: Any = jnp) -> St
     status = xp.where(~done & (radius < SMALLEST_RADIUS), Status.STALLED, status)
     status = xp.where(first & ~finite, Status.NOT_FINITE, status).astype(xp.int32)
     count = state.iteration + 1
-    trial = packing.turned(x, x + move, decrement, curvature, xp)
+    trial = packing.turned(x, charts.back(charts.to(x) + move), decrement, curvature, xp)
     return State(best, trial, predicted, radius, decrement, curvature, count, status)
 
 
@@ -236,7 +242,7 @@ def abandoned(state: State, known: Any, xp: Any = jnp) -> State:
 
 
 def minimise(
-    evaluate: Evaluate, packing: Packing, x: Any, max_iterations: int, xp: Any = jnp,
+    evaluate: Evaluate, packing: Packing, x: Any, max_iterations: int, xp: Any = jnp, charts: Charts = IDENTITY,
     leads_to: Callable[[State], Any] | None = None,
 ) -> State:  # fmt: skip
     """Step until an end or until `max_iterations` evaluations are spent.
@@ -245,6 +251,7 @@ def minimise(
     ----------
     evaluate : maps a point (k,) to a packed `Point`
     xp : jax.numpy for a loop that can be traced, numpy for one driven from the host
+    charts : what is stepped in
     leads_to : whether all that a run can reach is known, which ends it as "not optimal"
     """
 
@@ -252,7 +259,7 @@ def minimise(
         return (state.status == Status.RUNNING) & (state.iteration < max_iterations)
 
     def step(state: State) -> State:
-        state = advance(packing, state, evaluate(state.trial), xp)
+        state = advance(packing, state, evaluate(state.trial), xp, charts)
         return state if leads_to is None else abandoned(state, leads_to(state), xp)
 
     state = initial_state(packing, x, xp)

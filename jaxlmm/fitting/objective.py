@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array
 
 from ..covariance import Covariance
-from ..covariance.helpers import spacing
+from ..covariance.charts import Chart, Charts, typical
 from ..covariance.kinds import Kind, concatenated, module_of
 from ..covariance.trial import is_free_in_scale
 from ..errors import DataError
@@ -193,8 +193,21 @@ class Spec:
         values = []
         for (structure, dim), places in zip(self.parts, coords, strict=False):
             far = places is None or is_traced(places)
-            values.append(structure.start(dim) if far else structure.start(dim, spacing(places)))
-        return concatenated(np.zeros(0), values)
+            values.append(structure.start(dim) if far else structure.start(dim, typical(places)))
+        start = concatenated(np.zeros(0), values)
+        return start if any(map(is_traced, coords)) else self.charts(coords).start(start)
+
+    def charts(self, coords: tuple[Any, ...]) -> Charts:
+        """What the solver steps in, for sets of coordinates of the parts."""
+        found: list[Chart] = []
+        begin = 0
+        for (structure, dim), places in zip(self.parts, coords, strict=False):
+            at = begin + np.arange(structure.size(dim))
+            begin += len(at)
+            if places is not None:
+                sets = places.reshape(*places.shape[:2], -1)
+                found += [chart.moved(at) for chart in structure.charts(dim, sets)]
+        return Charts(tuple(found))
 
 
 def in_chart(chart: Any, f: Callable[[str, Array], Any], v: Array) -> Any:
@@ -319,10 +332,17 @@ def coordinates(spec: Spec, prepared: Prepared, theta: Any, chart: str) -> Any:
     return spec.coordinates(theta, prepared.basis.K, chart)
 
 
-def loglik_at(spec: Spec, prepared: Prepared, theta: Array) -> Array:
-    """Log-likelihood at a public theta (m,): `jaxlmm.reml` or `jaxlmm.ml` of the model of `prepared`."""
+def loglik_at(spec: Spec, prepared: Prepared, theta: Array, ridge: Any = None) -> Array:
+    """Log-likelihood at a public theta (m,): `jaxlmm.reml` or `jaxlmm.ml` of the model of `prepared`.
+
+    With `ridge` that part of the residual variances, or of that of y where they are one, is added to them.
+    """
     absolute = spec.absolute
     C = absolute.blocks(coordinates(absolute, prepared, theta, "solver"), prepared.coords)
+    if ridge is not None:
+        size = prepared.basis.residual_sd**2 if spec.independent else C.residual
+        eye = jnp.eye(C.residual.shape[-1]).reshape((1,) * (C.residual.ndim - 2) + C.residual.shape[-2:])
+        C = C._replace(residual=C.residual + ridge * eye * size)
     return -0.5 * criterion_at(absolute, prepared, C)[0]
 
 

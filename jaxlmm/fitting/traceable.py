@@ -138,7 +138,7 @@ def _optimum(
         evaluate, packing = objective(spec, prepared, scale), packing_of(spec, prepared.basis.R.shape[0])
         if prior is not None:
             evaluate = _penalised(evaluate, packing, partial(_penalty, prior, spec, prepared, scale, constants))
-        state = minimise(evaluate, packing, start, max_iterations, jnp)
+        state = minimise(evaluate, packing, start, max_iterations, jnp, spec.charts(prepared.coords))
         best = packing.unpack(state.best)
         s, value, decrement, iterations, status = best.x, best.value, state.decrement, state.iteration, state.status
         flattest = jacobi_eigenvalues(best.hessian)

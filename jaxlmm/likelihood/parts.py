@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..covariance import ByGroup, Covariance, Identity, Scaled, Unstructured
-from ..covariance.helpers import spacing
+from ..covariance.charts import typical
 from ..covariance.trial import tried
 from ..errors import DataError
 from ..frames.alignment import refuse_masked
@@ -186,7 +186,7 @@ class Field:
             places, (position, coords, sets) = coords, _sets(codes, coords)
             dim = 1 if dim is None else dim
         structure = structure.checked(f"structure of {name}", dim)
-        structure = tried(structure, dim, places, name, 1.0 if coords is None else spacing(coords))
+        structure = tried(structure, dim, places, name, 1.0 if coords is None else typical(coords))
         set_all(
             self, structure=structure, group=codes, position=position, coords=coords, sets=sets, dim=dim, name=name
         )  # fmt: skip

@@ -24,15 +24,16 @@ from .estimators import ESTIMATE, LRT, Estimator, Target
 from .generate import stand_in
 from .jointly import Hypotheses, values_of
 
-# Codes of the column `status`: "ok", or why there is no result. The order is part of the files.
+# Codes of the column `status`: "ok", or why there is no result. The order is part of the files: what is new is last.
 STATUSES = (
     "ok",
-    *(s.name.lower() for s in Status if not s.is_fitted),
+    *(s.name.lower() for s in Status if not s.is_fitted and s != Status.NO_MAXIMUM),
     *(s.name.lower() for s in TestStatus if s not in (TestStatus.OK, TestStatus.NOT_FITTED)),
     "unusable_data",
     "generate_failed",  # the generating function raised, or returned what is no data set
     "estimate_failed",  # the estimator raised
     "no_target",  # the estimator has no such coefficient or parameter: no row in tables
+    Status.NO_MAXIMUM.name.lower(),
 )
 NO_TARGET = STATUSES.index("no_target")
 ABSENT = (NO_TARGET, STATUSES.index("not_run"))  # codes of rows that are in no table

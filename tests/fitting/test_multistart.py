@@ -1,0 +1,68 @@
+"""Hardly a fit of little data by a rich covariance is below the best of random starts of the same solver."""
+
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import jaxlmm
+from jaxlmm.fitting import estimate as fitting
+from jaxlmm.fitting.newton import Status, minimise
+from jaxlmm.fitting.objective import Spec, packing_of, scale_of
+from jaxlmm.likelihood.prepared import prepare
+from jaxlmm.runtime.precision import float64
+
+GROUPS, VISITS, RESPONSES, STARTS = 12, 4, 12, 6
+MODELS = {
+    "ad of effects": ("y ~ x + ad(0 + visit | id)", {}),
+    "toep": ("y ~ x", {"residual": "toep(visit | id)"}),
+    "field": ("y ~ x + matern(time, nu=1.5)", {}),
+    "car1 by group": ("y ~ x + car1(time | id)", {}),
+    "const_power": ("y ~ x + (1 | id)", {"variance": "const_power(z)"}),
+}
+
+
+def data():
+    rng = np.random.default_rng(11)
+    id = np.repeat(np.arange(GROUPS), VISITS)
+    d = pd.DataFrame({"id": id, "visit": np.tile(list("abcd"), GROUPS), "x": rng.normal(size=len(id))})
+    d = d.assign(time=np.tile(np.arange(4.0), GROUPS) + rng.uniform(0, 0.8, len(d)), z=rng.uniform(0.5, 4, len(d)))
+    d = d[rng.random(len(d)) < 0.85].reset_index(drop=True)
+    return d.assign(y=rng.normal(size=len(d)) + rng.normal(size=GROUPS)[d.id])
+
+
+def best_of_random_starts(model, rng):
+    spec, prepared = Spec.of(model, "REML"), prepare(model, orthogonal=True)
+    scale, charts = scale_of(spec, prepared.basis), spec.charts(prepared.coords)
+    packing = packing_of(spec, model.X.shape[1], with_slopes=True)
+    evaluate, start = fitting.evaluator(spec, prepared, scale), spec.start(prepared.coords)
+    found = [-np.inf]
+    for _ in range(STARTS):
+        s = start * np.exp(0.3 * rng.normal(size=start.shape)) + rng.normal(size=start.shape)
+        state = minimise(evaluate, packing, s, 100, np, charts)
+        if state.status == Status.CONVERGED:
+            found.append(-0.5 * packing.unpack(state.best).value)
+    return max(found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
+def test_as_good_as_the_best_of_random_starts(name):
+    formula, options = MODELS[name]
+    rng = np.random.default_rng(5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", jaxlmm.ConvergenceWarning)
+        fit = jaxlmm.lmm(formula, data(), **options)
+    missed = 0
+    for _ in range(RESPONSES):
+        e = rng.normal(size=len(fit.model.y))
+        y = e + rng.choice([0.0, 0.5, 1.5]) * rng.normal(size=GROUPS)[np.asarray(data().id)]
+        model = fit.model.replace(y=y)
+        with float64():
+            found = fitting.estimate(model, "REML")
+            best = best_of_random_starts(model, rng)
+        assert found.status in (Status.CONVERGED, Status.NO_MAXIMUM)
+        assert found.iterations <= 200
+        missed += found.status == Status.CONVERGED and found.loglik < best - 1e-3
+    assert missed <= 1

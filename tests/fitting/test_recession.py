@@ -1,0 +1,59 @@
+"""Likelihoods without a maximum are said to have none, in words that name the parameters, and soon."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import jaxlmm
+
+
+def few_subjects(seed=0):
+    """Four subjects with four visits: three contrasts between subjects cannot tell ten covariances."""
+    rng = np.random.default_rng(seed)
+    d = pd.DataFrame({"id": np.repeat(np.arange(4), 4), "visit": np.tile(list("abcd"), 4)})
+    return d.assign(y=rng.normal(size=16) + rng.normal(size=4)[d.id])
+
+
+def trend(seed=4):
+    """A straight line, to which a smooth field comes as near as its range is large."""
+    rng = np.random.default_rng(seed)
+    t = rng.uniform(0, 10, 60)
+    return pd.DataFrame({"t": t, "y": 3.0 * t + rng.normal(size=60)})
+
+
+def level_of_one_row(seed=1):
+    """Levels of a variance of which one has a single row, which a coefficient fits exactly: ML falls without end."""
+    rng = np.random.default_rng(seed)
+    f = np.repeat(list("abc"), [15, 14, 1])
+    return pd.DataFrame({"f": f, "y": rng.normal(size=30)})
+
+
+CASES = {
+    "unstructured": (few_subjects, "y ~ visit", {"residual": "us(visit | id)"}, r"covariance\[.*us\(visit \| id\)"),
+    "range": (trend, "y ~ 1 + matern(t, nu=1.5)", {}, r"range.*matern"),
+    "ident": (level_of_one_row, "y ~ f", {"variance": "ident(f)", "residual": "iid()", "method": "ML"}, "variances"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_no_maximum_is_named_with_its_parameters(case):
+    data, formula, options, names = CASES[case]
+    with pytest.warns(jaxlmm.ConvergenceWarning, match="no maximum: .* along .*" + names):
+        fit = jaxlmm.lmm(formula, data(), **options)
+    assert fit.status == "no_maximum" and not fit.converged
+    assert fit.certificate.iterations <= 200 and np.isfinite(fit.loglik)
+
+
+def test_lanes_without_a_maximum_are_named_too():
+    d = few_subjects()
+    with pytest.warns(jaxlmm.ConvergenceWarning):
+        fit = jaxlmm.lmm("y ~ visit", d, residual="us(visit | id)")
+    batch = fit.refit(np.stack([few_subjects(seed).y for seed in range(3)]))
+    assert set(batch.to_frame()["status"]) == {"no_maximum"}
+
+
+def test_a_variance_that_is_small_is_no_fault():
+    d = few_subjects(3)
+    d = pd.concat([d, few_subjects(4).assign(id=lambda d: d.id + 4), few_subjects(5).assign(id=lambda d: d.id + 8)])
+    d["y"] = d.y * np.where(d.visit == "a", 1e-3, 1.0)
+    assert jaxlmm.lmm("y ~ visit", d, residual="us(visit | id)").status == "converged"
