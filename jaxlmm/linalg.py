@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from .runtime.precision import unguarded
 from .tolerances import PIVOT, ZERO_PIVOT
 
 UNROLL = 6
@@ -108,6 +109,7 @@ def inv_logdet(S: Array) -> tuple[Array, Array]:
 
 
 @inv_logdet.defjvp
+@unguarded
 def _inv_logdet_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Any, Any]:
     (S,), (dS,) = primals, tangents
     inv, logdet = inv_logdet(S)

@@ -23,7 +23,8 @@ ROOT = Path(__file__).parents[1]
 ROOMS = [line.split() for line in """
 errors tolerances
 arguments distributions
-runtime pytrees linalg
+runtime pytrees
+linalg
 frames
 covariance
 likelihood

@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
-from ..runtime.precision import refuse_after_fork
+from ..runtime.precision import refuse_after_fork, unguarded
 from .kinds import module_of
 
 TINY = 1e-100  # variances below are zero: the second derivative of their root would overflow
@@ -48,6 +48,7 @@ def _power(base: Array, exponent: Any) -> Array:
 
 
 @partial(_power.defjvp, symbolic_zeros=True)
+@unguarded
 def _power_jvp(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
     (base, exponent), (dbase, dexponent) = primals, tangents
     value = _power(base, exponent)

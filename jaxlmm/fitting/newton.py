@@ -18,6 +18,7 @@ import numpy as np
 from jax import Array
 
 from ..linalg import eigh
+from ..runtime.sharding import alike
 
 DECREMENT = 1e-13  # Newton decrement below which a run has converged: twice what -2 log-likelihood can still fall
 STATIONARY = 1e-6  # decrement below which a point may be left along negative curvature, or rounding may end the run
@@ -216,7 +217,7 @@ def minimise(evaluate: Evaluate, packing: Packing, x: Any, max_iterations: int, 
 
     state = initial_state(packing, x, xp)
     if xp is jnp:
-        state = jax.lax.while_loop(running, step, state)
+        state = jax.lax.while_loop(running, step, alike(state, x))
     else:
         with np.errstate(all="ignore"):  # a rejected point may be anything
             while running(state):

@@ -22,6 +22,7 @@ from ..likelihood.parts import Residual, Term
 from ..likelihood.prepared import Basis, Prepared
 from ..linalg import tril_indices
 from ..pytrees import frozen_pytree, is_traced
+from ..runtime.sharding import alike
 from .newton import Evaluate, Packing, Point
 
 
@@ -89,7 +90,7 @@ class Spec:
         matrices = [in_chart(chart, partial(block, structure, dim, p), v) for (structure, dim, v), p in parts]
         if self.profiled:
             matrices.append(jnp.ones((1, 1)))
-        return Blocks(tuple(matrices[:-1]), matrices[-1])
+        return alike(Blocks(tuple(matrices[:-1]), matrices[-1]), s)
 
     def kept(self, blocks: Blocks) -> Blocks:
         """The blocks without those at sets of coordinates, which are as many as the data have such sets."""
@@ -197,14 +198,14 @@ class Evaluation(NamedTuple):
 
 def along_coordinates(blocks: Callable[[Array], Blocks], x: Array) -> Blocks:
     """Derivatives (k, ...) of covariance blocks in each of their coordinates x (k,)."""
-    return jax.vmap(lambda direction: jax.jvp(blocks, (x,), (direction,))[1])(jnp.eye(len(x)))
+    return jax.vmap(lambda direction: jax.jvp(blocks, (x,), (direction,))[1])(alike(jnp.eye(len(x)), x))
 
 
 def pulled_back(blocks: Callable[[Array], Blocks], x: Array, slopes: Blocks) -> tuple[Array, Array]:
     """Gradient (k,) of what has `slopes` in the blocks, and the Hessian (k, k) that the blocks' curvature makes."""
 
     def gradient(x: Array) -> Array:
-        return jax.vjp(blocks, x)[1](slopes)[0]
+        return jax.vjp(blocks, x)[1](alike(slopes, x))[0]
 
     return gradient(x), jax.jacfwd(gradient)(x)
 

@@ -16,8 +16,9 @@ from ..likelihood.engines import Blocks
 from ..likelihood.model import Model
 from ..likelihood.prepared import Prepared, prepare
 from ..pytrees import replace
-from ..runtime.precision import pure
+from ..runtime.precision import pure, unguarded
 from ..runtime.programs import compiled
+from ..runtime.sharding import alike
 from ..tolerances import SINGULAR
 from .boundary import RISE
 from .estimate import MAX_ITERATIONS
@@ -145,6 +146,7 @@ def _optimum(
 
 
 @_optimum.defjvp
+@unguarded
 def _optimum_jvp(
     optimizer: Any, max_iterations: int, prior: Prior | None, primals: tuple[Any, ...], tangents: tuple[Any, ...]
 ) -> tuple[Any, Any]:  # fmt: skip
@@ -219,5 +221,5 @@ def _first_order(
 
     infinite = jnp.full((), jnp.inf)
     carry = (start, method.init(start), jnp.zeros((), jnp.int32), (start, infinite, infinite))
-    _, _, count, (s, f, size) = jax.lax.while_loop(going, step, carry)
+    _, _, count, (s, f, size) = jax.lax.while_loop(going, step, alike(carry, start))
     return s, f, size, count

@@ -11,7 +11,7 @@ from jax import Array
 from ..arguments import check_flag
 from ..linalg import inv_logdet
 from ..runtime.keys import key_of
-from ..runtime.precision import pure
+from ..runtime.precision import pure, unguarded
 from ..runtime.programs import compiled
 from .drawing import drawn_at, response
 from .engines import Blocks
@@ -173,6 +173,7 @@ def _by_level(C: Blocks, model: Model, prepared: Prepared) -> tuple[Array, ...]:
 
 
 @_by_level.defjvp
+@unguarded
 def _by_level_jvp(primals: tuple[Blocks, Model, Prepared], tangents: tuple[Any, Any, Any]) -> tuple[Any, Any]:
     return _by_level(*primals), jax.jvp(_from_rows, primals[:2], tangents[:2])[1]
 

@@ -17,6 +17,7 @@ from ..covariance import Covariance
 from ..errors import DataError
 from ..frames.columns import same_index
 from ..pytrees import frozen_pytree, is_traced, set_all
+from ..runtime.sharding import alike
 from .confounding import check_terms
 from .engines import Blocks, Engine, choose
 from .parts import Field, Residual, Term, check_design, check_weights, own_array, unwritten
@@ -208,7 +209,7 @@ def _blocks(structures: Structures, coords: tuple[Any, ...], theta: Array) -> Bl
         stop = start + structure.size(dim)
         blocks.append(block_at(structure.from_public(theta[start:stop], dim), dim, places))
         start = stop
-    return Blocks(tuple(blocks[:-1]), blocks[-1])
+    return alike(Blocks(tuple(blocks[:-1]), blocks[-1]), theta)
 
 
 def _of_rows(name: str, value: Any, n: int, dims: int) -> Any:

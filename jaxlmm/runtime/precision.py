@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from typing import Any
+from functools import wraps
+from typing import Any, TypeVar
 
 import jax
 
 from ..errors import Float64RequiredError, JaxlmmError
+
+R = TypeVar("R", bound=Callable[..., Any])
 
 # Threads of JAX, and locks that they hold, do not come along into a forked process: what runs JAX there waits for ever.
 _STARTED: list[bool] = []  # not empty once the package has run JAX
@@ -54,6 +57,17 @@ def pure() -> Iterator[None]:
         )
     with _own():
         yield
+
+
+def unguarded(rule: R) -> R:
+    """Decorator of rules of derivatives, which JAX may run when the package's function has long returned."""
+
+    @wraps(rule)
+    def own(*args: Any) -> Any:
+        with _own():
+            return rule(*args)
+
+    return own  # type: ignore[return-value]
 
 
 def _own() -> AbstractContextManager[Any]:

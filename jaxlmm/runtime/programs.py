@@ -21,6 +21,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from .sharding import varying, varying_axes
+
 QUICKLY = {"xla_backend_optimization_level": 0}  # compiler options that leave out the expensive passes
 SHORT = 200_000  # numbers * parameters below which compiling costs more than running
 MOST = 256  # programs kept, at one to four megabytes each
@@ -115,6 +117,9 @@ def compiled(
         def run(*args: Any, **kwargs: Any) -> Any:
             constants = [kwargs[name] if name in kwargs else args[i] for name, i in zip(static, places, strict=True)]
             traced = [arg for i, arg in enumerate(args) if i not in places]
+            if axes := varying_axes(traced, kwargs):
+                args = tuple(arg if i in places else varying(arg, axes) for i, arg in enumerate(args))
+                kwargs = {name: arg if name in static else varying(arg, axes) for name, arg in kwargs.items()}
             leaves, tree = jax.tree_util.tree_flatten((traced, {k: v for k, v in kwargs.items() if k not in static}))
             shapes = tuple((getattr(x, "shape", None), getattr(x, "dtype", type(x))) for x in leaves)
             return programs.get((run, *constants, tree, shapes), make)(*args, **kwargs)

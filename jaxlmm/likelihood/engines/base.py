@@ -20,6 +20,7 @@ import numpy as np
 from jax import Array
 
 from ...errors import DataError
+from ...runtime.sharding import alike
 
 
 class Blocks(NamedTuple):
@@ -170,7 +171,7 @@ def directions(C: Blocks, D: Blocks) -> Blocks:
     if D.residual is not None:
         return D
     count = D.random[0].shape[0] if D.random else 0
-    return D._replace(residual=jnp.zeros((count, *C.residual.shape)))
+    return D._replace(residual=alike(jnp.zeros((count, *C.residual.shape)), C.residual))
 
 
 def _leaves(blocks: Blocks) -> list[Any]:

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from ...runtime.sharding import alike
 from .base import Blocks, fitted
 from .orthogonal import group_sum
 
@@ -38,13 +39,13 @@ def refined(direct: Apply, times: Apply, sizes: Apply, B: Array) -> Array:
 
 
 def _refined(direct: Apply, times: Apply, sizes: Apply, B: Array) -> Array:
-
     def step(_: Any, state: tuple[Array, Array]) -> tuple[Array, Array]:
         S, _ = state
         change = direct(B - times(S))
         return S + change, change
 
-    S, change = jax.lax.fori_loop(0, STEPS, step, (jnp.zeros_like(B), jnp.zeros_like(B)))
+    start = alike(jnp.zeros_like(B), B)
+    S, change = jax.lax.fori_loop(0, STEPS, step, (start, start))
     largest = jnp.max(jnp.abs(S), 0, initial=0.0)
     good = jnp.max(jnp.abs(change), 0, initial=0.0) <= FORWARD * largest
     close = jnp.abs(B - times(S)) <= BACKWARD * (jnp.abs(B) + sizes(jnp.abs(S)))

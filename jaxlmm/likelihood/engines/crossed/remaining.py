@@ -13,6 +13,7 @@ import numpy as np
 from jax import Array
 
 from ....linalg import identity, psd_cholesky
+from ....runtime.precision import unguarded
 from .blockwise import inverse_logdet
 
 MANY_EFFECTS = 300  # above which products of matrices take most of the time
@@ -97,5 +98,5 @@ def remaining(levels: tuple[int, ...], G: tuple[Array, ...], A: Array) -> tuple[
         dlogdet = jnp.sum(K * dA) + jnp.sum((A @ P) * apply_blocks(levels, dG, identity(len(A))))
         return (K, logdet), (P @ apply_blocks(levels, dG, P.T) - K @ dA @ K, dlogdet)
 
-    solved.defjvp(rule)
+    solved.defjvp(unguarded(rule))
     return solved(G, A)

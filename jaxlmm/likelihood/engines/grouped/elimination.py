@@ -26,6 +26,7 @@ from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
 from ....linalg import UNROLL, identity, inv_logdet, matmul, transpose, tril_indices
+from ....runtime.precision import unguarded
 
 
 class Cross(NamedTuple):
@@ -77,6 +78,7 @@ def covariance_given(G: Array, zz: Array, root: Array) -> Array:
 
 
 @covariance_given.defjvp
+@unguarded
 def _covariance_given_jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
     (G, zz, root), (H, dzz, _) = primals, tangents
     K = covariance_given(G, zz, root)
@@ -146,7 +148,7 @@ def _moments_jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[A
     return (M, N), (dM, dN)
 
 
-moments.defjvp(_moments_jvp, symbolic_zeros=True)
+moments.defjvp(unguarded(_moments_jvp), symbolic_zeros=True)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -192,7 +194,7 @@ def _eliminate_jvp(parents: int, primals: tuple[Any, ...], tangents: tuple[Any, 
     return out, (dlogdet, dgram)
 
 
-eliminate.defjvp(_eliminate_jvp, symbolic_zeros=True)
+eliminate.defjvp(unguarded(_eliminate_jvp), symbolic_zeros=True)
 
 
 class SecondOrder(NamedTuple):

@@ -24,6 +24,7 @@ from jax import Array
 
 from ....linalg import block_diagonal
 from ....pytrees import frozen_pytree, replace
+from ....runtime.precision import unguarded
 from ..base import Blocks, Expansion, Posterior, Rows, Statistics, Weigh, fitted, homogeneous
 from ..orthogonal import group_sum
 from ..solving import through_terms
@@ -390,6 +391,7 @@ def _relative(statistics: Krylov, G: tuple[Array, ...]) -> tuple[Array, Array]:
 
 
 @_relative.defjvp
+@unguarded
 def _relative_jvp(primals: Any, tangents: Any) -> Any:
     (statistics, G), (_, dG) = primals, tangents
     at = statistics._at(G)
