@@ -11,6 +11,7 @@ With n rows, p fixed effects, k covariance parameters theta (k,), of which the r
     blup(theta, model)                     fixed and predicted random effects with their covariances
     posterior_sample(key, theta, model)    a draw of fixed and random effects given y
     simulate(key, theta, beta, model)      a draw of y (n,)
+    in_float64(function)                   a function of float32 computed in float64, gradient included
     fit(model)                             estimates, by the implicit function theorem differentiable in the data
 """
 
@@ -20,6 +21,7 @@ from ..likelihood.blup import Blup, PosteriorSample, blup, posterior_sample
 from ..likelihood.drawing import simulate
 from ..likelihood.loglik import gram, ml, reml
 from ..likelihood.products import logdet, marginal_covariance, solve
+from ..runtime.precision import in_float64
 from .traceable import fit
 
 __all__ = [
@@ -28,6 +30,7 @@ __all__ = [
     "blup",
     "fit",
     "gram",
+    "in_float64",
     "logdet",
     "marginal_covariance",
     "ml",

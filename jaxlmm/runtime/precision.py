@@ -9,6 +9,7 @@ from functools import wraps
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 
 from ..errors import Float64RequiredError, JaxlmmError
 
@@ -53,10 +54,43 @@ def pure() -> Iterator[None]:
         raise Float64RequiredError(
             "64-bit floats are off, and a likelihood in float32 is not usable. Set "
             "jax.config.update('jax_enable_x64', True) at the top of your program, or call inside "
-            "'with jax.enable_x64(True):'; jaxlmm.lmm() does this by itself"
+            "'with jax.enable_x64(True):', with jax.grad inside of it too, as derivatives are computed where it is "
+            "called; in a program of float32, jaxlmm.pure.in_float64(function) does both; jaxlmm.lmm() does it itself"
         )
     with _own():
         yield
+
+
+def in_float64(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function computed with 64-bit floats, gradient included, for a program of float32.
+
+    A network in float32 may so end in ``jaxlmm.reml``. Derivatives of what is called inside ``with
+    jax.enable_x64(True)`` are computed where `jax.grad` is called, which is outside: they lose their digits, or fail.
+
+    Parameters
+    ----------
+    function : of arrays of floats, or pytrees of them, with one number for result
+
+    Returns
+    -------
+    A function of the same arguments, whose result and gradient have their type; to be differentiated once, in reverse
+    (`jax.custom_vjp`): the gradient is computed along with the value.
+    """
+
+    def forward(*args: Any) -> tuple[Any, Any]:
+        dtype = jnp.result_type(*jax.tree_util.tree_leaves(args))
+        with jax.enable_x64(True):
+            wide = jax.tree_util.tree_map(lambda x: jnp.asarray(x, jnp.float64), args)
+            value, slopes = jax.value_and_grad(function, tuple(range(len(args))))(*wide)
+            narrow = jax.tree_util.tree_map(lambda slope, x: slope.astype(jnp.result_type(x)), slopes, args)
+            return value.astype(dtype), narrow
+
+    @jax.custom_vjp
+    def head(*args: Any) -> Any:
+        return forward(*args)[0]
+
+    head.defvjp(forward, lambda slopes, c: jax.tree_util.tree_map(lambda slope: c.astype(slope.dtype) * slope, slopes))
+    return wraps(function)(head)
 
 
 def unguarded(rule: R) -> R:

@@ -12,6 +12,7 @@ import batches
 import jaxlmm
 from cases import some
 from jaxlmm import Status
+from jaxlmm.covariance import OrnsteinUhlenbeck
 from jaxlmm.fitting import estimate as fitting
 
 KINDS = ("one-way", "uneven slopes", "crossed", "residual")
@@ -116,3 +117,47 @@ def test_misuse_gets_one_sentence():
         jaxlmm.fit(model, method="ml")
     with jax.enable_x64(False), pytest.raises(jaxlmm.Float64RequiredError):
         jaxlmm.fit(model)
+
+
+SHARDED = ("grouped", "crossed", "marginal", "spectral", "dense")
+
+
+def sharded_model(engine):
+    rng = np.random.default_rng(0)
+    n, g, one = 24, np.repeat(np.arange(6), 4), np.ones(24)
+    X = np.column_stack([one, np.tile(np.arange(4.0), 6)])
+    terms = {
+        "crossed": [jaxlmm.Term(one, g), jaxlmm.Term(one, np.tile(np.arange(4), 6))],
+        "spectral": [jaxlmm.Term(one, g, relationship=np.eye(6) + 0.3)],
+        "marginal": [],
+    }.get(engine, [jaxlmm.Term(one, g)])
+    residual = jaxlmm.Residual(OrnsteinUhlenbeck(), g, coords=X[:, 1]) if engine == "marginal" else None
+    return jaxlmm.Model(rng.normal(size=n) + rng.normal(size=6)[g], X, terms, residual, engine=engine)
+
+
+@pytest.mark.parametrize("engine", some(SHARDED, "grouped"))
+def test_fits_of_shards(engine):
+    model = sharded_model(engine)
+
+    def fits(Y):
+        return jax.vmap(lambda y: jaxlmm.fit(model.replace(y=y)).loglik)(Y)
+
+    mesh = jax.make_mesh((1,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
+    spec, Y = jax.sharding.PartitionSpec("d"), np.stack([model.y, model.y[::-1]])
+    lowered = jax.jit(jax.shard_map(fits, mesh=mesh, in_specs=spec, out_specs=spec)).lower(Y)
+    assert "all_reduce" not in lowered.as_text()  # in a loop whose length differs between devices it waits for ever
+    np.testing.assert_allclose(lowered.compile()(Y), jax.jit(fits)(Y), rtol=1e-10)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", SHARDED)
+def test_derivatives_under_strict_promotion(engine):
+    model, theta = sharded_model(engine), np.zeros(sharded_model(engine).size)
+    fit, reml = jax.jit(lambda y: jaxlmm.fit(model.replace(y=y)).loglik), jax.jit(jaxlmm.reml)
+    expected = jax.grad(fit)(model.y), jax.hessian(reml)(theta, model)
+    jax.clear_caches()
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        # compiled functions are differentiated after they have been traced, where the caller's settings count
+        found = jax.grad(fit)(model.y), jax.hessian(reml)(theta, model)
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)

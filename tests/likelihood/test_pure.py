@@ -221,3 +221,19 @@ def test_other_arguments_are_named():
         pure.simulate(jax.random.key(0), theta, 1.0, m)
     with pytest.raises(DataError, match=r"key: expected .* one key of jax.random, found an array of shape \(3,\)"):
         pure.simulate(jax.random.split(jax.random.key(0), 3), theta, np.ones(2), m)
+
+
+def test_a_network_of_float32_ends_in_a_likelihood():
+    m, theta = model("spectral"), theta_of(model("spectral"))
+    head = pure.in_float64(lambda theta, mean: -pure.reml(theta, m.replace(y=m.y - mean)))
+    x = m.X[:, 1] ** 2  # a shift along X would change nothing
+    exact = jax.jit(jax.grad(lambda theta, w: -pure.reml(theta, m.replace(y=m.y - w * x)), (0, 1)))(theta, 0.5)
+    with jax.enable_x64(False):
+        slopes = jax.jit(jax.grad(lambda p: head(p["theta"], p["w"] * jnp.asarray(x))))
+        start = {"theta": jnp.asarray(theta), "w": jnp.asarray(0.5)}
+        found = slopes(start)
+        assert found["w"].dtype == found["theta"].dtype == jnp.float32
+        with pytest.raises(jaxlmm.Float64RequiredError, match="jax.grad inside of it too"):
+            pure.reml(theta, m)
+    np.testing.assert_allclose(found["theta"], exact[0], rtol=1e-5)
+    np.testing.assert_allclose(found["w"], exact[1], rtol=1e-5)
