@@ -225,7 +225,13 @@ def test_confounded_terms_are_named(formula, words):
     check(caught, *words)
 
 
-@pytest.mark.parametrize("formula", ["y ~ x + (1 | g) + (x | g)", "y ~ x + (x || g2) + (x | g)", "y ~ x + (f || g)"])
+@pytest.mark.parametrize(
+    "formula",
+    [
+        "y ~ x + (1 | g) + (x | g)",
+        *(pytest.param(f, marks=pytest.mark.slow) for f in ("y ~ x + (x || g2) + (x | g)", "y ~ x + (f || g)")),
+    ],
+)
 def test_terms_that_share_an_effect_are_fitted_and_named(formula):
     """As lme4 does; its (f || g) is one of them."""
     text = str(jaxlmm.lmm(formula, good() | TWICE).summary())

@@ -28,8 +28,6 @@ from .fits import BatchFit, Testing
 from .refitting import refit_design
 from .responses import Design
 
-ENGINES = ("grouped", "crossed")  # by which statistics carry their number of rows
-
 
 class SufficientStatistics:
     """Sufficient statistics of the design of a model with independent residuals, see this module.
@@ -78,9 +76,7 @@ class SufficientStatistics:
             own = np.concatenate([own, np.zeros((p + 1, z.shape[1]))])
             terms.append(Term(own, places, part.structure, part.name))
         y = np.arange(float(len(X)))
-        self.model = Model(y, X, terms, engine=model.evaluator if model.engine in ENGINES else "auto", checks=False)
-        if self.model.engine not in ENGINES:
-            raise DataError(f"statistics: engine {self.model.engine!r} works with rows; use 'grouped' or 'crossed'")
+        self.model = Model(y, X, terms, engine=model.evaluator, checks=False)
         self._root = None if model.weights is None else np.sqrt(model.weights)
         self._offset = None if model.offset is None else weighted(model, model.offset)
         self.log_weights = 0.0 if model.weights is None else float(np.sum(np.log(model.weights)))
@@ -207,6 +203,11 @@ class _ReducedDesign(Design):
         super().__init__(statistics.model)
         self.original, self.nobs = statistics.original, statistics.nobs
         prepared: Prepared = self.template
+        if not hasattr(prepared.statistics, "n"):
+            raise DataError(
+                f"statistics: those of engine {self.model.engine!r} do not say how many rows they are of; fit with "
+                "engine='auto'"
+            )
         n = np.float64(statistics.nobs)
         basis = prepared.basis._replace(n=n, log_weights=np.float64(statistics.log_weights))
         self.template = prepared._replace(statistics=replace(prepared.statistics, n=n), basis=basis)

@@ -23,7 +23,7 @@ def criterion(s):
     return jnp.sum(jnp.sin(s * jnp.arange(1, 6))) + s[0] * s[3] * s[1] + s[4] * s[2] ** 2
 
 
-@pytest.mark.parametrize("xp", [np, jnp])
+@pytest.mark.parametrize("xp", [pytest.param(np, marks=pytest.mark.slow), jnp])
 def test_derivatives_are_those_of_the_criterion_in_the_chart(xp):
     s = np.array([0.7, 1.1, 0.3, 0.05, 0.2])
     x = CHARTS.to(xp.asarray(s))

@@ -553,6 +553,7 @@ class BothHills(Hills):
     x: Real = (3.0, -3.0)
 
 
+@pytest.mark.slow
 def test_several_starts_and_starts_that_are_given():
     one, both = fitted(Hills()), fitted(BothHills())
     low, high = (residual(s).structure.natural(f.theta[0], 1)[1][1] for s, f in ((Hills(), one), (BothHills(), both)))

@@ -524,8 +524,7 @@ FITS = {
 
 
 DAILY = (  # the other kinds are among those of every day of test_definitions.py
-    "shared", "us @ ar1 of Python", "ou beside a random intercept and a structure", "slopes by arm",
-    "known error variances", "exp", "relationship beside ar1",
+    "shared", "us @ ar1 of Python", "slopes by arm", "known error variances", "exp",
 )  # fmt: skip
 
 
@@ -591,6 +590,7 @@ def test_frames_of_other_libraries_and_ordered_levels(kind):
     np.testing.assert_array_equal(found.arguments()["position"], [order.index(v) for v in data["visit"]])
 
 
+@pytest.mark.slow
 def test_tables_of_a_model_with_structures():
     fit = fitted("y ~ x + ou(time | id) + (1 | site)", residual="us(visit | id)", variance="power(h, 0.5)")
     table = fit.parameters()

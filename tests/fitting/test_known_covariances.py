@@ -165,7 +165,7 @@ def test_the_matrix_belongs_to_the_levels_with_rows_or_without():
     np.testing.assert_allclose(fit.coef, oracle.gls(V[np.ix_(keep, keep)], some.y, design(some))[0], rtol=1e-10)
     with pytest.raises(jaxlmm.DataError, match=r"KnownMatrix\(row\) has a matrix of 24 rows for 22 levels.*levels="):
         jaxlmm.lmm("y ~ x", some, residual=KnownMatrix(variance=1.0, known=V).over("row"))
-    with pytest.raises(jaxlmm.JaxlmmError, match="3 rows for 4 levels"):
+    with pytest.raises(jaxlmm.JaxlmmError, match="matrix of 3 rows, found 4 levels"):
         jaxlmm.Field(KnownMatrix(V[:3, :3]), data.g, data.visit)
 
 

@@ -45,7 +45,7 @@ def test_equals_the_host_driven_fit(kind):
     np.testing.assert_allclose(found.se, single.se, rtol=1e-6)
 
 
-@pytest.mark.parametrize("kind", some(KINDS, "uneven slopes", "residual"))
+@pytest.mark.parametrize("kind", some(KINDS, "residual"))
 def test_derivatives_in_the_response_are_those_of_refits(kind):
     model, y, _ = regular(kind)
 

@@ -137,6 +137,7 @@ def coded() -> pd.DataFrame:
     return pd.DataFrame({"g": g, "f": f, "h": rng.choice(list("pq"), 90), "x": rng.normal(size=90), "y": y})
 
 
+@pytest.mark.slow
 def test_degrees_of_freedom_do_not_depend_on_the_coding_or_the_rows():
     plain, sums = (
         jaxlmm.lmm(f"y ~ x + {fixed} + (0 + f | g)", coded())

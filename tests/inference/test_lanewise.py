@@ -76,7 +76,7 @@ def singles(name):
     ("name", "methods"),
     [
         ("slopes", ("satterthwaite", "residual")),
-        ("crossed", ("kenward-roger",)),
+        pytest.param("crossed", ("kenward-roger",), marks=pytest.mark.slow),
         *(pytest.param(name, METHODS, marks=pytest.mark.slow) for name in MODELS),
     ],
     ids=lambda given: given if isinstance(given, str) else str(len(given)),

@@ -103,6 +103,7 @@ def test_random_effects_as_in_lmertest(sleep, cakes):
     assert nested.terms[1:] == ("(1 | recipe:replicate)", "(1 | replicate)")
 
 
+@pytest.mark.slow
 def test_rows_stay_those_of_the_fit():
     """A smaller model does not take back rows that miss only what is left out, nor other weights."""
     data = jaxlmm.datasets.load("sleepstudy")
@@ -125,6 +126,7 @@ def test_backward_elimination(cakes):
     assert "replicate" in found.formulas[-1] and "Backward elimination" in str(found)
 
 
+@pytest.mark.slow
 def test_down_to_a_linear_model():
     rng = np.random.default_rng(3)
     g = np.repeat(np.arange(12), 5)
@@ -135,6 +137,7 @@ def test_down_to_a_linear_model():
     assert found.fit.frame.residual is not None or found.fit.call.residual == "iid()"
 
 
+@pytest.mark.slow
 def test_advice():
     rng = np.random.default_rng(4)
     g = np.repeat(np.arange(10), 6)

@@ -624,7 +624,8 @@ def test_full_kenward_roger_of_variances_by_arm():
         np.testing.assert_allclose(limits[end], table[end] ** 2, rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["cs", pytest.param("toep", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["cs", "toep"])
 def test_variances_by_level_are_the_heterogeneous_structure(name):
     """``csh`` and ``cs`` with ``ident`` are one model, with the same parameters, in those of SAS too."""
     data = jaxlmm.datasets.load("fev_data")
@@ -647,6 +648,7 @@ def without_items():
     return one, fitted("y ~ x + (1 | item) + (1 | id)", d)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", ["keep", *slow("drop")])
 @pytest.mark.parametrize("df", ["kenward-roger", *slow("satterthwaite", "kenward-roger-full")])
 def test_a_singular_fit_by_two_texts(df, rule):

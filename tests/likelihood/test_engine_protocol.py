@@ -207,9 +207,9 @@ def test_a_saved_fit_asks_for_its_engine(tmp_path):
         with pytest.raises(jaxlmm.DataError, match="^engine: .*expected"):
             jaxlmm.load(tmp_path / "fit", engines=wrong)
     for wrong in ([Inverse], {"slow": 5}):
-        with pytest.raises(jaxlmm.DataError, match="^structures: found .*expected classes by name"):
+        with pytest.raises(jaxlmm.DataError, match="^structures: found .*expected classes or structures by name"):
             jaxlmm.load(tmp_path / "fit", structures=wrong)
-        with pytest.raises(jaxlmm.DataError, match="^structures: found .*expected classes by name"):
+        with pytest.raises(jaxlmm.DataError, match="^structures: found .*expected classes or structures by name"):
             jaxlmm.lmm("y ~ 1", {"y": [1.0, 2.0, 4.0]}, structures=wrong)
     assert pickle.loads(pickle.dumps(fit)).model.evaluator == Inverse()
 

@@ -135,6 +135,7 @@ def test_solutions_and_effects_equal_those_of_the_crossed_engine():
         close(a, b[: len(a)], 1e-10)
 
 
+@pytest.mark.slow
 def test_the_likelihood_has_derivatives():
     model, own, dense = pair("nested")
 
@@ -274,6 +275,7 @@ def test_log_likelihoods_over_seeds_are_within_their_errors():
     assert 0.5 < np.sqrt(np.mean(errors**2)) / spread < 1.7
 
 
+@pytest.mark.slow
 def test_coefficients_and_effects_are_those_of_the_exact_fit():
     fit = jaxlmm.lmm(FORMULA, data(), weights="w", engine=Iterative(seed=3))
     np.testing.assert_allclose(fit.coef, exact().coef, atol=0.01 * exact().se.min())
@@ -300,6 +302,7 @@ def test_a_seed_gives_the_same_fit_and_is_recorded():
     assert exact().monte_carlo is None
 
 
+@pytest.mark.slow
 def test_variances_of_zero():
     frame = {**data(), "y": data()["y"][::-1]}  # nothing to do with the levels
     found, expected = (
