@@ -243,7 +243,7 @@ class Composite(Covariance):
             for i, (part, d) in enumerate(each)
             for row in part.alternatives(d)
         ]
-        return np.reshape(rows, (-1, self.size(dim)))
+        return np.reshape(np.array(rows, float), (len(rows), self.size(dim)))
 
     def charts(self, dim: Any, places: Any) -> list[Chart]:
         """What the solver steps in."""

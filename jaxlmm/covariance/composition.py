@@ -123,7 +123,7 @@ class Scaled(Composite):
     def at_boundary(self, s: np.ndarray, dim: Any, tolerance: Any) -> np.ndarray:
         """As elsewhere; but a standard deviation where the covariate is zero may be any number that is not zero."""
         if self.parts[1].line(np.ones(1)) is not None:
-            variances = np.array([isinstance(kind, VarianceKind) for kind in self.kinds(dim)])
+            variances = np.array([isinstance(kind, VarianceKind) for kind in self.kinds(dim)], bool)
             s = np.where(variances & (s != 0), 1.0, s)
         return super().at_boundary(s, dim, tolerance)
 

@@ -10,6 +10,7 @@ import numpy as np
 from jax import Array
 
 from ..errors import DataError
+from .precision import unguarded
 
 
 def is_key(value: Any) -> bool:
@@ -21,6 +22,7 @@ def is_key(value: Any) -> bool:
     return value.dtype == np.uint32 and value.ndim == 1 and value.size > 1
 
 
+@unguarded
 def key_of(name: str, seed: Any) -> Array:
     """The key of a seed, or itself.
 
@@ -31,10 +33,14 @@ def key_of(name: str, seed: Any) -> Array:
     """
     if is_key(seed):
         return jnp.asarray(seed)
+    _check_number(name, seed)
+    return jax.random.key(seed)
+
+
+def _check_number(name: str, seed: Any) -> None:
     if not isinstance(seed, int | np.integer) or seed < 0:
         found = f"an array of shape {seed.shape} and type {seed.dtype}" if np.ndim(seed) else repr(seed)
         raise DataError(f"{name}: expected a non-negative integer or one key of jax.random, found {found}")
-    return jax.random.key(seed)
 
 
 def check_seed(name: str, seed: Any) -> None:
@@ -47,7 +53,7 @@ def check_seed(name: str, seed: Any) -> None:
     if isinstance(seed, jax.core.Tracer):
         raise DataError(f"{name}: found a traced key, expected one with a value; jaxlmm.pure has what can be traced")
     if not is_key(seed):
-        key_of(name, seed)
+        _check_number(name, seed)
 
 
 def generator_of(name: str, seed: Any) -> np.random.Generator:
@@ -61,5 +67,6 @@ def integer_of(name: str, seed: Any) -> Any:
     return int(generator_of(name, seed).integers(2**62)) if is_key(seed) else seed
 
 
+@unguarded
 def _words(key: Any) -> list[int]:
     return [int(word) for word in np.asarray(key if key.dtype == np.uint32 else jax.random.key_data(key))]
