@@ -91,8 +91,9 @@ def lags(times: Any) -> Any:
 def roots(x: Any) -> Any:
     """Square roots; the derivative at zero, which is infinite, is taken to be zero, and so are numbers below 1e-100.
 
-    For standard deviations from variances: in the solver's coordinate s, with ``variance = s**2``, the root is |s|, and
-    zero is the mean of its two slopes; with ``variance = s**4``, for structures that take such roots, it is smooth.
+    For standard deviations from variances: in the solver's coordinate s, with ``variance = s**2``, the root is
+    ``abs(s)``, and zero is the mean of its two slopes; with ``variance = s**4``, for structures that take such roots,
+    it is smooth.
     """
     xp = module_of(x)
     positive = x > TINY

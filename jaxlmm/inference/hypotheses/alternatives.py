@@ -39,7 +39,7 @@ class Alternative(NamedTuple):
         return {0: "Pr(>|t|)" if self.tails == 2 else "Pr(<t)", 1: "Pr(>t)", -1: "Pr(<t)"}[self.way]
 
     def statistic(self, distance: np.ndarray, se: np.ndarray) -> np.ndarray:
-        """T statistics (m,) of distances between estimates and null; small p values are large |t| or large t.
+        """T statistics (m,) of distances between estimates and null; `evidence` says what is large.
 
         With a margin t is negative where equivalence is supported, as in R's emmeans.
         """
