@@ -13,7 +13,7 @@ from ..distributions import check_level
 from ..errors import DataError
 from ..fitting.objective import Spec
 from .drawing import Drawn
-from .estimate import NO_TARGET, Fitter, Numbers
+from .estimate import Fitter, Numbers
 from .estimators import CHOSEN, ESTIMATE, Estimator, Row, Target
 
 RULES = ("aic", "bic", "lrt", "backward")
