@@ -125,7 +125,7 @@ class BootstrapTest(Resampled):
         for places in slabs(np.flatnonzero(np.isfinite(observed)), self.n):
             draws = []
             for i in places:
-                null = fits[1].row(int(i))
+                null: Any = fits[1].row(int(i))
                 mean = linear_predictor(model.X, null.coef, model.offset)
                 draws.append(draw_rows(model, mean, blocks_at(model, null), replicate_keys(keys[i], np.arange(self.n))))
             drawn = self.ratios(self.fits(design.built, np.concatenate(draws))).reshape(len(places), self.n)

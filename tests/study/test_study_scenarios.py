@@ -69,6 +69,19 @@ def test_shapes_are_refused_in_one_sentence():
             model.truth(data, {}, "y")
 
 
+def test_designs_of_wedges_and_cross_overs():
+    data = designs.stepped_wedge(6, 4, 2)
+    treated = data["treated"].reshape(6, 4, 2)
+    np.testing.assert_array_equal(treated[:3, :, 0], [[0, 1, 1, 1], [0, 0, 1, 1], [0, 0, 0, 1]])
+    np.testing.assert_array_equal(treated[:3], treated[3:])
+    assert len(np.unique(data["cell"])) == 24 and list(data["period"][:3]) == ["p0", "p0", "p1"]
+    data = designs.crossover(4, ("ABC", "CAB"))
+    assert list(data["treatment"][:6]) == list("ABCCAB") and list(data["before"][3:6]) == ["none", "C", "A"]
+    for wrong in (lambda: designs.stepped_wedge(6, 1), lambda: designs.crossover(4, ("AB", "A"))):
+        with pytest.raises(DataError, match="expected"):
+            wrong()
+
+
 @pytest.mark.slow
 def test_skew_and_tails_keep_covariances():
     model = MixedModel("y ~ arm + (1 | cluster)", {}, {"cluster": 1.0, "residual": 0.5}, skew={"cluster": "g"},
