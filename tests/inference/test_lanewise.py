@@ -92,6 +92,16 @@ def test_every_lane_is_its_single_fit(name, methods):
             check(batch.tests[method], i, single.wald(method))
 
 
+@pytest.mark.parametrize("name", ["slopes", pytest.param("ar1", marks=pytest.mark.slow)])
+def test_degrees_of_freedom_of_the_design_are_those_of_single_fits(name):
+    methods = ("satterthwaite", "containment") + (("between-within", "between-within-sas") if name == "slopes" else ())
+    batch = fit(name).refit(drawn(), tests=Tests(L, RHS, df=methods))
+    for method in methods[1:]:
+        for i in (0, 4):
+            check(batch.tests[method], i, singles(name)[i].wald(method))
+    assert not np.allclose(batch.tests["containment"].df, batch.tests["satterthwaite"].df)
+
+
 @pytest.mark.parametrize("df", some(["kenward-roger", "satterthwaite"], "satterthwaite"))
 def test_rows_that_repeat_others(df):
     """The third row is a combination of the first two; single fits take the eigenvectors of all three."""
@@ -289,7 +299,14 @@ def test_balanced_one_way_data(b):
         (lambda: Tests(np.ones((1, 2, 2))), "L: expected"),
         (lambda: Tests(L, [1.0, 2.0, 3.0]), "rhs: expected"),
         (lambda: Tests(L, df="kr"), "df: found 'kr'"),
-        (lambda: Tests(L, df=("satterthwaite", "containment")), "df: found 'containment'"),
+        (lambda: Tests(L, df=("satterthwaite", "between")), "df: found 'between'"),
+        (lambda: jaxlmm.fit_batch(fit("slopes").model, drawn()[:2], tests=Tests(L, df="containment")), "of a formula"),
+        (
+            lambda: fit("slopes").refit(
+                np.where(np.arange(72) == 3, np.nan, drawn()[:2]), missing="drop", tests=Tests(L, df="between-within")
+            ),
+            "lost rows",
+        ),
         (lambda: Tests(L, information="fisher"), "information: found 'fisher'"),
         (lambda: Tests(L, boundary_df="no"), "boundary_df: found 'no'"),
         (lambda: Tests(L, robust="CR2"), "robust: found 'CR2'"),
