@@ -19,7 +19,7 @@ from ..fitting.objective import Spec, level_scale, moment_start, packing_of, sca
 from ..fitting.recession import logliks, unfinished, without_maximum
 from ..fitting.units import Estimates, at_ends
 from ..frames.alignment import mask_of
-from ..likelihood.confounding import check_left_by
+from ..likelihood.confounding import check_left_by, left_by, left_in_rows
 from ..likelihood.model import Model
 from ..likelihood.prepared import weighted
 from ..pytrees import replace
@@ -84,6 +84,11 @@ class Job:
     testing: Testing | None = None
     start: np.ndarray | None = None  # theta (k,) or (b, k) of all data sets
 
+    @property
+    def method(self) -> str:
+        """What is maximised: "REML" or "ML"."""
+        return "REML" if self.spec.reml else "ML"
+
     def fit(
         self, rows: np.ndarray, shared: Shared, lanes: Lane, few: np.ndarray | bool,
         responses: tuple[Model, np.ndarray] | None = None,
@@ -118,6 +123,14 @@ class Job:
             statistics = design.template.statistics.of_columns(data.data)
             lanes = Lane(data, level_scale(self.spec, statistics, scale_of(self.spec, data.put_into(basis))))
             self.fit(rows, Shared(design.template, None), lanes, few, of_rows)
+
+    def fit_models(self, rows: np.ndarray, models: Sequence[Model]) -> None:
+        """Fit data sets that are models of their own."""
+        left = np.array([left_by(m.X, m.random, self.method) is not None for m in models], dtype=bool)
+        self.out.status[rows[left]] = Status.BAD_COVARIATE
+        good = np.flatnonzero(~left)
+        for stack in stacks_of_models([models[i] for i in good]) if len(good) else ():
+            self.fit_stack(rows[good], stack)
 
     def fit_stack(self, rows: np.ndarray, stack: Stack) -> None:
         """Fit data sets of one shape with designs of their own; `rows` are those of all data sets stacked."""
@@ -257,6 +270,10 @@ def _refit_chunk(
         _fit_rebuilt(job, model, rows, Y, x, weights, absent, np.flatnonzero(good), again)
         return
     own = good & incomplete if weights is None else good
+    lost = np.flatnonzero(good & incomplete)
+    lost = lost[left_in_rows(model.X, model.random, job.method, ~absent[lost])] if len(lost) else lost
+    status[rows[lost]], own[lost] = Status.BAD_RESPONSE, False
+    good[lost] = False
     _fit_shared(job, design, rows, Y, x, np.flatnonzero(good & ~own))
     if np.any(own):
         Y = np.where(absent, np.nan, Y)[own]
@@ -280,8 +297,7 @@ def _fit_rebuilt(
             job.out.status[rows[i]] = Status.BAD_COVARIATE
             continue
         places.append(rows[i])
-    for stack in stacks_of_models(models) if models else ():
-        job.fit_stack(np.array(places), stack)
+    job.fit_models(np.array(places), models)
 
 
 def _fit_shared(
@@ -365,8 +381,6 @@ def fit_batch(
         raise DataError("models: expected at least one model, found none")
     _refuse_stochastic(models)
     specs = [Spec.of(m, method) for m in models]
-    for m in models:
-        check_left_by(m.X, m.random, method)
     widths = [m.X.shape[1] for m in models]
     for i, (spec, width) in enumerate(zip(specs, widths, strict=True)):
         if spec != specs[0] or width != widths[0]:
@@ -375,8 +389,7 @@ def fit_batch(
     job = Job(specs[0], out, np.arange(widths[0]), tests, _start(models[0], specs[0], start, len(models)))
 
     def task(rows: np.ndarray) -> None:
-        for stack in stacks_of_models([models[i] for i in rows]):
-            job.fit_stack(rows, stack)
+        job.fit_models(rows, [models[i] for i in rows])
 
     parts = chunks(len(models), max(map(floats_of, models)))
     run([partial(task, rows) for rows in parts], [len(rows) for rows in parts], progress)
