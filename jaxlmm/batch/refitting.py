@@ -36,13 +36,13 @@ from .stacking import Stack, floats_of, stacks_of_models, stacks_of_responses, t
 
 
 def _starts(
-    spec: Spec, shared: Prepared | None, data: Any, scale: np.ndarray, b: int
+    spec: Spec, shared: Prepared | None, data: Any, scale: np.ndarray, b: int, model: Model | None
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """Start coordinates (b, k) of lanes, and their sizes from those of one unit, as a single fit has them."""
     scale = np.broadcast_to(scale, (b, scale.shape[-1]))
     if shared is not None:
         start, statistics = np.tile(spec.start(shared.coords), (b, 1)), shared.statistics.of_columns(data.data)
-        return in_own_units(spec, statistics, shared.coords[-1], start, scale)
+        return in_own_units(spec, statistics, shared.coords[-1], start, scale, shared.basis, model)
     if not any(spec.placed):
         start = np.tile(spec.start((None,) * len(spec.parts)), (b, 1))
         return in_own_units(spec, data.statistics, None, start, scale)
@@ -94,15 +94,14 @@ class Job:
 
     def fit(
         self, rows: np.ndarray, shared: Shared, lanes: Lane, few: np.ndarray | bool,
-        responses: tuple[Model, np.ndarray] | None = None,
+        responses: tuple[Model, np.ndarray] | None = None, model: Model | None = None,
     ) -> None:  # fmt: skip
-        """Fit lanes of one shape and put them into `rows` of the result; `few`: see `says_little`."""
+        """Fit lanes of one shape and put them into `rows` of the result; `few`: see `says_little`; `model` of all."""
         spec, b = self.spec, len(rows)
         if not b:
             return
-        start, scale = _starts(
-            spec, shared.prepared, lanes.data, lanes.scale if shared.scale is None else shared.scale, b
-        )
+        scale = lanes.scale if shared.scale is None else shared.scale
+        start, scale = _starts(spec, shared.prepared, lanes.data, scale, b, model)
         lanes = lanes if shared.scale is not None else lanes._replace(scale=scale)
         packing = packing_of(spec, self.out.coef.shape[1])
         search, basis = Search(spec, packing, scale, Runner(spec, shared, lanes, b)), basis_of(shared, lanes)
@@ -126,7 +125,7 @@ class Job:
             self.fit(rows, Shared(design.template, scale_of(self.spec, basis)), Lane(data, None), few, of_rows)
         else:
             lanes = Lane(data, scale_of(self.spec, data.put_into(basis)))
-            self.fit(rows, Shared(design.template, None), lanes, few, of_rows)
+            self.fit(rows, Shared(design.template, None), lanes, few, of_rows, design.model)
 
     def fit_stack(self, rows: np.ndarray, stack: Stack) -> None:
         """Fit data sets of one shape with designs of their own; `rows` are those of all data sets stacked."""

@@ -52,7 +52,7 @@ def estimate(model: Model, method: str = "REML", start: np.ndarray | None = None
     check_left_by(model.X, model.random, method)
     prepared = prepare(model, orthogonal=True)
     s, scale = spec.start(prepared.coords), scale_of(spec, prepared.basis)
-    s, scale = in_own_units(spec, prepared.statistics, prepared.coords[-1], s, scale)
+    s, scale = in_own_units(spec, prepared.statistics, prepared.coords[-1], s, scale, prepared.basis, model)
     packing = packing_of(spec, model.X.shape[1], with_slopes=True)
     stochastic = model.evaluator.stochastic
     at = partial(evaluator, spec, scale=scale)

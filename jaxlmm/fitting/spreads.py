@@ -14,7 +14,9 @@ import numpy as np
 from jax import Array
 
 from ..covariance.kinds import CovarianceMatrixKind, PositiveKind, VarianceKind
-from ..likelihood.model import block_at
+from ..likelihood.model import Model, block_at
+from ..likelihood.parts import Term
+from ..likelihood.prepared import Basis, turned, weighted
 from ..linalg import tril_indices
 from ..runtime.programs import compiled
 from .objective import Spec
@@ -24,12 +26,14 @@ STEPS = 6  # by which variances are matched; one is enough where their logarithm
 
 
 def in_own_units(
-    spec: Spec, statistics: Any, places: Any, s: np.ndarray, scale: np.ndarray
+    spec: Spec, statistics: Any, places: Any, s: np.ndarray, scale: np.ndarray, basis: Basis | None = None,
+    model: Model | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """Start values and sizes (..., k) of the solver coordinates, from those (..., k) in one unit.
 
     Where the spread of what X leaves of y differs much between the `places` of the residual, as in `Prepared.coords`,
-    its variances start at this spread, which is their own unit.
+    its variances start at this spread, which is their own unit; with `basis` and `model`, whose rows these are, random
+    effects are as large as the residuals of their own rows, the precise ones counting most.
     """
     if spec.profiled or not spec.parts[-1][0].size(spec.parts[-1][1]):
         return s, scale
@@ -48,16 +52,20 @@ def in_own_units(
             begin = s.shape[-1] - size(spec.parts[-1][1])
             for lane in map(tuple, lanes):
                 own = (*lane, slice(begin, None))
-                s[own], scale[own] = _matched(
-                    spec, places, s[own], scale[own], spread[lane].ravel(), count[lane].ravel()
-                )
+                known = spread[lane].ravel(), count[lane].ravel()
+                s[own], scale[own], fitted = _matched(spec, places, s[own], scale[own], *known)
+                if fitted is not None and model is not None and basis is not None:
+                    scale[(*lane, slice(begin))] = _of_effects(spec, basis, model, fitted)
     return _at_moments(spec, statistics, s, scale), scale
 
 
 def _matched(
     spec: Spec, places: Any, s: np.ndarray, scale: np.ndarray, spread: np.ndarray, rows: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """Start values and sizes (k,) of the residual's coordinates for variances (m,) at its places."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:  # fmt: skip
+    """Start values and sizes (k,) of the residual's coordinates for variances (m,) at its places, and what they give.
+
+    None for the latter, and what was given, where these are not `APART` after all.
+    """
     structure, dim = spec.parts[-1]
     kinds = structure.kinds(dim)
     ranked = np.array([getattr(kind, "rank", None) is not None for kind in kinds], bool)
@@ -74,12 +82,30 @@ def _matched(
     v, _, second = map(np.asarray, _variances(spec, places, x))
     seen = v[rows > 0]
     if not (np.all(np.isfinite(x)) and np.all(seen > 0) and seen.max() > APART**2 * seen.min()):
-        return s, scale
+        return s, scale, None
     bent = np.max(second[rows > 0] / seen[:, None], 0)
     unit = np.where(
         variances, abs(x), np.where(matrices & (bent > 0), np.sqrt(2.0 / np.where(bent > 0, bent, 1.0)), scale)
     )
-    return np.where(ranked, s, x / unit), unit
+    return np.where(ranked, s, x / unit), unit, v
+
+
+def _of_effects(spec: Spec, basis: Basis, model: Model, variances: np.ndarray) -> np.ndarray:
+    """Sizes of the coordinates of random effects, for residual variances (m,) by place."""
+    own, n, sizes = model.residual, len(model.y), [np.zeros(0)]
+    place = own.position if own.coords is None else own.sets[own.group] * own.coords.shape[1] + own.position
+    precise = 1.0 / variances[place]
+    for part, K, unit, (structure, dim) in zip(model.random, basis.K, basis.units, spec.parts, strict=False):
+        z = np.ones((n, 1))
+        if isinstance(part, Term):
+            z = turned(part.Z, K)
+        elif part.coords is None and part.position is not None:
+            z = 1.0 * (part.position[:, None] == np.arange(dim))
+        square = weighted(model, z) ** 2
+        seen = np.sum(square, 0)
+        sd = np.sqrt(np.where(seen > 0, seen, 1.0) / np.where(seen > 0, precise @ square, 1.0))
+        sizes.append(structure.scale(dim, unit * sd) if len(sd) > 1 else structure.scale(dim, unit, sd))
+    return np.concatenate(sizes)
 
 
 @compiled()
