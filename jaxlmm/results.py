@@ -67,6 +67,7 @@ from .likelihood.model import Model
 from .likelihood.parts import own_array
 from .plotting import BatchPlots, FitPlots, plot_zeta
 from .prediction.choice import Random
+from .prediction.combinations import combination_test, names_effects, predicted_means
 from .prediction.forecast import predict
 from .prediction.simulated import responses
 from .prediction.whitening import residuals
@@ -179,12 +180,16 @@ class Fit(FitBase):
         Parameters
         ----------
         L : (m, p) array; a name of a coefficient, or a list of names; ``{"Days": 1, "age": -1}``, weights by name; or
-            several hypotheses by their names, ``{"a - b": {"a": 1, "b": -1}, ...}``
+            several hypotheses by their names, ``{"a - b": {"a": 1, "b": -1}, ...}``. Predicted effects have names
+            ``("Subject", "308")`` or, of several, ``("Subject", "308", "Days")``, with ``...`` for the average of all
+            levels: inference about the levels that there are, SAS's ``ESTIMATE ... | ...``
         rhs : number or (m,)
         df : degrees of freedom: "satterthwaite"; "kenward-roger", first order, the same in all parametrisations (SAS
             KR(LINEAR), pbkrtest); "kenward-roger-full", second order in the parameters of SAS; "containment",
             "between-within" (nlme, mmrm), "between-within-sas" (DDFM=BW: by subject-by-effect interactions, and with
-            unstructured residuals and no random effects between subjects), "residual", "asymptotic" (infinite)
+            unstructured residuals and no random effects between subjects), "residual", "asymptotic" (infinite);
+            with `robust` "hotelling": Satterthwaite for single rows, Pustejovsky and Tipton's (2018) approximate
+            Hotelling test of several, clubSandwich's HTZ
         information : of the covariance parameters, "observed" (as SAS and mmrm), "expected" (as pbkrtest) or
             "average"; by default observed, on the boundary see `boundary_df`
         boundary_df : for singular fits: "keep" variances of zero as parameters, in natural parameters and with
@@ -202,8 +207,10 @@ class Fit(FitBase):
             For unknown names, wrong shapes, and Kenward-Roger of an ML fit. Where there are no degrees of freedom
             they are NaN, with a `note`.
         """
-        at = self.wald(df, information, boundary_df, robust, cluster)
-        return linear_test(at, L, rhs, level, self.frame.kind, side, delta)
+        options = dict(df=df, information=information, boundary_df=boundary_df, robust=robust, cluster=cluster)
+        if names_effects(L):
+            return combination_test(self, L, rhs, level, side, delta, **options)
+        return linear_test(self.wald(**options), L, rhs, level, self.frame.kind, side, delta)
 
     def ratio(
         self, numerator: Any, denominator: Any, level: float = 0.95, df: str = "satterthwaite", **options: Any
@@ -282,9 +289,9 @@ class Fit(FitBase):
     def predictions(
         self, by: str | Sequence[str] | None = None, newdata: Any = None, at: Mapping[str, Any] | None = None,
         df: str = "satterthwaite", level: float = 0.95, type: str = "link", bias_adjust: bool | float = False,
-        **options: Any,
+        random: Random = False, **options: Any,
     ) -> EMMeans:  # fmt: skip
-        """Predictions of the population mean (random effects at zero), averaged over rows.
+        """Predictions of the population mean (random effects at zero), or of groups, averaged over rows.
 
         Parameters
         ----------
@@ -295,12 +302,16 @@ class Fit(FitBase):
         df, options : `information`, `boundary_df`, `robust`, `cluster`: see `test`
         level : of the intervals
         type, bias_adjust : see `emmeans`; averages of the response itself, errors by the delta method
+        random : as in `predict`, the random parts whose predictions count: with ``by="Subject", random=True`` means of
+            the subjects that there are
 
         Returns
         -------
         EMMeans
             A table, with `frame`, `contrast`, `pairs` and `test`.
         """
+        if random is not False:
+            return predicted_means(self, random, by, newdata, at, df, level, type, **options)
         return predictions(self, by, newdata, at, df, level, type, bias_adjust, **options)
 
     def comparisons(
