@@ -34,7 +34,7 @@ NUMBERS = 2e7  # of rearranged responses that are fitted at a time
 
 
 @dataclass(frozen=True, eq=False)
-class Clusters:
+class ClusterMasses:
     """Clusters of neighbouring responses with statistics beyond a threshold, the heaviest first.
 
     Attributes
@@ -74,7 +74,7 @@ class Permutations(Shown):
     exact: bool
     status: np.ndarray
     lost: np.ndarray
-    clusters: Clusters | None
+    clusters: ClusterMasses | None
     names: tuple[Any, ...]
     label: str
     kind: str = "dict"
@@ -256,7 +256,7 @@ class _Counts:
         return Permutations(spread(self.first), spread(p), spread(p_max), maxima, exact, status,
                             spread(self.lost, 0).astype(int), clusters, names, label, kind)  # fmt: skip
 
-    def _result_of_clusters(self) -> Clusters:
+    def _result_of_clusters(self) -> ClusterMasses:
         heaviest = np.concatenate(self.heaviest)
         found, first = np.unique(self.label[self.mass > 0], return_index=True)
         mass = self.mass[self.mass > 0][first]
@@ -267,4 +267,4 @@ class _Counts:
         below = np.searchsorted(np.sort(heaviest), mass * (1.0 - TIED), side="left")
         assert self.threshold is not None
         label = np.where(self.mass > 0, number[self.label], -1)
-        return Clusters(float(self.threshold), label, mass, (len(heaviest) - below) / len(heaviest), heaviest)
+        return ClusterMasses(float(self.threshold), label, mass, (len(heaviest) - below) / len(heaviest), heaviest)

@@ -16,7 +16,7 @@ from ...linalg import tril_indices
 from ...tolerances import ALIASED
 
 
-class Scores(NamedTuple):
+class PairScores(NamedTuple):
     """For b responses and m covariates, each added alone to the null model at the null fit's ratio of variances.
 
     Attributes
@@ -90,7 +90,7 @@ class Scanner:
             columns = columns - self.Q @ (self.Q.T @ columns)
         return self.parts.split(columns)
 
-    def __call__(self, x: np.ndarray) -> Scores:
+    def __call__(self, x: np.ndarray) -> PairScores:
         """Scores of covariates x (m, n)."""
         columns = weighted(self.model, x.T)
         size = np.sum(columns**2, 0)
@@ -108,7 +108,7 @@ class Scanner:
         with np.errstate(divide="ignore", invalid="ignore"):
             share = np.minimum(xPy**2 / (xPx * self.yPy[:, None]), 1.0)
             se = np.sqrt(self.yPy[:, None] * (1.0 - share) / (self.df * xPx))
-            return Scores(share, xPy / xPx, se)
+            return PairScores(share, xPy / xPx, se)
 
 
 def statistics_of(share: Any, n: int, df: int) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from .engine import Grouped, stack_rows
 SHARED = 8  # patterns of groups, at most, whose groups are replaced by fewer with the same sums
 
 
-class Part(NamedTuple):
+class MaskedPart(NamedTuple):
     """Statistics of some data sets: of groups with a common F for each of `shared`, and of the others one by one."""
 
     S: np.ndarray  # (b, shared, q r, q r) sums of vec(B) vec(B)'
@@ -66,7 +66,9 @@ class Masked:
         found, at = self._factors(there.astype(float))[0], self._keys(there)
         return {k: found[..., g, lane] for k in often for g, lane in [np.argwhere(at == k)[0]]}
 
-    def __call__(self, there: np.ndarray, left: np.ndarray, inverse: np.ndarray, shared: dict[int, np.ndarray]) -> Part:
+    def __call__(
+        self, there: np.ndarray, left: np.ndarray, inverse: np.ndarray, shared: dict[int, np.ndarray]
+    ) -> MaskedPart:
         """Statistics of masks and residuals (n, b), with inverses (b, f, f) of the R of `fixed` in the rows present."""
         mask, q, b = there.astype(float), self.q, there.shape[1]
         F, own, products, known = self._factors(mask)
@@ -103,7 +105,7 @@ class Masked:
         outs[0][lane, :, :, place] = np.moveaxis(F[:, :, group, lane], -1, 0)
         outs[1][lane, :, :, place] = np.moveaxis(B[:, :, group, lane], -1, 0)
         outs[2][lane, place] = 1.0
-        return Part(S, count, *outs, E, present.sum(0), known)
+        return MaskedPart(S, count, *outs, E, present.sum(0), known)
 
     def _keys(self, there: np.ndarray) -> np.ndarray:
         """Keys (groups, b), equal where groups have the same rows of Z, zero where they have none."""
@@ -139,7 +141,7 @@ class Masked:
         return total, left
 
     def finished(
-        self, parts: list[Part], shared: dict[int, np.ndarray], count: np.ndarray
+        self, parts: list[MaskedPart], shared: dict[int, np.ndarray], count: np.ndarray
     ) -> Iterator[tuple[np.ndarray, Grouped]]:  # fmt: skip
         """Positions of data sets of one padded number of groups and their statistics; `count` (b,) rows of each."""
         q, r = self.q, self.f + 1
