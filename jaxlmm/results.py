@@ -67,7 +67,9 @@ from .likelihood.model import Model
 from .likelihood.parts import own_array
 from .plotting import BatchPlots, FitPlots, plot_zeta
 from .prediction.choice import Random
+from .prediction.combinations import combination_test, names_effects, predicted_means
 from .prediction.forecast import predict
+from .prediction.in_batches import predict_batch
 from .prediction.simulated import responses
 from .prediction.whitening import residuals
 from .pytrees import once
@@ -179,12 +181,16 @@ class Fit(FitBase):
         Parameters
         ----------
         L : (m, p) array; a name of a coefficient, or a list of names; ``{"Days": 1, "age": -1}``, weights by name; or
-            several hypotheses by their names, ``{"a - b": {"a": 1, "b": -1}, ...}``
+            several hypotheses by their names, ``{"a - b": {"a": 1, "b": -1}, ...}``. Predicted effects have names
+            ``("Subject", "308")`` or, of several, ``("Subject", "308", "Days")``, with ``...`` for the average of all
+            levels: inference about the levels that there are, SAS's ``ESTIMATE ... | ...``
         rhs : number or (m,)
         df : degrees of freedom: "satterthwaite"; "kenward-roger", first order, the same in all parametrisations (SAS
             KR(LINEAR), pbkrtest); "kenward-roger-full", second order in the parameters of SAS; "containment",
             "between-within" (nlme, mmrm), "between-within-sas" (DDFM=BW: by subject-by-effect interactions, and with
-            unstructured residuals and no random effects between subjects), "residual", "asymptotic" (infinite)
+            unstructured residuals and no random effects between subjects), "residual", "asymptotic" (infinite);
+            with `robust` "hotelling": Satterthwaite for single rows, Pustejovsky and Tipton's (2018) approximate
+            Hotelling test of several, clubSandwich's HTZ
         information : of the covariance parameters, "observed" (as SAS and mmrm), "expected" (as pbkrtest) or
             "average"; by default observed, on the boundary see `boundary_df`
         boundary_df : for singular fits: "keep" variances of zero as parameters, in natural parameters and with
@@ -202,8 +208,10 @@ class Fit(FitBase):
             For unknown names, wrong shapes, and Kenward-Roger of an ML fit. Where there are no degrees of freedom
             they are NaN, with a `note`.
         """
-        at = self.wald(df, information, boundary_df, robust, cluster)
-        return linear_test(at, L, rhs, level, self.frame.kind, side, delta)
+        options = dict(df=df, information=information, boundary_df=boundary_df, robust=robust, cluster=cluster)
+        if names_effects(L):
+            return combination_test(self, L, rhs, level, side, delta, **options)
+        return linear_test(self.wald(**options), L, rhs, level, self.frame.kind, side, delta)
 
     def ratio(
         self, numerator: Any, denominator: Any, level: float = 0.95, df: str = "satterthwaite", **options: Any
@@ -282,9 +290,9 @@ class Fit(FitBase):
     def predictions(
         self, by: str | Sequence[str] | None = None, newdata: Any = None, at: Mapping[str, Any] | None = None,
         df: str = "satterthwaite", level: float = 0.95, type: str = "link", bias_adjust: bool | float = False,
-        **options: Any,
+        random: Random = False, **options: Any,
     ) -> EMMeans:  # fmt: skip
-        """Predictions of the population mean (random effects at zero), averaged over rows.
+        """Predictions of the population mean (random effects at zero), or of groups, averaged over rows.
 
         Parameters
         ----------
@@ -295,12 +303,16 @@ class Fit(FitBase):
         df, options : `information`, `boundary_df`, `robust`, `cluster`: see `test`
         level : of the intervals
         type, bias_adjust : see `emmeans`; averages of the response itself, errors by the delta method
+        random : as in `predict`, the random parts whose predictions count: with ``by="Subject", random=True`` means of
+            the subjects that there are
 
         Returns
         -------
         EMMeans
             A table, with `frame`, `contrast`, `pairs` and `test`.
         """
+        if random is not False:
+            return predicted_means(self, random, by, newdata, at, df, level, type, **options)
         return predictions(self, by, newdata, at, df, level, type, bias_adjust, **options)
 
     def comparisons(
@@ -560,6 +572,26 @@ class Fit(FitBase):
         """
         return predict(self, newdata, random, se, interval, level, df, allow_new_levels, residual, type, **method)
 
+    def predict_batch(
+        self, batch: BatchFit, y: Any, newdata: Any = None, random: Random = True, allow_new_levels: bool = False
+    ) -> np.ndarray:  # fmt: skip
+        """Predicted means (b, m) by every fit of a batch, as `predict` gives them by single fits.
+
+        With responses that lack the rows of a fold, ``Y`` NaN there and ``fit.refit(Y, missing="drop")``, these are
+        the predictions of cross-validation.
+
+        Parameters
+        ----------
+        batch : of ``fit.refit(y)``;  y : (b, nobs) its responses
+        newdata, random, allow_new_levels : as in `predict`; default the rows of the fit
+
+        Raises
+        ------
+        DataError
+            For a batch of other responses, and random functions or relatives at new places.
+        """
+        return predict_batch(self, batch, y, newdata, random, allow_new_levels)
+
     def residuals(self, kind: str = "response", random: bool = True) -> np.ndarray:
         """Residuals (n,).
 
@@ -637,11 +669,16 @@ class Fit(FitBase):
         if np.ndim(y) == 2:
             if column is not None and column not in self.coef_names:
                 raise DataError(f"column: found {column!r}, expected one of {', '.join(self.coef_names)}")
+            asked = None if tests is None else tests.coded(coding_of(self))
+            if asked is not None and asked.needs_design:
+                if column is not None or (missing == "drop" and np.isnan(np.asarray(y, float)).any()):
+                    raise DataError("tests: df from the design is that of all rows and columns as they were fitted; "
+                                    "found column= or lost rows, for which use df='satterthwaite'")  # fmt: skip
+                asked = asked.on([self])
             return refit_batch(
                 self.model, y, self.method, missing=missing, weights=weights, values=values, pairs=pairs,
                 column=None if column is None else self.coef_names.index(column), progress=progress,
-                names=self.coef_names, kind=self.frame.kind,
-                tests=None if tests is None else tests.coded(coding_of(self)),
+                names=self.coef_names, kind=self.frame.kind, tests=asked,
                 again=None if column is None or values is None else rebuilt(self.frame, self.data, column),
             )  # fmt: skip
         for name, value in (("weights", weights), ("column", column), ("values", values), ("tests", tests)):
