@@ -26,6 +26,7 @@ from ...frames.tables import Shown, Table, format_column, format_df
 from ...likelihood.prepared import Prepared, orthonormal, prepare, weighted
 from ...linalg import quadratic
 from ...pytrees import frozen_pytree
+from ...runtime.devices import platform
 from ...runtime.programs import QUICKLY, compiled
 from ...tolerances import INDEPENDENT, REPEATED
 from ..hypotheses.coding import Coding
@@ -376,10 +377,10 @@ class Tests:
         """Map tests over data sets, as many side by side as the solver has; a result a method."""
         L = self.L[:, fitted.columns]
         statistics = (fitted.lanes.data if fitted.shared.prepared is None else fitted.shared.prepared).statistics
-        capacity, slots = sizes(len(index), statistics.work)
+        capacity, slots = sizes(len(index), statistics.work, fitted.spec.count)
         place = np.resize(index, -(-len(index) // capacity) * capacity)  # few shapes to compile
         lanes = jax.tree_util.tree_map(lambda a: np.asarray(a)[place], fitted.lanes)
-        few = jax.default_backend() == "cpu" and len(index) <= FEW
+        few = platform() == "cpu" and len(index) <= FEW
         every = (_over_few_lanes if few else _over_lanes)(
             rule, slots, self.turn, L, self.rhs, fitted.shared, lanes, fitted.x[place]
         )
