@@ -70,6 +70,7 @@ from .plotting import BatchPlots, FitPlots, plot_estimates, plot_zeta
 from .prediction.choice import Random
 from .prediction.combinations import combination_test, names_effects, predicted_means
 from .prediction.forecast import predict
+from .prediction.in_batches import predict_batch
 from .prediction.simulated import responses
 from .prediction.whitening import residuals
 from .pytrees import once
@@ -572,6 +573,26 @@ class Fit(FitBase):
         """
         return predict(self, newdata, random, se, interval, level, df, allow_new_levels, residual, type, **method)
 
+    def predict_batch(
+        self, batch: BatchFit, y: Any, newdata: Any = None, random: Random = True, allow_new_levels: bool = False
+    ) -> np.ndarray:  # fmt: skip
+        """Predicted means (b, m) by every fit of a batch, as `predict` gives them by single fits.
+
+        With responses that lack the rows of a fold, ``Y`` NaN there and ``fit.refit(Y, missing="drop")``, these are
+        the predictions of cross-validation.
+
+        Parameters
+        ----------
+        batch : of ``fit.refit(y)``;  y : (b, nobs) its responses
+        newdata, random, allow_new_levels : as in `predict`; default the rows of the fit
+
+        Raises
+        ------
+        DataError
+            For a batch of other responses, and random functions or relatives at new places.
+        """
+        return predict_batch(self, batch, y, newdata, random, allow_new_levels)
+
     def residuals(self, kind: str = "response", random: bool = True) -> np.ndarray:
         """Residuals (n,).
 
@@ -649,11 +670,16 @@ class Fit(FitBase):
         if np.ndim(y) == 2:
             if column is not None and column not in self.coef_names:
                 raise DataError(f"column: found {column!r}, expected one of {', '.join(self.coef_names)}")
+            asked = None if tests is None else tests.coded(coding_of(self))
+            if asked is not None and asked.needs_design:
+                if column is not None or (missing == "drop" and np.isnan(np.asarray(y, float)).any()):
+                    raise DataError("tests: df from the design is that of all rows and columns as they were fitted; "
+                                    "found column= or lost rows, for which use df='satterthwaite'")  # fmt: skip
+                asked = asked.on([self])
             return refit_batch(
                 self.model, y, self.method, missing=missing, weights=weights, values=values, pairs=pairs,
                 column=None if column is None else self.coef_names.index(column), progress=progress,
-                names=self.coef_names, kind=self.frame.kind,
-                tests=None if tests is None else tests.coded(coding_of(self)),
+                names=self.coef_names, kind=self.frame.kind, tests=asked,
                 again=None if column is None or values is None else rebuilt(self.frame, self.data, column),
             )  # fmt: skip
         for name, value in (("weights", weights), ("column", column), ("values", values), ("tests", tests)):

@@ -74,7 +74,8 @@ _ADVICE = {
     Status.BAD_RESPONSE: "the response has missing or infinite values, or no variation that X does not fit exactly",
     Status.NOT_RUN: "interrupted before this one was fitted",
     Status.RANK_DEFICIENT: "converged; some columns of X are combinations of others and have no coefficient",
-    Status.BAD_COVARIATE: "the varying column of X or the weights have missing, infinite or otherwise unusable values",
+    Status.BAD_COVARIATE: "the varying column of X or the weights have missing, infinite or otherwise unusable values, "
+    "or leave REML nothing to estimate a variance from (all effects of a random term are among the fixed ones)",
     Status.PERFECT_FIT: "the residual variance tends to zero: the model fits the response exactly",
     Status.NO_MAXIMUM: "no maximum: the likelihood rises without end as the covariance becomes singular or infinite; "
     "take one with fewer parameters, or fix one of them",

@@ -103,7 +103,7 @@ def _blup(covariances: bool, theta: Array, model: Model, prepared: Prepared) -> 
     C = model.blocks(theta)
     found = _least_squares(prepared, model, C, jnp.asarray(model.y))
     both = jnp.concatenate([found.rest[:, None], found.columns], 1)
-    parts = [_given(part, G, both) for part, G in zip(model.random, C.random, strict=True)]
+    parts = [given(part, G, both) for part, G in zip(model.random, C.random, strict=True)]
     values, H = tuple(x[..., 0] for x in parts), [x[..., 1:] for x in parts]
     if not covariances:
         return Blup(found.coef, found.vcov, values, None, None)
@@ -118,7 +118,7 @@ def _sample(key: Array, theta: Array, model: Model, prepared: Prepared) -> Poste
     y, C = model.y - response(jnp.zeros(len(model.y)), model.random, effects, error), model.blocks(theta)
     found = _least_squares(prepared, model, C, y)
     parts = zip(model.random, C.random, effects, strict=True)
-    return PosteriorSample(found.coef, tuple(u + _given(part, G, found.rest[:, None])[..., 0] for part, G, u in parts))
+    return PosteriorSample(found.coef, tuple(u + given(part, G, found.rest[:, None])[..., 0] for part, G, u in parts))
 
 
 class _Fixed(NamedTuple):
@@ -142,7 +142,7 @@ def _least_squares(prepared: Prepared, model: Model, C: Blocks, y: Array) -> _Fi
     return _Fixed(back @ (c + beta), back @ Phi @ back.T, found[:, 0] - found[:, 1:] @ beta, found[:, 1:] @ R)
 
 
-def _given(part: Term | Field, G: Array, S: Array) -> Array:
+def given(part: Term | Field, G: Array, S: Array) -> Array:
     """``Cov(u, y) S`` by level (m, q, b), or by row (n, 1, b), for columns S (n, b)."""
     if isinstance(part, Term):
         sums = group_sum(jnp.asarray(part.Z)[:, :, None] * S[:, None, :], part.group, part.levels, jnp)

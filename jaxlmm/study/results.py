@@ -15,6 +15,7 @@ from ..errors import DataError
 from ..frames.columns import make_frame
 from ..frames.tables import Shown, Table
 from ..saving.archive import sentence
+from .ademp import Ademp, ademp
 from .cells import label
 from .declare import Task, tasks_of
 from .estimate import ABSENT, FLAGS, FLOATS, STATUSES
@@ -48,7 +49,7 @@ class Performance(Shown):
     def frame(self, measures: Sequence[str] = MEASURES) -> Any:
         """A tidy frame: the factors, estimator, test, target, measure, value, mcse, count.
 
-        Measures: bias, empirical_se, mse, model_se, relative_error_se (percent), coverage, type1_error (where the null
+        Measures: mean (of the estimates, where the truth is not known), bias, empirical_se, mse, model_se, relative_error_se (percent), coverage, type1_error (where the null
         is true), power (where it is not), rejection (where the truth is not known), converged, singular, usable (data
         sets with a result, of all); those without a value are left out.
         """
@@ -68,6 +69,10 @@ class Performance(Shown):
         """A table for each target."""
         targets = dict.fromkeys(row.target for row in self.results.rows)
         return tuple(performance_table(self, target) for target in targets)
+
+    def ademp(self) -> Ademp:
+        """Aims, data, estimands, methods and performance in words and tables, with what is conditional on a result."""
+        return ademp(self)
 
     def measure(self, name: str, estimator: str, test: str, target: str) -> tuple[np.ndarray, np.ndarray]:
         """Value and error (cells,) of one measure of one row."""

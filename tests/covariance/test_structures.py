@@ -592,7 +592,7 @@ def fitted(name, engine="auto"):
 
 
 MARGINAL = tuple(n for n in case_names(plain=False) if n.startswith(("fev_", "orthodont_")))
-DAILY = ("fev_adh_reml", "fev_toep_reml", "orthodont_ar1_reml", "orthodont_cs_reml")
+DAILY = ("fev_toep_reml", "orthodont_ar1_reml")
 
 
 @pytest.mark.parametrize(

@@ -286,8 +286,6 @@ def test_errors():
     ("model", "method"),
     some(
         [("slopes", "REML"), ("serial", "ML"), ("both", "REML"), ("field", "ML"), ("kin", "REML")],
-        ("slopes", "REML"),
-        ("serial", "ML"),
         ("both", "REML"),
     ),
 )

@@ -202,8 +202,11 @@ def test_pictures_show_what_they_should(results):
     titles = [ax.get_title() for ax in zipped.axes]
     rate = summary.measure("coverage", "mixed", "satterthwaite", "arm")[0][0]
     assert f"{100 * rate:.1f} " in titles[1] and len(titles) == 3
-    covers = plots.plot_coverage(summary)
-    assert [t.get_text() for t in covers.axes[0].get_yticklabels()] == ["effect=0", "effect=0.6"]
+    covers = plots.plot_lollipop(summary)
+    assert [ax.get_title() for ax in covers.axes] == ["effect=0", "effect=0.6"]
+    assert [t.get_text() for t in covers.axes[0].get_yticklabels()][0] == "mixed, asymptotic"
+    ends = covers.axes[0].collections[0].get_segments()[1][:, 0]
+    np.testing.assert_allclose(ends, [0.95, rate])
 
 
 def test_the_report_needs_nothing_else(results):

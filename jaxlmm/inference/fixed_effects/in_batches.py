@@ -38,8 +38,9 @@ from ..options import chart_of, check_options
 from ..robust import sandwich
 from ..robust.partition import dependent
 from ..small_sample import kenward_roger, satterthwaite
+from ..small_sample.degrees import DESIGN, rule_of
 
-METHODS = ("satterthwaite", "kenward-roger", "kenward-roger-full", "residual", "asymptotic")
+METHODS = ("satterthwaite", "kenward-roger", "kenward-roger-full", "residual", "asymptotic", *DESIGN)
 SMALL_SAMPLE = METHODS[:3]
 FEW = 5000  # data sets in a chunk
 
@@ -223,7 +224,8 @@ class Tests:
         whose degrees of freedom do not depend on which rows say the same (in ``Fit.refit``, nor on the coding of X;
         it is that of the design that was fitted, in data sets with missing responses too)
     rhs : number or (m,)
-    df : one or several of "satterthwaite", "kenward-roger", "kenward-roger-full", "residual", "asymptotic"
+    df : one or several of "satterthwaite", "kenward-roger", "kenward-roger-full", "residual", "asymptotic"; and, where
+        a formula is known (``Fit.refit``, studies), "containment", "between-within", "between-within-sas"
     information, boundary_df : as in ``Fit.test``; on the boundary of each data set for itself
     robust : "CR0", "CR1", "CR1p", "CR1S", "CR2-mmrm" or "CR3", a sandwich with its own degrees of freedom in addition
         (key ``robust``), for one model with many complete responses
@@ -260,6 +262,7 @@ class Tests:
             raise DataError(f"robust: found {robust!r}, expected one of {', '.join(kinds)} (CR2 is for single fits)")
         self.information, self.boundary_df, self.robust = information, boundary_df, robust
         self.turn = np.eye(len(self.L))
+        self.of_design: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         self._choose_basis(Coding.of_columns(self.L.shape[1]))
 
     @property
@@ -274,12 +277,40 @@ class Tests:
             out._choose_basis(coding)
         return out
 
+    @property
+    def needs_design(self) -> bool:
+        """Whether a method counts degrees of freedom in the terms of a formula."""
+        return any(method in DESIGN for method in self.df)
+
+    def on(self, designs: Sequence[Any]) -> Tests:
+        """The same tests with the degrees of freedom of designs, one for all data sets or one for each.
+
+        Parameters
+        ----------
+        designs : fits, or anything with their `frame` and `data`
+
+        Raises
+        ------
+        DataError
+            Where a method cannot count in a design, as with groups that are not nested.
+        """
+        out = copy(self)
+        out.of_design = {}
+        for method in (m for m in self.df if m in DESIGN):
+            rules = [rule_of(design, method) for design in designs]
+            joint = self.rows if self.rank > 1 else self.L
+            out.of_design[method] = (
+                np.array([rule(self.L) for rule in rules]), np.array([np.min(rule(joint)) for rule in rules])
+            )  # fmt: skip
+        return out
+
     def _choose_basis(self, coding: Coding) -> None:
-        """`turn` (r, m), the combinations of rows whose degrees of freedom are those of the joint test."""
+        """`turn` (r, m), the combinations of rows whose degrees of freedom are those of the joint test, and `rows`."""
+        self.rows = coding.canonical(self.L)
         L = coding.of(self.L)
         size = np.linalg.norm(L, axis=1, keepdims=True)
         unit = L / np.where(size > 0, size, 1.0)
-        turn = np.linalg.lstsq(unit.T, coding.of(coding.canonical(self.L)).T, rcond=REPEATED)[0].T
+        turn = np.linalg.lstsq(unit.T, coding.of(self.rows).T, rcond=REPEATED)[0].T
         self.turn = turn / np.where(size > 0, size, 1.0)[:, 0]
 
     @property
@@ -289,6 +320,9 @@ class Tests:
 
     def empty(self, b: int, kind: str = "dict") -> dict[str, LaneTests]:
         """Results without numbers for b data sets, with frames of a library."""
+        if lacking := [m for m in self.df if m in DESIGN and m not in self.of_design]:
+            raise DataError(f"df: {lacking[0]!r} counts in the terms of a formula, which models of arrays do not have; "
+                            "use Fit.refit of complete responses, or a study")  # fmt: skip
         return {key: self._empty(b, kind) for key in self.keys}
 
     def _empty(self, b: int, kind: str) -> LaneTests:
@@ -310,11 +344,21 @@ class Tests:
             index = np.flatnonzero(lanes)
             for rule in self._rules(fitted.spec.absolute, on_boundary) if len(index) else ():
                 for method, found in zip(rule.methods, self._run(rule, fitted, index), strict=True):
+                    found = self._by_design(method, found, rows[index])
                     self._fill(tests[method], rows, index, found)
         if self.robust is not None:
             index = np.flatnonzero(good)
             if len(index):
                 self._fill(tests[self.robust], rows, index, self._sandwich(fitted, index))
+
+    def _by_design(self, method: str, found: _Found, rows: np.ndarray) -> _Found:
+        """With the degrees of freedom of the designs of `rows`, where the method has these."""
+        if method not in self.of_design:
+            return found
+        df, den = (a[rows if len(a) > 1 else np.zeros(len(rows), int)] for a in self.of_design[method])
+        each = np.where((found.each == TestStatus.OK) & np.isnan(df), TestStatus.NOT_DEFINITE, found.each)
+        status = np.where((found.status == TestStatus.OK) & np.isnan(den), TestStatus.NOT_DEFINITE, found.status)
+        return found._replace(df=df, den_df=den, each=each, status=status)
 
     def _rules(self, spec: Spec, on_boundary: bool) -> list[Rule]:
         """Passes over data sets inside or on the boundary of the parameter space; methods share what they can."""

@@ -27,7 +27,7 @@ from ..local import INFORMATION, Inverse, expanded, inverse, local_of, may_be_fl
 from ..options import chart_of, check_options
 from ..robust.sandwich import KINDS, sandwich
 from ..small_sample import kenward_roger, satterthwaite
-from ..small_sample.degrees import between_within, containment_of, residual
+from ..small_sample.degrees import rule_of
 
 DF = (
     "satterthwaite", "kenward-roger", "kenward-roger-full", "containment", "between-within", "between-within-sas",
@@ -191,14 +191,7 @@ def wald(
 
 def _plain(fit: FitBase, df: str, vcov: np.ndarray, root: np.ndarray, prefix: str) -> Wald:
     """Degrees of freedom from the design alone."""
-    rule: Callable[[np.ndarray], np.ndarray]
-    if df == "containment":
-        rule = containment_of(fit.frame)
-    elif df.startswith("between-within"):
-        rule = partial(between_within, fit, sas=df.endswith("sas"))
-    else:
-        number = np.inf if df == "asymptotic" else residual(fit)
-        rule = lambda L: np.full(len(L), number)  # noqa: E731
+    rule = rule_of(fit, df)
     note = "" if fit.converged else f"not converged: {fit.estimate.status.advice}"
     return Wald(
         fit.coef_names, fit.coef, vcov, root, df, None, f"{prefix}{WORDS.get(df, df.capitalize())}", note,

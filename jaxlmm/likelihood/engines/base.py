@@ -229,8 +229,15 @@ class Statistics:
         raise self._lacks("with_columns", "many responses to one design")
 
     def of_columns(self, lanes: Any) -> Any:
-        """The last columns of U alone, those of many data sets (b, ...), for `level_moments`."""
+        """The last columns of U alone, those of many data sets (b, ...), for `level_moments` and `place_squares`."""
         return self
+
+    def place_squares(self, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray] | None:
+        """Sums of squares (..., *shape) of what X leaves of y at each place of the residual, and numbers of rows.
+
+        `shape` is (q,) for levels, (K, T) for sets of coordinates; None where not known.
+        """
+        return None
 
     def level_moments(self) -> np.ndarray | None:
         """Mean products (..., q, q) of what X leaves of y between levels of the residual; None where not known."""
