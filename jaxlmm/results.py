@@ -804,7 +804,8 @@ class Fit(FitBase):
         Parameters
         ----------
         target : a coefficient, several, or weights of them, as `L` of `test`; several hypotheses have the joint F test
-            too. Default the only coefficient beside the intercept
+            in addition, and how often each of their t tests, and any of them, reject.
+            Default the only coefficient beside the intercept
         effect : true value of the hypothesis, or several, which are drawn with common random numbers; or true values
             of coefficients, ``{"Days": 5.0}``; default the estimates, whose power says no more than their p-value
         n : data sets;  tests : one or several methods of degrees of freedom, "satterthwaite", "kenward-roger",
