@@ -17,6 +17,7 @@ from ..runtime.programs import compiled
 from .engines import Blocks
 from .model import Model, checked
 from .parts import Field, Term
+from .prepared import counted, square_roots
 
 
 class Roots(NamedTuple):
@@ -70,7 +71,7 @@ class Shape(NamedTuple):
 def drawn(
     key: Array, n: int, parts: tuple[Any, ...], weights: Any, roots: Roots, shapes: tuple[Shape | None, ...] = ()
 ) -> tuple[tuple[Array, ...], Array]:  # fmt: skip
-    """Effects (m, q) of each term, values (n, 1) of each random function, and residuals (n,).
+    """Effects (m, q) of each term, values (n, 1) of each random function, and residuals (n,), 0 in rows of no weight.
 
     Parameters
     ----------
@@ -99,7 +100,9 @@ def drawn(
         normal = variables(own, (part.levels, part.dim), forms[t])
         effects.append((normal if roots.kin[t] is None else roots.kin[t] @ normal) @ roots.blocks[t].T)
     error = field(jax.random.fold_in(key, 0), residual, roots.blocks[-1], forms[-1])
-    return tuple(effects), error if weights is None else error / jnp.sqrt(weights)
+    if weights is not None:
+        error = jnp.where(weights != 0.0, error / square_roots(weights, jnp, 1.0), 0.0)
+    return tuple(effects), error
 
 
 def response(mean: Any, random: tuple[Term | Field, ...], effects: tuple[Array, ...], error: Array) -> Array:
@@ -120,8 +123,9 @@ def simulate(key: Any, theta: Any, beta: Any, model: Model) -> Array:
 
     Returns
     -------
-    (n,) ``offset + X beta + sum_t Z_t u_t + e``. Differentiable in theta, beta and the arrays of the model for a fixed
-    key. With ``jax.random.fold_in(jax.random.key(seed), r)`` it is row r of ``fit.simulate(seed=seed)``.
+    (n,) ``offset + X beta + sum_t Z_t u_t + e``, NaN in rows of no weight. Differentiable in theta, beta and the arrays
+    of the model for a fixed key. With ``jax.random.fold_in(jax.random.key(seed), r)`` it is row r of
+    ``fit.simulate(seed=seed)``.
 
     Raises
     ------
@@ -137,9 +141,11 @@ def simulate(key: Any, theta: Any, beta: Any, model: Model) -> Array:
 
 @compiled()
 def _simulate(key: Any, theta: Array, beta: Array, model: Model) -> Array:
+    model, present = counted(model, jnp)
     effects, error = drawn_at(key, theta, model)
     mean = model.X @ beta if model.offset is None else model.X @ beta + model.offset
-    return response(mean, model.random, effects, error)
+    y = response(mean, model.random, effects, error)
+    return y if present is None else jnp.where(present, y, jnp.nan)
 
 
 def drawn_at(key: Any, theta: Array, model: Model) -> tuple[tuple[Array, ...], Array]:

@@ -524,7 +524,7 @@ FITS = {
 
 
 DAILY = (  # the other kinds are among those of every day of test_definitions.py
-    "shared", "us @ ar1 of Python", "slopes by arm", "known error variances", "exp",
+    "shared", "us @ ar1 of Python", "known error variances",
 )  # fmt: skip
 
 
@@ -567,6 +567,7 @@ class Decay(jaxlmm.Covariance):
         return self.variance * jnp.exp(-abs(t[:, None] - t[None, :]) / self.range)
 
 
+@pytest.mark.slow
 def test_a_structure_of_ones_own_is_as_good_as_a_shipped_one():
     expected = fitted("y ~ x + ou(time | id)").loglik
     assert fitted("y ~ x + ou(time | id)", structures={"ou": Decay}).loglik == pytest.approx(expected, abs=1e-8)
