@@ -36,6 +36,7 @@ from .frames.columns import extend_rows, make_frame
 from .frames.owned import check_index, frame_at
 from .frames.tables import Summary, Table, format_column, format_df, format_p, format_t, notes
 from .inference.delta import Delta, Parameters, delta, natural
+from .inference.effect_sizes import effect_sizes, standardized
 from .inference.fixed_effects.anova import Anova, anova
 from .inference.fixed_effects.fieller import Ratio, fieller
 from .inference.fixed_effects.in_batches import Tests
@@ -51,7 +52,7 @@ from .inference.means.margins import comparisons, predictions, slopes
 from .inference.means.table import EMMeans
 from .inference.means.weights import Weights
 from .inference.normal import normal_draws
-from .inference.papers import correlation, report, vif
+from .inference.papers import correlation, correlations, quartiles, report, vif
 from .inference.power import PowerTable, power
 from .inference.profiles.intervals import confint
 from .inference.profiles.profile import Profile, profile
@@ -67,7 +68,7 @@ from .inference.shares import icc, r2
 from .likelihood.confounding import shared_effects
 from .likelihood.model import Model
 from .likelihood.parts import own_array
-from .plotting import BatchPlots, FitPlots, plot_zeta
+from .plotting import BatchPlots, FitPlots, plot_estimates, plot_zeta
 from .prediction.choice import Random
 from .prediction.combinations import combination_test, names_effects, predicted_means
 from .prediction.forecast import predict
@@ -803,7 +804,8 @@ class Fit(FitBase):
         Parameters
         ----------
         target : a coefficient, several, or weights of them, as `L` of `test`; several hypotheses have the joint F test
-            too. Default the only coefficient beside the intercept
+            in addition, and how often each of their t tests, and any of them, reject.
+            Default the only coefficient beside the intercept
         effect : true value of the hypothesis, or several, which are drawn with common random numbers; or true values
             of coefficients, ``{"Days": 5.0}``; default the estimates, whose power says no more than their p-value
         n : data sets;  tests : one or several methods of degrees of freedom, "satterthwaite", "kenward-roger",
@@ -951,6 +953,35 @@ class Fit(FitBase):
         """Correlations of the coefficients, as lme4's summary prints them: a frame with a row and a column for each."""
         return correlation(self)
 
+    def effect_sizes(
+        self, type: int | str = 3, df: str = "satterthwaite", level: float = 0.95, definition: str = "sas",
+        **options: Any,
+    ) -> Any:  # fmt: skip
+        """Shares of variance of the terms, from their F tests: a frame (term, eta2, lower, upper, epsilon2, omega2).
+
+        Partial eta squared ``F r / (F r + df)`` with the interval of the noncentrality of F (Steiger 2004); epsilon and
+        omega squared are less biased. As R's effectsize has them for mixed models.
+
+        Parameters
+        ----------
+        type, df, definition, options : see `anova`;  level : of the intervals
+        """
+        return effect_sizes(self, type, df, level, definition, **options)
+
+    def standardized(
+        self, contrasts: EMMeans, sd: str | float = "total", edf: float = np.inf, level: float = 0.95
+    ) -> Any:  # fmt: skip
+        """Means or contrasts in standard deviations: a frame (labels, effect_size, std_error, df, lower, upper).
+
+        Parameters
+        ----------
+        contrasts : of `emmeans`, `comparisons` and the like, such as ``fit.emmeans("arm").pairs()``
+        sd : "total", of all that varies around the fixed part (Westfall, Kenny & Judd 2014); "residual"; or a number,
+            estimated with `edf` degrees of freedom (emmeans' ``eff_size``)
+        level : of the intervals, by the delta method with Student's t
+        """
+        return standardized(self, contrasts, sd, edf, level)
+
     def report(self, df: str = "satterthwaite", **options: Any) -> str:
         """What was done, in sentences for a methods section, every option that the fit was made with named.
 
@@ -960,10 +991,20 @@ class Fit(FitBase):
         """
         return report(self, df, **options)
 
-    def summary(self, df: str = "satterthwaite", **method: Any) -> Summary:
-        """The account that lme4's users expect, as text or HTML; options are those of `test`."""
-        fixed = self._fixed(self.wald(df, **method))
-        return Summary((self._head(), *self.varcorr().tables(), self._groups(), fixed, self._ending()))
+    def summary(
+        self, df: str = "satterthwaite", residuals: bool = False, correlation: bool = False, **method: Any
+    ) -> Summary:  # fmt: skip
+        """The account that lme4's users expect, as text or HTML.
+
+        Parameters
+        ----------
+        df, method : see `test`
+        residuals : with the quartiles of the residuals divided by their standard deviations
+        correlation : with the correlations of the coefficients
+        """
+        scaled = (quartiles(self),) if residuals else ()
+        fixed = (self._fixed(self.wald(df, **method)), *((correlations(self),) if correlation else ()))
+        return Summary((self._head(), *scaled, *self.varcorr().tables(), self._groups(), *fixed, self._ending()))
 
     def _head(self) -> str:
         name = "REML" if self.method == "REML" else "maximum likelihood"
@@ -1050,7 +1091,13 @@ def _picture_of_profile(self: Profile, level: float = 0.95) -> Any:
     return plot_zeta(self.curves, level)
 
 
+def _picture_of_means(self: EMMeans, ax: Any = None) -> Any:
+    """Estimates with their intervals, a line for each row, on the scale that is shown: matplotlib's Axes."""
+    return plot_estimates(self, ax)
+
+
 # Pictures and files of what is made below hang on from here: what computes the numbers knows neither.
 BatchFit.plot = property(_pictures_of_batch)  # type: ignore[assignment, method-assign]
 BatchFit.save = save_batch  # type: ignore[assignment, method-assign]
 Profile.plot = _picture_of_profile  # type: ignore[method-assign]
+EMMeans.plot = _picture_of_means  # type: ignore[method-assign]

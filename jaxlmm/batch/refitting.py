@@ -162,7 +162,7 @@ def refit_batch(
 
     `again` makes the arrays that depend on the column that varies.
     """
-    _refuse_stochastic([model])
+    _refuse_unsuited([model])
     Y = as_batch("Y", Y, len(model.y))
     if missing not in ("status", "drop"):
         raise DataError(f"missing: found {missing!r}, expected 'status' or 'drop'")
@@ -199,7 +199,7 @@ def refit_batch(
         _refit_chunk(job, design, rows, Y[first], x, None if weights is None else weights[first], missing, again)
 
     apart = missing == "drop" or weights is not None or again is not None  # data sets may be prepared on their own
-    parts = chunks(count, max(design.floats, floats_of(model)) if apart else design.floats)
+    parts = chunks(count, max(design.floats, floats_of(model)) if apart else design.floats, spec.count)
     if missing == "drop" and column is None and weights is None:
         order = np.argsort(patterns(Y), kind="stable")  # those of one pattern together
         parts = [order[rows] for rows in parts]
@@ -220,7 +220,7 @@ def refit_design(
     def task(rows: np.ndarray) -> None:
         _refit_chunk(job, design, rows, Y[rows], None, None, "status", None)
 
-    parts = chunks(len(Y), design.floats)
+    parts = chunks(len(Y), design.floats, spec.count)
     run([partial(task, rows) for rows in parts], [len(rows) for rows in parts], progress)
     return out
 
@@ -230,14 +230,14 @@ def fit_drawn(
     names: tuple[str, ...] = (), kind: str = "dict", progress: Progress = "auto",
 ) -> BatchFit:  # fmt: skip
     """Fit replicates 0..count-1 whose statistics ``drawer(design)(replicates)`` gives, chunk by chunk."""
-    _refuse_stochastic([model])
+    _refuse_unsuited([model])
     spec, p = Spec.of(model, method), model.X.shape[1]
     out = BatchFit.empty(count, p, spec, Status.NOT_RUN, names, kind)
     job = Job(spec, out, np.arange(p))
     with float64():
         design = Design(model)
         draw = drawer(design)
-    parts = chunks(count, design.floats)
+    parts = chunks(count, design.floats, spec.count)
 
     def task(rows: np.ndarray) -> None:
         job.fit_responses(rows, design, draw(rows))
@@ -347,9 +347,14 @@ def _fit_shared(
     job.fit_responses(rows[good[varies]], design, data, None if job.testing is None else Y[varies])
 
 
-def _refuse_stochastic(models: Sequence[Model]) -> None:
-    """A stochastic engine has one data set at a time: its values belong to the path of one fit."""
+def _refuse_unsuited(models: Sequence[Model]) -> None:
+    """A stochastic engine has one data set at a time, as its values belong to the path of one fit; zeros are pure."""
     for model in models:
+        if model.weights is not None and not np.all(np.asarray(model.weights) > 0):
+            raise DataError(
+                "weights: found rows of no weight, which are for jaxlmm.fit and the other functions of jaxlmm.pure; in "
+                "batches leave the rows out: models of other rows, or NaN in Y with missing='drop'"
+            )
         if model.evaluator.stochastic:
             raise DataError(
                 f"engine: {model.engine!r} fits one data set at a time, found it for a batch; call fit.refit(y) for "
@@ -408,7 +413,7 @@ def fit_batch(
     models = list(models)
     if not models:
         raise DataError("models: expected at least one model, found none")
-    _refuse_stochastic(models)
+    _refuse_unsuited(models)
     specs = [Spec.of(m, method) for m in models]
     widths = [m.X.shape[1] for m in models]
     for i, (spec, width) in enumerate(zip(specs, widths, strict=True)):
@@ -420,6 +425,6 @@ def fit_batch(
     def task(rows: np.ndarray) -> None:
         job.fit_models(rows, [models[i] for i in rows])
 
-    parts = chunks(len(models), max(map(floats_of, models)))
+    parts = chunks(len(models), max(map(floats_of, models)), specs[0].count)
     run([partial(task, rows) for rows in parts], [len(rows) for rows in parts], progress)
     return out

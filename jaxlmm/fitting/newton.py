@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import IntEnum
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -18,8 +19,9 @@ import numpy as np
 from jax import Array
 
 from ..covariance.charts import IDENTITY, Charts
-from ..linalg import eigh
+from ..linalg import JACOBI, eigh
 from ..runtime.sharding import alike
+from .firm import firmly
 
 DECREMENT = 1e-13  # Newton decrement below which a run has converged: twice what -2 log-likelihood can still fall
 STATIONARY = 1e-6  # decrement below which a point may be left along negative curvature, or rounding may end the run
@@ -180,7 +182,13 @@ def initial_state(packing: Packing, x: Any, xp: Any = jnp) -> State:
 
 
 def newton_step(gradient: Any, hessian: Any, radius: Any, xp: Any) -> tuple[Any, Any, Any, Any]:
-    """Step, predicted decrease, Newton decrement and smallest relative curvature."""
+    """Step, predicted decrease, Newton decrement and smallest relative curvature (where all are positive, a sign)."""
+    if xp is jnp and len(gradient) > JACOBI:
+        return firmly(partial(_by_eigenvalues, xp=jnp), gradient, hessian, radius)
+    return _by_eigenvalues(gradient, hessian, radius, xp)
+
+
+def _by_eigenvalues(gradient: Any, hessian: Any, radius: Any, xp: Any) -> tuple[Any, Any, Any, Any]:
     w, Q = eigh(hessian) if xp is jnp else np.linalg.eigh(hessian)
     largest = xp.max(xp.abs(w), initial=0.0)
     modified = xp.maximum(xp.abs(w), FLATTEST * largest + 1e-300)

@@ -74,7 +74,7 @@ class Engine:
         compact : only `gram` and `expand` will be asked for; otherwise `solve` and `posterior` too
         varying : number of last columns of U that ``Statistics.with_columns`` may replace
         """
-        return Whole(rows.U, rows.Z, (*model.random, model.residual), self)
+        return Whole(rows.U, rows.Z, (*model.random, model.residual), self, rows.present)
 
     # -- V itself, for engines that do not prepare statistics of their own -----------------------------------
 
@@ -132,7 +132,7 @@ class Engine:
         return False
 
 
-@frozen_pytree(data=("U", "Z", "parts"), meta=("engine",))
+@frozen_pytree(data=("U", "Z", "parts", "present"), meta=("engine",))
 @dataclass(frozen=True, eq=False)
 class Whole(Statistics):
     """The rows themselves and V from them: O(n^2) memory an evaluation.
@@ -140,13 +140,14 @@ class Whole(Statistics):
     Attributes
     ----------
     U : (n, r);  Z : (n, q) of each term; of a `Field` the square roots of the weights (n, 1), None without
-    parts : random parts of the model, and its residual
+    parts : random parts of the model, and its residual;  present : see `Rows`
     """
 
     U: Any
     Z: tuple[Any, ...]
     parts: tuple[Any, ...]
     engine: Engine
+    present: Any = None
 
     @property
     def work(self) -> int:
@@ -158,9 +159,9 @@ class Whole(Statistics):
         return replace(self, U=jnp.concatenate([jnp.asarray(self.U)[:, : -lane.shape[1]], lane], 1))
 
     def covariance(self, C: Blocks) -> Array:
-        """V (n, n)."""
+        """V (n, n), that of the identity where a row does not count."""
         *random, residual = self.covariances(C)
-        return sum(random, residual)
+        return only_present(sum(random, residual), self.present)
 
     def covariances(self, C: Blocks) -> list[Array]:
         """V_t (n, n) of each random part, the residual's last."""
@@ -190,6 +191,13 @@ class Whole(Statistics):
         V = self.covariance(C)
         direct = self.engine.inverse(jax.lax.stop_gradient(V))
         return refined(direct, lambda X: V @ X, lambda X: jnp.abs(V) @ X, jnp.asarray(B))
+
+
+def only_present(V: Array, present: Any) -> Array:
+    """V (n, n) with rows and columns of the identity where a row does not count."""
+    if present is None:
+        return V
+    return jnp.where(present[:, None] & present[None, :], V, identity(len(V)))
 
 
 class VaryingRows:

@@ -220,7 +220,7 @@ class SpectralEngine(Engine):
 
     def preference(self, model: Any) -> int | None:
         """Wherever it can."""
-        return None if self.can(model) else 0
+        return None if self.can(model) or is_traced(model.terms[0].relationship) else 0
 
     def layout(self, model: Any) -> Rotation:
         """The decomposition."""
