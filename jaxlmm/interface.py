@@ -16,7 +16,7 @@ from .design.arrays import check_same, of_arrays
 from .design.fields import FrameField
 from .design.frame import FrameTerm, ModelFrame, build_frame
 from .design.placing import ORDERED, SPATIAL, check_count, known_order
-from .design.several import RESIDUAL, responses_of, stacked
+from .design.several import RESIDUAL, responses_of, stacked, standardised
 from .errors import DataError, DroppedColumnsWarning, FormulaError, JaxlmmError
 from .formula.parser import parse
 from .formula.specs import Structures, given_structures, make_structure, residual_of
@@ -139,6 +139,7 @@ def lmm(
         None if relationship is None else {group: copied(given) for group, given in dict(relationship).items()}
     )
     structures = None if structures is None else given_structures(structures)
+    formula = standardised(formula, data)
     if responses := responses_of(formula):
         known = {**NAMES, **(structures or {})}
         elsewhere = {name for name in (weights, offset) if isinstance(name, str)}

@@ -34,6 +34,11 @@ CANCELLED = 1e-6
 PERFECT = 1e-8
 # Part of a hypothesis, in standard errors or relative to its length, or of a unit column, that others do not say.
 REPEATED = 1e-8
+# Of a column of length one, orthogonal to others, what these leave of it over some of the rows: less, and products of
+# these columns are not worked with.
+THIN = 0.03
+# Difference of statistics of rearranged data, relative to them, that is what the solver leaves: they are the same.
+TIED = 1e-6
 # Difference of right-hand sides of hypotheses that should be equal, relative to their sizes.
 CONTRADICTED = 1e-6
 # Part of a unit column of a term's description that lies outside of the space that it should be in.

@@ -69,7 +69,7 @@ def run(tasks: Sequence[Callable[[], None]], counts: Sequence[int], progress: Pr
         return counts[i]
 
     total = sum(counts)
-    with _reporter(progress, total) as report, ThreadPoolExecutor(workers()) as pool:
+    with reporter(progress, total) as report, ThreadPoolExecutor(workers()) as pool:
         try:
             done = 0
             for count in _in_turn(pool, one, len(tasks)):
@@ -91,7 +91,7 @@ def _in_turn(pool: ThreadPoolExecutor, task: Callable[[int], int], count: int) -
 
 
 @contextmanager
-def _reporter(progress: Progress, total: int) -> Any:
+def reporter(progress: Progress, total: int) -> Any:
     """A function (done, total) that shows progress."""
     if callable(progress):
         yield progress

@@ -29,10 +29,11 @@ from ..runtime.programs import compiled
 from ..tolerances import FITTED_BY_X
 from .chunks import Progress, chunks, run
 from .fits import BatchFit, Fitted, Testing
+from .missing import patterns, repeated, stacks_of_masked
 from .queue import Runner
 from .rebuilding import Rebuilt
 from .responses import Design, Lane, Responses, Shared, assemble, basis_of
-from .stacking import Stack, floats_of, stacks_of_models, stacks_of_responses, take
+from .stacking import Stack, floats_of, models_of_responses, stacks_of_models, stacks_of_responses, take
 
 
 def _starts(
@@ -199,6 +200,9 @@ def refit_batch(
 
     apart = missing == "drop" or weights is not None or again is not None  # data sets may be prepared on their own
     parts = chunks(count, max(design.floats, floats_of(model)) if apart else design.floats, spec.count)
+    if missing == "drop" and column is None and weights is None:
+        order = np.argsort(patterns(Y), kind="stable")  # those of one pattern together
+        parts = [order[rows] for rows in parts]
     run([partial(task, rows) for rows in parts], [len(rows) for rows in parts], progress)
     return out
 
@@ -284,8 +288,27 @@ def _refit_chunk(
     if np.any(own):
         Y = np.where(absent, np.nan, Y)[own]
         x, weights = None if x is None else x[own], None if weights is None else weights[own]
-        for stack in stacks_of_responses(model, Y, weights, x):
-            job.fit_stack(rows[own], stack)
+        rows = rows[own]
+        if weights is None and x is None:
+            rows, Y = _fit_incomplete(job, design, rows, Y)
+        for stack in stacks_of_responses(model, Y, weights, x) if len(rows) else ():
+            job.fit_stack(rows, stack)
+
+
+def _fit_incomplete(job: Job, design: Design, rows: np.ndarray, Y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Fit responses with missing values, by what they share; those whose rows have to be worked with are left."""
+    done = np.zeros(len(Y), bool)
+    for mine, here in repeated(design, Y):
+        (own,) = models_of_responses(design.model, Y[mine[:1]], None, None)
+        _fit_shared(job, Design(own), rows[mine], Y[np.ix_(mine, here)], None, np.arange(len(mine)))
+        done[mine] = True
+    rows, Y = rows[~done], Y[~done]
+    if design.masked is None or not len(rows):
+        return rows, Y
+    stacks, left = stacks_of_masked(design, Y)
+    for stack in stacks:
+        job.fit_stack(rows, stack)
+    return rows[left], Y[left]
 
 
 def _fit_rebuilt(

@@ -1,11 +1,12 @@
-"""Several responses, ``cbind(y1, y2) ~ x + (x | g)``, as the rows of one: the formula and the data stacked.
+"""Responses that are made before the model: several as the rows of one, ``cbind(y1, y2) ~ x``, and ``scale(y)``.
 
-Every term is within traits, ``trait + trait:x``, random effects of a group are those of all traits together, and
-residuals of a row are correlated: what one writes by hand in lme4 and SAS.
+Of several every term is within traits, ``trait + trait:x``, random effects of a group are those of all traits together,
+and residuals of a row are correlated: what one writes by hand in lme4 and SAS.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from typing import Any
 
@@ -17,7 +18,7 @@ from ..formula.parser import parse
 from ..formula.syntax import Bar, Side
 from ..formula.tokens import Reader
 from ..formula.update import Written
-from ..frames.columns import extend_rows, open_table
+from ..frames.columns import OpenTable, extend_rows, open_table
 
 TRAIT, VALUE, ROW = "trait", "value", "row"  # columns of the stacked data
 RESIDUAL = f"us({TRAIT} | {ROW})"
@@ -40,6 +41,25 @@ def responses_of(formula: Any) -> list[str]:
             start = token.position + 1
         depth += {"(": 1, "[": 1, ")": -1, "]": -1}.get(token.text, 0)
     return found
+
+
+def standardised(formula: Any, data: Any) -> Any:
+    """``scale(y) ~ x`` with mean and SD of all y that there are in numbers, ``(y - 298.5) / 56.3 ~ x``; else as it is.
+
+    As arithmetic it is the same in new data, and has an inverse.
+    """
+    found = re.match(r"\s*(scale|center)\s*\((.*)\)\s*~(.*)", formula, re.DOTALL) if isinstance(formula, str) else None
+    if found is None:
+        return formula
+    what, inside, right = found.groups()
+    parsed = parse(f"{inside} ~ 1", columns=open_table(data).names)
+    y = _values(parsed.response, open_table(data), dict(parsed.aliases))
+    y = y[np.isfinite(y)]
+    mean, sd = (float(np.mean(y)), float(np.std(y, ddof=1))) if len(y) > 1 else (0.0, 0.0)
+    if not sd > 0:
+        raise DataError(f"response: {what}({inside.strip()}) does not vary")
+    centred = f"({inside.strip()} {'-' if mean >= 0 else '+'} {abs(mean)!r})"
+    return f"{centred if what == 'center' else f'{centred} / {sd!r}'} ~{right}"
 
 
 def stacked(
@@ -74,17 +94,21 @@ def stacked(
     n, k = table.n, len(one)
     values = np.full((n, k), np.nan)
     for j, each in enumerate(one):
-        columns = {name: table.column(name) for name in expressions.variables(each.response)}
-        for name, column in columns.items():
-            if not column.is_number:
-                raise DataError(f"column {name!r} is not numeric, which a response has to be")
-        numbers = {name: np.asarray(column.values, float) for name, column in columns.items()}
-        gaps = [column.missing for column in columns.values() if column.missing is not None]
-        with np.errstate(all="ignore"):
-            found = expressions.evaluate(each.response, numbers)
-        values[:, j] = np.where(np.any(gaps, 0), np.nan, found) if gaps else found
+        values[:, j] = _values(each.response, table, {})
     added = {TRAIT: np.tile(responses, n), VALUE: values.ravel(), ROW: np.repeat(np.arange(n), k)}
     return f"{VALUE} ~ {' + '.join(terms)}", extend_rows(data, np.repeat(np.arange(n), k), added), k
+
+
+def _values(response: str, table: OpenTable, aliases: dict[str, str]) -> np.ndarray:
+    """Values (n,) of a response, NaN where there is none."""
+    columns = {name: table.column(aliases.get(name, name)) for name in expressions.variables(response)}
+    for column in columns.values():
+        if not column.is_number:
+            raise DataError(f"column {column.name!r} is not numeric, which a response has to be")
+    gaps = [column.missing for column in columns.values() if column.missing is not None]
+    with np.errstate(all="ignore"):
+        found = expressions.evaluate(response, {k: np.asarray(c.values, float) for k, c in columns.items()})
+    return np.where(np.any(gaps, 0), np.nan, found) if gaps else found
 
 
 def within(side: Side) -> Side:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from ..errors import FormulaError
@@ -88,8 +89,13 @@ def updated(old: str, change: str) -> str:
             made.append(item)
     fixed = [item for item in made if not item.is_random]
     ordered = [*fixed, *(item for item in made if item.is_random)]
-    right = "".join(f" {item.sign} {item.text}" for item in ordered).removeprefix(" + ").strip() or "1"
-    return f"{_response(response, new_response)} ~ {right}"
+    return joined(_response(response, new_response), ordered)
+
+
+def joined(response: str, items: Iterable[Summand]) -> str:
+    """A formula from its response and its terms."""
+    right = "".join(f" {item.sign} {item.text}" for item in items).removeprefix(" + ").strip() or "1"
+    return f"{response} ~ {right}"
 
 
 def _response(old: str, new: str) -> str:

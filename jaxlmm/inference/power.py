@@ -19,7 +19,7 @@ from ..runtime.sizes import check_count
 from .fixed_effects.in_batches import Tests
 from .fixed_effects.linear import hypotheses
 
-JOINT = "all together"
+JOINT, EVERY, ANY = "all together", "each of them", "any of them"  # an F test; t tests in the same data set
 
 
 class Rejections(NamedTuple):
@@ -142,6 +142,7 @@ def rejections(
             several = [(name, effects[i], p[:, i]) for i, name in enumerate(ask.names)]
             if len(ask.names) > 1:
                 several.append((JOINT, np.nan, found.tests[test].joint_p))
+                several += [(EVERY, np.nan, p.max(1)), (ANY, np.nan, p.min(1))]
             for name, effect, values in several:
                 good = ~np.isnan(values) & found.converged
                 count = int(np.sum(values[good] <= alpha))

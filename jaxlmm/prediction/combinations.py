@@ -45,8 +45,10 @@ def combination_test(
     fit: FitBase, L: Mapping[Any, Any], rhs: Any, level: float, side: str, delta: float, df: str, **method: Any
 ) -> LinearTest:  # fmt: skip
     """Tests of combinations by name, see ``Fit.test``."""
-    several = all(isinstance(row, Mapping) for row in L.values())
+    several = any(isinstance(row, Mapping) for row in L.values())
     rows = list(L.values()) if several else [L]
+    if not all(isinstance(row, Mapping) for row in rows):
+        raise DataError("L: of several hypotheses by their names each is weights by name, {'a': {...}, 'b': {...}}")
     labels = {name: _effect(fit, name) for row in rows for name in row if isinstance(name, tuple)}
     effects = list(dict.fromkeys(labels.values()))
     at = combined(fit, *_rows_of(fit, effects), (*fit.coef_names, *(effect.label for effect in effects)), df, **method)
@@ -55,7 +57,7 @@ def combination_test(
         weights.append({})
         for name, weight in row.items():
             label = labels[name].label if name in labels else name
-            weights[-1][label] = weights[-1].get(label, 0.0) + weight
+            weights[-1][label] = weights[-1][label] + weight if label in weights[-1] else weight
     given: Any = dict(zip(L, weights, strict=True)) if several else weights[0]
     return linear_test(at, given, rhs, level, fit.frame.kind, side, delta)
 
@@ -179,13 +181,13 @@ def combined(
             by, names=names, coef=shares.T @ value, vcov=mse, root=root, _coding=None,
             _row_df=lambda L: by._row_df(L @ X), _joint=lambda L: (1.0, float(np.min(by._row_df(L @ X)))),
         )  # fmt: skip
-    back, hidden = np.linalg.pinv(root), None
+    back, hidden = np.linalg.pinv(root) if np.isfinite(root).all() else root, None
     if df == "kenward-roger":
         hidden, total = back @ extra(found.lost @ found.lost.T) @ back.T, mse + extra(found.W)
     row_df, joint = degrees(df, root, -(back @ slopes @ back.T), found, found.W, hidden)
     return replace(
         by, names=names, coef=shares.T @ value, vcov=total, root=root_of(total), _coding=None, _row_df=row_df,
-        _joint=joint,
+        _joint=joint, _moves=True,
     )  # fmt: skip
 
 

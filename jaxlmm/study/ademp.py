@@ -150,8 +150,8 @@ def _methods(study: Mapping[str, Any]) -> Table:
 def _measures(summary: Any, shown: list[str]) -> Iterator[Part]:
     rows = tuple((SHOWN[m][0], MEANING[m]) for m in shown)
     yield Table("Measures", ("measure", "meaning"), rows, labels=2,
-                note=f"Intervals of {100 * summary.level:g} %, tests at {100 * summary.alpha:g} %. Monte Carlo standard "
-                     "errors by Morris, White & Crowther (2019, Table 6).")  # fmt: skip
+                note=f"Intervals of {100 * summary.level:g} %, tests at {100 * summary.alpha:g} %. Monte Carlo "
+                     "standard errors by Morris, White & Crowther (2019, Table 6).")  # fmt: skip
     yield conditional(summary)
 
 
@@ -166,8 +166,8 @@ def conditional(summary: Any) -> str:
     where, row = in_words(results.cells[c]), results.rows[k]
     listed = "; ".join(dict.fromkeys(_name(one) + f", {one.target}" for one in some[:8]))
     return (
-        "Bias and empirical SE are of the data sets in which a model has an optimum; coverage, rejection and model SE of "
-        "those in which the test has a result; others are counted, not replaced. "
+        "Bias and empirical SE are of the data sets in which a model has an optimum; coverage, rejection and model SE "
+        "of those in which the test has a result; others are counted, not replaced. "
         f"{len(some)} of {len(results.rows)} rows of numbers have no result somewhere, and are conditional on "
         f"having one: {listed}{' and others' if len(some) > 8 else ''}. The lowest share with a result is "
         f"{100 * share[c, k]:.1f} % ({_name(row)}, {row.target}{f'; {where}' if where else ''}). Two methods that lose "
@@ -197,7 +197,9 @@ def _sentences(summary: Any, k: int) -> Iterator[str]:
         if nominal is not None:
             error = np.sqrt(nominal * (1.0 - nominal) / n[there])
             out = int(np.sum(np.abs(value[there] - nominal) > BAND * error))
-            text += f" (nominal {100 * nominal:g} %, outside of its 95 % Monte Carlo band in {out} of {there.sum()} cells)"
+            text += (
+                f" (nominal {100 * nominal:g} %, outside of its 95 % Monte Carlo band in {out} of {there.sum()} cells)"
+            )
         yield text
     bias, error = summary.value["bias"][:, k], summary.mcse["bias"][:, k]
     there = ~np.isnan(bias) & (error > 0)

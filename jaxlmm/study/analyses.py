@@ -129,8 +129,8 @@ def cross_validation(
 
 
 def steps(
-    formula: str, targets: Sequence[str], df: str = "satterthwaite", alpha_random: float = 0.1, alpha_fixed: float = 0.05,
-    name: str = "backward steps", **options: Any,
+    formula: str, targets: Sequence[str], df: str = "satterthwaite", alpha_random: float = 0.1,
+    alpha_fixed: float = 0.05, name: str = "backward steps", **options: Any,
 ) -> Analysis:  # fmt: skip
     """Backward elimination of random and fixed terms in every data set (``Fit.step``), then tests as if not.
 
@@ -139,7 +139,8 @@ def steps(
 
     Parameters
     ----------
-    formula : the model to begin with;  targets : of the study, coefficients;  df, alpha_random, alpha_fixed : as for ``Fit.step``
+    formula : the model to begin with;  targets : of the study, coefficients
+    df, alpha_random, alpha_fixed : as for ``Fit.step``
     options : of `jaxlmm.lmm`
     """
     return Analysis(name, Steps(formula, tuple(targets), df, alpha_random, alpha_fixed, options), df)

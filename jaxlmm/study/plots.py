@@ -138,7 +138,9 @@ def plot_lollipop(summary: Performance, measure: str = "coverage", target: str |
         bars = BAND * summary.mcse[measure][c, rows]
         ax.hlines(y, nominal or 0.0, value[c, rows], color=[f"C{i % 10}" for i in y], linewidth=1.2)
         for i, k in enumerate(rows):
-            ax.errorbar(value[c, k], i, xerr=bars[i], linestyle="", marker="o", markersize=5, capsize=2, color=f"C{i % 10}")
+            ax.errorbar(
+                value[c, k], i, xerr=bars[i], linestyle="", marker="o", markersize=5, capsize=2, color=f"C{i % 10}"
+            )
         if nominal is None:
             ax.axvline(0.0, color="0.6", linewidth=0.8, zorder=0)
         else:

@@ -125,7 +125,7 @@ class BootstrapTest(Resampled):
         for places in slabs(np.flatnonzero(np.isfinite(observed)), self.n):
             draws = []
             for i in places:
-                null = fits[1].row(int(i))
+                null: Any = fits[1].row(int(i))
                 mean = linear_predictor(model.X, null.coef, model.offset)
                 draws.append(draw_rows(model, mean, blocks_at(model, null), replicate_keys(keys[i], np.arange(self.n))))
             drawn = self.ratios(self.fits(design.built, np.concatenate(draws))).reshape(len(places), self.n)
@@ -181,8 +181,8 @@ class PermutationTest(Resampled):
         """The model, after a look at what is exchanged."""
         built = super().build(data, target)
         if self.exchange not in built[0][0].coef_names:
-            raise DataError(f"estimator {self.name!r}: exchange: expected a column of numbers that is a coefficient, one "
-                            f"of {', '.join(built[0][0].coef_names)}, found {self.exchange!r}")  # fmt: skip
+            raise DataError(f"estimator {self.name!r}: exchange: expected a column of numbers that is a coefficient, "
+                            f"one of {', '.join(built[0][0].coef_names)}, found {self.exchange!r}")  # fmt: skip
         return built
 
     def p_values(self, design: Design, Y: np.ndarray, fits: Sequence[BatchFit], keys: Any) -> np.ndarray:

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 import jaxlmm
-from jaxlmm.design.several import responses_of, stacked
+from jaxlmm.design.several import responses_of, stacked, standardised
 from jaxlmm.errors import DataError, FormulaError
 
 
@@ -70,3 +70,28 @@ def test_what_has_no_form_for_several_responses(formula, error, words):
         jaxlmm.lmm(formula, wide())
     with pytest.raises(DataError, match="column 'row': a column of this name is made for cbind"):
         jaxlmm.lmm("cbind(y1, y2) ~ x", wide().assign(row=1))
+
+
+def test_a_standardised_response_is_arithmetic():
+    data = wide()
+    y = data["y1"].dropna()
+    text = standardised("scale(y1) ~ x + (1 | g)", data)
+    assert text == f"(y1 - {float(np.mean(y))!r}) / {float(np.std(y, ddof=1))!r} ~ x + (1 | g)"
+    assert standardised("center(log(x)) ~ g", pd.DataFrame({"x": [1.0, np.e, np.nan]})) == "(log(x) - 0.5) ~ g"
+    assert standardised("y1 ~ scale(x)", data) == "y1 ~ scale(x)"
+    with pytest.raises(DataError, match=r"response: scale\(x\) does not vary"):
+        standardised("scale(x) ~ 1", pd.DataFrame({"x": [1.0, 1.0]}))
+
+
+def test_means_of_a_standardised_response_are_those_of_the_response():
+    """Transformed back; differences are differences of the response."""
+    data = wide()
+    fit = jaxlmm.lmm("scale(y1) ~ arm + (1 | g)", data)
+    plain = jaxlmm.lmm("y1 ~ arm + (1 | g)", data)
+    for found, expected in (
+        (fit.emmeans("arm", type="response"), plain.emmeans("arm")),
+        (fit.emmeans("arm", type="response").pairs(), plain.emmeans("arm").pairs()),
+    ):
+        for name in ("estimate", "std_error", "lower", "upper", "p_value")[: 4 if "mean" in found.title else 5]:
+            np.testing.assert_allclose(found.frame()[name], expected.frame()[name], rtol=1e-5)
+    np.testing.assert_allclose(fit.predict(data.head(3), type="response"), plain.predict(data.head(3)), rtol=1e-6)

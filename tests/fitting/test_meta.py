@@ -50,7 +50,7 @@ def schools():
 
 def outcomes(method):
     data = pd.DataFrame(BERKEY).assign(trial=range(5)).melt("trial", var_name="outcome", value_name="y")
-    data = data.sort_values("trial", ignore_index=True).assign(row=range(10))
+    data = data.sort_values("trial", kind="stable", ignore_index=True).assign(row=range(10))
     V = np.zeros((10, 10))
     for i, (first, both, second) in enumerate(SAMPLING):  # PD before AL in each trial
         V[2 * i : 2 * i + 2, 2 * i : 2 * i + 2] = [[first, both], [both, second]]

@@ -6,11 +6,13 @@ import functools
 
 import numpy as np
 import pytest
+from scipy import stats
 
 import jaxlmm
 from batches import design, responses
 from cases import some
 from jaxlmm import DataError, Model, Term, Tests, TestStatus
+from jaxlmm.inference.fixed_effects.in_batches import LaneTests
 
 METHODS = ("satterthwaite", "kenward-roger", "kenward-roger-full", "residual", "asymptotic")
 OK = TestStatus.OK
@@ -356,3 +358,18 @@ def test_what_is_not_identified_matters_to_hypotheses_that_it_moves():
     assert 0 < there.sum() < len(there)
     np.testing.assert_allclose(found.df[0, there], single.df[there], rtol=1e-5)
     assert not np.any((found.each_status[0] == OK) & ~np.isfinite(found.p[0]))
+
+
+def test_other_hypotheses_of_the_same_rows():
+    """Non-inferiority, equivalence and a null, each from estimates and errors as they are."""
+    estimate, se, df = np.array([[1.0, -0.5]]), np.array([[0.5, 0.4]]), np.array([[8.0, np.nan]])
+    one = np.zeros(1)
+    found = LaneTests(estimate, se, df, estimate / se, estimate, one, one, one, 2.0, np.zeros(1, int))
+    less = found.against(side="greater", delta=0.3)
+    np.testing.assert_allclose(less.p[0, 0], stats.t.sf((1.0 + 0.3) / 0.5, 8), rtol=1e-12)
+    assert np.isnan(less.p[0, 1]) and less.joint is found.joint
+    same = found.against(null=[0.8, 0.0], delta=1.5)
+    np.testing.assert_allclose(same.p[0, 0], stats.t.cdf((0.2 - 1.5) / 0.5, 8), rtol=1e-12)
+    np.testing.assert_allclose(found.against(0.4).p[0, 0], 2 * stats.t.sf(0.6 / 0.5, 8), rtol=1e-12)
+    with pytest.raises(DataError, match="side: found 'above'"):
+        found.against(side="above")

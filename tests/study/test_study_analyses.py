@@ -1,4 +1,4 @@
-"""Shipped analyses of studies against loops by hand: selection, steps, bootstrap, the law of a variance, permutations."""
+"""Shipped analyses of studies against loops by hand: selection, steps, bootstrap, laws of a variance, permutations."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ ALL = [
 
 def cheap(study):
     """Numbers by row, without a file."""
-    return dict(zip(study.rows, zip(*(table_of(study)[n] for n in ("estimate", "p", "status")), strict=True), strict=True))
+    found = table_of(study)
+    return dict(zip(study.rows, zip(*(found[n] for n in ("estimate", "p", "status")), strict=True), strict=True))
 
 
 def test_rules_choose_as_by_hand():
@@ -139,7 +140,9 @@ def test_drawn_laws_are_those_of_a_loop():
             pair = [jaxlmm.lmm(f, one, method="ML").loglik for f in (WITHOUT.formula, MODEL)]
             drawn.append(2 * (pair[1] - pair[0]))
         p = (1 + np.sum(np.array(drawn) >= observed - 1e-8)) / 20
-        np.testing.assert_allclose([v[i] for v in found["bootstrap", "bootstrap", "arm"]], [large.coef[1], p, 0], rtol=1e-5)
+        np.testing.assert_allclose(
+            [v[i] for v in found["bootstrap", "bootstrap", "arm"]], [large.coef[1], p, 0], rtol=1e-5
+        )
 
         mixed = jaxlmm.lmm(MODEL, here)
         np.testing.assert_allclose(found["RLRT", "rlrt", "sd"][1][i], jaxlmm.rlrt(mixed, n=500).p, rtol=1e-12)

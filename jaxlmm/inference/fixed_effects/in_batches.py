@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from ...arguments import numbers_of
 from ...batch.fits import Fitted
 from ...batch.queue import sizes
 from ...batch.responses import Lane, Shared, assemble
@@ -29,6 +30,7 @@ from ...pytrees import frozen_pytree
 from ...runtime.devices import platform
 from ...runtime.programs import QUICKLY, compiled
 from ...tolerances import INDEPENDENT, REPEATED
+from ..hypotheses.alternatives import alternative_of
 from ..hypotheses.coding import Coding
 from ..local import INFORMATION, Inverse, Local, blocks_at, expanded, inverse, local_of
 from ..many.discoveries import qvalues
@@ -100,6 +102,18 @@ class LaneTests(Shown):
         columns["status"] = [TestStatus(s).name.lower() for s in self.each_status.ravel()]
         columns["joint_status"] = np.repeat([TestStatus(s).name.lower() for s in self.status], m)
         return make_frame(self.kind, columns)
+
+    def against(self, null: float = 0.0, side: str = "two-sided", delta: float = 0.0) -> LaneTests:
+        """The same rows with other hypotheses, as `EMMeans.against`; the joint test has both sides and stays.
+
+        Parameters
+        ----------
+        null : number or (m,), what estimates are compared with
+        side, delta : "two-sided", "greater" or "less", and a margin (equivalence, non-inferiority)
+        """
+        way = alternative_of(side, delta)
+        statistic = way.statistic(self.estimate - numbers_of("null", null), self.se)
+        return replace(self, statistic=statistic, p=way.p(statistic, self.df))
 
     def moderated(self, sigma: Any) -> LaneTests:
         """The tests by residual variances that are shrunk to what all data sets have in common (limma, dream).

@@ -88,13 +88,14 @@ class Wald:
     _joint: Callable[[np.ndarray], tuple[float, float]] = field(repr=False)  # scale of F, denominator df
     parameters: tuple[str, Inverse] | None = field(default=None, repr=False)
     _coding: Callable[[], Any] | None = field(default=None, repr=False)
+    _moves: bool = field(default=False, repr=False)  # whether what is not identified leaves no standard error
 
     def rows(self, L: Any, rhs: Any = 0.0) -> RowTests:
         """Test ``L beta = rhs`` row by row, L (m, p)."""
         L = self.checked(L)
         estimate, se = L @ self.coef - rhs, np.linalg.norm(L @ self.root, axis=1)
         df = np.asarray(self._row_df(L), float) if len(L) else np.zeros(0)
-        if self.method.startswith("kenward"):  # whose standard errors depend on the covariance parameters too
+        if self._moves or self.method.startswith("kenward"):  # standard errors depend on the parameters too
             se = np.where(np.isnan(df), np.nan, se)
         with np.errstate(divide="ignore", invalid="ignore"):
             t = estimate / se

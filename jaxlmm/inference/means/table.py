@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -80,6 +80,11 @@ class EMMeans(Shown):
     side: Alternative = BOTH
     null: float = 0.0
     shown: Scale | None = None
+
+    if TYPE_CHECKING:  # hung on by `jaxlmm.results`
+
+        def plot(self, ax: Any = None) -> Any:  # noqa: D102
+            ...
 
     # -- numbers
 
@@ -266,7 +271,8 @@ class EMMeans(Shown):
         found = alternative_of(side, margin)
         if self.shown is not None and float(self.shown(np.array(at), order=1)) < 0:  # the larger the smaller
             found = found._replace(way=-found.way)
-        adjust = check_adjust(self.adjust if adjust is None else adjust, found)
+        alone = max(map(len, self._families()), default=0) < 2  # nothing to adjust for
+        adjust = check_adjust(adjust or ("none" if alone else self.adjust), found)
         level = self.level if level is None else check_level(level)
         return dataclasses.replace(self, side=found, null=float(at), adjust=adjust, level=level)
 

@@ -92,7 +92,7 @@ class Engine:
         """What turns `count` columns that differ between data sets, each (n, b), into ``with_columns``'s argument.
 
         A callable of a list of columns, with an attribute `floats`: numbers of a data set's statistics, for each
-        column. (NumPy.)
+        column. (NumPy.) It may have `split` and `weights`, by which scans find V^-1, as `grouped.batches.Varying`.
 
         Parameters
         ----------
@@ -117,6 +117,15 @@ class Engine:
     def floats(self, model: Any) -> int:
         """Numbers of the statistics that `stacked` gives for a data set like this one, besides its rows."""
         return 0
+
+    def masked(self, rows: Rows, model: Any) -> Any:
+        """What gives statistics of columns that each lack rows of their own, as `grouped.masked.Masked`; None without.
+
+        Parameters
+        ----------
+        rows : columns of U that all data sets share, orthonormal, and the columns of Z worked with
+        """
+        return None
 
     def draws(self, model: Any) -> bool:
         """Whether `simulation.Sampler` can draw what `varying` would give, without rows."""

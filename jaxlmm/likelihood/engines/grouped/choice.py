@@ -14,6 +14,7 @@ from ..layout import Layout, factors_of, is_plain, lacks_terms, plan
 from ..protocol import Engine
 from .batches import Varying, stacked
 from .engine import Grouped
+from .masked import Masked
 
 
 class GroupedEngine(Engine):
@@ -58,6 +59,10 @@ class GroupedEngine(Engine):
     def stacked(self, model: Any, lanes: Lanes) -> Iterator[tuple[np.ndarray, Grouped]]:
         """Data sets of one padded number of groups together."""
         yield from stacked(lanes)
+
+    def masked(self, rows: Rows, model: Any) -> Masked | None:
+        """With one factor."""
+        return None if model.layout.outer else Masked(rows.U, rows.Z, model.layout)
 
     def draws(self, model: Any) -> bool:
         """With one factor."""
