@@ -126,14 +126,8 @@ def lmm(
     if isinstance(formula, Model):
         given = {"data": data, "weights": weights, "offset": offset, "residual": residual, "variance": variance,
                  "relationship": relationship, "structures": structures}  # fmt: skip
-        for name, value in given.items():
-            if value is not None:
-                raise DataError(f"{name}: a Model has its own, expected lmm(model, method=..., start=...)")
-        model = formula
-        formula, data, own_arguments = of_arrays(model)
-        weights, offset, residual = (own_arguments[name] for name in ("weights", "offset", "residual"))
-        relationship, structures = own_arguments["relationship"], own_arguments["structures"]
-        engine = own_arguments["engine"]
+        model, made_of = formula, of_arrays(formula, given)
+        formula, data, weights, offset, residual, relationship, structures, engine = made_of
     elif data is None:
         raise DataError("data: expected a data frame, a dict of arrays or a file beside the formula, found None")
     is_file = isinstance(data, str | Path)

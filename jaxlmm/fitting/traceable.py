@@ -66,7 +66,8 @@ def fit(
         added to the log-likelihood, such as a log density: the mode of the posterior for theta is found, in the
         coordinates that the density is of (no Jacobian is added). Made of `jax.numpy`, twice differentiable, minus
         infinity where theta cannot be; it may close over traced values, derivatives in which are the estimates' too.
-        Status, decrement and `min_eigenvalue` are those of the sum, `loglik` is without it
+        Status, decrement and `min_eigenvalue` are those of the sum, `loglik` is without it. (The model of a formula is
+        ``jaxlmm.lmm(formula, data).model``.)
     start : (k,) theta to start at, which may be traced; with `through` (j,) phi, which has to be given
     through : function h of phi (j,) that gives theta (k,), to fit over phi: equal variances of two terms
         (``lambda phi: phi[jnp.array([0, 0, 1])]``), a fixed ratio, a correlation that terms share. Made of `jax.numpy`,
