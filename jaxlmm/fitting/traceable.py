@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from ..arguments import check_function
 from ..errors import DataError
 from ..likelihood.confounding import check_left_by
 from ..likelihood.engines import Blocks
@@ -20,6 +21,7 @@ from ..pytrees import is_traced, replace
 from ..runtime.precision import pure, unguarded
 from ..runtime.programs import compiled
 from ..runtime.sharding import alike
+from ..runtime.sizes import check_count
 from ..tolerances import SINGULAR
 from .boundary import RISE
 from .estimate import MAX_ITERATIONS, as_start
@@ -72,6 +74,9 @@ def fit(
     with pure():
         if optimizer is not None:
             _check_optimizer(optimizer)
+        if prior is not None:
+            check_function("prior", prior)
+        check_count("max_iterations", max_iterations)
         if not isinstance(model, Model):
             raise TypeError(f"fit(model): expected a jaxlmm.Model, found {type(model).__name__}")
         spec, constants = Spec.of(model, method), ()
