@@ -114,9 +114,9 @@ TEXT = """# Power in MCPower's Gaussian benchmark cases
 
 {replicates} data sets a case, predictors drawn anew in each; power of the test of `x1` at 5 %, percent, Monte Carlo
 standard errors in brackets. Of mixed models it is Wald z, as MCPower was asked to. Exact: the noncentral t over 400
-designs. MCPower: version 1.4.1, 10 000 data sets. It is far ahead in time here: predictors are drawn anew, so that every
-data set has a design of its own, which a study builds from its formula (seconds of CPU for its data sets, compiling
-included; MCPower's for its own).
+designs. MCPower: version 1.4.1, 10 000 data sets. It is far ahead in time here: predictors are drawn anew, so that
+every data set has a design of its own, which a study builds from its formula (seconds of CPU for its data sets,
+compiling included; MCPower's for its own).
 
 {power}
 
@@ -154,14 +154,15 @@ def main():
             first = found.get("residual") or found["asymptotic"]
             known = "" if clusters else f"{100 * exact(case):.1f}"
             percent, theirs = PEER[case]
-            rows.append([case, str(n), str(clusters or ""), decimals(*first, 1), known, f"{percent:.1f}", f"{seconds:.0f}",
-                         f"{theirs:.2f}"])  # fmt: skip
+            times = [f"{seconds:.0f}", f"{theirs:.2f}"]
+            rows.append([case, str(n), str(clusters or ""), decimals(*first, 1), known, f"{percent:.1f}", *times])
             print(rows[-1], flush=True)
         CASES["six clusters"] = (96, {"x1": 0.15}, {}, 6, 0.0)
         null, _ = rate(make("six clusters", 4 * options.replicates, 6, True), f"{folder}/null")
     versions = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in ("jax", "jaxlib", "numpy"))
     text = TEXT.format(
-        replicates=options.replicates, many=4 * options.replicates, where=f"{datetime.date.today()}, Python {platform.python_version()}, {versions}",
+        replicates=options.replicates, many=4 * options.replicates,
+        where=f"{datetime.date.today()}, Python {platform.python_version()}, {versions}",
         power=table(["case", "rows", "clusters", "study", "exact", "MCPower", "s", "MCPower, s"], rows),
         null=table(["Wald z", "Satterthwaite", "Kenward-Roger"], [[decimals(*null[test], 2) for test in DF]]),
     )  # fmt: skip
