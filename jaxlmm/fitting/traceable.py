@@ -21,8 +21,8 @@ from ..runtime.precision import pure, unguarded
 from ..runtime.programs import compiled
 from ..runtime.sharding import alike
 from ..tolerances import SINGULAR
-from .boundary import RISE
-from .estimate import MAX_ITERATIONS, as_start
+from .boundary import MAX_ITERATIONS, RISE
+from .estimate import as_start
 from .newton import Evaluate, Packing, Status, minimise
 from .objective import Spec, criterion_at, objective, packing_of, scale_of
 from .units import Estimates, in_units, jacobi_eigenvalues
