@@ -25,9 +25,9 @@ from ..runtime.programs import compiled
 from ..runtime.sharding import alike
 from ..runtime.sizes import check_count
 from ..tolerances import FLAT, SINGULAR
-from .boundary import RISE
+from .boundary import MAX_ITERATIONS, RISE
 from .constrained import Constrained, Through
-from .estimate import MAX_ITERATIONS, as_start
+from .estimate import as_start
 from .newton import Evaluate, Packing, Status, minimise
 from .objective import Spec, criterion_at, objective, packing_of, scale_of
 from .units import Estimates, in_units, jacobi_eigenvalues
