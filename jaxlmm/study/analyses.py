@@ -97,7 +97,7 @@ def permutation(
     formula: str, target: str, exchange: str, unit: str | None = None, within: str | None = None, n: int = 999,
     method: str = "REML", name: str = "permutation", **options: Any,
 ) -> PermutationTest:  # fmt: skip
-    """A permutation test: the |t| of a coefficient among those of n random assignments.
+    """A permutation test: the absolute t of a coefficient among those of n random assignments.
 
     Exact for the null that outcomes do not depend on the assignment, if it was made as it is exchanged here.
 

@@ -200,7 +200,7 @@ class PermutationTest(Resampled):
         return built
 
     def p_values(self, design: TestedDesign, Y: np.ndarray, fits: Sequence[BatchFit], keys: Any) -> np.ndarray:
-        """Shares (b,) of assignments with as large a |t|."""
+        """Shares (b,) of assignments with as large an absolute t."""
         frame, model = design.built[0]
         column, again = frame.coef_names.index(self.exchange), rebuilt(frame, design.data, self.exchange)
         statistic = np.abs(fits[0].coef @ design.weights) / errors_of(fits[0], design.weights)
