@@ -74,7 +74,7 @@ FLAT = 1e-8
 # The same of the laws that two nested models allow, and of directions from one to the other.
 FLAT_LAW = 1e-9
 # The same where the summary of a fit says that the likelihood is flat.
-NEARLY_FLAT = 1e-6
+NEARLY_FLAT = 1e-5
 # Roots of curvatures, relative to the largest and in themselves, below which a direction has none.
 NO_CURVATURE, NO_CURVATURE_AT_ALL = 1e-6, 1e-4
 # Relative change of X'V^-1 X along a direction, or relative singular value or pivot of directions, that counts.
