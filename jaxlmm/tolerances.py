@@ -24,6 +24,8 @@ ABSENT = 1e-13
 SPANNED = 1e-12
 # Eigenvalue of a cross-product relative to the largest, or to that of columns of length one, below which it is zero.
 NO_LENGTH = 1e-12
+# Entries of the commutator of two matrices of length one that is zero.
+COMMUTE = 1e-12
 # Eigenvalue, or singular value, of what a test or a distribution stands on, relative to the largest, that is zero.
 POSITIVE = 1e-10
 # Part of y, relative to its length, that X leaves: less, and X fits it exactly.
