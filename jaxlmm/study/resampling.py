@@ -144,6 +144,13 @@ class RLRTest(Resampled):
 
     test = "rlrt"
 
+    def check(self, targets: Mapping[str, Target]) -> None:
+        """Refuse what is not a standard deviation."""
+        super().check(targets)
+        if not str(targets[self.target].of).startswith("sd_"):
+            raise DataError(f"estimator {self.name!r}: target: expected a standard deviation, such as one with "
+                            f"of='sd_(Intercept)|cluster', found {self.target!r}")  # fmt: skip
+
     def build(self, data: Mapping[str, Any], target: Target) -> list[Built]:
         """The model, and without its one variance."""
         frame, model = model_of(self.large.formula, data, **self.large.options)
@@ -176,6 +183,13 @@ class PermutationTest(Resampled):
     within: str | None
 
     test = "permutation"
+
+    def check(self, targets: Mapping[str, Target]) -> None:
+        """Refuse what has no t."""
+        super().check(targets)
+        if targets[self.target].is_joint or targets[self.target].is_variance:
+            raise DataError(f"estimator {self.name!r}: target: expected a coefficient or weights of some, found "
+                            f"{self.target!r}")  # fmt: skip
 
     def build(self, data: Mapping[str, Any], target: Target) -> list[Built]:
         """The model, after a look at what is exchanged."""
@@ -272,7 +286,11 @@ class TestedDesign:
         self.law: np.ndarray | None = None
         names = self.built[0][0].coef_names
         unknown = [name for name in target.weights if name not in names and not target.is_variance]
-        if unknown and not isinstance(test, CrossValidation):
+        if isinstance(test, CrossValidation):
+            if len(unknown) < len(target.weights) or target.is_variance:
+                raise DataError(f"estimator {test.name!r}: target: {test.target!r} is a parameter of the model; give "
+                                "it one of its own, such as Target(of='mse')")  # fmt: skip
+        elif unknown:
             raise DataError(f"estimator {test.name!r}: {unknown[0]!r} is not a coefficient; there are "
                             f"{', '.join(names)}")  # fmt: skip
         self.weights = np.array([target.weights.get(name, 0.0) for name in names])
