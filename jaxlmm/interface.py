@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .arguments import door
+from .arguments import door, shown
 from .covariance import NAMES, Over
 from .design.arrays import check_same, of_arrays
 from .design.fields import FrameField
@@ -126,14 +126,8 @@ def lmm(
     if isinstance(formula, Model):
         given = {"data": data, "weights": weights, "offset": offset, "residual": residual, "variance": variance,
                  "relationship": relationship, "structures": structures}  # fmt: skip
-        for name, value in given.items():
-            if value is not None:
-                raise DataError(f"{name}: a Model has its own, expected lmm(model, method=..., start=...)")
-        model = formula
-        formula, data, own_arguments = of_arrays(model)
-        weights, offset, residual = (own_arguments[name] for name in ("weights", "offset", "residual"))
-        relationship, structures = own_arguments["relationship"], own_arguments["structures"]
-        engine = own_arguments["engine"]
+        model, made_of = formula, of_arrays(formula, given)
+        formula, data, weights, offset, residual, relationship, structures, engine = made_of
     elif data is None:
         raise DataError("data: expected a data frame, a dict of arrays or a file beside the formula, found None")
     is_file = isinstance(data, str | Path)
@@ -190,15 +184,16 @@ def lmm_in_turn(
     DataError
         Where none converges, with what became of each.
     """
-    if isinstance(alternatives, str) or not len(alternatives):
-        raise DataError(f"alternatives: found {alternatives!r}, expected a list of residuals or arguments of lmm")
+    known = isinstance(alternatives, list | tuple) and len(alternatives)
+    if not known or not all(isinstance(given, str | Over | Mapping) for given in alternatives):
+        raise DataError(f"alternatives: found {shown(alternatives)}, expected a list of residuals or arguments of lmm")
     common = {
         "formula": formula, "method": method, "weights": weights, "offset": offset, "variance": variance,
         "relationship": relationship, "structures": structures, "engine": engine,
     }  # fmt: skip
     tried: list[Attempt] = []
     for given in alternatives:
-        asked = {"residual": given} if isinstance(given, str) else dict(given)
+        asked = dict(given) if isinstance(given, Mapping) else {"residual": given}
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ConvergenceWarning)

@@ -15,8 +15,8 @@ from ..pytrees import is_traced
 NO_FORMULA = "lmm(model): {} cannot be written as a formula; jaxlmm.fit(model) and jaxlmm.pure do without one"
 
 
-def of_arrays(model: Model) -> tuple[str, dict[str, np.ndarray], dict[str, Any]]:
-    """Formula, columns and further arguments of `jaxlmm.lmm` of a concrete model.
+def of_arrays(model: Model, given: dict[str, Any]) -> tuple[Any, ...]:
+    """Formula, data, weights, offset, residual, relationship, structures and engine for `jaxlmm.lmm` of a model.
 
     Columns are y, x0, x1, ... of X, and of random part t its groups ``g{t}`` (those of the first part with the same),
     ``z{t}_0``, ... of Z or coordinates ``c{t}_0``, ...; of a structured residual ``id``, and ``level`` or ``t0``, ...
@@ -24,12 +24,16 @@ def of_arrays(model: Model) -> tuple[str, dict[str, np.ndarray], dict[str, Any]]
     Raises
     ------
     DataError
-        For traced arrays, and for random functions over levels.
+        For traced arrays, for random functions over levels, and for other arguments that are `given` beside it.
     """
+    for name, value in given.items():
+        if value is not None:
+            raise DataError(f"{name}: a Model has its own, expected lmm(model, method=..., start=...)")
     if is_traced(model):
         raise DataError("lmm(model): expected concrete arrays, found traced ones; jaxlmm.fit(model) takes them")
     data: dict[str, np.ndarray] = {"y": np.asarray(model.y)}
-    more: dict[str, Any] = {"engine": model.evaluator, "structures": {}, "relationship": {}}
+    structures: dict[str, Any] = {}
+    related: dict[str, Any] = {}
 
     def columns(prefix: str, values: Any) -> str:
         values = np.asarray(values).reshape(len(model.y), -1)
@@ -43,14 +47,14 @@ def of_arrays(model: Model) -> tuple[str, dict[str, np.ndarray], dict[str, Any]]
                 return name
         known[f"g{t}"], data[f"g{t}"] = A, np.asarray(part.group)
         if A is not None:
-            more["relationship"][f"g{t}"] = (np.asarray(A), list(range(len(A))))
+            related[f"g{t}"] = (np.asarray(A), list(range(len(A))))
         return f"g{t}"
 
     terms, known = ["0", *([columns("x", model.X)] if model.X.shape[1] else [])], dict[str, Any]()
     for t, part in enumerate(model.random):
         name = "" if isinstance(part.structure, Unstructured) and isinstance(part, Term) else f"s{t}"
         if name:
-            more["structures"][name] = part.structure
+            structures[name] = part.structure
         if isinstance(part, Term):
             terms.append(f"{name}(0 + {columns(f'z{t}_', part.Z)} | {groups(t, part, known)})")
         elif part.coords is None:
@@ -58,12 +62,10 @@ def of_arrays(model: Model) -> tuple[str, dict[str, np.ndarray], dict[str, Any]]
         else:
             bar = f" | {groups(t, part, known)}" if np.ptp(part.group) else ""
             terms.append(f"{name}({columns(f'c{t}_', part.row_coords)}{bar})")
-    more["residual"] = _residual(model, data, columns)
-    for name in ("weights", "offset"):
-        more[name] = None if getattr(model, name) is None else np.asarray(getattr(model, name))
-    for name in ("structures", "relationship"):
-        more[name] = more[name] or None
-    return f"y ~ {' + '.join(terms)}", data, more
+    weights, offset = (None if a is None else np.asarray(a) for a in (model.weights, model.offset))
+    residual = _residual(model, data, columns)
+    text = f"y ~ {' + '.join(terms)}"
+    return text, data, weights, offset, residual, related or None, structures or None, model.evaluator
 
 
 def _residual(model: Model, data: dict[str, np.ndarray], columns: Any) -> Any:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from ..arguments import check_function
 from ..covariance.charts import IDENTITY
 from ..errors import DataError
 from ..likelihood.confounding import check_left_by
@@ -22,10 +23,11 @@ from ..pytrees import is_traced, replace
 from ..runtime.precision import pure, unguarded
 from ..runtime.programs import compiled
 from ..runtime.sharding import alike
+from ..runtime.sizes import check_count
 from ..tolerances import FLAT, SINGULAR
-from .boundary import RISE
+from .boundary import MAX_ITERATIONS, RISE
 from .constrained import Constrained, Through
-from .estimate import MAX_ITERATIONS, as_start
+from .estimate import as_start
 from .newton import Evaluate, Packing, Status, minimise
 from .objective import Spec, criterion_at, objective, packing_of, scale_of
 from .units import Estimates, in_units, jacobi_eigenvalues
@@ -66,7 +68,8 @@ def fit(
         added to the log-likelihood, such as a log density: the mode of the posterior for theta is found, in the
         coordinates that the density is of (no Jacobian is added). Made of `jax.numpy`, twice differentiable, minus
         infinity where theta cannot be; it may close over traced values, derivatives in which are the estimates' too.
-        Status, decrement and `min_eigenvalue` are those of the sum, `loglik` is without it
+        Status, decrement and `min_eigenvalue` are those of the sum, `loglik` is without it. (The model of a formula is
+        ``jaxlmm.lmm(formula, data).model``.)
     start : (k,) theta to start at, which may be traced; with `through` (j,) phi, which has to be given
     through : function h of phi (j,) that gives theta (k,), to fit over phi: equal variances of two terms
         (``lambda phi: phi[jnp.array([0, 0, 1])]``), a fixed ratio, a correlation that terms share. Made of `jax.numpy`,
@@ -84,6 +87,10 @@ def fit(
     with pure():
         if optimizer is not None:
             _check_optimizer(optimizer)
+        for name, function in (("prior", prior), ("through", through)):
+            if function is not None:
+                check_function(name, function)
+        check_count("max_iterations", max_iterations)
         if not isinstance(model, Model):
             raise TypeError(f"fit(model): expected a jaxlmm.Model, found {type(model).__name__}")
         spec, given, constants = Spec.of(model, method), Asked(), ((), ())
