@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import DataError
 from ..interface import lmm
 from .estimators import Analysis, Estimator
-from .resampling import CrossValidation, NestedBootstrap, PermutationTest, RLRTest
+from .laws import CrossValidation, NestedBootstrap, PermutationTest, RLRTest
 from .selecting import Selection
 
 __all__ = ["Selection", "bootstrap", "cluster_means", "cross_validation", "ols", "permutation", "rlrt", "steps"]
