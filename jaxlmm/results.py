@@ -45,6 +45,8 @@ from .inference.fixed_effects.wald import Wald, wald
 from .inference.hypotheses.coding import coding_of
 from .inference.identified import known_bootstrap, known_parameters, known_varcorr
 from .inference.local import may_be_flat
+from .inference.many.permutation import Permutations, permutation_test
+from .inference.many.scan import Scan, scan
 from .inference.means.emmeans import emmeans, emtrends
 from .inference.means.margins import comparisons, predictions, slopes
 from .inference.means.table import EMMeans
@@ -654,13 +656,13 @@ class Fit(FitBase):
             one is a status in its row. For a column on which something depends that cannot be made again.
         """
         if is_sparse(y) or isinstance(y, Iterator):
-            if missing != "status" or (weights, column, values) != (None, None, None):
-                raise DataError(
-                    "y: missing=, weights=, column= and values= are for arrays (b, n), not sparse or streamed"
-                )
+            if any(given is not None for given in (weights, column, values)):
+                raise DataError("y: weights=, column= and values= are for arrays (b, n), not sparse or streamed")
             coded = None if tests is None else tests.coded(coding_of(self))
             names, kind = self.coef_names, self.frame.kind
-            return self.statistics().fit(y, self.method, tests=coded, progress=progress, names=names, kind=kind)
+            return self.statistics().fit(
+                y, self.method, tests=coded, progress=progress, names=names, kind=kind, missing=missing
+            )
         for name, given in (("y", y), ("weights", weights), ("values", values)):
             check_index(self, name, given)
         y, weights, values = (
@@ -728,6 +730,71 @@ class Fit(FitBase):
         )  # fmt: skip
         return known_bootstrap(found, self, statistic is None) if may_be_flat(self) else found
 
+    def permutation(
+        self, L: Any, y: Any = None, n: int = 1000, *, flip: Any = None, within: Any = None, between: Any = None,
+        rhs: float = 0.0, side: str = "two-sided", threshold: float | None = None, neighbours: Any = None,
+        names: Sequence[Any] | None = None, seed: Seed = 0, progress: Progress = "auto",
+    ) -> Permutations:  # fmt: skip
+        """Permutation tests of a hypothesis in many responses, with family-wise error over all of them.
+
+        Residuals of what the hypothesis leaves of the model are rearranged and added to its fitted values (Freedman &
+        Lane 1983), and the whole model is fitted again, with its covariance parameters. Say by groups of rows, a column
+        of the data or labels, which rearrangements leave the law of the errors as it is; all are made where they are
+        at most `n`.
+
+        Parameters
+        ----------
+        L : as in `test`; t of one row, Wald's F of several
+        y : (v, nobs) responses, such as genes, voxels or times; default that of the fit
+        n : rearrangements, that of the data among them
+        flip : groups whose rows change their signs together (symmetric errors), such as subjects
+        within : groups within which rows change places, for what differs within them
+        between : groups that change places as wholes with others of as many rows, taken in the order of the data, for
+            what differs between them
+        side : "two-sided", "greater" or "less", for a hypothesis of one row
+        threshold, neighbours : of the statistic, and which responses are neighbours, for clusters by mass: the shape of
+            a grid (``v``, or ``(x, y, z)`` in C order), a boolean array with a true cell a response, or a sparse
+            adjacency matrix (v, v)
+        names : (v,) of the responses;  seed : of the rearrangements;  progress : see `jaxlmm.fit_batch`
+
+        Raises
+        ------
+        DataError
+            Where nothing can be rearranged, and for wrong shapes. Responses with missing values have a status.
+        """
+        y = self.model.y if y is None else aligned("y", y, self.data, self.frame.rows)
+        return permutation_test(
+            self, L, y, n, flip, within, between, rhs, side, threshold, neighbours, seed, names, progress
+        )
+
+    def scan(
+        self, values: Any, y: Any = None, threshold: float = 1e-5, *, df: str | None = "satterthwaite", to: Any = None,
+        names: Sequence[Any] | None = None, covariates: Sequence[Any] | None = None, progress: Progress = "auto",
+    ) -> Scan:  # fmt: skip
+        """Test every covariate beside the fixed effects in every response, as in genome-wide and eQTL scans.
+
+        Every response has an exact fit without a covariate (ML). At its ratio of variances all pairs have a score
+        statistic, a likelihood ratio and an F test (EMMAX, GEMMA's score test); pairs that pass the threshold are
+        fitted again, all parameters free, for the likelihood ratio by ML and the test by REML.
+
+        Parameters
+        ----------
+        values : (m, nobs) covariates, an array also of a file (`numpy.memmap`), or an iterable of blocks of them;
+            without missing values
+        y : (b, nobs) responses; default that of the fit
+        threshold : p value of the F test below which a pair is kept
+        df : of the tests of these pairs, as in `test`; None for no fits of them
+        to : path of a Parquet (needs pyarrow) or CSV file to which pairs are written block by block, instead of kept
+        names, covariates : (b,) and (m,), of what is scanned;  progress : see `jaxlmm.fit_batch`
+
+        Raises
+        ------
+        DataError
+            For models with several grouping factors, random functions or residual structures, and wrong shapes.
+        """
+        y = self.model.y if y is None else aligned("y", y, self.data, self.frame.rows)
+        return scan(self, values, y, threshold, df, to, names, covariates, progress)
+
     def power(
         self, target: Any = None, effect: Any = None, n: int = 1000, tests: str | Sequence[str] = "satterthwaite",
         null: float = 0.0, alpha: float = 0.05, seed: Seed = 0, progress: Progress = "auto",
@@ -737,7 +804,8 @@ class Fit(FitBase):
         Parameters
         ----------
         target : a coefficient, several, or weights of them, as `L` of `test`; several hypotheses have the joint F test
-            too. Default the only coefficient beside the intercept
+            in addition, and how often each of their t tests, and any of them, reject.
+            Default the only coefficient beside the intercept
         effect : true value of the hypothesis, or several, which are drawn with common random numbers; or true values
             of coefficients, ``{"Days": 5.0}``; default the estimates, whose power says no more than their p-value
         n : data sets;  tests : one or several methods of degrees of freedom, "satterthwaite", "kenward-roger",

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ..arguments import door
+from ..arguments import door, numbers_of
 from ..errors import DataError
 from ..fitting.boundary import Search
 from ..fitting.estimate import as_start, says_little
@@ -29,10 +29,11 @@ from ..runtime.programs import compiled
 from ..tolerances import FITTED_BY_X
 from .chunks import Progress, chunks, run
 from .fits import BatchFit, Fitted, Testing
+from .missing import patterns, repeated, stacks_of_masked
 from .queue import Runner
 from .rebuilding import Rebuilt
 from .responses import Design, Lane, Responses, Shared, assemble, basis_of
-from .stacking import Stack, floats_of, stacks_of_models, stacks_of_responses, take
+from .stacking import Stack, floats_of, models_of_responses, stacks_of_models, stacks_of_responses, take
 
 
 def _starts(
@@ -161,7 +162,7 @@ def refit_batch(
 
     `again` makes the arrays that depend on the column that varies.
     """
-    _refuse_stochastic([model])
+    _refuse_unsuited([model])
     Y = as_batch("Y", Y, len(model.y))
     if missing not in ("status", "drop"):
         raise DataError(f"missing: found {missing!r}, expected 'status' or 'drop'")
@@ -198,7 +199,10 @@ def refit_batch(
         _refit_chunk(job, design, rows, Y[first], x, None if weights is None else weights[first], missing, again)
 
     apart = missing == "drop" or weights is not None or again is not None  # data sets may be prepared on their own
-    parts = chunks(count, max(design.floats, floats_of(model)) if apart else design.floats)
+    parts = chunks(count, max(design.floats, floats_of(model)) if apart else design.floats, spec.count)
+    if missing == "drop" and column is None and weights is None:
+        order = np.argsort(patterns(Y), kind="stable")  # those of one pattern together
+        parts = [order[rows] for rows in parts]
     run([partial(task, rows) for rows in parts], [len(rows) for rows in parts], progress)
     return out
 
@@ -216,7 +220,7 @@ def refit_design(
     def task(rows: np.ndarray) -> None:
         _refit_chunk(job, design, rows, Y[rows], None, None, "status", None)
 
-    parts = chunks(len(Y), design.floats)
+    parts = chunks(len(Y), design.floats, spec.count)
     run([partial(task, rows) for rows in parts], [len(rows) for rows in parts], progress)
     return out
 
@@ -226,14 +230,14 @@ def fit_drawn(
     names: tuple[str, ...] = (), kind: str = "dict", progress: Progress = "auto",
 ) -> BatchFit:  # fmt: skip
     """Fit replicates 0..count-1 whose statistics ``drawer(design)(replicates)`` gives, chunk by chunk."""
-    _refuse_stochastic([model])
+    _refuse_unsuited([model])
     spec, p = Spec.of(model, method), model.X.shape[1]
     out = BatchFit.empty(count, p, spec, Status.NOT_RUN, names, kind)
     job = Job(spec, out, np.arange(p))
     with float64():
         design = Design(model)
         draw = drawer(design)
-    parts = chunks(count, design.floats)
+    parts = chunks(count, design.floats, spec.count)
 
     def task(rows: np.ndarray) -> None:
         job.fit_responses(rows, design, draw(rows))
@@ -245,7 +249,7 @@ def fit_drawn(
 def as_batch(name: str, value: Any, n: int) -> np.ndarray:
     """A float64 array (b, n), any values."""
     mask = mask_of(value)
-    value = np.asarray(value, dtype=np.float64) if mask is None else np.where(mask, np.nan, np.ma.getdata(value))
+    value = numbers_of(name, value if mask is None else np.where(mask, np.nan, np.ma.getdata(value)))
     if value.ndim != 2 or value.shape[1] != n:
         raise DataError(f"{name}: expected an array of shape (batch, {n}), found shape {value.shape}")
     return value
@@ -284,8 +288,27 @@ def _refit_chunk(
     if np.any(own):
         Y = np.where(absent, np.nan, Y)[own]
         x, weights = None if x is None else x[own], None if weights is None else weights[own]
-        for stack in stacks_of_responses(model, Y, weights, x):
-            job.fit_stack(rows[own], stack)
+        rows = rows[own]
+        if weights is None and x is None:
+            rows, Y = _fit_incomplete(job, design, rows, Y)
+        for stack in stacks_of_responses(model, Y, weights, x) if len(rows) else ():
+            job.fit_stack(rows, stack)
+
+
+def _fit_incomplete(job: Job, design: Design, rows: np.ndarray, Y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Fit responses with missing values, by what they share; those whose rows have to be worked with are left."""
+    done = np.zeros(len(Y), bool)
+    for mine, here in repeated(design, Y):
+        (own,) = models_of_responses(design.model, Y[mine[:1]], None, None)
+        _fit_shared(job, Design(own), rows[mine], Y[np.ix_(mine, here)], None, np.arange(len(mine)))
+        done[mine] = True
+    rows, Y = rows[~done], Y[~done]
+    if design.masked is None or not len(rows):
+        return rows, Y
+    stacks, left = stacks_of_masked(design, Y)
+    for stack in stacks:
+        job.fit_stack(rows, stack)
+    return rows[left], Y[left]
 
 
 def _fit_rebuilt(
@@ -324,9 +347,14 @@ def _fit_shared(
     job.fit_responses(rows[good[varies]], design, data, None if job.testing is None else Y[varies])
 
 
-def _refuse_stochastic(models: Sequence[Model]) -> None:
-    """A stochastic engine has one data set at a time: its values belong to the path of one fit."""
+def _refuse_unsuited(models: Sequence[Model]) -> None:
+    """A stochastic engine has one data set at a time, as its values belong to the path of one fit; zeros are pure."""
     for model in models:
+        if model.weights is not None and not np.all(np.asarray(model.weights) > 0):
+            raise DataError(
+                "weights: found rows of no weight, which are for jaxlmm.fit and the other functions of jaxlmm.pure; in "
+                "batches leave the rows out: models of other rows, or NaN in Y with missing='drop'"
+            )
         if model.evaluator.stochastic:
             raise DataError(
                 f"engine: {model.engine!r} fits one data set at a time, found it for a batch; call fit.refit(y) for "
@@ -385,7 +413,7 @@ def fit_batch(
     models = list(models)
     if not models:
         raise DataError("models: expected at least one model, found none")
-    _refuse_stochastic(models)
+    _refuse_unsuited(models)
     specs = [Spec.of(m, method) for m in models]
     widths = [m.X.shape[1] for m in models]
     for i, (spec, width) in enumerate(zip(specs, widths, strict=True)):
@@ -397,6 +425,6 @@ def fit_batch(
     def task(rows: np.ndarray) -> None:
         job.fit_models(rows, [models[i] for i in rows])
 
-    parts = chunks(len(models), max(map(floats_of, models)))
+    parts = chunks(len(models), max(map(floats_of, models)), specs[0].count)
     run([partial(task, rows) for rows in parts], [len(rows) for rows in parts], progress)
     return out

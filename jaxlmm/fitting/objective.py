@@ -118,6 +118,11 @@ class Spec:
         return concatenated(s, values)
 
     @property
+    def count(self) -> int:
+        """Number of solver coordinates."""
+        return sum(structure.size(dim) for structure, dim in self.parts)
+
+    @property
     def degrees(self) -> np.ndarray:
         """The power of the standard deviation of y that every solver coordinate (k,) is proportional to."""
         return np.concatenate([np.zeros(0), *(structure.degrees(dim) for structure, dim in self.parts)])
@@ -253,18 +258,21 @@ def second_order(
     return C, found, gradient, found.curvature + bent
 
 
-def objective(spec: Spec, prepared: Prepared, scale: Array, with_slopes: bool = False) -> Evaluate:
+def objective(
+    spec: Spec, prepared: Prepared, scale: Array, with_slopes: bool = False, packing: Packing | None = None,
+    through: Callable[[Array], Array] | None = None,
+) -> Evaluate:  # fmt: skip
     """-2 log-likelihood of scaled solver coordinates with exact gradient and Hessian, as a packed `Point`.
 
-    Sigma is profiled where it can be.
+    Sigma is profiled where it can be. With `through` it is a function of what that turns into solver coordinates.
     """
     statistics, basis, coords = prepared
     n, rank, reml, profiled = basis.n, basis.rank, spec.reml, spec.profiled
-    packing = packing_of(spec, basis.R.shape[0], with_slopes)
+    packing = packing or packing_of(spec, basis.R.shape[0], with_slopes)
 
     def evaluate(s: Array) -> Array:
         def blocks(s: Array) -> Blocks:
-            return spec.blocks(s * scale, coords)
+            return spec.blocks(s * scale if through is None else through(s), coords)
 
         def weigh(gram: Array) -> Array:
             return gram_slopes(solve_normal(gram, basis.alias), n, rank, reml, profiled)
@@ -303,14 +311,14 @@ def loglik_at(spec: Spec, prepared: Prepared, theta: Array, ridge: Any = None) -
     return -0.5 * criterion_at(absolute, prepared, C)[0]
 
 
-def packing_of(spec: Spec, p: int, with_slopes: bool = False) -> Packing:
-    """Layout of the solver's points for p fixed effects."""
+def packing_of(spec: Spec, p: int, with_slopes: bool = False, size: int | None = None) -> Packing:
+    """Layout of the solver's points for p fixed effects; of `size` numbers that solver coordinates are functions of."""
     matrices = [np.empty((q, q)) if q else None for q in spec.sizes]
     blocks = Blocks(tuple(matrices[:-1]), matrices[-1])
     normal = Normal(np.empty((p, p)), np.empty(p), np.empty(()), np.empty(()))
-    k = sum(structure.size(dim) for structure, dim in spec.parts)
+    k = spec.count if size is None else size
     aux = Evaluation(blocks, blocks, normal, np.empty((k, p + 1, p + 1)) if with_slopes else None)
-    return Packing(k, aux, spec.factor_rows)
+    return Packing(k, aux, spec.factor_rows if size is None else None)
 
 
 def deviance_of(spec: Spec, basis: Basis, logdet: Array, gram: Array) -> tuple[Array, Normal]:

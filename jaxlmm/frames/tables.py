@@ -130,6 +130,7 @@ _LATEX = {c: "\\" + c for c in "&%$#_{}"} | {
 
 
 def in_latex(text: str) -> str:
+    """Text with the characters that LaTeX reads as commands escaped."""
     return "".join(_LATEX.get(c, c) for c in text)
 
 

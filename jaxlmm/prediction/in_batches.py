@@ -45,11 +45,12 @@ def predict_batch(
             out[:, rows] = predict_batch(fit, batch, Y, extend_rows(newdata, rows, {}), random, allow_new_levels)
         return out
     new = rows_of_fit(model) if newdata is None else rows_of_data(fit.frame, model, newdata, parts, False)
-    if newdata is not None and any(parts) and not allow_new_levels:
-        check_known(fit.frame, new, parts)
-    for part, there, kin in zip(model.random, parts, new.kin, strict=True):
-        if there and newdata is not None and (kin is not None or not isinstance(part, Term)):
-            raise DataError(f"newdata: {part.name} at new places or through relatives is for single fits, Fit.predict")
+    if newdata is not None and any(parts):
+        if not allow_new_levels:
+            check_known(fit.frame, new, parts)
+        for part, there, kin in zip(model.random, parts, new.kin, strict=True):
+            if there and (kin is not None or not isinstance(part, Term)):
+                raise DataError(f"newdata: {part.name} at new places or through relatives is for Fit.predict")
     return predicted(model, batch, Y, new, parts)
 
 

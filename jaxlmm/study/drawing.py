@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -52,7 +53,7 @@ class Drawn(NamedTuple):
     @property
     def analysis_keys(self) -> Array:
         """A key of each data set (b,), other than those that it was drawn with."""
-        return _folded(jax.random.wrap_key_data(self.keys), np.uint32(ANALYSIS))
+        return _folded(jax.random.wrap_key_data(jnp.asarray(self.keys)), np.uint32(ANALYSIS))
 
     def table(self, place: int, data: Mapping[str, Any]) -> dict[str, Any]:
         """One data set, on the columns of the design."""

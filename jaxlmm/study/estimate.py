@@ -265,7 +265,10 @@ class Fitter:
             if row.test == LRT:
                 values, status = _likelihood_ratio(built, fits, nulls[row.target], row.target, self.targets, code)
             elif row.test == ESTIMATE:
-                values = (np.where(converged, parameter(fits, built.frame, str(self.targets[row.target].of)), np.nan), *none)
+                values = (
+                    np.where(converged, parameter(fits, built.frame, str(self.targets[row.target].of)), np.nan),
+                    *none,
+                )
             else:
                 place = self.tested.index(row.target) if row.target in self.tested else None
                 found = values_of(fits.tests, row.test, row.target, place)

@@ -16,8 +16,8 @@ from .estimate import ABSENT
 BAND = 1.959963984540054  # Monte Carlo bands and bars are of 95 %
 QUANTITIES = ("estimate", "square", "variance", "covered", "rejected", "converged", "singular", "usable")
 MEASURES = (
-    "mean", "bias", "empirical_se", "mse", "model_se", "relative_error_se", "coverage", "type1_error", "power", "rejection",
-    "converged", "singular", "usable",
+    "mean", "bias", "empirical_se", "mse", "model_se", "relative_error_se", "coverage", "type1_error", "power",
+    "rejection", "converged", "singular", "usable",
 )  # fmt: skip
 
 

@@ -30,7 +30,8 @@ ZIPS = 4  # most cells with a zip plot
 STYLE = """body{font:15px/1.45 system-ui,sans-serif;margin:2em auto;max-width:75em;padding:0 1em;color:#222}
 h1{font-size:1.5em}h2{font-size:1.15em;margin-top:2em}table{border-collapse:collapse;font-size:13px;margin:1em 0}
 th,td{padding:.15em .7em;border-bottom:1px solid #ddd;white-space:nowrap}caption{text-align:left;font-weight:600}
-@media print{body{max-width:none;margin:0}figure,table{break-inside:avoid}pre{white-space:pre-wrap}.wide{overflow:visible}}
+@media print{body{max-width:none;margin:0}figure,table{break-inside:avoid}
+pre{white-space:pre-wrap}.wide{overflow:visible}}
 pre{background:#f6f6f6;padding:1em;overflow:auto;font-size:12px}img{max-width:100%}.wide{overflow-x:auto}"""
 
 
@@ -104,8 +105,9 @@ def _pictures(results: Results, summary: Performance, target: str) -> Iterator[t
             continue
         title = plots.TITLES.get(measure, measure)
         if numeric and measure in ("power", "rejection", "type1_error"):
-            yield f"{title} over {numeric[0]}, 95 % Monte Carlo bars", partial(
-                plots.plot_curve, summary, numeric[0], measure, target
+            yield (
+                f"{title} over {numeric[0]}, 95 % Monte Carlo bars",
+                partial(plots.plot_curve, summary, numeric[0], measure, target),
             )
         if len(results.cells) <= FEW:
             yield f"{title}, 95 % Monte Carlo bars", partial(plots.plot_lollipop, summary, measure, target)

@@ -13,7 +13,7 @@ from ..distributions import check_level
 from ..errors import DataError
 from ..fitting.objective import Spec
 from .drawing import Drawn
-from .estimate import NO_TARGET, Fitter, Numbers
+from .estimate import Fitter, Numbers
 from .estimators import CHOSEN, ESTIMATE, Estimator, Row, Target
 
 RULES = ("aic", "bic", "lrt", "backward")
@@ -91,7 +91,7 @@ class Selector:
         spans = [set(f.built.frame.coef_names) for f in self.fitters]
         methods = {one.method for one in selection.candidates}
         by_ml = len(methods) > 1 or ("REML" in methods and any(span != spans[0] for span in spans))
-        plain = {"df": "asymptotic", "robust": None, "lrt": None}
+        plain: dict[str, Any] = {"df": "asymptotic", "robust": None, "lrt": None}
         self.compared = [
             fitter(dataclasses.replace(one, method="ML", **plain)) if by_ml and one.method == "REML" else own
             for one, own in zip(selection.candidates, self.fitters, strict=True)
@@ -116,7 +116,7 @@ class Selector:
         for k, (own, fitter) in enumerate(zip(found, self.fitters, strict=True)):
             here = np.flatnonzero(chosen == k)
             self._take(out, here, own, fitter)
-            out.messages.update({int(i): own.messages[i] for i in here if i in own.messages})
+            out.messages.update({i: own.messages[i] for i in here.tolist() if i in own.messages})
         return out
 
     def _take(self, out: Numbers, here: np.ndarray, own: Numbers, fitter: Fitter) -> None:

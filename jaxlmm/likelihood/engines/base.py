@@ -31,10 +31,21 @@ class Blocks(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """Row-level arrays that an engine prepares its statistics from, all multiplied by sqrt(weights)."""
+    """Row-level arrays that an engine prepares its statistics from, all multiplied by sqrt(weights).
+
+    Attributes
+    ----------
+    present : (n,) whether a row counts: one of no weight, zeros in U and Z, does not; None where all do
+    """
 
     U: Any
     Z: tuple[Any, ...]
+    present: Any = None
+
+    @property
+    def count(self) -> Any:
+        """Number of rows that count, a float."""
+        return np.float64(len(self.U)) if self.present is None else (1.0 * self.present).sum()
 
     @property
     def is_concrete(self) -> bool:

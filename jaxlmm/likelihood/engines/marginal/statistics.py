@@ -75,7 +75,8 @@ def clustered(
         _padded(rows.Z[t], xp)[row] if t in layout.inner and rows.Z[t] is not None else None for t in range(len(rows.Z))
     ]
     kin = [None if getattr(part, "relationship", None) is None else _between(part, row, xp) for part in parts]
-    values = [value for value in (*Z, *kin) if value is not None]
+    here = None if rows.present is None else _padded(1.0 * rows.present[:, None], xp)[row][..., 0]
+    values = [value for value in (*Z, *kin, here) if value is not None]
     first, pattern, present, count, places = own.first, own.pattern, own.present, own.count, own.places
     if values:
         of_cluster = np.arange(m, dtype=np.int32) if pattern is None else pattern
@@ -87,6 +88,7 @@ def clustered(
             count = np.ones(m)
         source = of_cluster[first]
         present, places = present[source], tuple(None if p is None else p.take(source) for p in places)
+        present = present if here is None else present & (here[first] > 0.0)
         for t, z in enumerate(Z):
             if z is not None:
                 places = (*places[:t], _valued(places[t], parts[t], z[first]), *places[t + 1 :])
