@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .arguments import door
+from .arguments import door, shown
 from .covariance import NAMES, Over
 from .design.arrays import check_same, of_arrays
 from .design.fields import FrameField
@@ -184,15 +184,16 @@ def lmm_in_turn(
     DataError
         Where none converges, with what became of each.
     """
-    if isinstance(alternatives, str) or not len(alternatives):
-        raise DataError(f"alternatives: found {alternatives!r}, expected a list of residuals or arguments of lmm")
+    known = isinstance(alternatives, list | tuple) and len(alternatives)
+    if not known or not all(isinstance(given, str | Over | Mapping) for given in alternatives):
+        raise DataError(f"alternatives: found {shown(alternatives)}, expected a list of residuals or arguments of lmm")
     common = {
         "formula": formula, "method": method, "weights": weights, "offset": offset, "variance": variance,
         "relationship": relationship, "structures": structures, "engine": engine,
     }  # fmt: skip
     tried: list[Attempt] = []
     for given in alternatives:
-        asked = {"residual": given} if isinstance(given, str) else dict(given)
+        asked = dict(given) if isinstance(given, Mapping) else {"residual": given}
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ConvergenceWarning)

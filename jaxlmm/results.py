@@ -315,7 +315,7 @@ class Fit(FitBase):
             A table, with `frame`, `contrast`, `pairs` and `test`.
         """
         if random is not False:
-            return predicted_means(self, random, by, newdata, at, df, level, type, **options)
+            return predicted_means(self, random, by, newdata, at, df, level, type, bias_adjust, **options)
         return predictions(self, by, newdata, at, df, level, type, bias_adjust, **options)
 
     def comparisons(

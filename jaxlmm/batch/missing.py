@@ -50,7 +50,7 @@ def stacks_of_masked(design: Design, Y: np.ndarray) -> tuple[Iterator[Stack], np
     parts = [part for part, _ in found]
     *own, spread, good = (np.concatenate(arrays) for arrays in zip(*(arrays for _, arrays in found), strict=True))
     shared_by_all = (tuple(np.tile(a, (len(Y), *(1,) * a.ndim)) for a in same) for same in design.template.basis[-2:])
-    basis = Basis(*own, *shared_by_all)
+    basis = Basis(*own, *shared_by_all)  # type: ignore[arg-type]
     groups = np.concatenate([part.groups for part in parts])
     free = [t.dim for t in design.model.random if t.structure.is_matrix and t.dim > 1]
     few = np.any([has_few_groups(dim, groups, basis.n) for dim in free] or [np.zeros(len(Y), bool)], 0)

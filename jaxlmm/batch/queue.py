@@ -18,7 +18,6 @@ from jax.sharding import PartitionSpec as P
 
 from ..fitting.basins import Basins
 from ..fitting.boundary import Ends
-from ..fitting.estimate import MAX_ITERATIONS
 from ..fitting.newton import State, Status, abandoned, advance, initial_state
 from ..fitting.objective import Spec, objective, packing_of
 from ..runtime.devices import devices, numbers_at_once, platform
@@ -48,11 +47,11 @@ class Queue(NamedTuple):
 
 
 def _drain(
-    slots: int, spec: Spec, shared: Shared, lanes: Lane, order: Any, starts: Any, known: Any, total: Any
+    slots: int, spec: Spec, shared: Shared, lanes: Lane, order: Any, starts: Any, known: Any, most: Any, total: Any
 ) -> Ends:  # fmt: skip
     """Run the solver for the first `total` lanes of `order` (capacity,) from `starts` (capacity, k).
 
-    `known` (capacity, ...) are optima that need not be found again, see `Basins`.
+    `known` (capacity, ...) are optima that need not be found again, see `Basins`; `most` (capacity,) evaluations.
 
     A fixed number of slots is stepped together; a slot whose lane has ended takes the next one from the queue.
     """
@@ -80,8 +79,9 @@ def _drain(
         return queue._replace(next=count, owner=owner, state=choose(taken, start, state))
 
     def body(queue: Queue) -> Queue:
-        state = jax.vmap(step)(jnp.minimum(queue.owner, capacity - 1), queue.state)
-        exhausted = state.iteration >= MAX_ITERATIONS
+        index = jnp.minimum(queue.owner, capacity - 1)
+        state = jax.vmap(step)(index, queue.state)
+        exhausted = state.iteration >= most[index]
         ended = ((state.status != Status.RUNNING) | exhausted) & (queue.owner < capacity)
         status = jnp.where(state.status == Status.RUNNING, Status.MAX_ITERATIONS, state.status).astype(jnp.int32)
         row = jnp.where(ended, queue.owner, capacity)  # nothing is written for the others
@@ -109,7 +109,7 @@ def _drained(slots: int, devices: tuple[Any, ...], *args: Any) -> Ends:
     drain = partial(_drain, slots)
     if len(devices) > 1:
         mesh, own = Mesh(np.array(devices), ("lanes",)), P("lanes")
-        drain = jax.shard_map(drain, mesh=mesh, in_specs=(P(), P(), *(own,) * 5), out_specs=own, check_vma=False)
+        drain = jax.shard_map(drain, mesh=mesh, in_specs=(P(), P(), *(own,) * 6), out_specs=own, check_vma=False)
     return drain(*args)
 
 
@@ -146,14 +146,17 @@ class Runner:
             place[i, : len(mine)], taken[i, : len(mine)], totals[i] = mine, True, len(mine)
         return place.ravel(), taken.ravel(), totals
 
-    def __call__(self, lanes: np.ndarray, s: np.ndarray, known: np.ndarray) -> Ends:
-        """Run `lanes` (b,), some perhaps again, from scaled coordinates s (b, k); `known` (b, ...) as in `Basins`."""
+    def __call__(self, lanes: np.ndarray, s: np.ndarray, known: np.ndarray, most: np.ndarray) -> Ends:
+        """Run `lanes` (b,), some perhaps again, from scaled coordinates s (b, k) for `most` (b,) evaluations.
+
+        `known` (b, ...) as in `Basins`.
+        """
         if np.bincount(lanes % len(self.devices)).max(initial=0) > self.capacity:
-            halves = [self(*(np.array_split(x, 2)[i] for x in (lanes, s, known))) for i in range(2)]
+            halves = [self(*(np.array_split(x, 2)[i] for x in (lanes, s, known, most))) for i in range(2)]
             return Ends(*(np.concatenate(pair) for pair in zip(*halves, strict=True)))
         place, taken, totals = self._dealt(lanes)
         order = (lanes[place] // len(self.devices)).astype(np.int32)
-        inputs = (self.shared, self.lanes, order, s[place], known[place], totals)
+        inputs = (self.shared, self.lanes, order, s[place], known[place], most[place], totals)
         out = self._run(inputs)
         ends = Ends(*(np.empty((len(lanes), *a.shape[1:]), a.dtype) for a in out))
         for mine, found in zip(ends, out, strict=True):

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ..arguments import door
+from ..arguments import door, numbers_of
 from ..errors import DataError
 from ..fitting.boundary import Search
 from ..fitting.estimate import as_start, says_little
@@ -249,7 +249,7 @@ def fit_drawn(
 def as_batch(name: str, value: Any, n: int) -> np.ndarray:
     """A float64 array (b, n), any values."""
     mask = mask_of(value)
-    value = np.asarray(value, dtype=np.float64) if mask is None else np.where(mask, np.nan, np.ma.getdata(value))
+    value = numbers_of(name, value if mask is None else np.where(mask, np.nan, np.ma.getdata(value)))
     if value.ndim != 2 or value.shape[1] != n:
         raise DataError(f"{name}: expected an array of shape (batch, {n}), found shape {value.shape}")
     return value

@@ -27,17 +27,17 @@ def summed(K: Any, X: np.ndarray, inner: np.ndarray, shift: Any, root: Any, sour
     n = len(X)
     chunks = chunks_of(source, columns)
     first: Any = None
-    total, square, at = 0.0, 0.0, 0
+    total: Any = 0.0
+    square: Any = 0.0
+    at = 0
 
     def prepared() -> Iterator[tuple[slice, Any]]:
         start = 0
         for chunk in chunks():
-            chunk = chunk if hasattr(chunk, "tocsr") else np.atleast_2d(np.asarray(chunk, np.float64))
-            rows = slice(start, start + chunk.shape[0])
+            chunk = np.atleast_2d(np.asarray(chunk.toarray() if hasattr(chunk, "toarray") else chunk, np.float64))
+            rows = slice(start, start + len(chunk))
             if rows.stop > n:
                 raise DataError(f"source: expected {n} rows in all, found more")
-            if hasattr(chunk, "tocsr"):
-                chunk = chunk.toarray()
             chunk = chunk if root is None else chunk * root[rows, None]
             yield rows, chunk if shift is None else chunk - shift[rows, None]
             start = rows.stop

@@ -28,8 +28,6 @@ from .recession import logliks, unfinished, without_maximum
 from .spreads import in_own_units
 from .units import Estimate, Estimates, at_ends, root_of
 
-MAX_ITERATIONS = 100
-
 
 def _evaluate(spec: Spec, prepared: Prepared, scale: Array, s: Array) -> Array:
     """Everything at scaled coordinates s, as one packed vector: all that a single fit has to compile."""
@@ -61,10 +59,10 @@ def estimate(model: Model, method: str = "REML", start: np.ndarray | None = None
     charts = spec.charts(prepared.coords)
     reached: list[np.ndarray] = []
 
-    def run(lanes: np.ndarray, s: np.ndarray, known: np.ndarray) -> Ends:
+    def run(lanes: np.ndarray, s: np.ndarray, known: np.ndarray, most: np.ndarray) -> Ends:
         leads = [partial(search.basins.holds, row, xp=np) for row in known]
-        pairs = zip(s, leads, strict=True)
-        states = [minimise(evaluate, packing, one, MAX_ITERATIONS, np, charts, leads_to) for one, leads_to in pairs]
+        each = zip(s, most, leads, strict=True)
+        states = [minimise(evaluate, packing, one, count, np, charts, leads_to) for one, count, leads_to in each]
         reached.extend(state.best for state in states)
         columns = [(state.best, state.status, state.decrement, state.iteration) for state in states]
         return Ends(*(np.stack(column) for column in zip(*columns, strict=True)))

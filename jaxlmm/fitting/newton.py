@@ -32,6 +32,9 @@ FIRST_RADIUS = 1.0  # of the trust region, in scaled coordinates
 LARGEST_RADIUS = 1e8
 SURPRISE = 100.0  # gain, in units of the predicted one plus one, that is not believed
 SMALLEST_RADIUS = 1e-9  # below which the run has stalled
+LONGEST = 16.0  # times a step, where one after the other falls short
+ALIKE = 0.9  # squared cosine of a step and the one before, in the metric of the Hessian, from which they are one way
+NEARLY = 1.0  # decrement below which steps are prolonged
 PATIENCE = 40  # evaluations after which a step from a stationary point that changes nothing ends the run, saddle or not
 VALLEY = 1e-2  # decrement below which rows of Cholesky factors are turned, see `Packing.turned`
 
@@ -106,6 +109,7 @@ class State(NamedTuple):
     curvature: Any
     iteration: Any
     status: Any
+    stretch: Any  # times the Newton step that is being tried; zero where the next must not be prolonged
 
 
 class Packing:
@@ -178,7 +182,7 @@ def initial_state(packing: Packing, x: Any, xp: Any = jnp) -> State:
     """State before the first evaluation at start values x (k,); `xp` is jax.numpy or numpy."""
     infinite, zero, radius = xp.full((), xp.inf), xp.zeros(()), xp.full((), FIRST_RADIUS)
     count = xp.zeros((), xp.int32)
-    return State(xp.zeros(packing.size), xp.asarray(x), zero, radius, infinite, zero, count, count)
+    return State(xp.zeros(packing.size), xp.asarray(x), zero, radius, infinite, zero, count, count, zero)
 
 
 def newton_step(gradient: Any, hessian: Any, radius: Any, xp: Any) -> tuple[Any, Any, Any, Any]:
@@ -223,25 +227,48 @@ def advance(packing: Packing, state: State, evaluated: Any, xp: Any = jnp, chart
     x, _, gradient, hessian = packing.derivatives(best)
 
     ratio = xp.where(xp.abs(gain) <= noise, 1.0, gain / xp.maximum(state.predicted, 1e-300))
-    length = xp.sqrt(xp.sum((charts.to(state.trial) - charts.to(old_x)) ** 2))
+    way = charts.to(state.trial) - charts.to(old_x)
+    length = xp.sqrt(xp.sum(way**2))
     radius = xp.where(accept & (ratio > 0.25), state.radius, 0.25 * xp.minimum(state.radius, length))
     grown = xp.minimum(2.0 * state.radius, LARGEST_RADIUS)
     radius = xp.where(accept & (ratio > 0.75) & (length > 0.9 * state.radius), grown, radius)
     radius = xp.where(first, state.radius, radius)
 
-    move, predicted, decrement, curvature = newton_step(*charts.pulled(x, gradient, hessian), radius, xp)
+    gradient, hessian = charts.pulled(x, gradient, hessian)
+    move, predicted, decrement, curvature = newton_step(gradient, hessian, radius, xp)
+    good = accept & (state.stretch > 0) & (curvature >= -CURVATURE) & (decrement < NEARLY)
+    stretch = xp.where(good, prolonged(gradient, hessian, way, decrement, state.stretch, xp), 1.0)
+    whole = xp.sqrt(xp.sum(move**2)) < radius * (1.0 - 1e-6)
     small = decrement < DECREMENT
     exhausted = (decrement < STATIONARY) & (xp.abs(gain) <= noise) & (decrement > 0.5 * state.decrement)
     exhausted &= state.curvature >= -CURVATURE  # a step away from a saddle gains little, and is the first of some
-    exhausted = exhausted | ((decrement < STATIONARY) & (radius < SMALLEST_RADIUS))  # rounding hides what is left
+    hidden = (radius < SMALLEST_RADIUS) | (~accept & ~first & (state.predicted < noise))  # by rounding, what is left
+    exhausted = exhausted | ((decrement < STATIONARY) & hidden)
     done = (small | exhausted) & (curvature >= -CURVATURE)
     done = done | ((decrement < STATIONARY) & (xp.abs(gain) <= noise) & (state.iteration >= PATIENCE))
     status = xp.where(done, Status.CONVERGED, Status.RUNNING)
-    status = xp.where(~done & (radius < SMALLEST_RADIUS), Status.STALLED, status)
+    status = xp.where(~done & hidden, Status.STALLED, status)
     status = xp.where(first & ~finite, Status.NOT_FINITE, status).astype(xp.int32)
     count = state.iteration + 1
-    trial = packing.turned(x, charts.back(charts.to(x) + move), decrement, curvature, xp)
-    return State(best, trial, predicted, radius, decrement, curvature, count, status)
+    to = charts.back(charts.to(x) + xp.where(whole, stretch, 1.0) * move)
+    trial = packing.turned(x, to, decrement, curvature, xp)
+    stretch = xp.where(accept & whole, stretch, 0.0)
+    return State(best, trial, predicted, radius, decrement, curvature, count, status, stretch)
+
+
+def prolonged(gradient: Any, hessian: Any, way: Any, decrement: Any, stretch: Any, xp: Any) -> Any:
+    """How much longer than the Newton step one should be, after `way` (k,), `stretch` times the Newton step before.
+
+    Where the criterion is not quadratic (a correlation of zero over some power of its distance; a constant that goes to
+    zero, in logarithms) Newton steps fall short by the same part time after time. That part is what the secant through
+    the last two steps says.
+    """
+    bend = way @ hessian @ way
+    along = -gradient @ way
+    same = (along > 0) & (along**2 > ALIKE * decrement * bend)
+    short = 1.0 / xp.where(stretch > 0, stretch, 1.0) - along / xp.maximum(bend, 1e-300)
+    factor = 1.0 / xp.maximum(short, 1.0 / LONGEST)
+    return xp.where(same & (factor > 1.2), factor, 1.0)
 
 
 def abandoned(state: State, known: Any, xp: Any = jnp) -> State:

@@ -19,6 +19,7 @@ from ..likelihood.parts import Term
 from ..likelihood.prepared import Basis, turned, weighted
 from ..linalg import tril_indices
 from ..runtime.programs import compiled
+from ..tolerances import FITTED_BY_X
 from .objective import Spec
 
 APART = 1e4  # ratio of standard deviations of places above which each has a unit of its own
@@ -41,7 +42,7 @@ def in_own_units(
     if found is not None:
         squares, rows = found
         axes = tuple(range(-1 if places is None else -2, 0))
-        seen = (rows > 0) & (squares > 0)
+        seen = (rows > 0) & (squares > FITTED_BY_X**2 * np.max(squares, axes, keepdims=True))  # more than rounding
         spread = squares / np.where(seen, rows, 1.0)
         highest = np.max(spread, axes, where=seen, initial=0.0)
         lowest = np.min(spread, axes, where=seen, initial=np.inf)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from ..arguments import check_function
 from ..covariance.charts import IDENTITY
 from ..errors import DataError
 from ..likelihood.confounding import check_left_by
@@ -22,10 +23,11 @@ from ..pytrees import is_traced, replace
 from ..runtime.precision import pure, unguarded
 from ..runtime.programs import compiled
 from ..runtime.sharding import alike
+from ..runtime.sizes import check_count
 from ..tolerances import FLAT, SINGULAR
-from .boundary import RISE
+from .boundary import MAX_ITERATIONS, RISE
 from .constrained import Constrained, Through
-from .estimate import MAX_ITERATIONS, as_start
+from .estimate import as_start
 from .newton import Evaluate, Packing, Status, minimise
 from .objective import Spec, criterion_at, objective, packing_of, scale_of
 from .units import Estimates, in_units, jacobi_eigenvalues
@@ -85,6 +87,10 @@ def fit(
     with pure():
         if optimizer is not None:
             _check_optimizer(optimizer)
+        for name, function in (("prior", prior), ("through", through)):
+            if function is not None:
+                check_function(name, function)
+        check_count("max_iterations", max_iterations)
         if not isinstance(model, Model):
             raise TypeError(f"fit(model): expected a jaxlmm.Model, found {type(model).__name__}")
         spec, given, constants = Spec.of(model, method), Asked(), ((), ())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from ..arguments import shown
 from ..errors import FormulaError
 from .tokens import Reader
 
@@ -66,6 +67,8 @@ def updated(old: str, change: str) -> str:
     FormulaError
         For a text that is no formula, and a random-effect term that is not there to be taken out.
     """
+    if not isinstance(change, str):
+        raise FormulaError(f"formula: found {shown(change)}, expected text such as '. ~ . - x'")
     response, items = Written(old).parts()
     new_response, changes = Written(change).parts()
     made: list[Summand] = []

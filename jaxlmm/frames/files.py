@@ -98,9 +98,11 @@ class Sink:
         if self.is_parquet and not find_spec("pyarrow"):
             raise ImportError("writing Parquet files needs pyarrow: pip install 'jaxlmm[parquet]'")
         self._writer: Any = None
+        self._file: Any = None
 
     def __enter__(self) -> Sink:
-        self._file = None if self.is_parquet else self.path.open("w", newline="", encoding="utf-8")
+        if not self.is_parquet:
+            self._file = self.path.open("w", newline="", encoding="utf-8")
         return self
 
     def add(self, columns: Mapping[str, Any]) -> None:

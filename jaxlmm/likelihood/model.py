@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array
 
 from .. import pytrees
-from ..arguments import check_flag, refuse_unknown
+from ..arguments import check_flag, refuse_unknown, shown
 from ..covariance import Covariance
 from ..errors import DataError
 from ..frames.columns import same_index
@@ -174,7 +174,7 @@ class Model:
         return tuple((part.structure, part.dim) for part in (*self.random, self.residual))
 
     def _checked(self, theta: Any) -> Array:
-        theta = jnp.asarray(theta)
+        theta = array_of("theta", theta)
         if theta.shape != (self.size,):
             raise DataError(f"theta: expected {self.size} covariance parameters, found shape {theta.shape}")
         return theta
@@ -200,6 +200,14 @@ def checked(function: str, theta: Any, model: Any, order: str = "theta, model") 
     if isinstance(theta, Model):
         raise TypeError(f"{function}({order}): theta: expected {model.size} numbers, found a Model")
     return model._checked(theta)
+
+
+def array_of(name: str, value: Any) -> Array:
+    """A JAX array of numbers, traced ones included."""
+    try:
+        return jnp.asarray(value)
+    except (TypeError, ValueError):
+        raise DataError(f"{name}: found {shown(value)}, expected numbers") from None
 
 
 def block_at(structure: Covariance, dim: Any, coords: Any) -> Array:

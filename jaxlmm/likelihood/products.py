@@ -13,7 +13,7 @@ from ..runtime.programs import compiled
 from .engines import DENSE, Blocks, Whole
 from .engines.protocol import only_present
 from .loglik import gram
-from .model import Model, checked
+from .model import Model, array_of, checked
 from .parts import Term
 from .prepared import Prepared, counted, prepare, square_roots, weighted
 
@@ -39,7 +39,7 @@ def solve(theta: Any, model: Model, rhs: Any) -> Array:
         For a right-hand side of another number of rows.
     """
     with pure():
-        theta, rhs, n = checked("solve", theta, model, "theta, model, rhs"), jnp.asarray(rhs), len(model.y)
+        theta, rhs, n = checked("solve", theta, model, "theta, model, rhs"), array_of("rhs", rhs), len(model.y)
         if rhs.ndim not in (1, 2) or rhs.shape[0] != n:
             raise DataError(f"rhs: expected an array of shape ({n},) or ({n}, columns), found shape {rhs.shape}")
         return _solve(theta, model, prepare(model, compact=False), rhs)

@@ -118,10 +118,10 @@ def _effect(fit: FitBase, name: tuple[Any, ...]) -> _Effect:
 
 def predicted_means(
     fit: FitBase, random: Random, by: Any, newdata: Any, at: Mapping[str, Any] | None, df: str, level: float,
-    type: str, **method: Any,
+    type: str, bias_adjust: bool | float, **method: Any,
 ) -> EMMeans:  # fmt: skip
     """Averages over rows of means with predicted random effects; see ``Fit.predictions``."""
-    if type != "link" or isinstance(newdata, str):
+    if type != "link" or bias_adjust is not False or isinstance(newdata, str):
         raise DataError(
             "random: averages with random effects are on the scale of the model, of rows of data or newdata"
         )

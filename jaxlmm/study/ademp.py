@@ -14,7 +14,7 @@ import numpy as np
 
 from ..frames.tables import Shown, Table, in_latex
 from .cells import in_words, label
-from .estimators import ESTIMATE
+from .estimators import CHOSEN, ESTIMATE
 from .manifest import replicates_of
 from .measures import BAND
 from .tables import SHOWN, performance_table
@@ -35,7 +35,11 @@ MEANING = {
     "singular": "share of fits with a covariance matrix on its boundary",
     "usable": "share of data sets with a result",
 }
-DATA, OPTIONS = ("formula", "beta", "covariance", "residual", "variance", "lost"), ("residual", "variance", "weights")
+OPTIONS = ("residual", "variance", "weights")
+DATA = (
+    ("formula", "beta", "covariance", "residual", "variance", "skew", "tails", "lost"),
+    ("residual", "variance", "weights"),
+)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -89,7 +93,7 @@ def ademp(summary: Any) -> Ademp:
         ("Aims", (study.get("aims") or "Not stated; Study(aims=...) has them here.",)),
         ("Data-generating mechanisms", tuple(_data(summary.results, study))),
         ("Estimands", (_estimands(summary.results, study),)),
-        ("Methods", (_methods(study),)),
+        ("Methods", (_methods(summary.results, study),)),
         ("Performance measures", tuple(_measures(summary, shown))),
         ("Results", tuple(_results(summary))),
     ))  # fmt: skip
@@ -128,8 +132,9 @@ def _estimands(results: Any, study: Mapping[str, Any]) -> Table:
     return Table("Estimands", ("estimand", "of", "true values", "tested value"), tuple(rows), labels=4)
 
 
-def _methods(study: Mapping[str, Any]) -> Table:
+def _methods(results: Any, study: Mapping[str, Any]) -> Table:
     rows = []
+    chosen = [name for name, target in study["targets"].items() if target["of"] == CHOSEN]
     for one in study["estimators"]:
         model = one.get("formula") or one.get("large", {}).get("formula") or ""
         small = one.get("small", {}).get("formula")
@@ -141,8 +146,8 @@ def _methods(study: Mapping[str, Any]) -> Table:
             model = _words(one["function"])
         model = "; ".join([f"{model} against {small}" if small else model, *options])
         method = one.get("method") or one.get("large", {}).get("method") or ""
-        tests = [_words(one[name]) for name in ("df", "robust", "test") if one.get(name)]
-        tests += ["likelihood ratio"] if one.get("lrt") else []
+        tests = dict.fromkeys(row.test for row in results.rows if row.estimator == one["name"]
+                              and row.test != ESTIMATE and row.target not in chosen)  # fmt: skip
         rows.append((one["name"], model, method, ", ".join(tests)))
     return Table("Methods", ("method", "model", "estimated by", "tests"), tuple(rows), labels=4)
 
@@ -225,7 +230,8 @@ def _words(value: Any) -> str:
     if isinstance(value, Mapping):
         for key in ("function", "method", "partial"):
             if key in value:
-                return _words(value[key])
+                name = _words(value[key])
+                return str(value.get("source") or name) if name.endswith("<lambda>") else name
         if "kind" in value:
             own = {k: v for k, v in value.items() if k not in ("kind", "program") and v not in (None, "")}
             return f"{value['kind']}({_words(own)})"

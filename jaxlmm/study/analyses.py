@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import DataError
 from ..interface import lmm
 from .estimators import Analysis, Estimator
-from .resampling import BootstrapTest, CrossValidation, PermutationTest, RLRTest
+from .resampling import CrossValidation, NestedBootstrap, PermutationTest, RLRTest
 from .selecting import Selection
 
 __all__ = ["Selection", "bootstrap", "cluster_means", "cross_validation", "ols", "permutation", "rlrt", "steps"]
@@ -63,7 +63,7 @@ class ClusterMeans:
 
 def bootstrap(
     formula: str, null: str, target: str, n: int = 199, method: str = "ML", name: str = "bootstrap", **options: Any
-) -> BootstrapTest:  # fmt: skip
+) -> NestedBootstrap:  # fmt: skip
     """The parametric bootstrap of a likelihood ratio in every data set: a nested simulation.
 
     From the fit without the target n responses are drawn, and both models are fitted to each, those of many data sets
@@ -77,7 +77,7 @@ def bootstrap(
     options : of both models, as for `Estimator`
     """
     large, small = (Estimator(name, text, method, **options) for text in (formula, null))
-    return BootstrapTest(name, target, large, n, small)
+    return NestedBootstrap(name, target, large, n, small)
 
 
 def rlrt(
@@ -143,11 +143,11 @@ def steps(
     df, alpha_random, alpha_fixed : as for ``Fit.step``
     options : of `jaxlmm.lmm`
     """
-    return Analysis(name, Steps(formula, tuple(targets), df, alpha_random, alpha_fixed, options), df)
+    return Analysis(name, Elimination(formula, tuple(targets), df, alpha_random, alpha_fixed, options), df)
 
 
 @dataclass(frozen=True)
-class Steps:
+class Elimination:
     """See `steps`."""
 
     formula: str

@@ -115,6 +115,32 @@ def _band(ax: Any, nominal: float, n: np.ndarray, vertical: bool = False) -> Non
     (ax.axvline if vertical else ax.axhline)(nominal, color="0.6", linewidth=0.8, zorder=0)
 
 
+def plot_coverage(summary: Performance, target: str | None = None, measure: str = "coverage") -> Any:
+    """Coverage (or type-I error) in every cell with Monte Carlo bars; the band is where the nominal rate would fall.
+
+    Returns
+    -------
+    matplotlib's Figure
+    """
+    results, value = summary.results, summary.value[measure]
+    rows = _rows(results, target, value)
+    cells = [c for c in range(len(results.cells)) if not np.isnan(value[c, rows]).all()]
+    nominal = summary.level if measure == "coverage" else summary.alpha
+    figure = new_figure(6.8, 0.9 + 0.16 * len(cells) * (len(rows) + 1.5))
+    ax = figure.add_subplot()
+    _band(ax, nominal, summary.n[measure][np.ix_(cells, rows)], vertical=True)
+    for i, k in enumerate(rows):
+        y = np.arange(len(cells)) + (i - 0.5 * (len(rows) - 1)) / (len(rows) + 1.5)
+        bars = BAND * summary.mcse[measure][cells, k]
+        ax.errorbar(value[cells, k], y, xerr=bars, linestyle="", capsize=2,
+                    marker=MARKERS[i % len(MARKERS)], markersize=4, label=label_of(results.rows[k]))  # fmt: skip
+    ax.set_yticks(np.arange(len(cells)), [cell_label(results, c) for c in cells])
+    ax.set_ylim(len(cells) - 0.4, -0.6)
+    ax.set_xlabel(TITLES.get(measure, measure))
+    figure.legend(loc="outside right upper", fontsize=8, frameon=False)
+    return figure
+
+
 def plot_lollipop(summary: Performance, measure: str = "coverage", target: str | None = None) -> Any:
     """A measure of every method with Monte Carlo bars, a panel for each cell; stems begin at what it should be.
 

@@ -72,9 +72,9 @@ class Resampled:
         if self.large.method not in ("REML", "ML"):
             raise DataError(f"{where}: method: found {self.large.method!r}, expected 'REML' or 'ML'")
 
-    def fitter(self, targets: Mapping[str, Target], data: Mapping[str, Any], factors: Any, response: str) -> Lanes:
+    def fitter(self, targets: Mapping[str, Target], data: Mapping[str, Any], factors: Any, response: str) -> Resampler:
         """What applies it to the data sets of a cell."""
-        return Lanes(self, targets[self.target], data, response)
+        return Resampler(self, targets[self.target], data, response)
 
     def build(self, data: Mapping[str, Any], target: Target) -> list[Built]:
         """The models, the one with the target first."""
@@ -90,7 +90,7 @@ class Resampled:
         ratio = cleaned(2.0 * (large.loglik - small.loglik), small.loglik)
         return np.where(large.converged & small.converged, ratio, np.nan)
 
-    def estimates(self, design: Design, Y: np.ndarray, fits: Sequence[BatchFit], target: Target) -> np.ndarray:
+    def estimates(self, design: TestedDesign, Y: np.ndarray, fits: Sequence[BatchFit], target: Target) -> np.ndarray:
         """Of the target (b,), NaN where it has none."""
         if target.is_variance:
             return parameter(fits[0], design.built[0][0], str(target.of))
@@ -102,7 +102,7 @@ class Resampled:
 
 
 @dataclass(frozen=True, eq=False)
-class BootstrapTest(Resampled):
+class NestedBootstrap(Resampled):
     """See `jaxlmm.study.analyses.bootstrap`; small : the model without the target."""
 
     small: Estimator
@@ -118,7 +118,7 @@ class BootstrapTest(Resampled):
             raise DataError(f"estimator {self.name!r}: null: uses other rows than the formula")
         return [large, small]
 
-    def p_values(self, design: Design, Y: np.ndarray, fits: Sequence[BatchFit], keys: Any) -> np.ndarray:
+    def p_values(self, design: TestedDesign, Y: np.ndarray, fits: Sequence[BatchFit], keys: Any) -> np.ndarray:
         """Shares (b,) of responses drawn from the smaller fit with as large a ratio; those of `jaxlmm.compare`."""
         observed, model = self.ratios(fits), design.built[1][1]
         p = np.full(len(Y), np.nan)
@@ -144,6 +144,13 @@ class RLRTest(Resampled):
 
     test = "rlrt"
 
+    def check(self, targets: Mapping[str, Target]) -> None:
+        """Refuse what is not a standard deviation."""
+        super().check(targets)
+        if not str(targets[self.target].of).startswith("sd_"):
+            raise DataError(f"estimator {self.name!r}: target: expected a standard deviation, such as one with "
+                            f"of='sd_(Intercept)|cluster', found {self.target!r}")  # fmt: skip
+
     def build(self, data: Mapping[str, Any], target: Target) -> list[Built]:
         """The model, and without its one variance."""
         frame, model = model_of(self.large.formula, data, **self.large.options)
@@ -154,7 +161,7 @@ class RLRTest(Resampled):
         null = Model(model.y, model.X, (), model.residual, weights=model.weights, offset=model.offset)
         return [(frame, model), (frame, null)]
 
-    def p_values(self, design: Design, Y: np.ndarray, fits: Sequence[BatchFit], keys: Any) -> np.ndarray:
+    def p_values(self, design: TestedDesign, Y: np.ndarray, fits: Sequence[BatchFit], keys: Any) -> np.ndarray:
         """From one law for all data sets of a design."""
         model, observed = design.built[0][1], self.ratios(fits)
         if design.law is None:
@@ -177,6 +184,13 @@ class PermutationTest(Resampled):
 
     test = "permutation"
 
+    def check(self, targets: Mapping[str, Target]) -> None:
+        """Refuse what has no t."""
+        super().check(targets)
+        if targets[self.target].is_joint or targets[self.target].is_variance:
+            raise DataError(f"estimator {self.name!r}: target: expected a coefficient or weights of some, found "
+                            f"{self.target!r}")  # fmt: skip
+
     def build(self, data: Mapping[str, Any], target: Target) -> list[Built]:
         """The model, after a look at what is exchanged."""
         built = super().build(data, target)
@@ -185,7 +199,7 @@ class PermutationTest(Resampled):
                             f"one of {', '.join(built[0][0].coef_names)}, found {self.exchange!r}")  # fmt: skip
         return built
 
-    def p_values(self, design: Design, Y: np.ndarray, fits: Sequence[BatchFit], keys: Any) -> np.ndarray:
+    def p_values(self, design: TestedDesign, Y: np.ndarray, fits: Sequence[BatchFit], keys: Any) -> np.ndarray:
         """Shares (b,) of assignments with as large a |t|."""
         frame, model = design.built[0]
         column, again = frame.coef_names.index(self.exchange), rebuilt(frame, design.data, self.exchange)
@@ -238,7 +252,7 @@ class CrossValidation(Resampled):
 
     test = "cross-validation"
 
-    def estimates(self, design: Design, Y: np.ndarray, fits: Sequence[BatchFit], target: Target) -> np.ndarray:
+    def estimates(self, design: TestedDesign, Y: np.ndarray, fits: Sequence[BatchFit], target: Target) -> np.ndarray:
         """Mean squared errors (b,) of rows predicted by the fits without their fold."""
         frame, model = design.built[0]
         table = open_table(design.data)
@@ -255,7 +269,7 @@ class CrossValidation(Resampled):
         means = np.where(found.converged[:, None], means, np.nan).reshape(len(Y), self.n, -1)
         return np.mean((Y - np.einsum("bkn,kn->bn", np.where(left_out, means, 0.0), left_out.astype(float))) ** 2, 1)
 
-    def p_values(self, design: Design, Y: np.ndarray, fits: Sequence[BatchFit], keys: Any) -> np.ndarray:
+    def p_values(self, design: TestedDesign, Y: np.ndarray, fits: Sequence[BatchFit], keys: Any) -> np.ndarray:
         """None."""
         return np.full(len(Y), np.nan)
 
@@ -264,7 +278,7 @@ class CrossValidation(Resampled):
         return self.fitted(data, self.large)
 
 
-class Design:
+class TestedDesign:
     """Models on a design, and what is found once for it."""
 
     def __init__(self, test: Resampled, target: Target, data: Mapping[str, Any]):
@@ -272,20 +286,24 @@ class Design:
         self.law: np.ndarray | None = None
         names = self.built[0][0].coef_names
         unknown = [name for name in target.weights if name not in names and not target.is_variance]
-        if unknown and not isinstance(test, CrossValidation):
+        if isinstance(test, CrossValidation):
+            if len(unknown) < len(target.weights) or target.is_variance:
+                raise DataError(f"estimator {test.name!r}: target: {test.target!r} is a parameter of the model; give "
+                                "it one of its own, such as Target(of='mse')")  # fmt: skip
+        elif unknown:
             raise DataError(f"estimator {test.name!r}: {unknown[0]!r} is not a coefficient; there are "
                             f"{', '.join(names)}")  # fmt: skip
         self.weights = np.array([target.weights.get(name, 0.0) for name in names])
 
 
-class Lanes:
+class Resampler:
     """Applies a test to data sets of one cell, those of one design together."""
 
     def __init__(self, test: Any, target: Target, data: Mapping[str, Any], response: str):
         self.estimator, self.target, self.data, self.response = test, target, data, response
         self.rows = test.rows({})
         self.rows_of_design = len(next(iter(data.values())))
-        self.design = Design(test, target, {**data, response: stand_in(self.rows_of_design)})
+        self.design = TestedDesign(test, target, {**data, response: stand_in(self.rows_of_design)})
 
     def __call__(self, drawn: Drawn, b: int) -> Numbers:
         """Numbers of all data sets."""
@@ -298,14 +316,16 @@ class Lanes:
                 return out
         for i in range(b):
             try:
-                design = Design(self.estimator, self.target, without_lost(drawn.table(i, self.data), self.response))
+                design = TestedDesign(
+                    self.estimator, self.target, without_lost(drawn.table(i, self.data), self.response)
+                )
             except JaxlmmError as error:
                 out.fail(i, "unusable_data", sentence_of(error))
                 continue
             self._fill(out, np.array([i]), design, design.built[0][1].y[None], keys[i : i + 1])
         return out
 
-    def _fill(self, out: Numbers, places: np.ndarray, design: Design, Y: np.ndarray, keys: Any) -> None:
+    def _fill(self, out: Numbers, places: np.ndarray, design: TestedDesign, Y: np.ndarray, keys: Any) -> None:
         fits = self.estimator.fits(design.built, Y)
         p, large, none = self.estimator.p_values(design, Y, fits, keys), fits[0], np.full(len(Y), np.nan)
         estimate = self.estimator.estimates(design, Y, fits, self.target)
@@ -317,7 +337,7 @@ class Lanes:
 
     def rehearse(self, table: Mapping[str, Any]) -> None:
         """Build the models of one data set; raises what is wrong with it."""
-        design = Design(self.estimator, self.target, without_lost(table, self.response))
+        design = TestedDesign(self.estimator, self.target, without_lost(table, self.response))
         for _, model in design.built:
             check_left_by(model.X, model.random, self.estimator.large.method)
 

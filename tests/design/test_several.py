@@ -83,6 +83,7 @@ def test_a_standardised_response_is_arithmetic():
         standardised("scale(x) ~ 1", pd.DataFrame({"x": [1.0, 1.0]}))
 
 
+@pytest.mark.slow
 def test_means_of_a_standardised_response_are_those_of_the_response():
     """Transformed back; differences are differences of the response."""
     data = wide()

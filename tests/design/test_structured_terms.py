@@ -514,7 +514,7 @@ FITS = {
     "const_power": ("y ~ x + (1 | id)", {"variance": "const_power(h, const=0.5)"},
                     lambda p: p[0] * SAME_ID + p[1] * np.diag((0.5 + H ** p[2]) ** 2)),
     "ident": ("y ~ x + (1 | id)", {"variance": "ident(f)"},
-              lambda p: p[0] * SAME_ID + p[1] * np.diag(np.r_[1.0, p[2:4]][LEVEL_F] ** 2)),
+              lambda p: p[0] * SAME_ID + np.diag(np.array(p[1:4])[LEVEL_F])),
     "relationship": ("y ~ x + (1 | id)", {"relationship": {"id": KIN}},
                      lambda p: p[0] * np.kron(KIN, np.ones((VISITS, VISITS))) + p[1] * EYE),
     "relationship beside ar1": (

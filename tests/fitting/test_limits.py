@@ -17,7 +17,8 @@ import jaxlmm
 import oracle
 from cases import some
 from jaxlmm.errors import DataError, JaxlmmError
-from jaxlmm.fitting.estimate import MAX_ITERATIONS, estimate
+from jaxlmm.fitting.boundary import MAX_ITERATIONS
+from jaxlmm.fitting.estimate import estimate
 from jaxlmm.fitting.newton import Status, minimise
 from jaxlmm.fitting.objective import Spec, objective, packing_of, scale_of
 from jaxlmm.likelihood.engines.dense import MAX_DENSE_ROWS

@@ -10,7 +10,7 @@ import pytest
 
 import jaxlmm
 from cases import some
-from jaxlmm.batch import queue as lanes
+from jaxlmm.fitting import boundary
 from jaxlmm.fitting import estimate as fitting
 from jaxlmm.likelihood.engines.orthogonal import Patterns, orthogonalise, project, same_rows
 from jaxlmm.runtime.programs import PROGRAMS
@@ -169,8 +169,7 @@ def test_a_fit_that_was_stopped_has_the_loglik_of_its_theta(method, limit, monke
     model = jaxlmm.lmm("y ~ x + z + h + (x | g)", data()).model
     Y = np.stack([model.y, model.y[::-1]])
     with jax.enable_x64(True):
-        monkeypatch.setattr(fitting, "MAX_ITERATIONS", limit)
-        monkeypatch.setattr(lanes, "MAX_ITERATIONS", limit)
+        monkeypatch.setattr(boundary, "MAX_ITERATIONS", limit)
         PROGRAMS.clear()
         stopped = fitting.estimate(model, method)
         assert stopped.status == jaxlmm.Status.MAX_ITERATIONS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -92,6 +93,16 @@ def test_every_lane_is_its_single_fit(name, methods):
     for method in methods:
         for i, single in enumerate(singles(name)):
             check(batch.tests[method], i, single.wald(method))
+
+
+@pytest.mark.parametrize("name", ["slopes", pytest.param("ar1", marks=pytest.mark.slow)])
+def test_degrees_of_freedom_of_the_design_are_those_of_single_fits(name):
+    methods = ("satterthwaite", "containment") + (("between-within", "between-within-sas") if name == "slopes" else ())
+    batch = fit(name).refit(drawn(), tests=Tests(L, RHS, df=methods))
+    for method in methods[1:]:
+        for i in (0, 4):
+            check(batch.tests[method], i, singles(name)[i].wald(method))
+    assert not np.allclose(batch.tests["containment"].df, batch.tests["satterthwaite"].df)
 
 
 @pytest.mark.parametrize("df", some(["kenward-roger", "satterthwaite"], "satterthwaite"))
@@ -203,9 +214,11 @@ def test_models_with_designs_of_their_own():
         fits.append(jaxlmm.lmm(MODELS["slopes"][0], subset(data() | {"y": y, "x": rng.normal(size=72)}, keep)))
     methods = ("satterthwaite", "kenward-roger")
     batch = jaxlmm.fit_batch([one.model for one in fits], tests=Tests(L, RHS, df=methods))
+    # without a formula, joint tests are about the columns of X in their units
+    columns = SimpleNamespace(canonical=lambda *_: (np.eye(3)[1:], np.array([0.2, 0.1])))
     for method in methods:
         for i, single in enumerate(fits):
-            check(batch.tests[method], i, single.wald(method))
+            check(batch.tests[method], i, single.wald(method), of=columns)
 
 
 @pytest.mark.slow
@@ -292,7 +305,14 @@ def test_balanced_one_way_data(b):
         (lambda: Tests(np.ones((1, 2, 2))), "L: expected"),
         (lambda: Tests(L, [1.0, 2.0, 3.0]), "rhs: expected"),
         (lambda: Tests(L, df="kr"), "df: found 'kr'"),
-        (lambda: Tests(L, df=("satterthwaite", "containment")), "df: found 'containment'"),
+        (lambda: Tests(L, df=("satterthwaite", "between")), "df: found 'between'"),
+        (lambda: jaxlmm.fit_batch(fit("slopes").model, drawn()[:2], tests=Tests(L, df="containment")), "of a formula"),
+        (
+            lambda: fit("slopes").refit(
+                np.where(np.arange(72) == 3, np.nan, drawn()[:2]), missing="drop", tests=Tests(L, df="between-within")
+            ),
+            "lost rows",
+        ),
         (lambda: Tests(L, information="fisher"), "information: found 'fisher'"),
         (lambda: Tests(L, boundary_df="no"), "boundary_df: found 'no'"),
         (lambda: Tests(L, robust="CR2"), "robust: found 'CR2'"),

@@ -97,6 +97,9 @@ def test_pairs_are_those_of_single_fits(data, tmp_path):
         assert streamed.found == 6 and not streamed.hits
     import pyarrow.parquet
 
+    assert fit.scan(x, Y, threshold=1e-12, to=tmp_path / "none.parquet").found == 0
+    assert len(pyarrow.parquet.read_table(tmp_path / "none.parquet")) == 0
+
     table = pyarrow.parquet.read_table(tmp_path / "hits.parquet")
     with (tmp_path / "hits.csv").open() as file:
         rows = list(csv.DictReader(file))

@@ -125,6 +125,7 @@ def test_kenward_roger_adds_what_estimated_parameters_cost():
         np.testing.assert_allclose((found.se[k], found.df[k]), expected, rtol=1e-7)
 
 
+@pytest.mark.slow
 def test_averages_of_rows_have_the_effects_of_these_rows():
     """Also with values of a predictor, in new data, and compared with each other."""
     data, fit = slopes()
@@ -165,3 +166,18 @@ def test_methods_that_are_for_coefficients_alone():
         fit.predictions("Subject", newdata="grid", random=True)
     with pytest.raises(DataError, match="too many|nobody|not in the fit"):
         fit.predictions("Subject", newdata={"Days": [1.0], "Subject": ["nobody"]}, random=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("df", ["satterthwaite", "kenward-roger", "residual"])
+def test_single_rows_are_predictions_also_of_random_functions(df):
+    rng = np.random.default_rng(0)
+    g, t = np.repeat(np.arange(8), 6), np.tile(np.arange(6.0), 8)
+    data = {"g": np.array([f"s{k}" for k in g]), "t": t, "x": rng.normal(size=48)}
+    root = np.linalg.cholesky(np.exp(-np.abs(t[:6, None] - t[:6])))
+    data["y"] = data["x"] + rng.normal(size=8)[g] + (root @ rng.normal(size=(6, 8))).T.ravel() + rng.normal(size=48)
+    fit = jaxlmm.lmm("y ~ x + (1 | g) + ou(t | g)", data)
+    new = {"g": np.array(["s1", "s3"]), "t": np.array([2.5, 7.0]), "x": np.array([0.0, 1.0])}
+    found, expected = fit.predictions("row", newdata=new, random=True, df=df).frame(), fit.predict(new, se=True, df=df)
+    for name in ("estimate", "std_error", "df"):
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-9)

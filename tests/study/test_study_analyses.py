@@ -73,6 +73,8 @@ def test_what_cannot_be_compared_is_refused():
         "the same tests": analyses.Selection("s", [OLS, Estimator("b", MODEL, df="asymptotic")]),
         "two or more": analyses.Selection("s", [OLS]),
         "target: found 'x'": analyses.bootstrap(MODEL, WITHOUT.formula, "x"),
+        "expected a standard deviation": analyses.rlrt(MODEL, "arm"),
+        "a coefficient or weights": analyses.permutation(MODEL, "sd", "arm"),
         "a positive number": analyses.bootstrap(MODEL, WITHOUT.formula, "arm", n=0),
     }
     for words, estimator in bad.items():
@@ -82,6 +84,7 @@ def test_what_cannot_be_compared_is_refused():
         "expected each to have more parameters": analyses.Selection("s", [WITH, WITHOUT]),
         "REML does not compare": analyses.bootstrap(MODEL, WITHOUT.formula, "arm", method="REML"),
         "one random term": analyses.rlrt("y ~ 1 + (1 | cluster) + (1 | arm)", "sd"),
+        "is a parameter of the model": analyses.cross_validation(MODEL, "arm"),
         "expected a column of numbers": analyses.permutation(MODEL, "arm", "cluster"),
     }
     data = designs.cluster_trial(6, 5)
@@ -157,6 +160,45 @@ def test_drawn_laws_are_those_of_a_loop():
         np.testing.assert_allclose(found["permutation", "permutation", "arm"][1][i], p, rtol=1e-12)
     # a permutation of clusters has 20 assignments, two of which are as extreme as any
     assert found["permutation", "permutation", "arm"][1].min() >= 1 / 20
+
+
+@pytest.mark.slow
+def test_cross_validation_in_every_data_set_is_the_loop():
+    test = analyses.cross_validation(MODEL, "error", unit="cluster", folds=3)
+    study = small(estimators=[test], targets={"error": Target(of="mse")})
+    Y, data, found = responses(study, range(12)), designs.cluster_trial(6, 5), cheap(study)
+    for i in (2, 7):
+        gaps = []
+        for k in range(3):
+            out = data["cluster"] % 3 == k
+            one = jaxlmm.lmm(MODEL, {**{n: v[~out] for n, v in data.items()}, "y": Y[i][~out]})
+            means = one.predict({n: v[out] for n, v in data.items()}, allow_new_levels=True)
+            gaps.append((Y[i][out] - means) ** 2)
+        np.testing.assert_allclose(
+            found["cross-validation", "cross-validation", "error"][0][i], np.mean(gaps), rtol=1e-5
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_degrees_of_freedom_of_designs_are_those_of_single_fits(dropout):
+    lost = Dropout(dropout) if dropout else None
+    formula = "y ~ arm * visit + (1 | subject)"
+    names = ("arm:visit[T.v1]", "arm:visit[T.v2]")
+    df = ("containment", "between-within", "between-within-sas")
+    study = small(
+        design=lambda: designs.visits(12, 3), generate=MixedModel(formula, {"arm": 0.3}, {"subject": 1.0}, lost=lost),
+        grid=(), estimators=[Estimator("mixed", formula, df=df)], replicates=4, chunk=4,
+        targets={"arm": None, "both": Target(of=names)},
+    )  # fmt: skip
+    found = cheap(study)
+    for i in (0, 3):
+        fit = study.replicate(0, i).fit()
+        for method in df:
+            single = fit.test({"arm": 1.0}, df=method).rows
+            np.testing.assert_allclose(found["mixed", method, "arm"][1][i], single.p[0], rtol=1e-5)
+            joint = fit.test(list(names), df=method).joint
+            np.testing.assert_allclose(found["mixed", method, "both"][1][i], joint.p, rtol=1e-5)
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ...arguments import numbers_of
+from ...arguments import check_names, check_word, numbers_of, shown
 from ...batch.fits import Fitted
 from ...batch.queue import sizes
 from ...batch.responses import Lane, Shared, assemble
@@ -29,6 +29,7 @@ from ...linalg import quadratic
 from ...pytrees import frozen_pytree
 from ...runtime.devices import platform
 from ...runtime.programs import QUICKLY, compiled
+from ...runtime.sizes import check_count
 from ...tolerances import INDEPENDENT, REPEATED
 from ..hypotheses.alternatives import alternative_of
 from ..hypotheses.coding import Coding
@@ -131,7 +132,7 @@ class LaneTests(Shown):
         DataError
             For another length, and fewer than three data sets with a test.
         """
-        variance = np.asarray(sigma, np.float64) ** 2
+        variance = numbers_of("sigma", sigma) ** 2
         if variance.shape != self.joint.shape:
             raise DataError(f"sigma: expected {self.joint.shape}, one a data set, found shape {variance.shape}")
         se, df = np.empty((2, *self.se.shape))
@@ -158,10 +159,15 @@ class LaneTests(Shown):
         method : of q values, "bh" or "storey", among all data sets with a test
         """
         b = len(self.status)
-        if names is not None and len(names) != b:
-            raise DataError(f"names: expected {b}, one a data set, found {len(names)}")
-        if hypothesis is not None and not 0 <= hypothesis < self.p.shape[1]:
-            raise DataError(f"hypothesis: found {hypothesis}, expected 0 to {self.p.shape[1] - 1}, or None (joint)")
+        check_count("n", n)
+        check_word("method", method)
+        if names is not None and np.shape(np.asarray(names, object))[:1] != (b,):
+            raise DataError(f"names: expected {b}, one a data set, found {shown(names)}")
+        known = isinstance(hypothesis, int | np.integer) and not isinstance(hypothesis, bool)
+        if hypothesis is not None and not (known and 0 <= hypothesis < self.p.shape[1]):
+            raise DataError(
+                f"hypothesis: found {shown(hypothesis)}, expected 0 to {self.p.shape[1] - 1}, or None (joint)"
+            )
         p = self.joint_p if hypothesis is None else self.p[:, hypothesis]
         q = qvalues(p, method)
         t = self.joint if hypothesis is None else self.statistic[:, hypothesis]
@@ -247,12 +253,15 @@ class Tests:
             raise DataError("L: names of coefficients are for Fit.test; expected rows (m, p) in the columns of X")
         refuse_masked("L", L)
         refuse_masked("rhs", rhs)
-        self.L = np.atleast_2d(np.asarray(L, float))
+        self.L = np.atleast_2d(numbers_of("L", L, "rows (m, p) in the columns of X"))
         if self.L.ndim != 2 or not np.all(np.isfinite(self.L)) or not np.any(self.L):
             raise DataError(f"L: expected a finite array (m, p) that is not zero, found shape {np.shape(L)}")
         if np.ndim(rhs) > 1 or (np.ndim(rhs) == 1 and len(rhs) != len(self.L)):
             raise DataError(f"rhs: expected a number or one for each of {len(self.L)} rows, found {np.shape(rhs)}")
-        self.rhs = np.broadcast_to(np.asarray(rhs, float), (len(self.L),))
+        self.rhs = np.broadcast_to(numbers_of("rhs", rhs), (len(self.L),))
+        if not np.all(np.isfinite(self.rhs)):
+            raise DataError(f"rhs: found {shown(rhs)}, expected finite numbers")
+        check_names("df", df)
         self.df = (df,) if isinstance(df, str) else tuple(df)
         for method in self.df:
             if method not in METHODS:

@@ -25,6 +25,7 @@ from .scanning import Scanner, statistics_of
 if TYPE_CHECKING:
     from ...estimates.fitted import FitBase
 
+COLUMNS = ("response", "covariate", "estimate", "std_error", "score", "lrt", "p_value")
 NUMBERS = 4e6  # of pairs, with the products of each, that are worked on at a time
 
 
@@ -120,6 +121,8 @@ def scan(
                     sink.add(piece)
             start += len(x)
             report(start * len(good), total)
+        if sink is not None and not found:
+            sink.add({name: np.zeros(0) for name in COLUMNS})
     hits = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]} if pieces else {}
     return Scan(null, start * len(good), found, spanned, threshold, hits, fit.frame.kind)
 

@@ -48,9 +48,8 @@ class Scanner:
     """
 
     def __init__(self, model: Model, Y: np.ndarray, covariances: tuple[np.ndarray, ...], sigma: np.ndarray):
-        self.model, self.n, self.p = model, *model.X.shape
         self.Q, _, alias = orthonormal(model.X, model.weights)
-        self.p -= int(np.sum(alias))
+        self.model, self.n, self.p = model, len(model.y), model.X.shape[1] - int(np.sum(alias))
         Z = tuple(weighted(model, t.Z) for t in model.random if isinstance(t, Term))
         template = Design(model).template
         self.parts = model.evaluator.varying(Rows(self.Q, Z), model, template.statistics, 1)

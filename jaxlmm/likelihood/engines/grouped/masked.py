@@ -80,30 +80,30 @@ class Masked:
         for k in reversed(range(self.f)):  # to the orthonormal columns of the rows present
             B[:, k] = sum((B[:, m] * inverse[:, m, k] for m in range(k)), B[:, k] * inverse[:, k, k])
         B[:, -1], rest = self._residual(left, mask, own)
-        flat = np.moveaxis(B, 3, 0).reshape(b, q, self.f + 1, self.layout.groups)
+        vec = np.ascontiguousarray(np.moveaxis(B, 3, 0)).reshape(b, q * (self.f + 1), self.layout.groups)
         E = np.empty((b, self.f + 1, self.f + 1))
-        inside = np.moveaxis(flat[:, :, :-1], 1, 2).reshape(b, self.f, q * self.layout.groups)
-        E[:, :-1, :-1] = np.eye(self.f) - inside @ np.swapaxes(inside, 1, 2)
+        E[:, :-1, :-1] = np.eye(self.f)
+        for j in range(q):
+            inside = vec[:, j * (self.f + 1) : j * (self.f + 1) + self.f]
+            E[:, :-1, :-1] -= inside @ np.swapaxes(inside, 1, 2)
         E[:, :-1, -1] = E[:, -1, :-1] = np.einsum("kb,bkj->bj", self.fixed.T @ rest, inverse)
         E[:, -1, -1] = np.sum(rest**2, 0)
         known &= E[:, -1, -1] > CANCELLED * np.sum(left**2, 0)
         keys = self._keys(there)
-        sums, members = [], []
-        for key in shared:
-            is_one = keys == key
-            vec = np.moveaxis(np.where(is_one, B, 0.0), 3, 0).reshape(b, -1, len(keys))
-            sums.append(vec @ np.swapaxes(vec, 1, 2))
-            members.append(is_one.sum(0))
-        size = q * (self.f + 1)
-        S = np.stack(sums, 1) if sums else np.zeros((b, 0, size, size))
-        count = np.stack(members, 1) if members else np.zeros((b, 0), int)
         present = keys != 0
-        lane, group = np.nonzero((present & ~np.isin(keys, list(shared))).T)
+        alone = present.T.copy()
+        S, count = np.empty((b, len(shared), *vec.shape[1:2] * 2)), np.empty((b, len(shared)), int)
+        for k, key in enumerate(shared):
+            is_one = (keys == key).T
+            S[:, k] = (vec * is_one[:, None]) @ np.swapaxes(vec, 1, 2)
+            count[:, k] = is_one.sum(1)
+            alone &= ~is_one
+        lane, group = np.nonzero(alone)
         place = np.arange(len(lane)) - np.searchsorted(lane, np.arange(b))[lane]
         others = int(place.max(initial=-1)) + 1
         outs = np.zeros((b, q, q, others)), np.zeros((b, q, self.f + 1, others)), np.zeros((b, others))
         outs[0][lane, :, :, place] = np.moveaxis(F[:, :, group, lane], -1, 0)
-        outs[1][lane, :, :, place] = np.moveaxis(B[:, :, group, lane], -1, 0)
+        outs[1][lane, :, :, place] = vec[lane, :, group].reshape(len(lane), q, self.f + 1)
         outs[2][lane, place] = 1.0
         return MaskedPart(S, count, *outs, E, present.sum(0), known)
 

@@ -222,7 +222,7 @@ class Marginal(Statistics):
     def place_squares(self, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
         """Sums of squares (..., *shape) of what X leaves of y at each place of the residual, and numbers of rows."""
         squares = [b.squares(shape) for b in self.buckets]
-        return sum(square for square, _ in squares), sum(rows for _, rows in squares)
+        return np.sum([square for square, _ in squares], 0), np.sum([rows for _, rows in squares], 0)
 
     # -- details ---------------------------------------------------------------------------------------------
 
