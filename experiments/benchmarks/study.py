@@ -90,7 +90,7 @@ def overhead(kind: str, chunks: int) -> dict[str, float]:
     one = study(kind, chunks * CHUNK)
     data = columns_of(one.data(0))
     built = Fitter(one.estimators[0], one.targets, data, "y").built
-    model, mean, blocks, _ = one.generate.truth(data, {}, "y")
+    model, mean, blocks, *_ = one.generate.truth(data, {}, "y")
 
     def whole() -> None:
         with tempfile.TemporaryDirectory() as folder:

@@ -20,15 +20,18 @@ from ..fitting.basins import Basins
 from ..fitting.boundary import Ends
 from ..fitting.newton import State, Status, abandoned, advance, initial_state
 from ..fitting.objective import Spec, objective, packing_of
+from ..runtime.devices import devices, numbers_at_once, platform
 from ..runtime.programs import compiled
 from .responses import Lane, Shared, assemble
 
 # Capacity of a queue and the most slots: few sizes, so that few programs are compiled.
 SIZES = {"cpu": ((16, 16), (256, 64), (1024, 64), (4096, 128), (16384, 128))}
-SIZES_OTHERWISE = ((1024, 1024), (65536, 16384))
-# Numbers that the slots may work with together: what a core's cache holds; on a GPU, what its memory holds.
+SIZES_OTHERWISE = ((256, 256), (1024, 1024), (4096, 4096), (16384, 16384), (65536, 16384))
+# Numbers that the slots may work with together: what a core's cache holds; on a GPU, what a share of its memory holds,
+# derivatives in k parameters included (this many where it does not say).
 WORK = {"cpu": 2**15}
 WORK_OTHERWISE = 2**25
+FEWEST = 16  # slots: with these out of memory is what it says
 
 
 class Queue(NamedTuple):
@@ -110,18 +113,6 @@ def _drained(slots: int, devices: tuple[Any, ...], *args: Any) -> Ends:
     return drain(*args)
 
 
-def devices() -> tuple[Any, ...]:
-    """The devices that share a batch: those of this process, or the one of a scope ``jax.default_device(device)``."""
-    one = chosen_device()
-    return tuple(jax.local_devices()) if one is None else (one,)
-
-
-def chosen_device() -> Any:
-    """The device of a scope ``jax.default_device(device)``, or None."""
-    one = jax.config.values["jax_default_device"]
-    return one if isinstance(one, jax.Device) else None
-
-
 class Runner:
     """Runs the solver for lanes of one shape, as many as the queues of all devices hold.
 
@@ -134,8 +125,8 @@ class Runner:
     def __init__(self, spec: Spec, shared: Shared, lanes: Lane, count: int):
         self.devices = devices()
         statistics = (lanes.data if shared.prepared is None else shared.prepared).statistics
-        self.capacity, slots = sizes(-(-count // len(self.devices)), statistics.work)
-        self.program = (slots, self.devices, spec)
+        self.capacity, self.slots = sizes(-(-count // len(self.devices)), statistics.work, spec.count)
+        self.spec = spec
         dealt = self._dealt(np.arange(count))[0]
         self.shared, self.lanes = jax.device_put((shared, jax.tree_util.tree_map(lambda a: a[dealt], lanes)))
 
@@ -166,17 +157,28 @@ class Runner:
         place, taken, totals = self._dealt(lanes)
         order = (lanes[place] // len(self.devices)).astype(np.int32)
         inputs = (self.shared, self.lanes, order, s[place], known[place], most[place], totals)
-        out = jax.block_until_ready(_drained(*self.program, *inputs))
+        out = self._run(inputs)
         ends = Ends(*(np.empty((len(lanes), *a.shape[1:]), a.dtype) for a in out))
         for mine, found in zip(ends, out, strict=True):
             mine[place[taken]] = np.asarray(found)[taken]
         return ends
 
+    def _run(self, inputs: tuple[Any, ...]) -> Ends:
+        """Drain the queues, with fewer slots where the memory of a device does not hold what they work with."""
+        while True:
+            try:
+                return jax.block_until_ready(_drained(self.slots, self.devices, self.spec, *inputs))
+            except jax.errors.JaxRuntimeError as error:
+                if "RESOURCE_EXHAUSTED" not in str(error) or self.slots <= FEWEST:
+                    raise
+                self.slots //= 4
 
-def sizes(count: int, work: int = 1) -> tuple[int, int]:
+
+def sizes(count: int, work: int = 1, parameters: int = 0) -> tuple[int, int]:
     """Capacity of the queue of a device for `count` lanes, and its slots, where a lane works with `work` numbers."""
-    backend = jax.default_backend()
-    known = SIZES.get(backend, SIZES_OTHERWISE)
+    here = platform()
+    known = SIZES.get(here, SIZES_OTHERWISE)
     capacity, slots = next(((capacity, slots) for capacity, slots in known if count <= capacity), known[-1])
-    fit = max(WORK.get(backend, WORK_OTHERWISE) // work, 4)
+    most = WORK[here] if here in WORK else int((numbers_at_once() or WORK_OTHERWISE) // (1 + parameters))
+    fit = max(most // work, 4)
     return capacity, min(slots, 1 << (fit.bit_length() - 1))

@@ -23,8 +23,9 @@ from ..runtime.programs import compiled, compiled_by_size
 from .boundary import Ends, Search, has_few_groups
 from .monte_carlo import monte_carlo, path_of
 from .newton import Evaluate, Point, Status, minimise
-from .objective import Spec, level_scale, moment_start, objective, packing_of, scale_of
+from .objective import Spec, objective, packing_of, scale_of
 from .recession import logliks, unfinished, without_maximum
+from .spreads import in_own_units
 from .units import Estimate, Estimates, at_ends, root_of
 
 
@@ -48,7 +49,8 @@ def estimate(model: Model, method: str = "REML", start: np.ndarray | None = None
     spec = Spec.of(model, method)
     check_left_by(model.X, model.random, method)
     prepared = prepare(model, orthogonal=True)
-    scale = level_scale(spec, prepared.statistics, scale_of(spec, prepared.basis))
+    s, scale = spec.start(prepared.coords), scale_of(spec, prepared.basis)
+    s, scale = in_own_units(spec, prepared.statistics, prepared.coords[-1], s, scale, prepared.basis, model)
     packing = packing_of(spec, model.X.shape[1], with_slopes=True)
     stochastic = model.evaluator.stochastic
     at = partial(evaluator, spec, scale=scale)
@@ -65,7 +67,6 @@ def estimate(model: Model, method: str = "REML", start: np.ndarray | None = None
         columns = [(state.best, state.status, state.decrement, state.iteration) for state in states]
         return Ends(*(np.stack(column) for column in zip(*columns, strict=True)))
 
-    s = moment_start(spec, prepared.statistics, spec.start(prepared.coords), scale)
     if start is not None:
         theta = as_start(model, spec, start)
         s = spec.from_theta(theta, prepared.basis.K, np.asarray(s) * scale) / scale

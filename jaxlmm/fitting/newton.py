@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import IntEnum
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -18,8 +19,9 @@ import numpy as np
 from jax import Array
 
 from ..covariance.charts import IDENTITY, Charts
-from ..linalg import eigh
+from ..linalg import JACOBI, eigh
 from ..runtime.sharding import alike
+from .firm import firmly
 
 DECREMENT = 1e-13  # Newton decrement below which a run has converged: twice what -2 log-likelihood can still fall
 STATIONARY = 1e-6  # decrement below which a point may be left along negative curvature, or rounding may end the run
@@ -77,7 +79,8 @@ _ADVICE = {
     Status.BAD_RESPONSE: "the response has missing or infinite values, or no variation that X does not fit exactly",
     Status.NOT_RUN: "interrupted before this one was fitted",
     Status.RANK_DEFICIENT: "converged; some columns of X are combinations of others and have no coefficient",
-    Status.BAD_COVARIATE: "the varying column of X or the weights have missing, infinite or otherwise unusable values",
+    Status.BAD_COVARIATE: "the varying column of X or the weights have missing, infinite or otherwise unusable values, "
+    "or leave REML nothing to estimate a variance from (all effects of a random term are among the fixed ones)",
     Status.PERFECT_FIT: "the residual variance tends to zero: the model fits the response exactly",
     Status.NO_MAXIMUM: "no maximum: the likelihood rises without end as the covariance becomes singular or infinite; "
     "take one with fewer parameters, or fix one of them",
@@ -183,7 +186,13 @@ def initial_state(packing: Packing, x: Any, xp: Any = jnp) -> State:
 
 
 def newton_step(gradient: Any, hessian: Any, radius: Any, xp: Any) -> tuple[Any, Any, Any, Any]:
-    """Step, predicted decrease, Newton decrement and smallest relative curvature."""
+    """Step, predicted decrease, Newton decrement and smallest relative curvature (where all are positive, a sign)."""
+    if xp is jnp and len(gradient) > JACOBI:
+        return firmly(partial(_by_eigenvalues, xp=jnp), gradient, hessian, radius)
+    return _by_eigenvalues(gradient, hessian, radius, xp)
+
+
+def _by_eigenvalues(gradient: Any, hessian: Any, radius: Any, xp: Any) -> tuple[Any, Any, Any, Any]:
     w, Q = eigh(hessian) if xp is jnp else np.linalg.eigh(hessian)
     largest = xp.max(xp.abs(w), initial=0.0)
     modified = xp.maximum(xp.abs(w), FLATTEST * largest + 1e-300)

@@ -50,14 +50,14 @@ def predict(
     observed = interval == "prediction" or residual  # the residual is part of what is predicted
     if newdata is None:
         new = rows_of_fit(fit.model)
-    elif (gaps := _gaps(fit, newdata, observed or parts, observed)).any():
+    elif (gaps := gaps_of(fit, newdata, observed or parts, observed)).any():
         there = np.flatnonzero(~gaps)
         options = {"allow_new_levels": allow_new_levels, "residual": residual, **method}
         found = None
         if there.size:
             some_rows = extend_rows(newdata, there, {})
             found = predict(fit, some_rows, random, se, interval, level, df, **options)
-        return _with_gaps(fit, found, there, newdata) if around else _spread(found, there, len(gaps))
+        return _withgaps_of(fit, found, there, newdata) if around else _spread(found, there, len(gaps))
     else:
         new = rows_of_data(fit.frame, fit.model, newdata, observed or parts, observed)
         if some and not allow_new_levels:
@@ -80,7 +80,7 @@ def predict(
     return _conditional_mean(fit, new, parts)
 
 
-def _gaps(fit: FitBase, newdata: Any, random: Any, residual: bool) -> np.ndarray:
+def gaps_of(fit: FitBase, newdata: Any, random: Any, residual: bool) -> np.ndarray:
     """Rows (n,) of new data that have no prediction: a value is missing, or the data of the fit say nothing of them."""
     gaps = fit.frame.gaps(newdata, random, residual)
     there = np.flatnonzero(~gaps)
@@ -164,7 +164,7 @@ def _indexed(fit: FitBase, columns: dict[str, np.ndarray], newdata: Any) -> Any:
     return made
 
 
-def _with_gaps(fit: FitBase, found: Any, there: np.ndarray, newdata: Any) -> Any:
+def _withgaps_of(fit: FitBase, found: Any, there: np.ndarray, newdata: Any) -> Any:
     """The frame of all rows from that of those without missing values."""
     n = open_table(newdata, "newdata").n
     own = {name: None if found is None else np.asarray(found[name]) for name in COLUMNS}

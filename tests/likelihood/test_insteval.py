@@ -30,6 +30,7 @@ def fit():
     return jaxlmm.lmm("y ~ service + (1|s) + (1|d) + (1|dept)", data)
 
 
+@pytest.mark.slow
 def test_the_fit_is_lme4s(fit):
     assert fit.engine == "crossed" and fit.converged
     assert fit.loglik == pytest.approx(LOGLIK, abs=1e-6)

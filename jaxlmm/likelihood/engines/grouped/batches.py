@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from ..layout import Layout
 from ..orthogonal import Patterns, Projection, bucket, orthogonalise, pad_last, products, project
 from .elimination import Factor
 from .engine import Grouped, stack_rows
+from .nested import placed
 
 
 class Varying:
@@ -22,14 +23,18 @@ class Varying:
     Z : random designs, rows multiplied by sqrt(weights);  layout : see `Layout`
     size : padded number of groups of the statistics, as prepared for one data set
     count : number of columns that vary
+    order : places of the groups, see `nested.in_rows`
     """
 
-    def __init__(self, fixed: np.ndarray, Z: tuple[np.ndarray, ...], layout: Layout, count: int, size: int):
+    def __init__(
+        self, fixed: np.ndarray, Z: tuple[np.ndarray, ...], layout: Layout, count: int, size: int,
+        order: np.ndarray | None = None,
+    ):  # fmt: skip
         inner, W = stack_rows(Rows(fixed, Z), layout, np)
         F, units = orthogonalise(inner, layout.codes, layout.groups, np)
         B, self.left = project(units, W, layout.codes, layout.groups, np)
         self.projection, self.layout, self.size = Projection(units, layout.codes, layout.groups), layout, size
-        self.F, self.B = F, B
+        self.F, self.B, self._places = F, B, order
         self.patterns = None if layout.outer else Patterns.find(inner, layout.codes, B, count)
         self._order = np.argsort(layout.component, kind="stable")
         self._bounds = np.searchsorted(layout.component[self._order], np.arange(layout.components + 1))
@@ -49,7 +54,28 @@ class Varying:
         B = np.stack([np.moveaxis(part, -1, 1) for part in parts], 2)  # (q, b, count, groups)
         if self.patterns is not None:
             B = self.patterns.varying(B)
-        return np.moveaxis(pad_last(B, self.size), 1, 0), np.moveaxis(E, -1, 0)
+        B = pad_last(B, self.size) if self._places is None else placed(B, self._places)
+        return np.moveaxis(B, 1, 0), np.moveaxis(E, -1, 0)
+
+    def split(self, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Coordinates (q, groups, b) of columns (n, b) in the span of Z by group, and what is left of them."""
+        return self.projection(columns)
+
+    def weights(self, random: Sequence[np.ndarray], s2: np.ndarray) -> np.ndarray | None:
+        """``s2 V^-1`` of these coordinates (b, q, q, groups), beside one of what is left; None where factors cross.
+
+        Parameters
+        ----------
+        random : covariances (b, q, q) of each term;  s2 : (b,) residual variances
+        """
+        if self.layout.outer:
+            return None
+        F, G, start = self.F, np.zeros((len(s2), len(self.F), len(self.F))), 0
+        for t in self.layout.inner:
+            stop = start + random[t].shape[-1]
+            G[:, start:stop, start:stop], start = random[t] / s2[:, None, None], stop
+        S = np.eye(len(F)) + np.einsum("iag,bij,jcg->bgac", F, G, F, optimize=True)
+        return np.moveaxis(np.linalg.inv(S), 1, 3)
 
     def _products(self, lefts: list[np.ndarray]) -> np.ndarray:
         """Products of what is left of the columns with everything, by component: (r, count, components, b)."""
