@@ -35,11 +35,8 @@ MEANING = {
     "singular": "share of fits with a covariance matrix on its boundary",
     "usable": "share of data sets with a result",
 }
+DATA = ("formula", "beta", "covariance", "residual", "variance", "skew", "tails", "lost")
 OPTIONS = ("residual", "variance", "weights")
-DATA = (
-    ("formula", "beta", "covariance", "residual", "variance", "skew", "tails", "lost"),
-    ("residual", "variance", "weights"),
-)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
