@@ -106,7 +106,7 @@ class EMMeans(Shown):
                 continue
             L, shift = self.L[rows], self.shift[rows]
             found = self.wald.rows(L, rhs=self.null - shift)
-            estimate = L @ self.wald.coef + shift
+            estimate = np.where(np.isnan(found.estimate), np.nan, L @ self.wald.coef + shift)
             family = (found.df, self._correlation(L), self.means, self.side)
             lower, upper = self.side.limits(estimate, critical(self.adjust, self.level, *family) * found.se)
             t = self.side.statistic(estimate - self.null, found.se)
