@@ -152,3 +152,15 @@ def test_elsewhere_zeros_are_refused():
 def test_collinear_columns_that_are_traced_give_no_number():
     m = model("grouped")
     assert np.isnan(jax.jit(lambda X: jaxlmm.reml(np.zeros(m.size), m.replace(X=X)))(np.ones((N, 2))))
+
+
+def test_a_level_without_rows_in_a_balanced_design():
+    g, h, one = np.repeat(np.arange(6), 4), np.tile(np.arange(4), 6), np.ones(N)
+    theta, y, keep = np.array([0.1, -0.2, 0.3]), model("crossed").y, g != 5
+    m = Model(y, one[:, None], [Term(one, g), Term(one, h)], engine="crossed")
+    other = Model(y[keep], one[keep][:, None], [Term(one[keep], g[keep]), Term(one[keep], h[keep])], engine="crossed")
+    own = float(jaxlmm.reml(theta, m.replace(weights=1.0 * keep)))
+    assert own == pytest.approx(float(jaxlmm.reml(theta, other)), abs=1e-10)
+    m = Model(y, one[:, None], [Term(1.0 * keep, g), Term(one, h)], engine="crossed")
+    dense = Model(y, one[:, None], m.random, engine="dense")
+    assert float(jaxlmm.reml(theta, m)) == pytest.approx(float(jaxlmm.reml(theta, dense)), abs=1e-10)

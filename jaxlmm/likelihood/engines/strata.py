@@ -146,6 +146,7 @@ def diagonalised(M: np.ndarray, term: np.ndarray, terms: int) -> tuple[np.ndarra
     H (k, q), which gives the coordinates of y from Z'y, and eigenvalues (t, k); None where the matrices do not commute.
     """
     size = np.sqrt(np.diagonal(M))
+    size = np.where(size > 0, size, 1.0)  # a level whose rows are zero, or have no weight
     d, V = np.linalg.eigh(M / (size[:, None] * size))
     here = d > ALIASED * d[-1]
     if np.any(here & (d < np.sqrt(ALIASED) * d[-1])):
@@ -191,7 +192,7 @@ class Strata(Statistics):
         P = found.products((none, columns), rest, size)[:, :, 0]
         empty = size - len(count)
         values, count = np.pad(found.values, ((0, 0), (0, empty))), np.pad(count * 1.0, (0, empty))
-        count[-1] = len(rows.U) - len(inside)
+        count[-1] = rows.count - len(inside)
         return cls(values, count, P)
 
     @property
