@@ -24,7 +24,9 @@ class Iterative(Engine):
     For crossed random effects that are too many for a factorisation. Coefficients and predicted effects are exact for
     the covariance parameters, which have a Monte Carlo error, as has the log-likelihood: ``fit.monte_carlo``. Variances
     of predicted effects are NaN: single entries of so large an inverse, unlike its traces, would need thousands of
-    random vectors. ``jaxlmm.reml(fit.theta, fit.model)`` has the Monte Carlo error of the first probes.
+    random vectors. ``jaxlmm.reml(fit.theta, fit.model)`` has the Monte Carlo error of the first probes: its value is
+    estimated from other random vectors than its derivatives, which are therefore not those of this value to the last
+    digit, but within both errors; the fit makes values of its path agree with the gradient.
 
     Parameters
     ----------
@@ -37,7 +39,7 @@ class Iterative(Engine):
     steps : of the Lanczos process for the log-determinant
     tolerance : relative residual at which conjugate gradients stop for random vectors; its square is that for the
         coefficients. What enters gradients has errors of the order of its square throughout
-    max_iterations : of conjugate gradients, after which the fit ends as not finite
+    max_iterations : of conjugate gradients, after which the fit ends as "not_solved"
 
     Raises
     ------
