@@ -71,13 +71,13 @@ def known_effects(found: RandomEffects, fit: Any) -> RandomEffects:
         own = np.concatenate(each, 1)
         if not own.any():
             continue
-        entry, columns = out[key], own.any(0)
+        entry, columns = out[key], np.any(own, 0)
         rest = np.tile(columns, (len(entry.values) - len(own), 1))  # levels without data
         own = np.concatenate([own, rest])
         unknown = columns[:, None] | columns
-        covariances = {name: np.where(unknown, np.nan, getattr(entry, name)) for name in ("condvar", "pev")}
+        condvar, pev = (np.where(unknown, np.nan, x) for x in (entry.condvar, entry.pev))
         values = np.where(own, np.nan, entry.values)
-        out[key] = dataclasses.replace(entry, values=values, note=REASON, **covariances)
+        out[key] = dataclasses.replace(entry, values=values, condvar=condvar, pev=pev, note=REASON)
     return RandomEffects(out)
 
 

@@ -181,7 +181,7 @@ class EMMeans(Shown):
         labels: dict[str, list[Any]] = {name: [] for name in (*made, *(rename.get(name, name) for name in by))}
         rows, sizes = [], []
         texts = {name: texts_of(self.labels[name]) for name in own}
-        for family in dataclasses.replace(self, by=by)._families():
+        for family in dataclasses.replace(self, by=tuple(by))._families():
             families = [[texts[n][i] for n in own] for i in family]
             if interaction:
                 new, C = crossed(method, families, own, ref, apart)

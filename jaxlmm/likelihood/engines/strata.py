@@ -69,7 +69,8 @@ class Decomposition:
         places = np.concatenate([start + code for code, start in zip(codes, starts, strict=False)])
         T = csr_array((np.concatenate([z[:, 0] for z in Z]), (places, np.tile(np.arange(n), len(Z)))))
         term = np.repeat(np.arange(len(Z)), np.diff(starts))
-        patterns, values = [], []
+        patterns: list[tuple[np.ndarray, Any]] = []
+        values = []
         for levels, M in _alike((T @ T.T).tocsr(), home, sizes):
             found = diagonalised(M, term[levels[0]], len(Z))
             if found is None or len(patterns) == MOST_PATTERNS:

@@ -113,7 +113,7 @@ class Nested(Grouped):
             jnp.sum(M, tuple(range(2, M.ndim))) - jnp.einsum("arbs,rs->ab", n, w)
             for M, n in zip((M1 - R, M2), NN, strict=True)
         ]
-        gram_slopes = -sum(jnp.einsum("kab,arbs->krs", H, n) for H, n in zip((H1, H2), NN, strict=True))
+        gram_slopes = -(jnp.einsum("kab,arbs->krs", H1, NN[0]) + jnp.einsum("kab,arbs->krs", H2, NN[1]))
 
         E1, E2 = (matmul(matmul(N, w), transpose(N)) for N in (N1, N2))
         VT = transpose(V)
@@ -131,7 +131,7 @@ class Nested(Grouped):
         for (t, u), table in double.items():
             part = jnp.einsum("iab,jcd,abcd->ij", H[t], H[u], table)
             curvature = curvature + (0.5 * (part + part.T) if t == u else part + part.T)
-        value = jnp.sum(jnp.asarray(self.weight) * logdet.ravel()) + jnp.sum(more)
+        value: Any = jnp.sum(jnp.asarray(self.weight) * logdet.ravel()) + jnp.sum(more)
         return Expansion(value, gram, Blocks(tuple(slopes), None), gram_slopes, curvature)
 
 
