@@ -139,15 +139,15 @@ def lmm(
         None if relationship is None else {group: copied(given) for group, given in dict(relationship).items()}
     )
     structures = None if structures is None else given_structures(structures)
-    formula = standardised(formula, data)
-    if responses := responses_of(formula):
+    text: str = standardised(formula, data)
+    if responses := responses_of(text):
         known = {**NAMES, **(structures or {})}
         elsewhere = {name for name in (weights, offset) if isinstance(name, str)}
         elsewhere |= set(residual_of(residual, variance, known).columns)
-        formula, data, times = stacked(formula, responses, data, known, elsewhere)
+        text, data, times = stacked(text, responses, data, known, elsewhere)
         weights, offset = (x if x is None or isinstance(x, str) else np.repeat(x, times) for x in (weights, offset))
         residual = RESIDUAL if residual is None and variance is None else residual
-    call = Call(formula, weights, offset, residual, variance, relationship, structures, engine, lmm)
+    call = Call(text, weights, offset, residual, variance, relationship, structures, engine, lmm)
     frame, made = model_of(data=data, **call.arguments())
     if model is not None:
         check_same(made, model)

@@ -23,7 +23,6 @@ from .estimates.fitted import FitBase
 from .estimates.ranef import (
     RandomEffects,
     SingularDirection,
-    coefficients_by,
     random_effects,
     singular_directions,
 )
@@ -43,7 +42,13 @@ from .inference.fixed_effects.in_batches import Tests
 from .inference.fixed_effects.linear import LinearTest, linear_test
 from .inference.fixed_effects.wald import Wald, wald
 from .inference.hypotheses.coding import coding_of
-from .inference.identified import known_bootstrap, known_parameters, known_varcorr
+from .inference.identified import (
+    known_bootstrap,
+    known_coefficients,
+    known_effects,
+    known_parameters,
+    known_varcorr,
+)
 from .inference.local import may_be_flat
 from .inference.many.permutation import Permutations, permutation_test
 from .inference.many.scan import Scan, scan
@@ -143,6 +148,8 @@ class Fit(FitBase):
     def ranef(self, all_levels: bool = False) -> RandomEffects:
         """Predicted random effects (BLUPs) with conditional covariances, by grouping factor.
 
+        NaN where the data do not identify the covariance parameters that they depend on.
+
         Parameters
         ----------
         all_levels : with the levels of relationship matrices that have no data, behind the others: what their relatives
@@ -153,7 +160,7 @@ class Fit(FitBase):
         PrecisionWarning
             As in `predict`.
         """
-        return random_effects(self, all_levels)
+        return known_effects(random_effects(self, all_levels), self)
 
     def coef_by(self, group: str) -> Any:
         """Coefficients of each level of a grouping factor, fixed plus predicted random effects (lme4's ``coef``).
@@ -170,7 +177,7 @@ class Fit(FitBase):
         DataError
             For a grouping factor that is not there, and structures over columns.
         """
-        return coefficients_by(self, group)
+        return known_coefficients(self, group)
 
     # -- tests -----------------------------------------------------------------------------------------------
 

@@ -24,6 +24,8 @@ ABSENT = 1e-13
 SPANNED = 1e-12
 # Eigenvalue of a cross-product relative to the largest, or to that of columns of length one, below which it is zero.
 NO_LENGTH = 1e-12
+# Entries of the commutator of two matrices of length one that is zero.
+COMMUTE = 1e-12
 # Eigenvalue, or singular value, of what a test or a distribution stands on, relative to the largest, that is zero.
 POSITIVE = 1e-10
 # Part of y, relative to its length, that X leaves: less, and X fits it exactly.
@@ -74,7 +76,7 @@ FLAT = 1e-8
 # The same of the laws that two nested models allow, and of directions from one to the other.
 FLAT_LAW = 1e-9
 # The same where the summary of a fit says that the likelihood is flat.
-NEARLY_FLAT = 1e-6
+NEARLY_FLAT = 1e-5
 # Roots of curvatures, relative to the largest and in themselves, below which a direction has none.
 NO_CURVATURE, NO_CURVATURE_AT_ALL = 1e-6, 1e-4
 # Relative change of X'V^-1 X along a direction, or relative singular value or pivot of directions, that counts.

@@ -135,10 +135,10 @@ class Job:
 
     def fit_models(self, rows: np.ndarray, models: Sequence[Model]) -> None:
         """Fit data sets that are models of their own."""
-        left = np.array([left_by(m.X, m.random, self.method) is not None for m in models], dtype=bool)
-        self.out.status[rows[left]] = Status.BAD_COVARIATE
-        good = np.flatnonzero(~left)
-        for stack in stacks_of_models([models[i] for i in good]) if len(good) else ():
+        good = np.array([left_by(m.X, m.random, self.method) is None for m in models], dtype=bool)
+        self.out.status[rows[~good]] = Status.BAD_COVARIATE
+        kept = [m for m, is_good in zip(models, good, strict=True) if is_good]
+        for stack in stacks_of_models(kept) if kept else ():
             self.fit_stack(rows[good], stack)
 
     def fit_stack(self, rows: np.ndarray, stack: Stack) -> None:

@@ -21,7 +21,7 @@ from ..pytrees import replace
 from ..runtime.precision import float64
 from ..runtime.programs import compiled, compiled_by_size
 from .boundary import Ends, Search, has_few_groups
-from .monte_carlo import monte_carlo, path_of
+from .monte_carlo import is_solved, monte_carlo, path_of
 from .newton import Evaluate, Point, Status, minimise
 from .objective import Spec, objective, packing_of, scale_of
 from .recession import logliks, unfinished, without_maximum
@@ -54,7 +54,8 @@ def estimate(model: Model, method: str = "REML", start: np.ndarray | None = None
     packing = packing_of(spec, model.X.shape[1], with_slopes=True)
     stochastic = model.evaluator.stochastic
     at = partial(evaluator, spec, scale=scale)
-    evaluate = path_of(spec, prepared, scale, packing, at) if stochastic else at(prepared)
+    lost: list[np.ndarray] = []
+    evaluate = path_of(spec, prepared, scale, packing, at, lost) if stochastic else at(prepared)
 
     charts = spec.charts(prepared.coords)
     reached: list[np.ndarray] = []
@@ -83,7 +84,7 @@ def estimate(model: Model, method: str = "REML", start: np.ndarray | None = None
         local = _local(spec, prepared.basis, scale, point)
         single = _single(spec, found, point, float(dual[0]), local)
         if stochastic:
-            return _with_errors(single, spec, prepared, scale, packing.unpack(ends.best[0]))
+            return _with_errors(single, spec, prepared, scale, packing.unpack(ends.best[0]), lost)
         return _as_left(single, spec, prepared, point.x, s)
 
 
@@ -102,12 +103,16 @@ def _as_left(found: Estimate, spec: Spec, prepared: Prepared, x: np.ndarray, sta
 _logliks = compiled()(logliks)
 
 
-def _with_errors(found: Estimate, spec: Spec, prepared: Prepared, scale: np.ndarray, point: Point) -> Estimate:
-    """The estimate with its log-likelihood and Monte Carlo error."""
-    if found.status == Status.NOT_FINITE:
+def _with_errors(
+    found: Estimate, spec: Spec, prepared: Prepared, scale: np.ndarray, point: Point, lost: list[np.ndarray]
+) -> Estimate:  # fmt: skip
+    """The estimate with its log-likelihood and Monte Carlo error; `lost` are points of its path without a value."""
+    if not found.status.is_fitted and lost and not is_solved(spec, prepared, scale, lost[-1]):
+        found = replace(found, status=Status.NOT_SOLVED)
+    if np.all(np.isnan(found.theta)):
         return found
     loglik, errors = monte_carlo(spec, prepared, scale, point)
-    status = found.status if np.isfinite(loglik) else Status.NOT_FINITE
+    status = found.status if np.isfinite(loglik) else Status.NOT_SOLVED
     return replace(found, loglik=loglik, monte_carlo=errors, status=status)
 
 

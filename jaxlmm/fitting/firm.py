@@ -43,8 +43,8 @@ def firmly(otherwise: Callable[[Array, Array, Array], Step], gradient: Array, he
             index = jax.lax.top_k(1.0 * left, few)[1]
             index = jnp.where(left[index], index, size)
             own = jax.vmap(otherwise)(*(x.at[index].get(mode="clip") for x in args))
-            found = tuple(a.at[index].set(b, mode="drop") for a, b in zip(found, own, strict=True))
-            return left.at[index].set(False, mode="drop"), found
+            both = jax.tree_util.tree_map(lambda a, b: a.at[index].set(b, mode="drop"), found, own)
+            return left.at[index].set(False, mode="drop"), both
 
         found = jax.lax.while_loop(lambda state: jnp.any(state[0]), some, (~firm, found))[1]
         return found, (True,) * 4

@@ -38,7 +38,8 @@ class MonteCarlo:
     probes, seed : random vectors that the estimates were found with
     final_probes : random vectors that gave the log-likelihood and the numbers below, independent of the first
     loglik_se : standard error of the log-likelihood
-    theta_se : (k,) Monte Carlo standard errors of theta, which more probes would take away; NaN where theta is infinite
+    theta_se : (k,) Monte Carlo standard errors of theta, which more probes would take away; larger by a factor where
+        the decrement is larger than expected, NaN where theta is infinite
     relative_se : (k,) the same relative to the statistical standard errors of theta
     gradient_norm, decrement : as in `jaxlmm.fitting.units.Certificate`, of the gradient by the final probes. Half of
         the decrement is what the log-likelihood lacks of its maximum because of the Monte Carlo error
@@ -65,13 +66,15 @@ class MonteCarlo:
 
 
 def path_of(
-    spec: Spec, prepared: Prepared, scale: np.ndarray, packing: Packing, compile: Callable[[Prepared], Evaluate]
+    spec: Spec, prepared: Prepared, scale: np.ndarray, packing: Packing, compile: Callable[[Prepared], Evaluate],
+    lost: list[np.ndarray],
 ) -> Evaluate:  # fmt: skip
     """The criterion along the path of one fit, with values that agree with its gradient where steps are short.
 
     A value is that of the nearest point that was evaluated before plus the integral of the gradient (two-point Hermite
     rule); where the expansions at both ends do not agree on that, as for the first steps of a fit, plus the difference
-    of the values by quadrature. The first value leaves out what is random of the log-determinant.
+    of the values by quadrature. The first value leaves out what is random of the log-determinant. Points that have no
+    value are appended to `lost`.
     """
     evaluate = compile(prepared._replace(statistics=prepared.statistics.unvalued))
     known: list[np.ndarray] = []
@@ -90,6 +93,7 @@ def path_of(
             return known[nearest]
         found = np.array(evaluate(s))
         if not np.all(np.isfinite(found)):
+            lost.append(x)
             return found
         known.append(found)
         if len(known) > 1:
@@ -117,11 +121,22 @@ def _value(spec: Spec, prepared: Prepared, scale: Array, s: Array) -> Array:
     return criterion_at(spec, prepared, spec.blocks(s * scale, prepared.coords))[0]
 
 
+def is_solved(spec: Spec, prepared: Prepared, scale: np.ndarray, x: np.ndarray) -> bool:
+    """Whether the equations at coordinates x can be solved within the iterations that the engine has."""
+    return bool(_solved(spec, prepared, jnp.asarray(scale), jnp.asarray(x)))
+
+
+@compiled()
+def _solved(spec: Spec, prepared: Prepared, scale: Array, s: Array) -> Array:
+    return prepared.statistics.is_solved(spec.blocks(s * scale, prepared.coords))
+
+
 def monte_carlo(spec: Spec, prepared: Prepared, scale: np.ndarray, point: Point) -> tuple[float, MonteCarlo]:
     """The log-likelihood at a point and its error, by further probes.
 
     Coordinates s solve ``g(s) = 0`` for a gradient whose noise has covariance ``Cov(g) / probes``, estimated from the
-    spread over probes, so that theirs is ``H^-1 Cov(g) H^-1 / probes``.
+    spread over probes, so that theirs is ``H^-1 Cov(g) H^-1 / probes``. Where the decrement of the final probes is
+    larger than that lets expect, errors are made larger by the root of the ratio (Birge 1932).
     """
     options, s = prepared.statistics.options, point.x
     final = prepared._replace(statistics=prepared.statistics.final)
@@ -130,11 +145,14 @@ def monte_carlo(spec: Spec, prepared: Prepared, scale: np.ndarray, point: Point)
     noise = np.cov(gradients, rowvar=False).reshape(k, k)
     inverse = np.linalg.pinv(point.hessian, rcond=NO_LENGTH, hermitian=True)
     J, of_sigma = _theta_slopes(spec, prepared.basis, scale, point)
+    gradient = np.mean(gradients, 0)
+    decrement = float(gradient @ inverse @ gradient)
+    expected = float(np.sum(inverse * noise) * (1.0 / options.probes + 1.0 / options.final_probes))
     with np.errstate(all="ignore"):
         theta_se = np.sqrt(np.diagonal(J @ inverse @ noise @ inverse @ J.T) / options.probes)
+        theta_se = theta_se * np.sqrt(max(1.0, decrement / expected if expected > 0 else 1.0))
         own = np.sqrt(np.diagonal(2.0 * J @ inverse @ J.T) + of_sigma)
         relative_se = theta_se / own
-    gradient = np.mean(gradients, 0)
     return -0.5 * float(value), MonteCarlo(
         probes=options.probes,
         final_probes=options.final_probes,
@@ -143,8 +161,8 @@ def monte_carlo(spec: Spec, prepared: Prepared, scale: np.ndarray, point: Point)
         theta_se=theta_se,
         relative_se=relative_se,
         gradient_norm=float(np.abs(gradient).max(initial=0.0)),
-        decrement=float(gradient @ inverse @ gradient),
-        expected_decrement=float(np.sum(inverse * noise) * (1.0 / options.probes + 1.0 / options.final_probes)),
+        decrement=decrement,
+        expected_decrement=expected,
     )
 
 

@@ -56,6 +56,7 @@ class Status(IntEnum):
     RANK_DEFICIENT = 9
     BAD_COVARIATE = 10
     NO_MAXIMUM = 11
+    NOT_SOLVED = 12
 
     @property
     def is_fitted(self) -> bool:
@@ -84,6 +85,9 @@ _ADVICE = {
     Status.PERFECT_FIT: "the residual variance tends to zero: the model fits the response exactly",
     Status.NO_MAXIMUM: "no maximum: the likelihood rises without end as the covariance becomes singular or infinite; "
     "take one with fewer parameters, or fix one of them",
+    Status.NOT_SOLVED: "conjugate gradients did not solve the equations of the random effects in max_iterations: "
+    "levels are hardly connected, or variances very large beside that of the residual; allow more, by "
+    "engine=jaxlmm.Iterative(max_iterations=20000), or use engine='crossed'",
     Status.NOT_OPTIMAL: "stationary, but a neighbouring covariance has a higher likelihood; start from other values",
 }
 

@@ -162,14 +162,18 @@ def _fit(
         iterations=iterations.astype(jnp.int32), decrement=decrement, boundary=None, min_eigenvalue=flattest,
     )  # fmt: skip
     ends = [jnp.any(jnp.isinf(u)) for _, _, u in spec.split(found.theta)]
-    found = replace(found, boundary=jnp.array(ends, bool))
+    lost = jnp.where(status == Status.NOT_FINITE, jnp.nan, 1.0)  # no estimates are no numbers
+    names = ("theta", "sigma", "loglik", "coef", "vcov", "covariances", "residual")
+    numbers = jax.tree_util.tree_map(lambda x: lost * x, {name: getattr(found, name) for name in names})
+    found = replace(found, boundary=jnp.array(ends, bool), **numbers)
     if given.through is None:
         return found
     H = jax.hessian(partial(_value, given, spec, prepared, scale, constants))(s)
     vcov = jnp.where(flattest > FLAT, 2.0 * jnp.linalg.inv(H), jnp.nan)
     J = jax.jacfwd(given.through)(s, *constants[1])
-    numbers = {f.name: getattr(found, f.name) for f in fields(found)}
-    return Constrained(**numbers, phi=s, phi_vcov=vcov, theta_vcov=J @ vcov @ J.T)
+    return Constrained(
+        **{f.name: getattr(found, f.name) for f in fields(found)}, phi=s, phi_vcov=vcov, theta_vcov=J @ vcov @ J.T
+    )
 
 
 def _solver(given: Asked, spec: Spec, prepared: Prepared, scale: Array, constants: tuple[Any, ...], s: Array) -> Array:

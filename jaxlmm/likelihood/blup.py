@@ -102,15 +102,26 @@ def posterior_sample(key: Any, theta: Any, model: Model) -> PosteriorSample:
 @compiled("covariances")
 def _blup(covariances: bool, theta: Array, model: Model, prepared: Prepared) -> Blup:
     C, (model, _) = model.blocks(theta), counted(model, jnp)
-    found = _least_squares(prepared, model, C, jnp.asarray(model.y))
-    both = jnp.concatenate([found.rest[:, None], found.columns], 1)
-    parts = [given(part, G, both) for part, G in zip(model.random, C.random, strict=True)]
-    values, H = tuple(x[..., 0] for x in parts), [x[..., 1:] for x in parts]
+    found, values, H = _predicted(C, model, prepared)
     if not covariances:
         return Blup(found.coef, found.vcov, values, None, None)
     condvar = _covariances(C, model, prepared)
     pev = tuple(cov + h @ found.vcov @ jnp.swapaxes(h, 1, 2) for cov, h in zip(condvar, H, strict=True))
     return Blup(found.coef, found.vcov, values, condvar, pev)
+
+
+def means(C: Blocks, model: Model, prepared: Prepared) -> Blup:
+    """`blup` without covariances at covariance blocks; pure, and part of compiled programs."""
+    found, values, _ = _predicted(C, counted(model, jnp)[0], prepared)
+    return Blup(found.coef, found.vcov, values, None, None)
+
+
+def _predicted(C: Blocks, model: Model, prepared: Prepared) -> tuple[_Fixed, tuple[Array, ...], list[Array]]:
+    """Fixed effects, random effects, and how the latter change with the coefficients: H of ``pev``, by level."""
+    found = _least_squares(prepared, model, C, jnp.asarray(model.y))
+    both = jnp.concatenate([found.rest[:, None], found.columns], 1)
+    parts = [given(part, G, both) for part, G in zip(model.random, C.random, strict=True)]
+    return found, tuple(x[..., 0] for x in parts), [x[..., 1:] for x in parts]
 
 
 @compiled()

@@ -74,7 +74,8 @@ class _Effect(NamedTuple):
 def _rows_of(fit: FitBase, effects: Sequence[_Effect]) -> tuple[NewRows, np.ndarray, list[bool]]:
     """Rows of single coefficients, then of single effects of levels, and their shares in what has a name."""
     p, parts = len(fit.coef), fit.model.random
-    levels = [np.arange(parts[e.term].levels) if e.code is None else np.array([e.code]) for e in effects]
+    counts = [len(fit.frame.parts[effect.term].levels) for effect in effects]
+    levels = [np.arange(m) if e.code is None else np.array([e.code]) for e, m in zip(effects, counts, strict=True)]
     owner = np.concatenate([np.arange(p), *(np.full(len(own), p + k) for k, own in enumerate(levels))])
     places = []
     for t, part in enumerate(parts):

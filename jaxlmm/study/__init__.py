@@ -10,10 +10,10 @@
     results.summary()
 
 Files a newcomer reads in order: `declare` (what a study is) with `cells`, `estimators` and `describe`; `drawing`,
-`generate` and `published`, `estimate`, `jointly`, `selecting`, `resampling`, `applying` and `analyses` (one chunk),
-`chunk` and `parts` (its rows), `rehearsal` (what is wrong with it), `store` and `progress` (the directory), `executors`
-and `cluster` (who works), `running`, `until`, `merging`, `measures`, `ademp` and `results` (what came out), `single`,
-`plots`, `page`, `sizing`, `power`; `toml` reads a study from a file.
+`generate` and `published`, `estimate`, `jointly`, `selecting`, `resampling`, `laws`, `applying` and `analyses` (one
+chunk), `chunk` and `parts` (its rows), `rehearsal` (what is wrong with it), `store` and `progress` (the directory),
+`executors` and `cluster` (who works), `running`, `until`, `merging`, `measures`, `ademp` and `results` (what came out),
+`single`, `plots`, `page`, `sizing`, `power`; `toml` reads a study from a file.
 """
 
 from . import analyses, designs, plots

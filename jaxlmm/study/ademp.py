@@ -35,7 +35,8 @@ MEANING = {
     "singular": "share of fits with a covariance matrix on its boundary",
     "usable": "share of data sets with a result",
 }
-DATA, OPTIONS = ("formula", "beta", "covariance", "residual", "variance", "lost"), ("residual", "variance", "weights")
+DATA = ("formula", "beta", "covariance", "residual", "variance", "skew", "tails", "lost")
+OPTIONS = ("residual", "variance", "weights")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -226,7 +227,8 @@ def _words(value: Any) -> str:
     if isinstance(value, Mapping):
         for key in ("function", "method", "partial"):
             if key in value:
-                return _words(value[key])
+                name = _words(value[key])
+                return str(value.get("source") or name) if name.endswith("<lambda>") else name
         if "kind" in value:
             own = {k: v for k, v in value.items() if k not in ("kind", "program") and v not in (None, "")}
             return f"{value['kind']}({_words(own)})"

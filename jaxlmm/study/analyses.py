@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import DataError
 from ..interface import lmm
 from .estimators import Analysis, Estimator
-from .resampling import CrossValidation, NestedBootstrap, PermutationTest, RLRTest
+from .laws import CrossValidation, NestedBootstrap, PermutationTest, RLRTest
 from .selecting import Selection
 
 __all__ = ["Selection", "bootstrap", "cluster_means", "cross_validation", "ols", "permutation", "rlrt", "steps"]
@@ -97,7 +97,7 @@ def permutation(
     formula: str, target: str, exchange: str, unit: str | None = None, within: str | None = None, n: int = 999,
     method: str = "REML", name: str = "permutation", **options: Any,
 ) -> PermutationTest:  # fmt: skip
-    """A permutation test: the |t| of a coefficient among those of n random assignments.
+    """A permutation test: the absolute t of a coefficient among those of n random assignments.
 
     Exact for the null that outcomes do not depend on the assignment, if it was made as it is exchanged here.
 

@@ -27,13 +27,14 @@ from .jointly import Hypotheses, values_of
 # Codes of the column `status`: "ok", or why there is no result. The order is part of the files: what is new is last.
 STATUSES = (
     "ok",
-    *(s.name.lower() for s in Status if not s.is_fitted and s != Status.NO_MAXIMUM),
+    *(s.name.lower() for s in Status if not s.is_fitted and s not in (Status.NO_MAXIMUM, Status.NOT_SOLVED)),
     *(s.name.lower() for s in TestStatus if s not in (TestStatus.OK, TestStatus.NOT_FITTED)),
     "unusable_data",
     "generate_failed",  # the generating function raised, or returned what is no data set
     "estimate_failed",  # the estimator raised
     "no_target",  # the estimator has no such coefficient or parameter: no row in tables
     Status.NO_MAXIMUM.name.lower(),
+    Status.NOT_SOLVED.name.lower(),
 )
 NO_TARGET = STATUSES.index("no_target")
 ABSENT = (NO_TARGET, STATUSES.index("not_run"))  # codes of rows that are in no table

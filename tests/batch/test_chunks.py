@@ -52,6 +52,7 @@ def test_queues_of_a_gpu(monkeypatch):
     assert slots == [[16384, 16384, 1024], [512, 128, 16], [16384, 8192, 512]]
 
 
+@pytest.mark.slow
 def test_out_of_memory_is_answered_by_fewer_slots(monkeypatch):
     model, Y = design("one-way"), responses("one-way")
     expected, drained, tried = jaxlmm.fit_batch(model, Y).loglik, queue._drained, []

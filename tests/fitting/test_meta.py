@@ -74,11 +74,14 @@ def check(fit, coef, se, rtol=2e-6):
     ],
 )  # fmt: skip
 def test_two_outcomes_with_known_covariances(method, coef, se, variances, correlation):
-    fit = outcomes(method)
-    check(fit, coef, se, 1e-4)
+    """By ML metafor stops 5e-9 below the optimum, and its numbers are 1e-4 from it (dense: SE .04945984)."""
+    fit, rtol = outcomes(method), 1e-5 if method == "REML" else 1e-4
+    check(fit, coef, se, rtol)
+    if method == "ML":
+        np.testing.assert_allclose([fit.loglik, fit.se[1]], [5.8406568848, 0.04945984], rtol=5e-7)
     G = fit.estimate.covariances[0]
-    np.testing.assert_allclose(np.diagonal(G), variances, rtol=2e-4)
-    np.testing.assert_allclose(G[0, 1] / np.sqrt(G[0, 0] * G[1, 1]), correlation, rtol=2e-4)
+    np.testing.assert_allclose(np.diagonal(G), variances, rtol=20 * rtol)
+    np.testing.assert_allclose(G[0, 1] / np.sqrt(G[0, 0] * G[1, 1]), correlation, rtol=20 * rtol)
 
 
 @pytest.mark.slow

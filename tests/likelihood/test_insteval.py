@@ -39,6 +39,7 @@ def test_the_fit_is_lme4s(fit):
     np.testing.assert_allclose([*np.sqrt(variances(fit)), fit.sigma], SD, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_effects_of_all_levels(fit):
     effects = fit.ranef()
     assert [len(effects[g].levels) for g in EFFECTS] == [2972, 1128, 14]

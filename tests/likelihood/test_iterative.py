@@ -249,6 +249,27 @@ def test_errors_over_seeds_are_those_that_are_stated():
     assert 0.3 * expected < np.mean([fit.monte_carlo.decrement for fit in fits]) < 2.5 * expected
 
 
+def test_stated_errors_cover_the_exact_fit():
+    for fit in map(by_seed, range(3)):
+        assert np.all(np.abs(fit.theta - exact().theta) < 3.5 * fit.monte_carlo.theta_se)
+        assert abs(fit.loglik - exact().loglik) < 3.5 * fit.monte_carlo.loglik_se + fit.monte_carlo.expected_decrement
+
+
+@pytest.mark.slow
+def test_a_chain_has_a_fit_within_its_errors_or_a_status_that_says_why():
+    rng = np.random.default_rng(0)
+    a = np.r_[np.arange(90), rng.integers(0, 90, 510)]
+    b = np.minimum(a + np.r_[np.zeros(90, int), rng.integers(0, 2, 510)], 89)  # level i meets i and i + 1
+    y = 3.0 * rng.normal(size=90)[a] + 3.0 * rng.normal(size=90)[b] + rng.normal(size=600)
+    frame, formula = {"y": y, "a": a, "b": b}, "y ~ 1 + (1 | a) + (1 | b)"
+    found, expected = (jaxlmm.lmm(formula, frame, engine=engine) for engine in (Iterative(), "crossed"))
+    assert found.converged
+    assert np.all(np.abs(found.theta - expected.theta) < 3.5 * found.monte_carlo.theta_se)
+    assert abs(found.loglik - expected.loglik) < 3.5 * found.monte_carlo.loglik_se
+    with pytest.warns(jaxlmm.ConvergenceWarning, match="hardly connected"):
+        assert jaxlmm.lmm(formula, frame, engine=Iterative(max_iterations=12)).status == "not_solved"
+
+
 @pytest.mark.slow
 def test_relative_errors_are_relative_to_statistical_ones():
     errors = by_seed(0).monte_carlo
@@ -337,9 +358,9 @@ def test_vectors_and_two_terms_of_a_factor():
 
 @pytest.mark.slow
 def test_a_fit_whose_equations_are_not_solved_says_so():
-    with pytest.warns(jaxlmm.ConvergenceWarning):
+    with pytest.warns(jaxlmm.ConvergenceWarning, match="max_iterations"):
         fit = jaxlmm.lmm(FORMULA, data(), engine=Iterative(max_iterations=1))
-    assert fit.status == "not_finite"
+    assert fit.status == "not_solved"
     assert np.isnan(fit.loglik)
     assert np.all(np.isnan(fit.coef))
 

@@ -73,6 +73,8 @@ def test_what_cannot_be_compared_is_refused():
         "the same tests": analyses.Selection("s", [OLS, Estimator("b", MODEL, df="asymptotic")]),
         "two or more": analyses.Selection("s", [OLS]),
         "target: found 'x'": analyses.bootstrap(MODEL, WITHOUT.formula, "x"),
+        "expected a standard deviation": analyses.rlrt(MODEL, "arm"),
+        "a coefficient or weights": analyses.permutation(MODEL, "sd", "arm"),
         "a positive number": analyses.bootstrap(MODEL, WITHOUT.formula, "arm", n=0),
     }
     for words, estimator in bad.items():
@@ -82,6 +84,7 @@ def test_what_cannot_be_compared_is_refused():
         "expected each to have more parameters": analyses.Selection("s", [WITH, WITHOUT]),
         "REML does not compare": analyses.bootstrap(MODEL, WITHOUT.formula, "arm", method="REML"),
         "one random term": analyses.rlrt("y ~ 1 + (1 | cluster) + (1 | arm)", "sd"),
+        "is a parameter of the model": analyses.cross_validation(MODEL, "arm"),
         "expected a column of numbers": analyses.permutation(MODEL, "arm", "cluster"),
     }
     data = designs.cluster_trial(6, 5)

@@ -24,6 +24,7 @@ from ...runtime.programs import compiled_by_size
 from ...tolerances import CONTRADICTED, INDEPENDENT, REPEATED
 from ..hypotheses.coding import coding_of
 from ..local import INFORMATION, Inverse, expanded, inverse, local_of, may_be_flat, prepared_for
+from ..moved import Moved, moved
 from ..options import chart_of, check_options
 from ..robust.sandwich import KINDS, sandwich
 from ..small_sample import kenward_roger, satterthwaite
@@ -74,6 +75,7 @@ class Wald:
     label : the method in words, for the output;  note : what to know about it, or empty
     method, information : as asked for, or as chosen (``information`` is None where none is used)
     parameters : chart of the covariance parameters and the inverse of their information, where the method uses them
+    moved : what estimates and errors do along directions about which the data say nothing; those that move are NaN
     """
 
     names: tuple[str, ...]
@@ -89,6 +91,7 @@ class Wald:
     parameters: tuple[str, Inverse] | None = field(default=None, repr=False)
     _coding: Callable[[], Any] | None = field(default=None, repr=False)
     _moves: bool = field(default=False, repr=False)  # whether what is not identified leaves no standard error
+    moved: Moved | None = field(default=None, repr=False)
 
     def rows(self, L: Any, rhs: Any = 0.0) -> RowTests:
         """Test ``L beta = rhs`` row by row, L (m, p)."""
@@ -97,6 +100,9 @@ class Wald:
         df = np.asarray(self._row_df(L), float) if len(L) else np.zeros(0)
         if self._moves or self.method.startswith("kenward"):  # standard errors depend on the parameters too
             se = np.where(np.isnan(df), np.nan, se)
+        if self.moved is not None:
+            estimate = np.where(self.moved.estimates(L), np.nan, estimate)
+            se = np.where(self.moved.variances(L) | np.isnan(estimate), np.nan, se)
         with np.errstate(divide="ignore", invalid="ignore"):
             t = estimate / se
         return RowTests(estimate + rhs, se, df, t, t_tail(t, df))
@@ -112,6 +118,8 @@ class Wald:
         Satterthwaite's degrees of freedom are those of the rows as they are given, see `canonical`.
         """
         L = self.checked(L)
+        if self.moved is not None and (self.moved.estimates(L) | self.moved.variances(L)).any():
+            return FTest(np.nan, float(np.linalg.matrix_rank(L)), np.nan, np.nan)
         gap = np.broadcast_to(L @ self.coef - rhs, (len(L),))
         scaled = L * np.sqrt(np.maximum(np.diagonal(self.vcov), 0.0))
         size = np.linalg.norm(scaled, axis=1)
@@ -183,10 +191,17 @@ def wald(
     """Choose the covariance of the coefficients and the degrees of freedom; see ``Fit.test`` for the arguments."""
     check_tests(df, information, boundary_df, robust, cluster)
     if robust is not None:
-        return _robust(fit, df, robust, cluster)
-    if not df.startswith(("satterthwaite", "kenward")):
-        return _plain(fit, df, fit.vcov, fit.estimate.inner[0], "")
-    return _small_sample(fit, df, information, boundary_df)
+        found = _robust(fit, df, robust, cluster)
+    elif not df.startswith(("satterthwaite", "kenward")):
+        found = _plain(fit, df, fit.vcov, fit.estimate.inner[0], "")
+    else:
+        found = _small_sample(fit, df, information, boundary_df)
+    moves = moved(fit)
+    if moves is None:
+        return found
+    every = np.eye(len(fit.coef))
+    note = NOT_IDENTIFIED if (moves.estimates(every) | moves.variances(every)).any() else ""
+    return replace(found, moved=moves, note=found.note or note)
 
 
 def _plain(fit: FitBase, df: str, vcov: np.ndarray, root: np.ndarray, prefix: str) -> Wald:

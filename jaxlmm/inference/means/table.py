@@ -106,7 +106,7 @@ class EMMeans(Shown):
                 continue
             L, shift = self.L[rows], self.shift[rows]
             found = self.wald.rows(L, rhs=self.null - shift)
-            estimate = L @ self.wald.coef + shift
+            estimate = np.where(np.isnan(found.estimate), np.nan, L @ self.wald.coef + shift)
             family = (found.df, self._correlation(L), self.means, self.side)
             lower, upper = self.side.limits(estimate, critical(self.adjust, self.level, *family) * found.se)
             t = self.side.statistic(estimate - self.null, found.se)
@@ -181,7 +181,7 @@ class EMMeans(Shown):
         labels: dict[str, list[Any]] = {name: [] for name in (*made, *(rename.get(name, name) for name in by))}
         rows, sizes = [], []
         texts = {name: texts_of(self.labels[name]) for name in own}
-        for family in dataclasses.replace(self, by=by)._families():
+        for family in dataclasses.replace(self, by=tuple(by))._families():
             families = [[texts[n][i] for n in own] for i in family]
             if interaction:
                 new, C = crossed(method, families, own, ref, apart)

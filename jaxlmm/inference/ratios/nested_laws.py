@@ -45,7 +45,7 @@ class Null(NamedTuple):
     note: str = ""
 
 
-class _Nested(NamedTuple):
+class _TwoModels(NamedTuple):
     """One of the two models: all the data, and a few rows with a dense V."""
 
     spec: Spec
@@ -54,7 +54,7 @@ class _Nested(NamedTuple):
     scale: np.ndarray  # (k,) of solver coordinates
 
     @classmethod
-    def of(cls, model: Model, method: str, rows: np.ndarray) -> _Nested:
+    def of(cls, model: Model, method: str, rows: np.ndarray) -> _TwoModels:
         spec, prepared = Spec.of(model, method).absolute, prepare(model)
         few = Model(
             model.y[rows],
@@ -117,12 +117,12 @@ def null_law(small: Any, large: Any, seed: int = 0) -> Null:
     with float64(), np.errstate(all="ignore"):
         rows = _few_rows(small.model, large.model)
         same_mean = large.model.replace(X=small.model.X)
-        sides = _Nested.of(small.model, small.method, rows), _Nested.of(same_mean, large.method, rows)
+        sides = _TwoModels.of(small.model, small.method, rows), _TwoModels.of(same_mean, large.method, rows)
         found = _law(*sides, small.theta, large.theta, seed)
     return found if found.mixture is None else Null(found.mixture.plus(added), found.note)
 
 
-def _law(small: _Nested, large: _Nested, theta_small: np.ndarray, theta_large: np.ndarray, seed: int) -> Null:
+def _law(small: _TwoModels, large: _TwoModels, theta_small: np.ndarray, theta_large: np.ndarray, seed: int) -> Null:
     s, note = _interior(small, theta_small)
     x_small = small.natural(s)
     V, slopes = small.covariance(x_small, "natural")
@@ -169,7 +169,7 @@ def _few_rows(*models: Model) -> np.ndarray:
     return np.unique(np.concatenate([rng.permutation(n)[:LEVELS], *chosen]))
 
 
-def _interior(side: _Nested, theta: np.ndarray) -> tuple[np.ndarray, str]:
+def _interior(side: _TwoModels, theta: np.ndarray) -> tuple[np.ndarray, str]:
     """Solver coordinates of a fit, its parts on the boundary moved inside, and a note of that."""
     s = np.asarray(coordinates(side.spec, side.prepared, theta, "solver"))
     start = side.spec.start(side.prepared.coords) * side.scale
@@ -183,7 +183,7 @@ def _interior(side: _Nested, theta: np.ndarray) -> tuple[np.ndarray, str]:
     return s, note
 
 
-def _embedded(side: _Nested, V: np.ndarray, theta: np.ndarray) -> np.ndarray | None:
+def _embedded(side: _TwoModels, V: np.ndarray, theta: np.ndarray) -> np.ndarray | None:
     """Natural parameters at which the covariances between the few rows are V (m,), if there are any.
 
     Least squares in the solver's coordinates, from its start values and from those of the fit, polished in the natural
@@ -228,7 +228,7 @@ def _inverse(information: np.ndarray) -> np.ndarray | None:
     return None if np.linalg.eigvalsh(scaled)[0] < FLAT_LAW else np.linalg.inv(scaled) / np.outer(d, d)
 
 
-def _is_lost(side: _Nested, x: np.ndarray, D: np.ndarray) -> bool:
+def _is_lost(side: _TwoModels, x: np.ndarray, D: np.ndarray) -> bool:
     """Whether a parameter without a scale, such as a range or a correlation, has no effect or has gone to infinity.
 
     D (m, k) are derivatives of the covariances relative to their size.

@@ -85,7 +85,9 @@ def between_within(fit: Any, L: np.ndarray, sas: bool = False) -> np.ndarray:
     what it adds to the rank of X, subjects, and their interactions with less. With factors a and b in every subject and
     n subjects in g arms these are ``(n - g)(a - 1)``, ``(n - g)(b - 1)`` and ``(n - g)(a - 1)(b - 1)``; a term and its
     interaction with the arm share them. Where there are no random effects and the residual is unstructured (TYPE=UN,
-    also with GROUP=), all coefficients are between subjects. The intercept only counts where it stands alone.
+    also with GROUP=), all coefficients are between subjects. The intercept only counts where it stands alone. For a row
+    over several terms SAS takes those of the final effect that an ESTIMATE or CONTRAST statement lists, for LS-means of
+    their effect; a row of L does not say which that is, and takes the least of its terms, at most SAS's.
 
     Notes
     -----

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..base import Rows
+from ..base import Rows, Statistics
 from ..grouped.engine import Grouped
 from ..layout import factors_of, is_plain, lacks_factors, lacks_terms
 from ..protocol import Engine
+from ..strata import Strata, VaryingStrata, strata_of, varying_strata
 from .engine import Crossed, VaryingCrossed
 from .layout import Crossing, cross, rest_of
 
@@ -33,12 +34,16 @@ class CrossedEngine(Engine):
         """See `Crossing`."""
         return cross(*factors_of(model.terms), len(model.y))
 
-    def prepare(self, rows: Rows, model: Any, compact: bool = True, varying: int = 1) -> Crossed | Grouped:
-        """Statistics of concrete rows; of traced ones those of the grouped engine."""
+    def prepare(self, rows: Rows, model: Any, compact: bool = True, varying: int = 1) -> Statistics:
+        """Statistics of concrete rows, in balance `Strata`; of traced ones those of the grouped engine."""
+        if compact and (found := strata_of(rows, model)) is not None:
+            return found
         if rows.is_concrete:
             return Crossed.prepare(rows, model.layout, compact)
         return Grouped.prepare(rows, model.layout.for_groups, compact, varying)
 
-    def varying(self, rows: Rows, model: Any, statistics: Any, count: int) -> VaryingCrossed:
+    def varying(self, rows: Rows, model: Any, statistics: Any, count: int) -> VaryingCrossed | VaryingStrata:
         """See `VaryingCrossed`."""
+        if isinstance(statistics, Strata):
+            return varying_strata(rows, model, statistics)
         return VaryingCrossed(rows.U, rows.Z, model.layout)

@@ -11,6 +11,7 @@ from ..layout import Layout
 from ..orthogonal import Patterns, Projection, bucket, orthogonalise, pad_last, products, project
 from .elimination import Factor
 from .engine import Grouped, stack_rows
+from .nested import placed
 
 
 class Varying:
@@ -22,14 +23,18 @@ class Varying:
     Z : random designs, rows multiplied by sqrt(weights);  layout : see `Layout`
     size : padded number of groups of the statistics, as prepared for one data set
     count : number of columns that vary
+    order : places of the groups, see `nested.in_rows`
     """
 
-    def __init__(self, fixed: np.ndarray, Z: tuple[np.ndarray, ...], layout: Layout, count: int, size: int):
+    def __init__(
+        self, fixed: np.ndarray, Z: tuple[np.ndarray, ...], layout: Layout, count: int, size: int,
+        order: np.ndarray | None = None,
+    ):  # fmt: skip
         inner, W = stack_rows(Rows(fixed, Z), layout, np)
         F, units = orthogonalise(inner, layout.codes, layout.groups, np)
         B, self.left = project(units, W, layout.codes, layout.groups, np)
         self.projection, self.layout, self.size = Projection(units, layout.codes, layout.groups), layout, size
-        self.F, self.B = F, B
+        self.F, self.B, self._places = F, B, order
         self.patterns = None if layout.outer else Patterns.find(inner, layout.codes, B, count)
         self._order = np.argsort(layout.component, kind="stable")
         self._bounds = np.searchsorted(layout.component[self._order], np.arange(layout.components + 1))
@@ -49,7 +54,8 @@ class Varying:
         B = np.stack([np.moveaxis(part, -1, 1) for part in parts], 2)  # (q, b, count, groups)
         if self.patterns is not None:
             B = self.patterns.varying(B)
-        return np.moveaxis(pad_last(B, self.size), 1, 0), np.moveaxis(E, -1, 0)
+        B = pad_last(B, self.size) if self._places is None else placed(B, self._places)
+        return np.moveaxis(B, 1, 0), np.moveaxis(E, -1, 0)
 
     def split(self, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Coordinates (q, groups, b) of columns (n, b) in the span of Z by group, and what is left of them."""

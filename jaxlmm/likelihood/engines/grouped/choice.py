@@ -12,9 +12,11 @@ from ..base import Lanes, Rows
 from ..crossed.layout import rest_of
 from ..layout import Layout, factors_of, is_plain, lacks_terms, plan
 from ..protocol import Engine
+from ..strata import Strata, VaryingStrata, strata_of, varying_strata
 from .batches import Varying, stacked
 from .engine import Grouped
 from .masked import Masked
+from .nested import Nested, in_rows
 
 
 class GroupedEngine(Engine):
@@ -44,13 +46,26 @@ class GroupedEngine(Engine):
         """See `Layout`."""
         return plan(*factors_of(model.terms), len(model.y))
 
-    def prepare(self, rows: Rows, model: Any, compact: bool = True, varying: int = 1) -> Grouped:
-        """See `Grouped.prepare`."""
-        return Grouped.prepare(rows, model.layout, compact, varying)
+    def prepare(self, rows: Rows, model: Any, compact: bool = True, varying: int = 1) -> Grouped | Strata:
+        """See `Grouped.prepare`; of several factors in balance `Strata`, in many small components `Nested`."""
+        if compact and (found := strata_of(rows, model)) is not None:
+            return found
+        grouped = Grouped.prepare(rows, model.layout, compact, varying)
+        order = self._in_rows(rows, model) if compact and rows.is_concrete else None
+        return grouped if order is None else Nested.of(grouped, order)
 
-    def varying(self, rows: Rows, model: Any, statistics: Any, count: int) -> Varying:
+    @staticmethod
+    def _in_rows(rows: Rows, model: Any) -> np.ndarray | None:
+        layout = model.layout
+        effects = sum(rows.Z[t].shape[1] * c for t, c in zip(layout.outer, layout.copies, strict=True))
+        return in_rows(layout.parent, layout.components, effects) if layout.outer else None
+
+    def varying(self, rows: Rows, model: Any, statistics: Any, count: int) -> Varying | VaryingStrata:
         """See `Varying`."""
-        return Varying(rows.U, rows.Z, model.layout, count, len(statistics.weight))
+        if isinstance(statistics, Strata):
+            return varying_strata(rows, model, statistics)
+        order = self._in_rows(rows, model) if isinstance(statistics, Nested) else None
+        return Varying(rows.U, rows.Z, model.layout, count, len(statistics.weight), order)
 
     def factor(self, model: Any) -> tuple[np.ndarray, int] | None:
         """That of all terms."""

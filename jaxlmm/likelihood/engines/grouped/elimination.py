@@ -59,9 +59,8 @@ def quadratic(a: Array, b: Array, parent: Array, parents: int) -> Array:
     return sum_to_parents(matmul(transpose(a), b), parent, parents)
 
 
-def _by_factor(G: Array, factor: Factor) -> tuple[Array, Array, Array]:
+def by_factor(G: Array, F: Array) -> tuple[Array, Array, Array]:
     """S^-1, log|S| and F S^-1 for S = I + F'G F."""
-    F = jnp.asarray(factor.F)
     S = identity(G.shape[0], F) + matmul(matmul(transpose(F), G), F)
     W, logdet = inv_logdet(S)
     return W, logdet, matmul(F, W)
@@ -124,7 +123,7 @@ def given(L: Array, F: Array) -> Given:
 def moments(G: Array, cross: Cross | None, factor: Factor | None, root: Array | None = None) -> tuple[Array, Array]:
     """``M = Z'V^-1 Z`` (q, q, g) and ``N = Z'V^-1 W`` (q, r, g) by group; from a factor of A or a root of G."""
     if factor is not None:
-        _, _, FW = _by_factor(G, factor)
+        _, _, FW = by_factor(G, jnp.asarray(factor.F))
         return matmul(FW, transpose(jnp.asarray(factor.F))), matmul(FW, jnp.asarray(factor.B))
     assert cross is not None and root is not None
     K = covariance_given(G, cross.zz, root)
@@ -166,7 +165,7 @@ def eliminate(
     `factor` belongs to `cross` and `root` to `G`: their derivatives are accounted for there.
     """
     if factor is not None:
-        W, logdet, _ = _by_factor(G, factor)
+        W, logdet, _ = by_factor(G, jnp.asarray(factor.F))
         B = jnp.asarray(factor.B)
         gram = factor.E + quadratic(B, matmul(W, B), parent, parents)
     else:
@@ -216,7 +215,7 @@ def second_order(
     derivative in G and `curvature` the second derivative. Everything is three products over the groups: of N with
     itself, and of ``2 N weights N' - M`` with M. (Autodiff of the rules above gives the same, more slowly.)
     """
-    W, logdet, FW = _by_factor(G, factor)
+    W, logdet, FW = by_factor(G, jnp.asarray(factor.F))
     F, B = jnp.asarray(factor.F), jnp.asarray(factor.B)
     M, N = matmul(FW, transpose(F)), matmul(FW, B)
     q, r, _ = N.shape

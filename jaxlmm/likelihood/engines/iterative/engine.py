@@ -149,6 +149,11 @@ class Krylov(Statistics):
         logdet, gram = _relative(self, self._factors(tuple(G / s2 for G in C.random)))
         return self.n * jnp.log(s2) + logdet, gram / s2
 
+    def is_solved(self, C: Blocks) -> Array:
+        """Whether conjugate gradients reach their tolerance for the columns of U."""
+        at = self._at(self._factors(tuple(G / C.residual[0, 0] for G in C.random)))
+        return jnp.all(jnp.isfinite(self._answered(at)[0].left))
+
     def solve(self, C: Blocks, B: Array) -> Array:
         """V^-1 B by ``R^-1 (B - Z G Z'V^-1 B)``."""
         if self.source is None:

@@ -16,6 +16,7 @@ import numpy as np
 from jax import Array
 
 from ....pytrees import frozen_pytree
+from ..orthogonal import fine, pad_first
 
 WIDTH = 8  # entries in a row
 
@@ -29,7 +30,7 @@ class Meeting:
     ----------
     index : (rows, width) level of the other factor
     value : (rows, width, q, r), zeros where there is no entry
-    owner : (rows,) level of the first factor, ascending
+    owner : (rows,) level of the first factor, ascending; rows of zeros behind belong to the last
     """
 
     index: Any
@@ -44,12 +45,12 @@ class Meeting:
         count = np.bincount(first, minlength=levels)
         rows = -(-count // width)
         place = np.arange(len(first)) + np.repeat((np.cumsum(rows) - rows) * width - (np.cumsum(count) - count), count)
-        total = int(rows.sum())
+        total = fine(int(rows.sum()))  # few sizes, so that programs are shared
         index = np.zeros(total * width, np.int32)
         index[place] = other
         values = np.zeros((total * width, *value.shape[1:]))
         values[place] = value
-        owner = np.repeat(np.arange(levels, dtype=np.int32), rows)
+        owner = pad_first(np.repeat(np.arange(levels, dtype=np.int32), rows), total, levels - 1)
         return cls(index.reshape(total, width), values.reshape(total, width, *value.shape[1:]), owner, levels)
 
     def __call__(self, x: Array) -> Array:

@@ -25,9 +25,9 @@ class Iterative(Engine):
     the covariance parameters, which have a Monte Carlo error, as has the log-likelihood: ``fit.monte_carlo``. Variances
     of predicted effects are NaN: single entries of so large an inverse, unlike its traces, would need thousands of
     random vectors. ``jaxlmm.reml(fit.theta, fit.model)`` has the Monte Carlo error of the first probes. In it theta may
-    be traced, the arrays of the model may not. Its gradient estimates that of the exact log-likelihood by the same
-    random vectors, with more control variates than the value has: it is not the derivative of the estimated value, and
-    an optimiser that compares values should follow the gradient.
+    be traced, the arrays of the model may not. Its value is estimated from other random vectors than its derivatives,
+    which are those of this value within both errors only: an optimiser that compares values should follow the
+    gradient. The fit makes values of its path agree with it.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ class Iterative(Engine):
     steps : of the Lanczos process for the log-determinant
     tolerance : relative residual at which conjugate gradients stop for random vectors; its square is that for the
         coefficients. What enters gradients has errors of the order of its square throughout
-    max_iterations : of conjugate gradients, after which the fit ends as not finite
+    max_iterations : of conjugate gradients, after which the fit ends as "not_solved"
 
     Raises
     ------
