@@ -5,8 +5,10 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
+import numbers
 import secrets
 from collections.abc import Callable, Collection, Iterable, Mapping
+from decimal import Decimal
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,6 +20,7 @@ T = TypeVar("T", bound=type)
 
 Seed = int | Any  # a whole number, a key of `jax.random` (runtime.keys), or None for a fresh one, which `door` draws
 
+JUDGED = ("level", "threshold")  # numbers with checks of their own, whose words say more
 TESTS = ("df", "information", "boundary_df", "robust", "cluster")  # options of tests that functions hand on
 
 
@@ -67,9 +70,23 @@ def check_mapping(name: str, value: Any, example: str = "{'name': value}") -> No
         raise DataError(f"{name}: found {shown(value)}, expected a mapping such as {example}")
 
 
+def check_number(name: str, value: Any, finite: bool = False) -> None:
+    """Refuse what is no number, such as text, True and NaN."""
+    of_array = hasattr(value, "__array__") and np.shape(value) == () and np.asarray(value).dtype.kind in "iuf"
+    number = (isinstance(value, numbers.Real) and not isinstance(value, bool)) or isinstance(value, Decimal) or of_array
+    if not number or not (np.isfinite(float(value)) if finite else value == value):
+        raise DataError(f"{name}: found {shown(value)}, expected a number")
+
+
+def check_flag_or_number(name: str, value: Any) -> None:
+    """Refuse what is neither True nor False nor a number."""
+    if not isinstance(value, (bool, np.bool_)):
+        check_number(name, value)
+
+
 def check_word(name: str, value: Any) -> None:
     """Refuse for an option that is a word what has several values, and cannot be compared with one."""
-    if hasattr(value, "__array__") and np.ndim(value):
+    if isinstance(value, list | dict | set) or (hasattr(value, "__array__") and np.ndim(value)):
         raise DataError(f"{name}: found {shown(value)}, expected text")
 
 
@@ -90,9 +107,13 @@ def check_function(name: str, value: Any) -> None:
 def numbers_of(name: str, value: Any, what: str = "numbers") -> np.ndarray:
     """An array of floats, or the error of an argument that is none."""
     try:
-        return np.asarray(value, float)
+        found = np.asarray(value)
+        is_text = found.dtype.kind in "US" or (found.dtype == object and any(isinstance(v, str) for v in found.flat))
+        if not is_text:  # "9" is not 9
+            return np.asarray(value, float)
     except (TypeError, ValueError):
-        raise DataError(f"{name}: found {shown(value)}, expected {what}") from None
+        pass
+    raise DataError(f"{name}: found {shown(value)}, expected {what}")
 
 
 def shown(value: Any) -> str:
@@ -110,14 +131,16 @@ def door(function: C) -> C:
     """Decorator of a public function that holds its caller to its signature.
 
     Options that it does not have are a TypeError with its name, where it hands options on to tests too; parameters
-    annotated as bool take True or False and nothing else, those as mappings, functions or names such, words no arrays;
+    annotated as bool take True or False and nothing else, those as numbers, mappings, functions or names such, words no
+    arrays;
     ``seed=None`` is a seed drawn from the system.
     """
     signature = inspect.signature(function)
     parameters = signature.parameters.values()
     names = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name != "self"]
     known = tuple(dict.fromkeys((*names, *(TESTS if any(p.kind == p.VAR_KEYWORD for p in parameters) else ()))))
-    checks = [(p.name, check) for p in parameters if (check := _check_of(str(p.annotation))) is not None]
+    own = [p for p in parameters if p.name not in JUDGED]
+    checks = [(p.name, check) for p in own if (check := _check_of(str(p.annotation))) is not None]
 
     @functools.wraps(function)
     def checked(*args: Any, **kwargs: Any) -> Any:
@@ -138,7 +161,10 @@ def door(function: C) -> C:
 def _check_of(annotation: str) -> Callable[[str, Any], None] | None:
     """What holds a parameter to its annotation, where there is something."""
     kinds = annotation.removesuffix(" | None")
-    known = {"bool": check_flag, "<class 'bool'>": check_flag, "str": check_word, "str | Sequence[str]": check_names}
+    known = {
+        "bool": check_flag, "<class 'bool'>": check_flag, "str": check_word, "str | Sequence[str]": check_names,
+        "float": check_number, "bool | float": check_flag_or_number,
+    }  # fmt: skip
     generic = {"Mapping[": check_mapping, "Callable[": check_function}
     found = known.get(kinds) or next((c for start, c in generic.items() if kinds.startswith(start)), None)
     if found is None or " | " in kinds.partition("]")[2]:

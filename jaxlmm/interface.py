@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from .arguments import door
+from .arguments import door, shown
 from .covariance import NAMES, Over
+from .design.arrays import check_same, of_arrays
 from .design.fields import FrameField
 from .design.frame import FrameTerm, ModelFrame, build_frame
 from .design.placing import ORDERED, SPATIAL, check_count, known_order
+from .design.several import RESIDUAL, responses_of, stacked, standardised
 from .errors import DataError, DroppedColumnsWarning, FormulaError, JaxlmmError
 from .formula.parser import parse
 from .formula.specs import Structures, given_structures, make_structure, residual_of
@@ -33,8 +35,8 @@ from .saving import Call
 
 @door
 def lmm(
-    formula: str,
-    data: Any,
+    formula: str | Model,
+    data: Any = None,
     method: str = "REML",
     weights: Any = None,
     offset: Any = None,
@@ -55,7 +57,12 @@ def lmm(
         effects with a structure: ``diag(x | g)``, ``ar1(0 + f | g)``, ``rr(0 + f | g, d=2)``. Random functions of
         times, places or levels: ``ou(t | g)``, ``ar1(week | g)``, ``matern(lon + lat, nu=1.5)`` over all rows,
         ``(us(trait) @ ar1(week) | g)``. ``by=column`` in either gives parameters of their own to each of its levels,
-        numbers fix parameters: ``ar1(week | g, correlation=0.5)``.
+        numbers fix parameters: ``ar1(week | g, correlation=0.5)``. Several responses, ``cbind(y1, y2) ~ x + (x | g)``,
+        are stacked, each term within `trait`, with ``us(trait | row)`` as residuals unless others are given; rows in
+        which one is missing keep the others, and the fit is that of the stacked data. Or a `jaxlmm.Model` of plain
+        arrays, without any other argument but `method` and `start`: its columns are ``y``, ``x0``, ... of X, and of its
+        random part t the groups ``g{t}``, ``z{t}_0``, ... of Z, or coordinates ``c{t}_0``, ...; new data have these
+        names.
     data : pandas.DataFrame, polars.DataFrame, pyarrow.Table or dict of arrays; or path of a Parquet or CSV file
         Data frames of other libraries are read too where narwhals knows them, such as modin's.
         Rows with missing values (NaN, None, NA, masked entries) in used columns are dropped and counted. The name of a
@@ -115,6 +122,14 @@ def lmm(
     """
     if method not in ("REML", "ML"):
         raise DataError(f"method: found {method!r}, expected 'REML' or 'ML'")
+    model: Model | None = None
+    if isinstance(formula, Model):
+        given = {"data": data, "weights": weights, "offset": offset, "residual": residual, "variance": variance,
+                 "relationship": relationship, "structures": structures}  # fmt: skip
+        model, made_of = formula, of_arrays(formula, given)
+        formula, data, weights, offset, residual, relationship, structures, engine = made_of
+    elif data is None:
+        raise DataError("data: expected a data frame, a dict of arrays or a file beside the formula, found None")
     is_file = isinstance(data, str | Path)
     if is_file:
         data = read_file(data)
@@ -124,15 +139,25 @@ def lmm(
         None if relationship is None else {group: copied(given) for group, given in dict(relationship).items()}
     )
     structures = None if structures is None else given_structures(structures)
+    formula = standardised(formula, data)
+    if responses := responses_of(formula):
+        known = {**NAMES, **(structures or {})}
+        elsewhere = {name for name in (weights, offset) if isinstance(name, str)}
+        elsewhere |= set(residual_of(residual, variance, known).columns)
+        formula, data, times = stacked(formula, responses, data, known, elsewhere)
+        weights, offset = (x if x is None or isinstance(x, str) else np.repeat(x, times) for x in (weights, offset))
+        residual = RESIDUAL if residual is None and variance is None else residual
     call = Call(formula, weights, offset, residual, variance, relationship, structures, engine, lmm)
-    frame, model = model_of(data=data, **call.arguments())
+    frame, made = model_of(data=data, **call.arguments())
+    if model is not None:
+        check_same(made, model)
     call = replace(call, formula=frame.formula.text)  # with the columns that a dot stood for
     if frame.aliased:
         names = ", ".join(frame.aliased)
         text = f"{frame.formula.text}: dropped, as combinations of columns before them: {names}"
         warnings.warn(text, DroppedColumnsWarning, stacklevel=3)
     own = data if is_file else own_columns(data, frame.used)  # nobody else has what is read from a file
-    return fit_frame(own, frame, model, method, call, start, data)
+    return fit_frame(own, frame, made, method, call, start, data)
 
 
 @door
@@ -159,15 +184,16 @@ def lmm_in_turn(
     DataError
         Where none converges, with what became of each.
     """
-    if isinstance(alternatives, str) or not len(alternatives):
-        raise DataError(f"alternatives: found {alternatives!r}, expected a list of residuals or arguments of lmm")
+    known = isinstance(alternatives, list | tuple) and len(alternatives)
+    if not known or not all(isinstance(given, str | Over | Mapping) for given in alternatives):
+        raise DataError(f"alternatives: found {shown(alternatives)}, expected a list of residuals or arguments of lmm")
     common = {
         "formula": formula, "method": method, "weights": weights, "offset": offset, "variance": variance,
         "relationship": relationship, "structures": structures, "engine": engine,
     }  # fmt: skip
     tried: list[Attempt] = []
     for given in alternatives:
-        asked = {"residual": given} if isinstance(given, str) else dict(given)
+        asked = dict(given) if isinstance(given, Mapping) else {"residual": given}
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ConvergenceWarning)

@@ -23,7 +23,6 @@ from .estimates.fitted import FitBase
 from .estimates.ranef import (
     RandomEffects,
     SingularDirection,
-    coefficients_by,
     random_effects,
     singular_directions,
 )
@@ -36,20 +35,29 @@ from .frames.columns import extend_rows, make_frame
 from .frames.owned import check_index, frame_at
 from .frames.tables import Summary, Table, format_column, format_df, format_p, format_t, notes
 from .inference.delta import Delta, Parameters, delta, natural
+from .inference.effect_sizes import effect_sizes, standardized
 from .inference.fixed_effects.anova import Anova, anova
 from .inference.fixed_effects.fieller import Ratio, fieller
 from .inference.fixed_effects.in_batches import Tests
 from .inference.fixed_effects.linear import LinearTest, linear_test
 from .inference.fixed_effects.wald import Wald, wald
 from .inference.hypotheses.coding import coding_of
-from .inference.identified import known_bootstrap, known_parameters, known_varcorr
+from .inference.identified import (
+    known_bootstrap,
+    known_coefficients,
+    known_effects,
+    known_parameters,
+    known_varcorr,
+)
 from .inference.local import may_be_flat
+from .inference.many.permutation import Permutations, permutation_test
+from .inference.many.scan import Scan, scan
 from .inference.means.emmeans import emmeans, emtrends
 from .inference.means.margins import comparisons, predictions, slopes
 from .inference.means.table import EMMeans
 from .inference.means.weights import Weights
 from .inference.normal import normal_draws
-from .inference.papers import correlation, report, vif
+from .inference.papers import correlation, correlations, quartiles, report, vif
 from .inference.power import PowerTable, power
 from .inference.profiles.intervals import confint
 from .inference.profiles.profile import Profile, profile
@@ -65,9 +73,11 @@ from .inference.shares import icc, r2
 from .likelihood.confounding import shared_effects
 from .likelihood.model import Model
 from .likelihood.parts import own_array
-from .plotting import BatchPlots, FitPlots, plot_zeta
+from .plotting import BatchPlots, FitPlots, plot_estimates, plot_zeta
 from .prediction.choice import Random
+from .prediction.combinations import combination_test, names_effects, predicted_means
 from .prediction.forecast import predict
+from .prediction.in_batches import predict_batch
 from .prediction.simulated import responses
 from .prediction.whitening import residuals
 from .pytrees import once
@@ -138,6 +148,8 @@ class Fit(FitBase):
     def ranef(self, all_levels: bool = False) -> RandomEffects:
         """Predicted random effects (BLUPs) with conditional covariances, by grouping factor.
 
+        NaN where the data do not identify the covariance parameters that they depend on.
+
         Parameters
         ----------
         all_levels : with the levels of relationship matrices that have no data, behind the others: what their relatives
@@ -148,7 +160,7 @@ class Fit(FitBase):
         PrecisionWarning
             As in `predict`.
         """
-        return random_effects(self, all_levels)
+        return known_effects(random_effects(self, all_levels), self)
 
     def coef_by(self, group: str) -> Any:
         """Coefficients of each level of a grouping factor, fixed plus predicted random effects (lme4's ``coef``).
@@ -165,7 +177,7 @@ class Fit(FitBase):
         DataError
             For a grouping factor that is not there, and structures over columns.
         """
-        return coefficients_by(self, group)
+        return known_coefficients(self, group)
 
     # -- tests -----------------------------------------------------------------------------------------------
 
@@ -179,12 +191,16 @@ class Fit(FitBase):
         Parameters
         ----------
         L : (m, p) array; a name of a coefficient, or a list of names; ``{"Days": 1, "age": -1}``, weights by name; or
-            several hypotheses by their names, ``{"a - b": {"a": 1, "b": -1}, ...}``
+            several hypotheses by their names, ``{"a - b": {"a": 1, "b": -1}, ...}``. Predicted effects have names
+            ``("Subject", "308")`` or, of several, ``("Subject", "308", "Days")``, with ``...`` for the average of all
+            levels: inference about the levels that there are, SAS's ``ESTIMATE ... | ...``
         rhs : number or (m,)
         df : degrees of freedom: "satterthwaite"; "kenward-roger", first order, the same in all parametrisations (SAS
             KR(LINEAR), pbkrtest); "kenward-roger-full", second order in the parameters of SAS; "containment",
             "between-within" (nlme, mmrm), "between-within-sas" (DDFM=BW: by subject-by-effect interactions, and with
-            unstructured residuals and no random effects between subjects), "residual", "asymptotic" (infinite)
+            unstructured residuals and no random effects between subjects), "residual", "asymptotic" (infinite);
+            with `robust` "hotelling": Satterthwaite for single rows, Pustejovsky and Tipton's (2018) approximate
+            Hotelling test of several, clubSandwich's HTZ
         information : of the covariance parameters, "observed" (as SAS and mmrm), "expected" (as pbkrtest) or
             "average"; by default observed, on the boundary see `boundary_df`
         boundary_df : for singular fits: "keep" variances of zero as parameters, in natural parameters and with
@@ -202,8 +218,10 @@ class Fit(FitBase):
             For unknown names, wrong shapes, and Kenward-Roger of an ML fit. Where there are no degrees of freedom
             they are NaN, with a `note`.
         """
-        at = self.wald(df, information, boundary_df, robust, cluster)
-        return linear_test(at, L, rhs, level, self.frame.kind, side, delta)
+        options = dict(df=df, information=information, boundary_df=boundary_df, robust=robust, cluster=cluster)
+        if names_effects(L):
+            return combination_test(self, L, rhs, level, side, delta, **options)
+        return linear_test(self.wald(**options), L, rhs, level, self.frame.kind, side, delta)
 
     def ratio(
         self, numerator: Any, denominator: Any, level: float = 0.95, df: str = "satterthwaite", **options: Any
@@ -282,9 +300,9 @@ class Fit(FitBase):
     def predictions(
         self, by: str | Sequence[str] | None = None, newdata: Any = None, at: Mapping[str, Any] | None = None,
         df: str = "satterthwaite", level: float = 0.95, type: str = "link", bias_adjust: bool | float = False,
-        **options: Any,
+        random: Random = False, **options: Any,
     ) -> EMMeans:  # fmt: skip
-        """Predictions of the population mean (random effects at zero), averaged over rows.
+        """Predictions of the population mean (random effects at zero), or of groups, averaged over rows.
 
         Parameters
         ----------
@@ -295,12 +313,16 @@ class Fit(FitBase):
         df, options : `information`, `boundary_df`, `robust`, `cluster`: see `test`
         level : of the intervals
         type, bias_adjust : see `emmeans`; averages of the response itself, errors by the delta method
+        random : as in `predict`, the random parts whose predictions count: with ``by="Subject", random=True`` means of
+            the subjects that there are
 
         Returns
         -------
         EMMeans
             A table, with `frame`, `contrast`, `pairs` and `test`.
         """
+        if random is not False:
+            return predicted_means(self, random, by, newdata, at, df, level, type, bias_adjust, **options)
         return predictions(self, by, newdata, at, df, level, type, bias_adjust, **options)
 
     def comparisons(
@@ -560,6 +582,26 @@ class Fit(FitBase):
         """
         return predict(self, newdata, random, se, interval, level, df, allow_new_levels, residual, type, **method)
 
+    def predict_batch(
+        self, batch: BatchFit, y: Any, newdata: Any = None, random: Random = True, allow_new_levels: bool = False
+    ) -> np.ndarray:  # fmt: skip
+        """Predicted means (b, m) by every fit of a batch, as `predict` gives them by single fits.
+
+        With responses that lack the rows of a fold, ``Y`` NaN there and ``fit.refit(Y, missing="drop")``, these are
+        the predictions of cross-validation.
+
+        Parameters
+        ----------
+        batch : of ``fit.refit(y)``;  y : (b, nobs) its responses
+        newdata, random, allow_new_levels : as in `predict`; default the rows of the fit
+
+        Raises
+        ------
+        DataError
+            For a batch of other responses, and random functions or relatives at new places.
+        """
+        return predict_batch(self, batch, y, newdata, random, allow_new_levels)
+
     def residuals(self, kind: str = "response", random: bool = True) -> np.ndarray:
         """Residuals (n,).
 
@@ -621,13 +663,13 @@ class Fit(FitBase):
             one is a status in its row. For a column on which something depends that cannot be made again.
         """
         if is_sparse(y) or isinstance(y, Iterator):
-            if missing != "status" or (weights, column, values) != (None, None, None):
-                raise DataError(
-                    "y: missing=, weights=, column= and values= are for arrays (b, n), not sparse or streamed"
-                )
+            if any(given is not None for given in (weights, column, values)):
+                raise DataError("y: weights=, column= and values= are for arrays (b, n), not sparse or streamed")
             coded = None if tests is None else tests.coded(coding_of(self))
             names, kind = self.coef_names, self.frame.kind
-            return self.statistics().fit(y, self.method, tests=coded, progress=progress, names=names, kind=kind)
+            return self.statistics().fit(
+                y, self.method, tests=coded, progress=progress, names=names, kind=kind, missing=missing
+            )
         for name, given in (("y", y), ("weights", weights), ("values", values)):
             check_index(self, name, given)
         y, weights, values = (
@@ -637,11 +679,16 @@ class Fit(FitBase):
         if np.ndim(y) == 2:
             if column is not None and column not in self.coef_names:
                 raise DataError(f"column: found {column!r}, expected one of {', '.join(self.coef_names)}")
+            asked = None if tests is None else tests.coded(coding_of(self))
+            if asked is not None and asked.needs_design:
+                if column is not None or (missing == "drop" and np.isnan(np.asarray(y, float)).any()):
+                    raise DataError("tests: df from the design is that of all rows and columns as they were fitted; "
+                                    "found column= or lost rows, for which use df='satterthwaite'")  # fmt: skip
+                asked = asked.on([self])
             return refit_batch(
                 self.model, y, self.method, missing=missing, weights=weights, values=values, pairs=pairs,
                 column=None if column is None else self.coef_names.index(column), progress=progress,
-                names=self.coef_names, kind=self.frame.kind,
-                tests=None if tests is None else tests.coded(coding_of(self)),
+                names=self.coef_names, kind=self.frame.kind, tests=asked,
                 again=None if column is None or values is None else rebuilt(self.frame, self.data, column),
             )  # fmt: skip
         for name, value in (("weights", weights), ("column", column), ("values", values), ("tests", tests)):
@@ -690,6 +737,71 @@ class Fit(FitBase):
         )  # fmt: skip
         return known_bootstrap(found, self, statistic is None) if may_be_flat(self) else found
 
+    def permutation(
+        self, L: Any, y: Any = None, n: int = 1000, *, flip: Any = None, within: Any = None, between: Any = None,
+        rhs: float = 0.0, side: str = "two-sided", threshold: float | None = None, neighbours: Any = None,
+        names: Sequence[Any] | None = None, seed: Seed = 0, progress: Progress = "auto",
+    ) -> Permutations:  # fmt: skip
+        """Permutation tests of a hypothesis in many responses, with family-wise error over all of them.
+
+        Residuals of what the hypothesis leaves of the model are rearranged and added to its fitted values (Freedman &
+        Lane 1983), and the whole model is fitted again, with its covariance parameters. Say by groups of rows, a column
+        of the data or labels, which rearrangements leave the law of the errors as it is; all are made where they are
+        at most `n`.
+
+        Parameters
+        ----------
+        L : as in `test`; t of one row, Wald's F of several
+        y : (v, nobs) responses, such as genes, voxels or times; default that of the fit
+        n : rearrangements, that of the data among them
+        flip : groups whose rows change their signs together (symmetric errors), such as subjects
+        within : groups within which rows change places, for what differs within them
+        between : groups that change places as wholes with others of as many rows, taken in the order of the data, for
+            what differs between them
+        side : "two-sided", "greater" or "less", for a hypothesis of one row
+        threshold, neighbours : of the statistic, and which responses are neighbours, for clusters by mass: the shape of
+            a grid (``v``, or ``(x, y, z)`` in C order), a boolean array with a true cell a response, or a sparse
+            adjacency matrix (v, v)
+        names : (v,) of the responses;  seed : of the rearrangements;  progress : see `jaxlmm.fit_batch`
+
+        Raises
+        ------
+        DataError
+            Where nothing can be rearranged, and for wrong shapes. Responses with missing values have a status.
+        """
+        y = self.model.y if y is None else aligned("y", y, self.data, self.frame.rows)
+        return permutation_test(
+            self, L, y, n, flip, within, between, rhs, side, threshold, neighbours, seed, names, progress
+        )
+
+    def scan(
+        self, values: Any, y: Any = None, threshold: float = 1e-5, *, df: str | None = "satterthwaite", to: Any = None,
+        names: Sequence[Any] | None = None, covariates: Sequence[Any] | None = None, progress: Progress = "auto",
+    ) -> Scan:  # fmt: skip
+        """Test every covariate beside the fixed effects in every response, as in genome-wide and eQTL scans.
+
+        Every response has an exact fit without a covariate (ML). At its ratio of variances all pairs have a score
+        statistic, a likelihood ratio and an F test (EMMAX, GEMMA's score test); pairs that pass the threshold are
+        fitted again, all parameters free, for the likelihood ratio by ML and the test by REML.
+
+        Parameters
+        ----------
+        values : (m, nobs) covariates, an array also of a file (`numpy.memmap`), or an iterable of blocks of them;
+            without missing values
+        y : (b, nobs) responses; default that of the fit
+        threshold : p value of the F test below which a pair is kept
+        df : of the tests of these pairs, as in `test`; None for no fits of them
+        to : path of a Parquet (needs pyarrow) or CSV file to which pairs are written block by block, instead of kept
+        names, covariates : (b,) and (m,), of what is scanned;  progress : see `jaxlmm.fit_batch`
+
+        Raises
+        ------
+        DataError
+            For models with several grouping factors, random functions or residual structures, and wrong shapes.
+        """
+        y = self.model.y if y is None else aligned("y", y, self.data, self.frame.rows)
+        return scan(self, values, y, threshold, df, to, names, covariates, progress)
+
     def power(
         self, target: Any = None, effect: Any = None, n: int = 1000, tests: str | Sequence[str] = "satterthwaite",
         null: float = 0.0, alpha: float = 0.05, seed: Seed = 0, progress: Progress = "auto",
@@ -699,7 +811,8 @@ class Fit(FitBase):
         Parameters
         ----------
         target : a coefficient, several, or weights of them, as `L` of `test`; several hypotheses have the joint F test
-            too. Default the only coefficient beside the intercept
+            in addition, and how often each of their t tests, and any of them, reject.
+            Default the only coefficient beside the intercept
         effect : true value of the hypothesis, or several, which are drawn with common random numbers; or true values
             of coefficients, ``{"Days": 5.0}``; default the estimates, whose power says no more than their p-value
         n : data sets;  tests : one or several methods of degrees of freedom, "satterthwaite", "kenward-roger",
@@ -847,6 +960,35 @@ class Fit(FitBase):
         """Correlations of the coefficients, as lme4's summary prints them: a frame with a row and a column for each."""
         return correlation(self)
 
+    def effect_sizes(
+        self, type: int | str = 3, df: str = "satterthwaite", level: float = 0.95, definition: str = "sas",
+        **options: Any,
+    ) -> Any:  # fmt: skip
+        """Shares of variance of the terms, from their F tests: a frame (term, eta2, lower, upper, epsilon2, omega2).
+
+        Partial eta squared ``F r / (F r + df)`` with the interval of the noncentrality of F (Steiger 2004); epsilon and
+        omega squared are less biased. As R's effectsize has them for mixed models.
+
+        Parameters
+        ----------
+        type, df, definition, options : see `anova`;  level : of the intervals
+        """
+        return effect_sizes(self, type, df, level, definition, **options)
+
+    def standardized(
+        self, contrasts: EMMeans, sd: str | float = "total", edf: float = np.inf, level: float = 0.95
+    ) -> Any:  # fmt: skip
+        """Means or contrasts in standard deviations: a frame (labels, effect_size, std_error, df, lower, upper).
+
+        Parameters
+        ----------
+        contrasts : of `emmeans`, `comparisons` and the like, such as ``fit.emmeans("arm").pairs()``
+        sd : "total", of all that varies around the fixed part (Westfall, Kenny & Judd 2014); "residual"; or a number,
+            estimated with `edf` degrees of freedom (emmeans' ``eff_size``)
+        level : of the intervals, by the delta method with Student's t
+        """
+        return standardized(self, contrasts, sd, edf, level)
+
     def report(self, df: str = "satterthwaite", **options: Any) -> str:
         """What was done, in sentences for a methods section, every option that the fit was made with named.
 
@@ -856,10 +998,20 @@ class Fit(FitBase):
         """
         return report(self, df, **options)
 
-    def summary(self, df: str = "satterthwaite", **method: Any) -> Summary:
-        """The account that lme4's users expect, as text or HTML; options are those of `test`."""
-        fixed = self._fixed(self.wald(df, **method))
-        return Summary((self._head(), *self.varcorr().tables(), self._groups(), fixed, self._ending()))
+    def summary(
+        self, df: str = "satterthwaite", residuals: bool = False, correlation: bool = False, **method: Any
+    ) -> Summary:  # fmt: skip
+        """The account that lme4's users expect, as text or HTML.
+
+        Parameters
+        ----------
+        df, method : see `test`
+        residuals : with the quartiles of the residuals divided by their standard deviations
+        correlation : with the correlations of the coefficients
+        """
+        scaled = (quartiles(self),) if residuals else ()
+        fixed = (self._fixed(self.wald(df, **method)), *((correlations(self),) if correlation else ()))
+        return Summary((self._head(), *scaled, *self.varcorr().tables(), self._groups(), *fixed, self._ending()))
 
     def _head(self) -> str:
         name = "REML" if self.method == "REML" else "maximum likelihood"
@@ -946,7 +1098,13 @@ def _picture_of_profile(self: Profile, level: float = 0.95) -> Any:
     return plot_zeta(self.curves, level)
 
 
+def _picture_of_means(self: EMMeans, ax: Any = None) -> Any:
+    """Estimates with their intervals, a line for each row, on the scale that is shown: matplotlib's Axes."""
+    return plot_estimates(self, ax)
+
+
 # Pictures and files of what is made below hang on from here: what computes the numbers knows neither.
 BatchFit.plot = property(_pictures_of_batch)  # type: ignore[assignment, method-assign]
 BatchFit.save = save_batch  # type: ignore[assignment, method-assign]
 Profile.plot = _picture_of_profile  # type: ignore[method-assign]
+EMMeans.plot = _picture_of_means  # type: ignore[method-assign]

@@ -19,7 +19,7 @@ from jax import Array
 from .arguments import Seed, door
 from .covariance import Composite, Covariance
 from .covariance.kinds import PositiveKind
-from .covariance.trial import Derivatives, advice, coordinate_names, derivatives_of, quickly, tried
+from .covariance.trial import NEAR, Derivatives, advice, coordinate_names, derivatives_of, is_steep, quickly, tried
 from .errors import DataError, JaxlmmError
 from .runtime.keys import generator_of
 from .runtime.precision import float64
@@ -47,10 +47,10 @@ def check_covariance(structure: Covariance, dim: Any = 4, coords: Any = None, se
 
     A fit does the first part of this by itself, at its own levels or coordinates: it moves a start at which the matrix
     is no covariance or has no derivatives, takes coordinates of variances in which their roots are smooth, and says
-    what it cannot mend. Common causes: ``lag ** power`` and the root of a sum of squares have no derivative at distance
-    zero, ``rho ** lag`` none at rho = 0, ``sqrt(x)`` none at x = 0 (`jaxlmm.covariance.powers`,
-    `jaxlmm.covariance.distances` and `jaxlmm.covariance.roots` have); a standard deviation that is declared a
-    `Variance`; a variance that is declared `Positive`; correlations that are bounded one by one, but not jointly.
+    what it cannot mend. (Powers ``**`` and ``sqrt`` in a `matrix` are taken as `jaxlmm.covariance.powers` and
+    `jaxlmm.covariance.roots`, which have derivatives at zero.) Common causes: logarithms of distances, which are zero
+    on the diagonal; a standard deviation that is declared a `Variance`; a variance that is declared `Positive`;
+    correlations that are bounded one by one, but not jointly.
 
     Parameters
     ----------
@@ -113,7 +113,12 @@ class _Trial:
         step = STEP * np.eye(self.size)
         charts = self.structure.from_solver, self.structure.from_public
         by_solver, by_public = (derivatives_of(chart, self.dim, self.levels) for chart in charts)
-        found = by_solver([*points, *points[0] + step, *points[0] - step])
+        without = points[RANDOM + 1]  # powers and roots have finite derivatives there, the matrix need not
+        found = by_solver([*points, *without + NEAR * np.eye(self.size), *points[0] + step, *points[0] - step])
+        near = found.value[len(points) : len(points) + self.size]
+        steep = is_steep(found.value[RANDOM + 1], found.gradient[RANDOM + 1], near)
+        what = "the gradient of matrix(levels) in the coordinates of the solver is not finite"
+        self._require(not steep, what, without)
         for s, G in zip(points, found.value, strict=False):
             self._check_matrix(s, G)
         self._check_finite(points, "the solver", found)

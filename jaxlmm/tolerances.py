@@ -36,6 +36,11 @@ CANCELLED = 1e-6
 PERFECT = 1e-8
 # Part of a hypothesis, in standard errors or relative to its length, or of a unit column, that others do not say.
 REPEATED = 1e-8
+# Of a column of length one, orthogonal to others, what these leave of it over some of the rows: less, and products of
+# these columns are not worked with.
+THIN = 0.03
+# Difference of statistics of rearranged data, relative to them, that is what the solver leaves: they are the same.
+TIED = 1e-6
 # Difference of right-hand sides of hypotheses that should be equal, relative to their sizes.
 CONTRADICTED = 1e-6
 # Part of a unit column of a term's description that lies outside of the space that it should be in.
@@ -71,7 +76,7 @@ FLAT = 1e-8
 # The same of the laws that two nested models allow, and of directions from one to the other.
 FLAT_LAW = 1e-9
 # The same where the summary of a fit says that the likelihood is flat.
-NEARLY_FLAT = 1e-6
+NEARLY_FLAT = 1e-5
 # Roots of curvatures, relative to the largest and in themselves, below which a direction has none.
 NO_CURVATURE, NO_CURVATURE_AT_ALL = 1e-6, 1e-4
 # Relative change of X'V^-1 X along a direction, or relative singular value or pivot of directions, that counts.

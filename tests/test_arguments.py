@@ -404,3 +404,53 @@ def test_wrong_kinds_are_named(fit, call, words):
 def test_words_that_are_arrays(sleep):
     with pytest.raises(jaxlmm.DataError, match="lmm: method: found a Series, expected text"):
         jaxlmm.lmm("Reaction ~ Days + (1 | Subject)", sleep, method=sleep["Days"])
+
+
+def test_numbers_are_numbers(sleep, fit):
+    """Text, lists, True, NaN and what is not finite in the place of a number, a word or rows."""
+    means = jaxlmm.lmm("log(Reaction) ~ Days + (1 | Subject)", sleep).emmeans("Days", at={"Days": [0, 9]})
+    calls = [
+        (lambda v: fit.emmeans(("Days",), type="response", bias_adjust=v), "bias_adjust", ["x", [1], np.nan]),
+        (lambda v: means.test(null=v), "null", ["a", [1, 2], {}, np.nan, np.inf, True, np.zeros((2, 2))]),
+        (lambda v: means.test(side=v), "side", [["less"], {}, 1]),
+        (lambda v: means.test(delta=v), "delta", [np.zeros((2, 2)), "x", -1.0]),
+        (lambda v: means.contrast(v), "contrast|method", [["x"], object(), lambda labels: labels]),
+        (lambda v: means.contrast("trt.vs.ctrl", ref=v), "ref", [None, 1.5, [1], True]),
+        (lambda v: means.contrast("pairwise", by=v), "by", [3, object(), ["nobody"]]),
+        (lambda v: fit.test("Days", rhs=v), "rhs", [None, np.nan, np.inf, "x"]),
+        (lambda v: fit.update(v), "formula", [3, ["x"], True]),
+        (lambda v: fit.power("Days", effect=v, n=2), "effect", ["x", ["x"], {"Days": "x"}, np.nan]),
+        (lambda v: fit.power("Days", effect=1, null=v, n=2), "null", ["x", [1, 2], np.nan, np.inf]),
+        (lambda v: fit.power("Days", effect=1, n=v), "n", [True, 1.5, "x"]),
+        (lambda v: fit.power("Days", effect=1, n=2, seed=v), "seed", [[1, 2], ["x"], True, -1]),
+        (lambda v: fit.power(v, effect=1, n=2), "target", [object()]),
+        (lambda v: fit.advise(n=v), "n", ["x", -1, True]),
+        (lambda v: jaxlmm.lmm_in_turn("Reaction ~ Days", sleep, v), "alternatives", [None, 3, [1], "us"]),
+        (lambda v: jaxlmm.study.power_curve(fit, "Days", along="Subject", to=v, n=2), "to", [None, "x", 3.5, 1]),
+        (lambda v: jaxlmm.Tests(v), "L", [["x"], object()]),
+        (lambda v: jaxlmm.Tests(np.eye(2), v), "rhs", ["x", {}, np.nan]),
+        (lambda v: jaxlmm.Tests(np.eye(2), df=v), "df", [None, 3, ["x"]]),
+        (lambda v: fit.refit(np.ones((2, 180)), weights=v), "weights", ["x", {}, object()]),
+        (lambda v: fit.refit(np.ones((2, 180)), column="Days", values=v), "values", ["x", {}, object()]),
+        (lambda v: jaxlmm.pure.logdet(v, fit.model), "theta", [None, "x", ["x"], {}]),
+        (lambda v: jaxlmm.pure.solve(fit.theta, fit.model, v), "rhs", [None, "x", object()]),
+        (lambda v: jaxlmm.fit(fit.model, prior=v), "prior", ["x", 3, [1]]),
+        (lambda v: jaxlmm.fit(fit.model, max_iterations=v), "max_iterations", [None, "x", 1.5, -1]),
+        (lambda v: jaxlmm.pure.in_float64(v), "function", [None, 3]),
+    ]
+    with jax.enable_x64():
+        for call, name, values in calls:
+            for value in values:
+                with pytest.raises(jaxlmm.JaxlmmError, match=name):
+                    call(value)
+
+
+def test_false_of_numpy_adjusts_nothing(sleep):
+    fit = jaxlmm.lmm("log(Reaction) ~ Days + (1 | Subject)", sleep)
+    means = [
+        fit.emmeans("Days", type="response", bias_adjust=given) for given in (False, np.False_, True, np.True_, 0.5)
+    ]
+    values = [means.frame()["estimate"].iloc[0] for means in means]
+    assert values[0] == values[1] and values[2] == values[3]
+    adjusted = values[0] * (1 + 0.5 * 0.5**2)  # second derivative of exp
+    assert values[4] == pytest.approx(adjusted) and values[2] != values[0]

@@ -238,6 +238,7 @@ def test_terms_that_share_an_effect_are_fitted_and_named(formula):
     assert "share an effect: only the sum of its variances is determined" in text
 
 
+@pytest.mark.slow
 def test_terms_of_one_factor_that_share_nothing_are_not_confounded():
     separate = jaxlmm.lmm("y ~ x + (1 | g) + (0 + x | g)", good())
     assert separate.converged and "share" not in str(separate.summary())

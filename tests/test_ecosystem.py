@@ -60,6 +60,8 @@ RESULTS = {
     "profile": lambda f: f.profile("sigma"),
     "batch": lambda f: batch(f.frame.kind),
     "tests": lambda f: jaxlmm.Tests([[0, 1]]).empty(3, f.frame.kind)["satterthwaite"],
+    "permutation": lambda f: f.permutation("Days", n=3, flip="Subject", progress=False),
+    "scan": lambda f: f.scan(np.random.default_rng(0).normal(size=(2, f.nobs)), threshold=1.0, df=None),
     "bootstrap": lambda f: f.bootstrap(4, progress=False),
     "compare": lambda f: jaxlmm.compare(f, fit(f.frame.kind, "Reaction ~ Days + (1 | Subject)")),
     "rlrt": lambda f: jaxlmm.rlrt(fit(f.frame.kind, "Reaction ~ Days + (1 | Subject)"), n=20),

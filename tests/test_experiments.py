@@ -113,6 +113,16 @@ def canned(module, tmp_path):
     return {**head, "load_end": 0.0, "minutes": 1.0, "records": records}
 
 
+def test_power_and_evaluations_beside_the_table(module, tmp_path):
+    run, workloads, tables = module("run"), module("_workloads"), module("_tables")
+    ours = {"first": 1.0, "later": [2e-6], "logliks": [], "power": [0.5, 100], "evaluations": 6.6, "singular": 0.01}
+    other = {"first": 1.0, "later": [2e-6], "logliks": [], "power": [0.9, 100]}
+    case = fake_case(workloads, {"jaxlmm": lambda limit: ours, "mcpower": lambda limit: other})
+    text = tables.section_table("study", run.measured(case, tmp_path, set()))
+    assert "jaxlmm 0.5000 (0.0500), mcpower 0.9000 (0.0300), 0.36 x the time to the same error" in text
+    assert "Evaluations a lane: a case: 6.6, 1 % singular." in text
+
+
 def test_the_table(module, tmp_path):
     tables, kept = module("_tables"), canned(module, tmp_path)
     text = tables.document(kept)
@@ -155,6 +165,7 @@ def test_programs_of_every_system(module):
     assert programs.call_of("nlme", slopes).startswith("lme(Reaction ~ Days, data, random=~ Days | Subject")
     assert "corSymm(form=~ visit | USUBJID)" in programs.call_of("nlme", visits)
     assert programs.call_of("mmrm", visits) == "mmrm(FEV1 ~ RACE + SEX + ARMCD * AVISIT + us(AVISIT | USUBJID), data)"
+    assert programs.call_of("glmm", crossed) == "glmm.fit(data, 'y ~ 1 + (1 | s) + (1 | i)', satterthwaite=False)"
     assert "statsmodels" not in programs.systems_for(crossed) and "lme4" not in programs.systems_for(visits)
     for problem in (slopes, visits, crossed):
         for system in programs.systems_for(problem):

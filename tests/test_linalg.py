@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cases import some
 from jaxlmm.linalg import (
     UNROLL,
     block_diagonal,
@@ -44,7 +45,7 @@ def test_values(q):
     np.testing.assert_allclose(logdet, np.linalg.slogdet(each(positive(q)))[1], rtol=1e-12)
 
 
-@pytest.mark.parametrize("q", (2, 3, UNROLL + 1))
+@pytest.mark.parametrize("q", some((2, 3, UNROLL + 1), 2))
 def test_derivatives_to_third_order(q):
     S, H = positive(q), np.random.default_rng(1).normal(size=(q, q))
     H = (H + H.T)[..., None]

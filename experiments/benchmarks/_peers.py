@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from _common import process
 
-PYTHON = ("mixedlm", "statsmodels")
+PYTHON = ("mixedlm", "statsmodels", "glmm", "mcpower")
 R = ("lme4", "nlme", "glmmTMB", "mmrm", "lmerTest")
 OURS = ("jax", "jaxlib", "numpy", "pandas")
 

@@ -47,7 +47,7 @@ def systems_for(problem: Problem) -> tuple[str, ...]:
     """Who can fit it, by a documented function for that kind of model."""
     if problem.visits:
         return ("jaxlmm", "nlme", "glmmTMB", "mmrm")
-    systems = ["jaxlmm", "mixedlm", "lme4", "glmmTMB"]
+    systems = ["jaxlmm", "glmm", "mixedlm", "lme4", "glmmTMB"]
     if len(problem.random) == 1:
         systems.append("nlme")
         if "/" not in problem.random[0][1]:
@@ -110,10 +110,16 @@ cat(sprintf('RESULT{{"first": %.6f, "later": [%s], "logliks": [%.10f], "failed":
 """
 IMPORTS = {
     "jaxlmm": "import jaxlmm",
+    "glmm": "import glmm",
     "mixedlm": "from mixedlm import lmer",
     "statsmodels": "import statsmodels.formula.api as smf",
 }
-LOGLIKS = {"jaxlmm": "fitted.loglik", "mixedlm": "fitted.logLik().value", "statsmodels": "fitted.llf"}
+LOGLIKS = {
+    "jaxlmm": "fitted.loglik",
+    "glmm": "fitted.loglik",
+    "mixedlm": "fitted.logLik().value",
+    "statsmodels": "fitted.llf",
+}
 
 
 def call_of(system: str, problem: Problem) -> str:
@@ -123,6 +129,8 @@ def call_of(system: str, problem: Problem) -> str:
     columns, factor = problem.random[0] if problem.random else ("", "")
     if system == "jaxlmm":
         return f"jaxlmm.lmm({formula!r}, data" + (f", residual='us({problem.visits})')" if visit else ")")
+    if system == "glmm":
+        return f"glmm.fit(data, {formula!r}, satterthwaite=False)"
     if system == "mixedlm":
         return f"lmer({formula!r}, data)"
     if system == "statsmodels":
@@ -173,7 +181,7 @@ def run(command: Sequence[str], system: str, limit: float) -> dict[str, Any]:
     """What the process found, and how long it took from start to end (`process`).
 
     BLAS gets one thread in mixedlm and statsmodels, which are several times slower with more; the others have what they
-    come with.
+    come with (glmm has one thread).
     """
     more = one_thread() if system in ("mixedlm", "statsmodels") else {"JAX_PLATFORMS": "cpu"}
     seconds, printed = seconds_of(lambda: process(command, more, limit))

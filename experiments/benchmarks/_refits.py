@@ -42,6 +42,19 @@ for y in np.load({responses!r})[:{loop}]:
 later = [float(np.median(seconds))]
 print("RESULT" + json.dumps({{"first": None, "later": later, "logliks": logliks[:{compared}]}}))
 """
+GLMM = """
+import json, time
+import glmm, numpy as np, pandas as pd
+data = pd.read_csv({path!r}, dtype=dict.fromkeys({factors!r}, str)).to_dict("list")
+seconds, logliks = [], []
+for y in np.load({responses!r})[:{loop}]:
+    start = time.perf_counter()
+    found = glmm.fit(data | {{"y": y}}, {formula!r}, satterthwaite=False)
+    seconds.append(time.perf_counter() - start)
+    logliks.append(float(found.loglik))
+later = [float(np.median(seconds))]
+print("RESULT" + json.dumps({{"first": None, "later": later, "logliks": logliks[:{compared}]}}))
+"""
 # `refit` of a REML fit minimises with n - 1 in the place of n - p (lme4 1.1-31), so values are those of `lmer`.
 LME4 = """
 suppressMessages(library(lme4))
@@ -61,7 +74,7 @@ cat(sprintf('RESULT{{"first": null, "later": [%.6f], "logliks": [%s]}}\\n', medi
 
 
 def write_responses(folder: Path, Y: np.ndarray) -> None:
-    """All of them for jaxlmm and mixedlm, the first ones for R."""
+    """All of them for Python, the first ones for R."""
     np.save(folder / "responses.npy", Y)
     np.savetxt(folder / "responses.csv", Y[:LOOP], delimiter=",", fmt="%.17g")
 
@@ -74,7 +87,7 @@ def run(system: str, problem: Problem, folder: Path, limit: float) -> dict[str, 
         csv = json.dumps(str(folder / "responses.csv"))
         code = LME4.format(path=json.dumps(str(path)), csv=csv, names=names, **known)
         return result_of(process(["Rscript", "-e", code], one_thread(), limit))
-    template = {"jaxlmm": JAXLMM, "mixedlm": MIXEDLM}[system]
+    template = {"jaxlmm": JAXLMM, "glmm": GLMM, "mixedlm": MIXEDLM}[system]
     code = template.format(path=str(path), responses=str(folder / "responses.npy"), factors=problem.factors, **known)
     more = {"JAX_PLATFORMS": "cpu"} if system == "jaxlmm" else one_thread()
     return result_of(process([sys.executable, "-c", code], more, limit))

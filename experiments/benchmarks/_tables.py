@@ -20,14 +20,15 @@ TITLES = {
         "Batches",
         "jaxlmm: `fit.refit` (trials: `fit_batch`) of all responses in one call, seconds of the first call with "
         "compiling, then of a later call over the number of responses, on two cores. The others: a loop over 10 to "
-        "100 of the same data sets on one core, extrapolated; lme4 and mixedlm by `refit`, statsmodels by `fit`. "
-        "lme4's log-likelihoods are of `lmer`, its `refit` of a REML fit has another criterion.",
+        "100 of the same data sets on one core, extrapolated; lme4 and mixedlm by `refit`, statsmodels and glmm by "
+        "`fit`. lme4's log-likelihoods are of `lmer`, its `refit` of a REML fit has another criterion.",
     ),
     "study": (
         "A simulation study",
         "jaxlmm: `jaxlmm.study.run` with one process, drawing, tests and files included; first run, with compiling, "
         "then a data set of a second run. lmerTest: a loop over the first data sets of that study, `lmer` and "
-        "Satterthwaite's p-value, responses read from a file, extrapolated.",
+        "Satterthwaite's p-value, responses read from a file, extrapolated. mcpower: `find_power`, all threads it "
+        "takes, a normal x drawn anew for every data set, where jaxlmm's is drawn once.",
     ),
     "n": ("Scaling in rows", "Random intercept and slope."),
     "groups": ("Scaling in groups", "Random intercept and slope."),
@@ -49,6 +50,7 @@ REML, float64, all on one machine in one run; each program in a process of its o
 - lme4 with `lmerControl(calc.derivs=FALSE)`, otherwise defaults everywhere. glmmTMB fits repeated measures with a
   residual variance near zero, hence a log-likelihood a little off. mixedlm and statsmodels have one BLAS thread, which
   suits them best.
+- glmm without degrees of freedom (`satterthwaite=False`), from formula and columns.
 - "> 30 s" is a program that was ended then; at larger sizes it was not tried.
 
 """
@@ -129,7 +131,33 @@ def section_table(name: str, records: Sequence[Record]) -> str:
         head, rows = head[:3] + head[4:], [row[:3] + row[4:] for row in rows]
     loads = [x for r in records for x in r.get("load", [])]
     noted = f"Load of the machine when programs began: {min(loads):.1f} to {max(loads):.1f}." if loads else ""
-    return "\n\n".join(part for part in (f"## {title}", words, table(head, rows), noted, p_values(cases)) if part)
+    notes = (noted, p_values(cases), evaluations(cases), powers(cases))
+    return "\n\n".join(part for part in (f"## {title}", words, table(head, rows), *notes) if part)
+
+
+def evaluations(cases: Sequence[Sequence[Record]]) -> str:
+    """What the lanes of batches took, easy ones or not."""
+    known = [r for case in cases for r in case if r.get("evaluations") is not None]
+    said = [f"{r['case']}: {r['evaluations']:.1f}, {100 * r['singular']:.0f} % singular" for r in known]
+    return "Evaluations a lane: " + "; ".join(said) + "." if said else ""
+
+
+def powers(cases: Sequence[Sequence[Record]]) -> str:
+    """Estimates of power with Monte Carlo errors, and the time to the same error, relative to jaxlmm's."""
+    lines = []
+    for case in cases:
+        known = [r for r in case if r.get("power")]
+        said = [f"{r['system']} {r['power'][0]:.4f} ({monte_carlo(r):.4f})" for r in known]
+        same = [(r["later"][0] * monte_carlo(r) ** 2 * r["power"][1]) for r in known]
+        said += [f"{b / same[0]:.3g} x the time to the same error" for b in same[1:]]
+        lines += ["Power (Monte Carlo error): " + ", ".join(said) + "."] if known else []
+    return "\n".join(lines)
+
+
+def monte_carlo(record: Record) -> float:
+    """Monte Carlo error of a power."""
+    power, replicates = record["power"]
+    return float((power * (1.0 - power) / replicates) ** 0.5)
 
 
 def p_values(cases: Sequence[Sequence[Record]]) -> str:

@@ -174,7 +174,7 @@ def repeated(mode: Mode, peers: Versions) -> list[Case]:
 
 def lanes_case(name: str, lanes: int, mode: Mode, peers: Versions, section: str, others: bool, x: Any = None) -> Case:
     """`fit.refit` of many responses beside loops over some of them."""
-    asked = ("lme4", "mixedlm", "statsmodels") if others else ()
+    asked = ("glmm", "lme4", "mixedlm", "statsmodels") if others else ()
     missing = tuple(peer for peer in asked if not peers[peer])
 
     def setup(folder: Path) -> dict[str, Program]:
@@ -190,13 +190,15 @@ def lanes_case(name: str, lanes: int, mode: Mode, peers: Versions, section: str,
 def refits(system: str, name: str, folder: Path, lanes: int, limit: float) -> dict[str, Any]:
     found = batch.one_run(system, name, folder, lanes, limit)
     if system == "jaxlmm":
-        return {"first": found["first"], "later": [found["warm"] / found["lanes"]], "logliks": found["logliks"]}
+        taken = [found["warm"] / found["lanes"]]
+        own = {key: found[key] for key in ("evaluations", "singular")}
+        return {"first": found["first"], "later": taken, "logliks": found["logliks"], **own}
     return {"first": None, "later": [found["seconds"]], "logliks": found["logliks"]}
 
 
 def crossed_case(lanes: int, mode: Mode, peers: Versions) -> Case:
     """Refits of a crossed design beside loops."""
-    asked, problem = ("lme4", "mixedlm"), two_factors("subject", "item")
+    asked, problem = ("glmm", "lme4", "mixedlm"), two_factors("subject", "item")
     missing = tuple(peer for peer in asked if not peers[peer])
 
     def setup(folder: Path) -> dict[str, Program]:
@@ -240,7 +242,7 @@ def trial_loop(peer: str, path: Path, limit: float) -> dict[str, Any]:
 def batches(mode: Mode, peers: Versions) -> list[Case]:
     if mode.quick:
         return [lanes_case("unbalanced", 2000, mode, peers, "batch", True)]
-    refit = [lanes_case(name, 20_000, mode, peers, "batch", True) for name in ("unbalanced", "oneway")]
+    refit = [lanes_case(name, 20_000, mode, peers, "batch", True) for name in ("unbalanced", "null", "near", "oneway")]
     return [*refit, crossed_case(4000, mode, peers), trials_case(1000, 10, mode, peers)]
 
 
@@ -255,7 +257,26 @@ def studies(mode: Mode, peers: Versions) -> list[Case]:
         return {"jaxlmm": ours} | ({} if missing else {"lmerTest": partial(study.r_loop, folder)})
 
     title = f"18 groups x 5 to 11 rows, slopes, Satterthwaite, {replicates:,} data sets"
-    return [Case("study", title, setup, missing, rounds=mode.rounds, limit=mode.limit)]
+    return [
+        Case("study", title, setup, missing, rounds=mode.rounds, limit=mode.limit),
+        power_case(replicates, mode, peers),
+    ]
+
+
+def power_case(replicates: int, mode: Mode, peers: Versions) -> Case:
+    """A study of power by Wald's z beside mcpower, drawing included."""
+    missing = () if peers["mcpower"] else ("mcpower",)
+
+    def setup(folder: Path) -> dict[str, Program]:
+        systems = [name for name in ("jaxlmm", "mcpower") if name not in missing]
+        return {name: partial(_powered, name, replicates) for name in systems}
+
+    title = f"power, 20 groups x 10 rows, one effect, z, {replicates:,} data sets"
+    return Case("study", title, setup, missing, rounds=mode.rounds, limit=mode.limit)
+
+
+def _powered(system: str, replicates: int, limit: float) -> dict[str, Any]:
+    return study.asked("powered", system, replicates, limit=limit)
 
 
 def _study(replicates: int, folder: Path, limit: float) -> dict[str, Any]:

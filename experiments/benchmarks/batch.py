@@ -49,7 +49,7 @@ from _data import write_csv
 
 COMMAND = "experiments/benchmarks/batch.py"
 CORES, WARM = 2, 5
-REFITS = {"lme4": 100, "mixedlm": 50, "statsmodels": 50}
+REFITS = {"lme4": 100, "glmm": 100, "mixedlm": 50, "statsmodels": 50}
 DRAWN, CHECKED = max(REFITS.values()), 50  # responses for the peers, and those whose log-likelihoods are compared
 MODELS, REPLICATES = 2000, 10_000
 SIGMA = 25.0
@@ -467,6 +467,28 @@ def work_mixedlm(name: str, _: int, folder: str) -> dict[str, Any]:
         fit = lmer(workload.formula, data)
         timed = [seconds_of(lambda i=i: fit.refit(Y[i])) for i in range(count)]
     logliks = [float(result.logLik().value) for _, result in timed]
+    return {"seconds": statistics.median(seconds for seconds, _ in timed), "logliks": logliks[:CHECKED]}
+
+
+def work_glmm(name: str, _: int, folder: str) -> dict[str, Any]:
+    """A loop over `glmm.fit`, from formula and columns, without degrees of freedom: it has no refit."""
+    import warnings
+
+    import glmm
+    import pandas as pd
+
+    warnings.simplefilter("ignore")
+    workload = WORKLOADS[name]
+    if workload.call == "bootstrap":
+        raise RuntimeError("glmm has no bootstrap")
+    data = pd.read_csv(Path(folder) / "design.csv", dtype={"g": str})
+    if workload.call == "independent":
+        sets = [part.to_dict("list") for _, part in data.groupby("set")]
+    else:
+        columns = data.to_dict("list")
+        sets = [columns | {"y": y} for y in np.loadtxt(Path(folder) / "responses.csv", delimiter=",")]
+    timed = [seconds_of(lambda d=d: glmm.fit(d, workload.formula, satterthwaite=False)) for d in sets[: REFITS["glmm"]]]
+    logliks = [float(result.loglik) for _, result in timed]
     return {"seconds": statistics.median(seconds for seconds, _ in timed), "logliks": logliks[:CHECKED]}
 
 

@@ -91,7 +91,8 @@ def record(case: Case, system: str, runs: Sequence[dict[str, Any]], error: str |
     found = {"process": whole, "first": firsts, "later": later}
     for name, values in found.items():
         out[name] = [statistics.median(values), min(values), max(values)] if values else None
-    out |= {name: runs[0].get(name, []) for name in ("logliks", "p")}
+    out |= {name: runs[0].get(name, []) for name in ("logliks", "p", "power")}
+    out |= {name: runs[0].get(name) for name in ("evaluations", "singular")}
     out["failed"] = sum(run.get("failed", 0) for run in runs)
     out["load"] = [min(run["load"] for run in runs), max(run["load"] for run in runs)]
     return out

@@ -20,6 +20,7 @@ import tempfile
 import threading
 import time
 from collections import defaultdict
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from _common import attempt, command, cpu_model, note, process, report, seconds_
 
 COMMAND = "experiments/benchmarks/study.py"
 CHUNK, TURNS = 1000, 5
-SLOPES, ONE_WAY = "y ~ x + (x | g)", "y ~ 1 + (1 | g)"
+SLOPES, ONE_WAY, POWER = "y ~ x + (x | g)", "y ~ 1 + (1 | g)", "y ~ x + (1 | g)"
 INTRODUCTION = """# Simulation studies
 
 What `jaxlmm.study` costs. REML, float64; every chunk is drawn, fitted, tested and written as a Parquet part.
@@ -45,9 +46,12 @@ What `jaxlmm.study` costs. REML, float64; every chunk is drawn, fitted, tested a
 """
 
 
+EFFECT, ICC, GROUPS = 0.2, 0.3, 20  # of the study of power, ten rows a group
+
+
 def design(kind: str) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(1)
-    sizes = np.full(10, 5) if kind == "oneway" else rng.integers(5, 12, 18)
+    sizes = {"oneway": np.full(10, 5), "power": np.full(GROUPS, 10)}.get(kind, rng.integers(5, 12, 18))
     group = np.repeat(np.arange(len(sizes)), sizes)
     return {"g": group, "x": rng.standard_normal(len(group))}
 
@@ -55,6 +59,12 @@ def design(kind: str) -> dict[str, np.ndarray]:
 def study(kind: str, replicates: int) -> Any:
     from jaxlmm.study import Estimator, MixedModel, Study
 
+    if kind == "power":
+        return Study(
+            design=design(kind), generate=MixedModel(POWER, {"x": EFFECT}, {"g": ICC / (1.0 - ICC)}),
+            estimators=[Estimator("m", POWER, df="asymptotic")], targets={"x": 0.0}, replicates=replicates, chunk=CHUNK,
+            seed=1,
+        )  # fmt: skip
     slopes = kind != "oneway"
     covariance: dict[str, Any] = {"g": [[1.0, 0.2], [0.2, 0.5]] if slopes else 0.5}
     df = {"kr": ("satterthwaite", "kenward-roger"), "satterthwaite": "satterthwaite"}.get(kind, "asymptotic")
@@ -80,7 +90,7 @@ def overhead(kind: str, chunks: int) -> dict[str, float]:
     one = study(kind, chunks * CHUNK)
     data = columns_of(one.data(0))
     built = Fitter(one.estimators[0], one.targets, data, "y").built
-    model, mean, blocks, _ = one.generate.truth(data, {}, "y")
+    model, mean, blocks, *_ = one.generate.truth(data, {}, "y")
 
     def whole() -> None:
         with tempfile.TemporaryDirectory() as folder:
@@ -181,6 +191,29 @@ def timed(kind: str, replicates: int, folder: str) -> dict[str, Any]:
     return {"first": seconds[0], "later": [seconds[1] / replicates], "logliks": fit.refit(Y).loglik.tolist(), "p": p}
 
 
+def powered(system: str, replicates: int) -> dict[str, Any]:
+    """Power of one effect by Wald's z, all of it again: drawing and tests; x is drawn once, by mcpower every time."""
+    seconds, power = [], 0.0
+    for turn in range(2):
+        if system == "mcpower":
+            from mcpower import MCPower
+
+            model = MCPower(POWER.replace("~", "="), family="lme")
+            model.set_effects(f"x={EFFECT}").set_cluster("g", ICC=ICC, n_clusters=GROUPS)
+            model.set_simulations(replicates).set_seed(turn + 1)
+            with redirect_stdout(sys.stderr):
+                taken, found = seconds_of(lambda m=model: m.find_power(sample_size=10 * GROUPS, target_test="x"))
+            power = float(np.ravel(found["power_uncorrected"])[0])
+        else:
+            from jaxlmm.study import run
+
+            with tempfile.TemporaryDirectory() as place:
+                taken, results = seconds_of(lambda p=place: run(study("power", replicates), p, "inline"))
+                power = float(np.mean([np.mean(part["p"] < 0.05) for _, part in results.parts()]))
+        seconds.append(taken)
+    return {"first": seconds[0], "later": [seconds[1] / replicates], "logliks": [], "power": [power, replicates]}
+
+
 R_LOOP = """
 suppressMessages(library(lmerTest))
 data <- read.csv("{folder}/design.csv"); data$g <- factor(data$g)
@@ -211,7 +244,7 @@ def r_loop(folder: Path, limit: float) -> dict[str, Any]:
 def asked(what: str, *arguments: Any, limit: float | None = None) -> dict[str, Any]:
     from jaxlmm.study.chunk import one_thread
 
-    more = {"TF_CPP_MIN_LOG_LEVEL": "3", **(one_thread() if what in ("overhead", "timed") else {})}
+    more = {"TF_CPP_MIN_LOG_LEVEL": "3", **(one_thread() if what in ("overhead", "timed", "powered") else {})}
     words = [sys.executable, __file__, "--ask", json.dumps([what, *arguments])]
     return json.loads(process(words, more, limit).splitlines()[-1])
 
@@ -230,7 +263,14 @@ def main() -> None:
     options = parser.parse_args()
     if options.ask:
         what, *arguments = json.loads(options.ask)
-        tasks = {"overhead": overhead, "rate": rate, "million": million, "sample": sample, "timed": timed}
+        tasks = {
+            "overhead": overhead,
+            "rate": rate,
+            "million": million,
+            "sample": sample,
+            "timed": timed,
+            "powered": powered,
+        }
         print(json.dumps(tasks[what](*arguments)))
         return
     words = {"slopes": "18 groups x 5 to 11 rows, q = 2, Wald", "kr": "the same, Satterthwaite and Kenward-Roger",

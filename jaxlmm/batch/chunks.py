@@ -13,8 +13,9 @@ import jax
 import numpy as np
 
 from ..errors import DataError
+from ..runtime.devices import chosen_device, devices, numbers_at_once, platform
 from ..runtime.precision import float64
-from .queue import chosen_device, devices, sizes
+from .queue import sizes
 
 Progress = Callable[[int, int], Any] | Literal["auto"] | bool
 
@@ -38,9 +39,15 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def chunks(b: int, n: int) -> list[np.ndarray]:
-    """Rows 0..b-1 of n numbers each in chunks that fit a queue and the memory, as many for every worker."""
-    size = max(1, min(sizes(b)[0] * len(devices()), int(CHUNK_FLOATS // max(n, 1))))
+def chunks(b: int, n: int, parameters: int = 0) -> list[np.ndarray]:
+    """Rows 0..b-1 of n numbers each in chunks that fit a queue and the memory, as many for every worker.
+
+    On a GPU that is its own memory, where the solver's derivatives in the covariance parameters stand too.
+    """
+    most, each = CHUNK_FLOATS, n
+    if platform() != "cpu":
+        most, each = numbers_at_once() or most, n + 2 * (parameters + 1) ** 2
+    size = max(1, min(sizes(b)[0] * len(devices()), int(most // max(each, 1))))
     share = max(1, min(workers(), b // LEAST))
     count = -(-b // (size * share)) * share
     return [rows for rows in np.array_split(np.arange(b), count) if len(rows)] if b else []
@@ -62,7 +69,7 @@ def run(tasks: Sequence[Callable[[], None]], counts: Sequence[int], progress: Pr
         return counts[i]
 
     total = sum(counts)
-    with _reporter(progress, total) as report, ThreadPoolExecutor(workers()) as pool:
+    with reporter(progress, total) as report, ThreadPoolExecutor(workers()) as pool:
         try:
             done = 0
             for count in _in_turn(pool, one, len(tasks)):
@@ -84,7 +91,7 @@ def _in_turn(pool: ThreadPoolExecutor, task: Callable[[int], int], count: int) -
 
 
 @contextmanager
-def _reporter(progress: Progress, total: int) -> Any:
+def reporter(progress: Progress, total: int) -> Any:
     """A function (done, total) that shows progress."""
     if callable(progress):
         yield progress

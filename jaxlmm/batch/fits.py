@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
@@ -113,6 +114,28 @@ class BatchFit(Shown, Estimates):
             mine = getattr(self, name)
             for own, theirs in zip(mine, values, strict=True) if name == "covariances" else ((mine, values),):
                 own[places.get(name, rows)] = theirs
+
+
+def joined(parts: Sequence[tuple[np.ndarray, BatchFit]]) -> BatchFit:
+    """One batch of several, each with the positions of its rows in it."""
+    order = np.argsort(np.concatenate([rows for rows, _ in parts]))
+
+    def together(values: Sequence[Any]) -> Any:
+        first = values[0]
+        if isinstance(first, np.ndarray):
+            return np.concatenate(values)[order]
+        if isinstance(first, tuple):
+            return tuple(
+                together(own) if isinstance(own[0], np.ndarray) else own[0] for own in zip(*values, strict=True)
+            )
+        if isinstance(first, dict):
+            return {name: together([value[name] for value in values]) for name in first}
+        if is_dataclass(first):
+            own = {f.name: together([getattr(value, f.name) for value in values]) for f in fields(first)}
+            return replace(first, **own)  # type: ignore[type-var]
+        return first
+
+    return together([fit for _, fit in parts])
 
 
 class Fitted(NamedTuple):

@@ -18,18 +18,20 @@ from jax.sharding import PartitionSpec as P
 
 from ..fitting.basins import Basins
 from ..fitting.boundary import Ends
-from ..fitting.estimate import MAX_ITERATIONS
 from ..fitting.newton import State, Status, abandoned, advance, initial_state
 from ..fitting.objective import Spec, objective, packing_of
+from ..runtime.devices import devices, numbers_at_once, platform
 from ..runtime.programs import compiled
 from .responses import Lane, Shared, assemble
 
 # Capacity of a queue and the most slots: few sizes, so that few programs are compiled.
 SIZES = {"cpu": ((16, 16), (256, 64), (1024, 64), (4096, 128), (16384, 128))}
-SIZES_OTHERWISE = ((1024, 1024), (65536, 16384))
-# Numbers that the slots may work with together: what a core's cache holds; on a GPU, what its memory holds.
+SIZES_OTHERWISE = ((256, 256), (1024, 1024), (4096, 4096), (16384, 16384), (65536, 16384))
+# Numbers that the slots may work with together: what a core's cache holds; on a GPU, what a share of its memory holds,
+# derivatives in k parameters included (this many where it does not say).
 WORK = {"cpu": 2**15}
 WORK_OTHERWISE = 2**25
+FEWEST = 16  # slots: with these out of memory is what it says
 
 
 class Queue(NamedTuple):
@@ -45,11 +47,11 @@ class Queue(NamedTuple):
 
 
 def _drain(
-    slots: int, spec: Spec, shared: Shared, lanes: Lane, order: Any, starts: Any, known: Any, total: Any
+    slots: int, spec: Spec, shared: Shared, lanes: Lane, order: Any, starts: Any, known: Any, most: Any, total: Any
 ) -> Ends:  # fmt: skip
     """Run the solver for the first `total` lanes of `order` (capacity,) from `starts` (capacity, k).
 
-    `known` (capacity, ...) are optima that need not be found again, see `Basins`.
+    `known` (capacity, ...) are optima that need not be found again, see `Basins`; `most` (capacity,) evaluations.
 
     A fixed number of slots is stepped together; a slot whose lane has ended takes the next one from the queue.
     """
@@ -77,8 +79,9 @@ def _drain(
         return queue._replace(next=count, owner=owner, state=choose(taken, start, state))
 
     def body(queue: Queue) -> Queue:
-        state = jax.vmap(step)(jnp.minimum(queue.owner, capacity - 1), queue.state)
-        exhausted = state.iteration >= MAX_ITERATIONS
+        index = jnp.minimum(queue.owner, capacity - 1)
+        state = jax.vmap(step)(index, queue.state)
+        exhausted = state.iteration >= most[index]
         ended = ((state.status != Status.RUNNING) | exhausted) & (queue.owner < capacity)
         status = jnp.where(state.status == Status.RUNNING, Status.MAX_ITERATIONS, state.status).astype(jnp.int32)
         row = jnp.where(ended, queue.owner, capacity)  # nothing is written for the others
@@ -106,20 +109,8 @@ def _drained(slots: int, devices: tuple[Any, ...], *args: Any) -> Ends:
     drain = partial(_drain, slots)
     if len(devices) > 1:
         mesh, own = Mesh(np.array(devices), ("lanes",)), P("lanes")
-        drain = jax.shard_map(drain, mesh=mesh, in_specs=(P(), P(), *(own,) * 5), out_specs=own, check_vma=False)
+        drain = jax.shard_map(drain, mesh=mesh, in_specs=(P(), P(), *(own,) * 6), out_specs=own, check_vma=False)
     return drain(*args)
-
-
-def devices() -> tuple[Any, ...]:
-    """The devices that share a batch: those of this process, or the one of a scope ``jax.default_device(device)``."""
-    one = chosen_device()
-    return tuple(jax.local_devices()) if one is None else (one,)
-
-
-def chosen_device() -> Any:
-    """The device of a scope ``jax.default_device(device)``, or None."""
-    one = jax.config.values["jax_default_device"]
-    return one if isinstance(one, jax.Device) else None
 
 
 class Runner:
@@ -134,8 +125,8 @@ class Runner:
     def __init__(self, spec: Spec, shared: Shared, lanes: Lane, count: int):
         self.devices = devices()
         statistics = (lanes.data if shared.prepared is None else shared.prepared).statistics
-        self.capacity, slots = sizes(-(-count // len(self.devices)), statistics.work)
-        self.program = (slots, self.devices, spec)
+        self.capacity, self.slots = sizes(-(-count // len(self.devices)), statistics.work, spec.count)
+        self.spec = spec
         dealt = self._dealt(np.arange(count))[0]
         self.shared, self.lanes = jax.device_put((shared, jax.tree_util.tree_map(lambda a: a[dealt], lanes)))
 
@@ -155,25 +146,39 @@ class Runner:
             place[i, : len(mine)], taken[i, : len(mine)], totals[i] = mine, True, len(mine)
         return place.ravel(), taken.ravel(), totals
 
-    def __call__(self, lanes: np.ndarray, s: np.ndarray, known: np.ndarray) -> Ends:
-        """Run `lanes` (b,), some perhaps again, from scaled coordinates s (b, k); `known` (b, ...) as in `Basins`."""
+    def __call__(self, lanes: np.ndarray, s: np.ndarray, known: np.ndarray, most: np.ndarray) -> Ends:
+        """Run `lanes` (b,), some perhaps again, from scaled coordinates s (b, k) for `most` (b,) evaluations.
+
+        `known` (b, ...) as in `Basins`.
+        """
         if np.bincount(lanes % len(self.devices)).max(initial=0) > self.capacity:
-            halves = [self(*(np.array_split(x, 2)[i] for x in (lanes, s, known))) for i in range(2)]
+            halves = [self(*(np.array_split(x, 2)[i] for x in (lanes, s, known, most))) for i in range(2)]
             return Ends(*(np.concatenate(pair) for pair in zip(*halves, strict=True)))
         place, taken, totals = self._dealt(lanes)
         order = (lanes[place] // len(self.devices)).astype(np.int32)
-        inputs = (self.shared, self.lanes, order, s[place], known[place], totals)
-        out = jax.block_until_ready(_drained(*self.program, *inputs))
+        inputs = (self.shared, self.lanes, order, s[place], known[place], most[place], totals)
+        out = self._run(inputs)
         ends = Ends(*(np.empty((len(lanes), *a.shape[1:]), a.dtype) for a in out))
         for mine, found in zip(ends, out, strict=True):
             mine[place[taken]] = np.asarray(found)[taken]
         return ends
 
+    def _run(self, inputs: tuple[Any, ...]) -> Ends:
+        """Drain the queues, with fewer slots where the memory of a device does not hold what they work with."""
+        while True:
+            try:
+                return jax.block_until_ready(_drained(self.slots, self.devices, self.spec, *inputs))
+            except jax.errors.JaxRuntimeError as error:
+                if "RESOURCE_EXHAUSTED" not in str(error) or self.slots <= FEWEST:
+                    raise
+                self.slots //= 4
 
-def sizes(count: int, work: int = 1) -> tuple[int, int]:
+
+def sizes(count: int, work: int = 1, parameters: int = 0) -> tuple[int, int]:
     """Capacity of the queue of a device for `count` lanes, and its slots, where a lane works with `work` numbers."""
-    backend = jax.default_backend()
-    known = SIZES.get(backend, SIZES_OTHERWISE)
+    here = platform()
+    known = SIZES.get(here, SIZES_OTHERWISE)
     capacity, slots = next(((capacity, slots) for capacity, slots in known if count <= capacity), known[-1])
-    fit = max(WORK.get(backend, WORK_OTHERWISE) // work, 4)
+    most = WORK[here] if here in WORK else int((numbers_at_once() or WORK_OTHERWISE) // (1 + parameters))
+    fit = max(most // work, 4)
     return capacity, min(slots, 1 << (fit.bit_length() - 1))

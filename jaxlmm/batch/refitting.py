@@ -10,40 +10,49 @@ from typing import Any
 import jax
 import numpy as np
 
-from ..arguments import door
+from ..arguments import door, numbers_of
 from ..errors import DataError
 from ..fitting.boundary import Search
 from ..fitting.estimate import as_start, says_little
 from ..fitting.newton import Status
-from ..fitting.objective import Spec, level_scale, moment_start, packing_of, scale_of
+from ..fitting.objective import Spec, packing_of, scale_of
 from ..fitting.recession import logliks, unfinished, without_maximum
+from ..fitting.spreads import in_own_units
 from ..fitting.units import Estimates, at_ends
 from ..frames.alignment import mask_of
-from ..likelihood.confounding import check_left_by
+from ..likelihood.confounding import check_left_by, left_by, left_in_rows
 from ..likelihood.model import Model
-from ..likelihood.prepared import weighted
+from ..likelihood.prepared import Prepared, weighted
 from ..pytrees import replace
 from ..runtime.precision import float64
 from ..runtime.programs import compiled
 from ..tolerances import FITTED_BY_X
 from .chunks import Progress, chunks, run
 from .fits import BatchFit, Fitted, Testing
+from .missing import patterns, repeated, stacks_of_masked
 from .queue import Runner
 from .rebuilding import Rebuilt
 from .responses import Design, Lane, Responses, Shared, assemble, basis_of
-from .stacking import Stack, floats_of, stacks_of_models, stacks_of_responses, take
+from .stacking import Stack, floats_of, models_of_responses, stacks_of_models, stacks_of_responses, take
 
 
-def _starts(spec: Spec, shared: Shared, lanes: Lane, b: int) -> np.ndarray:
-    """Start coordinates (b, k) of lanes, as a single fit has them."""
-    scale = lanes.scale if shared.scale is None else shared.scale
-    if shared.prepared is not None:
-        start = np.tile(spec.start(shared.prepared.coords), (b, 1))
-        return moment_start(spec, shared.prepared.statistics.of_columns(lanes.data.data), start, scale)
-    if any(spec.placed):
-        return np.stack([spec.start(take(lanes.data.coords, i)) for i in range(b)])
-    start = np.tile(spec.start((None,) * len(spec.parts)), (b, 1))
-    return moment_start(spec, lanes.data.statistics, start, scale)
+def _starts(
+    spec: Spec, shared: Prepared | None, data: Any, scale: np.ndarray, b: int, model: Model | None
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """Start coordinates (b, k) of lanes, and their sizes from those of one unit, as a single fit has them."""
+    scale = np.broadcast_to(scale, (b, scale.shape[-1]))
+    if shared is not None:
+        start, statistics = np.tile(spec.start(shared.coords), (b, 1)), shared.statistics.of_columns(data.data)
+        return in_own_units(spec, statistics, shared.coords[-1], start, scale, shared.basis, model)
+    if not any(spec.placed):
+        start = np.tile(spec.start((None,) * len(spec.parts)), (b, 1))
+        return in_own_units(spec, data.statistics, None, start, scale)
+    found = []
+    for i in range(b):
+        own = take(data, i)
+        found.append(in_own_units(spec, own.statistics, own.coords[-1], spec.start(own.coords), scale[i]))
+    empty = np.zeros((0, scale.shape[-1]))
+    return tuple(np.stack(column) for column in zip(*found, strict=True)) if found else (empty, empty)  # type: ignore[return-value]
 
 
 def _start(model: Model, spec: Spec, start: Any, count: int) -> np.ndarray | None:
@@ -84,17 +93,23 @@ class Job:
     testing: Testing | None = None
     start: np.ndarray | None = None  # theta (k,) or (b, k) of all data sets
 
+    @property
+    def method(self) -> str:
+        """What is maximised: "REML" or "ML"."""
+        return "REML" if self.spec.reml else "ML"
+
     def fit(
         self, rows: np.ndarray, shared: Shared, lanes: Lane, few: np.ndarray | bool,
-        responses: tuple[Model, np.ndarray] | None = None,
+        responses: tuple[Model, np.ndarray] | None = None, model: Model | None = None,
     ) -> None:  # fmt: skip
-        """Fit lanes of one shape and put them into `rows` of the result; `few`: see `says_little`."""
+        """Fit lanes of one shape and put them into `rows` of the result; `few`: see `says_little`; `model` of all."""
         spec, b = self.spec, len(rows)
         if not b:
             return
-        start = _starts(spec, shared, lanes, b)
+        scale = lanes.scale if shared.scale is None else shared.scale
+        start, scale = _starts(spec, shared.prepared, lanes.data, scale, b, model)
+        lanes = lanes if shared.scale is not None else lanes._replace(scale=scale)
         packing = packing_of(spec, self.out.coef.shape[1])
-        scale = np.broadcast_to(lanes.scale if shared.scale is None else shared.scale, start.shape)
         search, basis = Search(spec, packing, scale, Runner(spec, shared, lanes, b)), basis_of(shared, lanes)
         if self.start is not None:
             theta = self.start if self.start.ndim == 1 else self.start[rows]
@@ -115,9 +130,16 @@ class Job:
         if self.spec.profiled:
             self.fit(rows, Shared(design.template, scale_of(self.spec, basis)), Lane(data, None), few, of_rows)
         else:
-            statistics = design.template.statistics.of_columns(data.data)
-            lanes = Lane(data, level_scale(self.spec, statistics, scale_of(self.spec, data.put_into(basis))))
-            self.fit(rows, Shared(design.template, None), lanes, few, of_rows)
+            lanes = Lane(data, scale_of(self.spec, data.put_into(basis)))
+            self.fit(rows, Shared(design.template, None), lanes, few, of_rows, design.model)
+
+    def fit_models(self, rows: np.ndarray, models: Sequence[Model]) -> None:
+        """Fit data sets that are models of their own."""
+        left = np.array([left_by(m.X, m.random, self.method) is not None for m in models], dtype=bool)
+        self.out.status[rows[left]] = Status.BAD_COVARIATE
+        good = np.flatnonzero(~left)
+        for stack in stacks_of_models([models[i] for i in good]) if len(good) else ():
+            self.fit_stack(rows[good], stack)
 
     def fit_stack(self, rows: np.ndarray, stack: Stack) -> None:
         """Fit data sets of one shape with designs of their own; `rows` are those of all data sets stacked."""
@@ -126,9 +148,7 @@ class Job:
         bad = np.setdiff1d(np.arange(len(stack.rows)), good)
         self.out.status[rows[stack.rows[bad]]] = Status.BAD_RESPONSE
         prepared = take(stack.prepared, good)
-        scale = scale_of(self.spec, prepared.basis)  # one for all where there are no random effects
-        scale = level_scale(self.spec, prepared.statistics, np.broadcast_to(scale, (len(good), scale.shape[-1])))
-        lanes = Lane(prepared, scale)
+        lanes = Lane(prepared, scale_of(self.spec, prepared.basis))
         self.fit(rows[stack.rows[good]], Shared(None, None), lanes, stack.few[good])
 
 
@@ -142,7 +162,7 @@ def refit_batch(
 
     `again` makes the arrays that depend on the column that varies.
     """
-    _refuse_stochastic([model])
+    _refuse_unsuited([model])
     Y = as_batch("Y", Y, len(model.y))
     if missing not in ("status", "drop"):
         raise DataError(f"missing: found {missing!r}, expected 'status' or 'drop'")
@@ -179,7 +199,10 @@ def refit_batch(
         _refit_chunk(job, design, rows, Y[first], x, None if weights is None else weights[first], missing, again)
 
     apart = missing == "drop" or weights is not None or again is not None  # data sets may be prepared on their own
-    parts = chunks(count, max(design.floats, floats_of(model)) if apart else design.floats)
+    parts = chunks(count, max(design.floats, floats_of(model)) if apart else design.floats, spec.count)
+    if missing == "drop" and column is None and weights is None:
+        order = np.argsort(patterns(Y), kind="stable")  # those of one pattern together
+        parts = [order[rows] for rows in parts]
     run([partial(task, rows) for rows in parts], [len(rows) for rows in parts], progress)
     return out
 
@@ -197,7 +220,7 @@ def refit_design(
     def task(rows: np.ndarray) -> None:
         _refit_chunk(job, design, rows, Y[rows], None, None, "status", None)
 
-    parts = chunks(len(Y), design.floats)
+    parts = chunks(len(Y), design.floats, spec.count)
     run([partial(task, rows) for rows in parts], [len(rows) for rows in parts], progress)
     return out
 
@@ -207,14 +230,14 @@ def fit_drawn(
     names: tuple[str, ...] = (), kind: str = "dict", progress: Progress = "auto",
 ) -> BatchFit:  # fmt: skip
     """Fit replicates 0..count-1 whose statistics ``drawer(design)(replicates)`` gives, chunk by chunk."""
-    _refuse_stochastic([model])
+    _refuse_unsuited([model])
     spec, p = Spec.of(model, method), model.X.shape[1]
     out = BatchFit.empty(count, p, spec, Status.NOT_RUN, names, kind)
     job = Job(spec, out, np.arange(p))
     with float64():
         design = Design(model)
         draw = drawer(design)
-    parts = chunks(count, design.floats)
+    parts = chunks(count, design.floats, spec.count)
 
     def task(rows: np.ndarray) -> None:
         job.fit_responses(rows, design, draw(rows))
@@ -226,7 +249,7 @@ def fit_drawn(
 def as_batch(name: str, value: Any, n: int) -> np.ndarray:
     """A float64 array (b, n), any values."""
     mask = mask_of(value)
-    value = np.asarray(value, dtype=np.float64) if mask is None else np.where(mask, np.nan, np.ma.getdata(value))
+    value = numbers_of(name, value if mask is None else np.where(mask, np.nan, np.ma.getdata(value)))
     if value.ndim != 2 or value.shape[1] != n:
         raise DataError(f"{name}: expected an array of shape (batch, {n}), found shape {value.shape}")
     return value
@@ -257,12 +280,35 @@ def _refit_chunk(
         _fit_rebuilt(job, model, rows, Y, x, weights, absent, np.flatnonzero(good), again)
         return
     own = good & incomplete if weights is None else good
+    lost = np.flatnonzero(good & incomplete)
+    lost = lost[left_in_rows(model.X, model.random, job.method, ~absent[lost])] if len(lost) else lost
+    status[rows[lost]], own[lost] = Status.BAD_RESPONSE, False
+    good[lost] = False
     _fit_shared(job, design, rows, Y, x, np.flatnonzero(good & ~own))
     if np.any(own):
         Y = np.where(absent, np.nan, Y)[own]
         x, weights = None if x is None else x[own], None if weights is None else weights[own]
-        for stack in stacks_of_responses(model, Y, weights, x):
-            job.fit_stack(rows[own], stack)
+        rows = rows[own]
+        if weights is None and x is None:
+            rows, Y = _fit_incomplete(job, design, rows, Y)
+        for stack in stacks_of_responses(model, Y, weights, x) if len(rows) else ():
+            job.fit_stack(rows, stack)
+
+
+def _fit_incomplete(job: Job, design: Design, rows: np.ndarray, Y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Fit responses with missing values, by what they share; those whose rows have to be worked with are left."""
+    done = np.zeros(len(Y), bool)
+    for mine, here in repeated(design, Y):
+        (own,) = models_of_responses(design.model, Y[mine[:1]], None, None)
+        _fit_shared(job, Design(own), rows[mine], Y[np.ix_(mine, here)], None, np.arange(len(mine)))
+        done[mine] = True
+    rows, Y = rows[~done], Y[~done]
+    if design.masked is None or not len(rows):
+        return rows, Y
+    stacks, left = stacks_of_masked(design, Y)
+    for stack in stacks:
+        job.fit_stack(rows, stack)
+    return rows[left], Y[left]
 
 
 def _fit_rebuilt(
@@ -280,8 +326,7 @@ def _fit_rebuilt(
             job.out.status[rows[i]] = Status.BAD_COVARIATE
             continue
         places.append(rows[i])
-    for stack in stacks_of_models(models) if models else ():
-        job.fit_stack(np.array(places), stack)
+    job.fit_models(np.array(places), models)
 
 
 def _fit_shared(
@@ -302,9 +347,14 @@ def _fit_shared(
     job.fit_responses(rows[good[varies]], design, data, None if job.testing is None else Y[varies])
 
 
-def _refuse_stochastic(models: Sequence[Model]) -> None:
-    """A stochastic engine has one data set at a time: its values belong to the path of one fit."""
+def _refuse_unsuited(models: Sequence[Model]) -> None:
+    """A stochastic engine has one data set at a time, as its values belong to the path of one fit; zeros are pure."""
     for model in models:
+        if model.weights is not None and not np.all(np.asarray(model.weights) > 0):
+            raise DataError(
+                "weights: found rows of no weight, which are for jaxlmm.fit and the other functions of jaxlmm.pure; in "
+                "batches leave the rows out: models of other rows, or NaN in Y with missing='drop'"
+            )
         if model.evaluator.stochastic:
             raise DataError(
                 f"engine: {model.engine!r} fits one data set at a time, found it for a batch; call fit.refit(y) for "
@@ -363,10 +413,8 @@ def fit_batch(
     models = list(models)
     if not models:
         raise DataError("models: expected at least one model, found none")
-    _refuse_stochastic(models)
+    _refuse_unsuited(models)
     specs = [Spec.of(m, method) for m in models]
-    for m in models:
-        check_left_by(m.X, m.random, method)
     widths = [m.X.shape[1] for m in models]
     for i, (spec, width) in enumerate(zip(specs, widths, strict=True)):
         if spec != specs[0] or width != widths[0]:
@@ -375,9 +423,8 @@ def fit_batch(
     job = Job(specs[0], out, np.arange(widths[0]), tests, _start(models[0], specs[0], start, len(models)))
 
     def task(rows: np.ndarray) -> None:
-        for stack in stacks_of_models([models[i] for i in rows]):
-            job.fit_stack(rows, stack)
+        job.fit_models(rows, [models[i] for i in rows])
 
-    parts = chunks(len(models), max(map(floats_of, models)))
+    parts = chunks(len(models), max(map(floats_of, models)), specs[0].count)
     run([partial(task, rows) for rows in parts], [len(rows) for rows in parts], progress)
     return out

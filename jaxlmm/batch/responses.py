@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import jax
@@ -75,6 +76,7 @@ class Design:
     ----------
     original, nobs : the model of all rows and their number, where `model` has fewer (`batch.statistics`)
     template : statistics that all data sets share (what varies is overwritten)
+    rows, R : orthonormal columns of X, with their R, and the columns of Z worked with
     varying : the engine's design side, which turns columns (n, b) into its statistics, a row each
     """
 
@@ -85,10 +87,17 @@ class Design:
         self._known = known_sd(model)
         fixed = model.X.shape[1] - column
         self._Q, R, _ = orthonormal(model.X[:, :fixed], model.weights)
-        self._R = np.pad(R, (0, int(column)))
+        self.R = np.pad(R, (0, int(column)))
         pairs = zip(model.random, self.template.basis.K, strict=True)
         Z = tuple(turned(weighted(model, t.Z), K) if isinstance(t, Term) else None for t, K in pairs)
-        self.varying = model.evaluator.varying(Rows(self._Q, Z), model, self.template.statistics, count)
+        self.rows = Rows(self._Q, Z)
+        self.varying = model.evaluator.varying(self.rows, model, self.template.statistics, count)
+
+    @cached_property
+    def masked(self) -> Any:
+        """What gives statistics of responses that each lack rows of their own, None where the engine has no such."""
+        aliased = bool(np.any(self.template.basis.alias))
+        return None if self.column or aliased else self.model.evaluator.masked(self.rows, self.model)
 
     @property
     def floats(self) -> int:
@@ -125,7 +134,7 @@ class Design:
             along, left = along + part, left - unit * part
         alias = np.zeros((len(Y), p))
         alias[:, -1] = aliased
-        R = np.tile(self._R, (len(Y), 1, 1))
+        R = np.tile(self.R, (len(Y), 1, 1))
         R[:, :-1, -1], R[:, -1, -1] = a.T, norm
         sd = np.maximum(np.sqrt(np.sum(left**2, 0) / np.maximum(n - p + aliased, 1)), self._known)
         return Responses(np.column_stack([c.T, along]), sd, R, alias, self.varying([unit, left]))

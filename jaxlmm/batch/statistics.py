@@ -8,7 +8,7 @@ data that have the same, but for the number of rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -22,11 +22,12 @@ from ..likelihood.parts import Term
 from ..likelihood.prepared import Prepared, orthonormal, weighted
 from ..pytrees import replace
 from ..runtime.precision import float64
-from ..tolerances import CANCELLED
+from ..tolerances import ALIASED, CANCELLED
 from .chunks import CHUNK_FLOATS, Progress
-from .fits import BatchFit, Testing
-from .refitting import refit_design
+from .fits import BatchFit, Testing, joined
+from .refitting import refit_batch, refit_design
 from .responses import Design
+from .rows import summed
 
 
 class SufficientStatistics:
@@ -62,8 +63,10 @@ class SufficientStatistics:
         whole = np.concatenate([*Z, np.zeros((self.nobs, 0))], 1)
         F, units = orthogonalise(whole, cell, cells, np)
         self._along = Projection(units, cell, cells)
-        along, left = self._along(weighted(model, model.X))
-        self._Q, _, _ = orthonormal(left)
+        whole = weighted(model, model.X)
+        along, left = self._along(whole)
+        beyond = np.sum(left**2, 0) > ALIASED**2 * np.sum(whole**2, 0)  # rounding is no direction
+        self._Q, _, _ = orthonormal(left * beyond)
         column, group = np.nonzero(np.diagonal(F).T)  # of F (q, q, cells): what the cell has a vector for
         self._kept = column, group
         X = np.concatenate([along[column, group], self._Q.T @ left, np.zeros((1, p))])
@@ -83,14 +86,15 @@ class SufficientStatistics:
 
     def fit(
         self, Y: Any, method: str = "REML", *, tests: Testing | None = None, progress: Progress = "auto",
-        names: tuple[str, ...] = (), kind: str = "dict",
+        names: tuple[str, ...] = (), kind: str = "dict", missing: str = "status",
     ) -> BatchFit:  # fmt: skip
         """Fit the design to many responses, a row each.
 
         Parameters
         ----------
         Y : see `reduced`
-        method, tests, progress : see `jaxlmm.fit_batch`
+        method, tests, progress, missing : see `jaxlmm.fit_batch`; with ``missing="drop"`` responses that lack rows
+            are fitted to the rows that they have, block by block
         names, kind : of the coefficients, and of the frames of the result
 
         Raises
@@ -98,9 +102,47 @@ class SufficientStatistics:
         DataError
             For another number of columns. Responses that are not finite have a status.
         """
-        return refit_design(
-            self.design, self.reduced(Y), method, progress=progress, names=names, kind=kind, tests=tests
-        )
+        if missing not in ("status", "drop"):
+            raise DataError(f"missing: found {missing!r}, expected 'status' or 'drop'")
+        more: Any = {"progress": progress, "names": names, "kind": kind, "tests": tests}
+        parts, reduced, start = [], [np.zeros((0, self.rows))], 0
+        for block, own in self._blocks(Y):
+            lacks = np.flatnonzero(np.isnan(own).any(1)) if missing == "drop" else np.zeros(0, int)
+            if len(lacks):
+                if is_sparse(block):
+                    block = block.toarray()
+                parts.append((start + lacks, refit_batch(self.original, block[lacks], method, missing="drop", **more)))
+            reduced.append(np.delete(own, lacks, 0))
+            start += len(own)
+        whole = refit_design(self.design, np.concatenate(reduced), method, **more)
+        if not parts:
+            return whole
+        rest = np.setdiff1d(np.arange(start), np.concatenate([rows for rows, _ in parts]))
+        return joined([(rest, whole), *parts])
+
+    def fit_rows(
+        self, source: Any, columns: Sequence[str] | None = None, method: str = "REML", *, tests: Testing | None = None,
+        progress: Progress = "auto", names: tuple[str, ...] = (), kind: str = "dict",
+    ) -> BatchFit:  # fmt: skip
+        """Fit the design to many responses whose rows come in chunks; what is kept is free of the number of rows.
+
+        Parameters
+        ----------
+        source : path of a Parquet file with a row for each of the data and a column a response (needs pyarrow), or a
+            list of chunks of rows in order: arrays (m, b), also of files, or sparse matrices of SciPy; an iterator will
+            do where no response lies so near to the span of the design that its rows have to be read twice
+        columns : of a file, in the order of the responses; default all
+        method, tests, progress, names, kind : as in `fit`
+
+        Raises
+        ------
+        DataError
+            For another number of rows, and columns that are not there. Responses that are not finite have a status.
+        """
+        K = sparse_rows(self._along.T, self._kept[0] * self._along.shape[1] + self._kept[1], self._Q.T)
+        X, inner = weighted(self.original, self.original.X), self.model.X[:-1]
+        reduced = summed(K, X, inner, self._offset, self._root, source, columns)
+        return refit_design(self.design, reduced, method, progress=progress, names=names, kind=kind, tests=tests)
 
     @property
     def rows(self) -> int:
@@ -128,22 +170,23 @@ class SufficientStatistics:
         DataError
             For another number of columns.
         """
-        blocks = list(self._blocks(Y))
+        blocks = [own for _, own in self._blocks(Y)]
         return np.concatenate(blocks) if blocks else np.zeros((0, self.rows))
 
-    def _blocks(self, Y: Any) -> Iterator[np.ndarray]:
+    def _blocks(self, Y: Any) -> Iterator[tuple[Any, np.ndarray]]:
+        """Blocks of responses, as they are and reduced."""
         if is_sparse(Y):
             self._check(Y.shape)
             Y = Y.tocsr()
             size = max(1, int(CHUNK_FLOATS // max(self.rows, 1)))
-            yield from (self._of_sparse(Y[i : i + size]) for i in range(0, Y.shape[0], size))
+            yield from ((Y[i : i + size], self._of_sparse(Y[i : i + size])) for i in range(0, Y.shape[0], size))
         elif isinstance(Y, np.ndarray):
             self._check(Y.shape)
             size = max(1, int(CHUNK_FLOATS // self.nobs))
             for i in range(0, len(Y), size):
                 block, mask = Y[i : i + size], mask_of(Y[i : i + size])
                 block = np.asarray(block, np.float64) if mask is None else np.where(mask, np.nan, np.ma.getdata(block))
-                yield self._of_dense(block)
+                yield block, self._of_dense(block)
         elif isinstance(Y, Iterable):
             for block in Y:
                 yield from self._blocks(block if is_sparse(block) else np.atleast_2d(np.asanyarray(block)))
@@ -211,6 +254,13 @@ class _ReducedDesign(Design):
         n = np.float64(statistics.nobs)
         basis = prepared.basis._replace(n=n, log_weights=np.float64(statistics.log_weights))
         self.template = prepared._replace(statistics=replace(prepared.statistics, n=n), basis=basis)
+
+
+def sparse_rows(T: Any, rows: np.ndarray, Q: np.ndarray) -> Any:
+    """Rows of a sparse matrix, with those of a dense one below."""
+    from scipy.sparse import csc_array, vstack
+
+    return csc_array(vstack([T[rows], csc_array(Q)]))
 
 
 def is_sparse(Y: Any) -> bool:

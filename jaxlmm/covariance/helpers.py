@@ -37,11 +37,11 @@ def powers(rho: Any, lag: Any) -> Array:
     At rho = 0 the k-th derivative of ``rho ** lag`` is infinite when ``lag < k`` is not an integer; it is zero here.
     """
     refuse_after_fork()
-    return _power(jnp.asarray(rho, float), _size(module_of(lag).asarray(lag, dtype=float)))
+    return safe_power(jnp.asarray(rho, float), _size(module_of(lag).asarray(lag, dtype=float)))
 
 
 @jax.custom_jvp
-def _power(base: Array, exponent: Any) -> Array:
+def safe_power(base: Array, exponent: Any) -> Array:
     """``base ** exponent``, zero where the base is zero and the exponent is not."""
     size = jnp.abs(base)
     value = jnp.where(size > 0, jnp.power(jnp.where(size > 0, size, 1.0), exponent), jnp.where(exponent == 0, 1.0, 0.0))
@@ -50,15 +50,15 @@ def _power(base: Array, exponent: Any) -> Array:
     return jnp.where(base < 0, of_negative, value)
 
 
-@partial(_power.defjvp, symbolic_zeros=True)
+@partial(safe_power.defjvp, symbolic_zeros=True)
 @unguarded
-def _power_jvp(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
+def _safe_power_jvp(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
     (base, exponent), (dbase, dexponent) = primals, tangents
-    value = _power(base, exponent)
+    value = safe_power(base, exponent)
     tangent = jnp.zeros_like(value)
     if not isinstance(dbase, SymbolicZero):
         # the exponent of the derivative falls by one until it is zero, there the next derivative is zero
-        tangent += jnp.where(exponent == 0, 0.0, exponent * _power(base, exponent - 1.0)) * dbase
+        tangent += jnp.where(exponent == 0, 0.0, exponent * safe_power(base, exponent - 1.0)) * dbase
     if not isinstance(dexponent, SymbolicZero):
         tangent += value * jnp.log(jnp.where(base > 0, base, 1.0)) * dexponent
     return value, tangent

@@ -20,6 +20,7 @@ from ..runtime.precision import float64
 from .charts import Chart
 from .content import Content, frozen, key_of, read_by
 from .kinds import Kind, VarianceKind, concatenated
+from .naive import mended
 from .parameter import ByOption, Parameter, PerLevel, labelled
 
 Self = TypeVar("Self", bound="Parametric")
@@ -87,6 +88,8 @@ class Parametric:
         caller = sys._getframe(1)
         declared = _declared(cls, {**caller.f_globals, **caller.f_locals})
         cls.fields = _Fields(declared)
+        if "matrix" in vars(cls) and not cls.__module__.startswith(f"{__package__}."):
+            cls.matrix = mended(vars(cls)["matrix"])  # type: ignore[attr-defined]
         own = inspect.get_annotations(cls)
         for p in declared:
             if p.name in own:

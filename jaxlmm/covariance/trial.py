@@ -17,6 +17,7 @@ import numpy as np
 from jax import Array
 
 from ..errors import DataError
+from ..runtime.devices import platform
 from ..runtime.precision import float64
 from ..runtime.programs import QUICKLY
 from ..tolerances import MIRRORED
@@ -31,6 +32,7 @@ SHIFTS = (1.0, -1.0, 2.0, -2.0)  # of starts, in the unit of a coordinate
 EVERYWHERE = 8  # points at which all coordinates are moved
 NEAR = 1e-8  # a standard deviation next to zero
 KINK = 1e-4  # relative slope there, above which the matrix is not smooth in it
+STEEP = 1e-7  # of a matrix, relative to its largest entry: what its slopes do not explain of a step of NEAR
 ROUNDING = 1e-9  # relative to the largest entry of a matrix
 
 
@@ -44,7 +46,7 @@ class Derivatives(NamedTuple):
 
 def quickly(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile without the expensive passes: compiling is what takes time, the code runs a few times."""
-    return jax.jit(function, compiler_options=QUICKLY if jax.default_backend() == "cpu" else None)
+    return jax.jit(function, compiler_options=QUICKLY if platform() == "cpu" else None)
 
 
 def derivatives_of(
@@ -161,13 +163,17 @@ def _tried(structure: Covariance, dim: Any, given: tuple[Any, ...], what: str, f
     near, twice = np.eye(size, dtype=bool)[list(variances.values())], 2.0 ** structure.degrees(dim)
     everything = derivatives_of(structure.from_solver, dim, places, size <= MOST_COORDINATES)
     here = len(starts) - 1  # a point at which no correlation is zero
-    found = everything([*starts, starts[here] * twice, *np.where(near, NEAR, starts[here])])  # mostly the only run
+    further = starts[0] + NEAR * np.eye(size)[:MOST_COORDINATES]
+    points = [*starts, starts[here] * twice, *np.where(near, NEAR, starts[here]), *further]
+    found = everything(points)  # mostly the only run
     smooth = _is_smooth(found)[: len(starts)]
+    smooth[0] &= not is_steep(found.value[0], found.gradient[0], found.value[-len(further) :])
     at = _first_good(structure, dim, places, name, starts, found.value[: len(starts)], smooth)
     if not smooth[here]:
         here = int(np.flatnonzero(smooth)[-1])
-        found = everything([*starts, starts[here] * twice, *np.where(near, NEAR, starts[here])])
-    slopes = found.gradient[len(starts) + 1 :]
+        points = [*starts, starts[here] * twice, *np.where(near, NEAR, starts[here]), *further]
+        found = everything(points)
+    slopes = found.gradient[len(starts) + 1 : len(starts) + 1 + len(near)]
     roots = tuple(n for (n, j), slope in zip(variances.items(), slopes, strict=True) if _has_kink(slope, j))
     own: dict[str, Any] = {"_smooth": roots} if roots else {}
     power = 0.0 if structure.has_fixed_scale else _power(found.value[here], found.value[len(starts)])
@@ -248,6 +254,15 @@ def _power(once: np.ndarray, twice: np.ndarray) -> float:
 
 def _is_smooth(found: Derivatives) -> np.ndarray:
     return np.array([all(np.isfinite(x).all() for x in each) for each in zip(*found, strict=True)])
+
+
+def is_steep(value: np.ndarray, gradient: np.ndarray, near: np.ndarray) -> bool:
+    """Whether a matrix (m, m) has slopes that are not finite, which those (m, m, k) of powers and roots do not say.
+
+    `near` (j, m, m) are matrices where each of the first j coordinates is moved by `NEAR`.
+    """
+    left = near - value - NEAR * np.moveaxis(gradient, -1, 0)[: len(near)]
+    return bool(np.max(np.abs(left), initial=0.0) > STEEP * np.max(np.abs(value), initial=1e-300))
 
 
 def _plain_variances(structure: Covariance, dim: Any) -> dict[str, int]:

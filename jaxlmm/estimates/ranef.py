@@ -14,7 +14,7 @@ from ..design.grouping import FrameTerm
 from ..errors import DataError
 from ..fitting.units import Estimate
 from ..frames.columns import make_frame
-from ..frames.tables import Shown, Table, format_column
+from ..frames.tables import Shown, Table, format_column, notes
 from .effects import effects_of
 
 SHOWN = 10  # levels that are printed
@@ -37,6 +37,7 @@ class GroupEffects(Shown):
     condvar: np.ndarray
     pev: np.ndarray
     kind: str = "dict"
+    note: str = ""
 
     def frame(self) -> Any:
         """One row a level: its label and the effects."""
@@ -49,7 +50,7 @@ class GroupEffects(Shown):
         rows = tuple(zip(self.levels[:SHOWN], *cells, strict=True))
         left = len(self.levels) - len(rows)
         title = f"Predicted effects of {self.group}, {len(self.levels)} levels:"
-        return Table(title, ("", *self.columns), rows, note=f"and {left} more" if left else "")
+        return Table(title, ("", *self.columns), rows, note=notes(f"and {left} more" if left else "", self.note))
 
 
 class RandomEffects(Mapping[str, GroupEffects]):
@@ -109,20 +110,26 @@ def random_effects(fit: Any, all_levels: bool = False) -> RandomEffects:
     return RandomEffects(entries)
 
 
-def coefficients_by(fit: Any, group: str) -> Any:
-    """See ``Fit.coef_by``. ``b:a`` and ``a:b`` are one name; effects by group are of the groups that a level is in."""
+def coefficients_by(
+    fit: Any, group: str, coef: np.ndarray | None = None, values: np.ndarray | None = None
+) -> Any:  # fmt: skip
+    """See ``Fit.coef_by``. ``b:a`` and ``a:b`` are one name; effects by group are of the groups that a level is in.
+
+    Of other coefficients (p,) and effects (m, q) where they are given.
+    """
     factors = list(dict.fromkeys(p.group for p in fit.frame.parts if isinstance(p, FrameTerm)))
     if group not in factors:
         raise DataError(f"group: found {group!r}, expected one of the grouping factors: {', '.join(factors) or 'none'}")
     effects = random_effects(fit)[group]
     columns = {
-        _parts(name): (name, np.full(len(effects.levels), b)) for name, b in zip(fit.coef_names, fit.coef, strict=True)
+        _parts(name): (name, np.full(len(effects.levels), b))
+        for name, b in zip(fit.coef_names, fit.coef if coef is None else coef, strict=True)
     }
     suffixes = [design.arm_label for design in fit.frame.designs]
-    for label, values in zip(effects.columns, effects.values.T, strict=True):
+    for label, column in zip(effects.columns, (effects.values if values is None else values).T, strict=True):
         name = next((label.removesuffix(end) for end in suffixes if end and label.endswith(end)), label)
         own, sum_before = columns.get(_parts(name), (name, 0.0))
-        columns[_parts(name)] = own, sum_before + values
+        columns[_parts(name)] = own, sum_before + column
     return make_frame(effects.kind, {group: list(effects.levels), **dict(columns.values())})
 
 

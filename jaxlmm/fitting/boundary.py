@@ -37,6 +37,8 @@ FIELD, FLAT = 0.3, 1e-6  # times the start value of the last variance, where a r
 STRONG = 1.2  # the correlations, as an angle, of one more start where there are several that data tell little of:
 VAGUE = 0.15  # standard error, as an angle, above which they do
 LITTLE = 0.1  # times the start value of a residual that effects may leave nothing for
+MAX_ITERATIONS = 100  # evaluations of a fit, its further starts included; twice where no optimum is known yet
+TYPICAL = 20  # evaluations of a further run: without room for them there is none
 
 
 class Ends(NamedTuple):
@@ -69,7 +71,8 @@ def has_few_groups(dim: int, groups: Any, rows: Any) -> Any:
     return (groups < 3 * parameters) | ((groups < 10 * parameters) & (rows < 2 * dim * groups))
 
 
-Run = Callable[[np.ndarray, np.ndarray, np.ndarray], Ends]  # lanes (b,), scaled coordinates (b, k), `Basins.known`
+# Lanes (b,), scaled coordinates (b, k), `Basins.known`, most evaluations (b,).
+Run = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], Ends]
 
 
 class Search:
@@ -78,9 +81,13 @@ class Search:
     def __init__(self, spec: Spec, packing: Packing, scale: np.ndarray, run: Run):
         self.spec, self.packing, self.scale, self.basins, self._run = spec, packing, scale, Basins(spec, packing), run
 
-    def run(self, lanes: np.ndarray, s: np.ndarray, known: np.ndarray | None = None) -> Ends:
-        """Run lanes (b,) from s (b, k), as far as it can lead to another optimum than `known`."""
-        return self._run(lanes, s, np.full((len(lanes), self.basins.size), np.nan) if known is None else known)
+    def run(
+        self, lanes: np.ndarray, s: np.ndarray, known: np.ndarray | None = None, most: np.ndarray | None = None
+    ) -> Ends:  # fmt: skip
+        """Run lanes (b,) from s (b, k) for `most` evaluations (b,), as far as it can lead to more than `known`."""
+        known = np.full((len(lanes), self.basins.size), np.nan) if known is None else known
+        most = np.full(len(lanes), MAX_ITERATIONS) if most is None else most
+        return self._run(lanes, s, known, most.astype(np.int32))
 
     def optimum(
         self, lanes: np.ndarray, s: np.ndarray, further: bool = True, few: np.ndarray | bool = False
@@ -102,7 +109,7 @@ class Search:
         down = (np.abs(self.point(ends).x).max(-1) < np.abs(s).max(-1)) & (ends.status == Status.CONVERGED) & ~few
         every = [(again[~down[again]] if start[1] < 1.0 else again, *start) for start in FURTHER_STARTS]
         every += [(np.flatnonzero(few), *start) for start in FEW_GROUPS_STARTS]
-        starts = [(rows, factor * self._correlated(s[rows], correlation)) for rows, correlation, factor in every]
+        starts = [(rows, self._effects(factor) * self._correlated(s[rows], rho)) for rows, rho, factor in every]
         self._improve(starts, lanes, ends, dual, far=far)
         return ends, dual
 
@@ -130,6 +137,12 @@ class Search:
                 s * np.where(loadings, change, 1.0) for change in ((-1.0) ** index, 1.0 + 0.8 * np.cos(1 + 3 * index))
             ]
         moved += [np.where(np.isnan(other), s, other) for other in self.spec.alternatives]
+        last = np.array([i == len(self.spec.parts) - 1 > 0 and not self.spec.profiled for _, i in kinds], bool)
+        levels = np.array([isinstance(kind, PositiveKind) and kind.first is not None for kind, _ in kinds], bool) & last
+        if levels.any():  # effects may leave nothing of one level of a residual
+            moved += [s + np.log(LITTLE) * one for one in np.eye(len(kinds))[levels]]
+            own = np.array([kind.has_scale for kind, _ in kinds], bool) & last
+            moved.append(np.where(own, s * LITTLE**self.spec.degrees, s) - np.log(LITTLE) * levels)
         self._improve([(every, start) for start in moved], lanes, ends, dual, rescue=False)
         shapes = np.array([not kind.has_scale for kind, _ in kinds], bool)
         for step in LAST_STEPS:
@@ -144,9 +157,11 @@ class Search:
         parts = {i for (_, i), correlation in zip(kinds, correlations, strict=True) if correlation}
         angles = np.array([isinstance(kind, IntervalKind) for kind, _ in kinds], bool)
         if angles.sum() > 1:
-            rows = np.flatnonzero(self._is_vague(ends, angles) & (ends.status == Status.CONVERGED))
+            error = self._vague(ends, angles)
+            rows = np.flatnonzero((error.max(-1) > VAGUE) & (ends.status == Status.CONVERGED))
             strong = np.where(angles, STRONG * np.sign(self.point(ends).x), s)
-            self._improve([(rows, strong[rows])], lanes, ends, dual, rescue=False)
+            turned = np.where(error == error.max(-1, keepdims=True), -strong, strong)
+            self._improve([(rows, strong[rows]), (rows, turned[rows])], lanes, ends, dual, rescue=False)
         scales = np.array([kind.has_scale and i in parts for kind, i in kinds], bool)
         if scales.any():
             for step in FURTHER_CORRELATIONS:
@@ -162,12 +177,12 @@ class Search:
                 asked = np.where(wanted, FURTHER_CORRELATIONS[0] * wanted, s)
                 self._improve([(rows, asked[rows])], lanes, ends, dual, rescue=False)
 
-    def _is_vague(self, ends: Ends, correlations: np.ndarray) -> np.ndarray:
-        """Whether data tell a correlation so little (b,) that the likelihood often has several optima."""
+    def _vague(self, ends: Ends, correlations: np.ndarray) -> np.ndarray:
+        """Standard errors (b, k) of correlations, as angles, else zero: where large there are often several optima."""
         H = self.point(ends).hessian
         w, Q = np.linalg.eigh(np.where(np.isfinite(H), H, 0.0))
         variance = np.sum(2.0 * Q**2 / np.maximum(w, 1e-300)[:, None, :], -1)  # of angles, by observed information
-        return np.any(np.sqrt(variance[:, correlations]) > VAGUE, -1)
+        return np.where(correlations, np.sqrt(variance), 0.0)
 
     def _wanted(self, ends: Ends) -> np.ndarray:
         """Signs (b, k) of several correlations along which the likelihood rises as a zero variance grows; else zero.
@@ -195,16 +210,38 @@ class Search:
         """Run rows (m,) from s (m, k) too, for each of the `starts` (rows, s), and keep what is better, in place.
 
         With `rescue`, an optimum replaces the end of a run that did not converge, even one with a better value.
-        A run ends where it can lead to the known optimum only, or begins higher above it than `far` (b,).
+        A run ends where it can lead to the known optimum only, or begins higher above it than `far` (b,). The first
+        ones come first: in every round those for which the budget of their row has room.
         """
         rows = np.concatenate([np.zeros(0, int), *(rows for rows, _ in starts)])
-        if not len(rows):
-            return
+        s = np.concatenate([self.point(ends).x[:0], *(s for _, s in starts)])
+        below = np.zeros(len(rows), bool)  # what has to be finished, as it is below the known optimum
+        while len(rows):
+            twice = below | np.isin(ends.status[rows], (Status.MAX_ITERATIONS, Status.NOT_FINITE))
+            left = np.where(twice, 2, 1) * MAX_ITERATIONS - ends.iterations[rows]
+            turn, room = _turns(rows), left // TYPICAL
+            now, later = np.flatnonzero(turn < room), np.flatnonzero((turn >= room) & (room > 0))
+            if not len(now):
+                break
+            most = np.minimum(left[now] // np.bincount(rows[now], minlength=len(lanes))[rows[now]], MAX_ITERATIONS)
+            going = self._round(rows[now], s[now], most, lanes, ends, dual, rescue, far)
+            below = np.arange(len(going[0]) + len(later)) < len(going[0])
+            rows, s = (np.concatenate(pair) for pair in zip(going, (rows[later], s[later]), strict=True))
+
+    def _round(
+        self, rows: np.ndarray, s: np.ndarray, most: np.ndarray, lanes: np.ndarray, ends: Ends, dual: np.ndarray,
+        rescue: bool, far: np.ndarray | None,
+    ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+        """One run each from s (m, k), see `_improve`; what is below the known optimum without having arrived."""
         limit = np.full(len(rows), np.inf) if far is None else far[rows]
-        known = self.basins.known(ends.best[rows], ends.status[rows] == Status.CONVERGED, limit)
-        others = self.run(lanes[rows], np.concatenate([s for _, s in starts]), known)
-        others, duals = self._certified(lanes[rows], others)
-        for part in np.split(np.arange(len(rows)), np.cumsum([len(rows) for rows, _ in starts])[:-1]):
+        optimal = ends.status[rows] == Status.CONVERGED
+        known = self.basins.known(ends.best[rows], optimal, limit)
+        lowest = np.where(optimal, self.point(ends).value[rows], np.inf)
+        others, duals = self._certified(lanes[rows], self.run(lanes[rows], s, known, most), lowest)
+        reached = self.point(others)
+        going = (others.status == Status.MAX_ITERATIONS) & optimal & (reached.value < lowest)
+        turn = _turns(rows)
+        for part in (np.flatnonzero(turn == i) for i in range(turn.max(initial=-1) + 1)):
             mine, other = rows[part], others.take(part)
             old, new = self.point(ends).value[mine], self.point(other).value
             lost = ends.status[mine] != Status.CONVERGED
@@ -214,6 +251,13 @@ class Search:
             for field, value in zip(ends[:-1], other[:-1], strict=True):
                 field[mine[better]] = value[better]
             dual[mine[better]] = duals[part[better]]
+        return rows[going], reached.x[going]
+
+    def _effects(self, factor: float) -> np.ndarray:
+        """Times what start values (k,) are, where all effects are `factor` times as large beside the residual."""
+        last = len(self.spec.parts) - (not self.spec.profiled)
+        scales = np.array([kind.has_scale and part < last for kind, part in self.spec.kinds], bool)
+        return np.where(scales, factor, 1.0)
 
     def _correlated(self, s: np.ndarray, correlation: float) -> np.ndarray:
         """Start coordinates s (b, k) with a correlation between neighbouring effects of free matrices."""
@@ -231,12 +275,18 @@ class Search:
         """Unpacked points."""
         return self.packing.unpack(ends.best)
 
-    def _certified(self, lanes: np.ndarray, ends: Ends) -> tuple[Ends, np.ndarray]:
-        """Put what is nearly on the boundary on it, and leave singular points from which the likelihood rises."""
+    def _certified(
+        self, lanes: np.ndarray, ends: Ends, lowest: np.ndarray | float = np.inf
+    ) -> tuple[Ends, np.ndarray]:  # fmt: skip
+        """Put what is nearly on the boundary on it, and leave singular points from which the likelihood rises.
+
+        What is not below the `lowest` value (b,) that is known stays beside the boundary.
+        """
+        lowest = np.broadcast_to(lowest, len(lanes))
         todo = np.arange(len(lanes))
         dual = np.full(len(lanes), np.nan)
         for _ in range(RESTARTS):
-            ends = ends.put(todo, self._snapped(lanes[todo], ends.take(todo)))
+            ends = ends.put(todo, self._snapped(lanes[todo], ends.take(todo), lowest[todo]))
             dual[todo], better, starts = self._dual(lanes[todo], ends.take(todo))
             todo, starts = todo[better], starts[better]
             if not len(todo):
@@ -244,7 +294,7 @@ class Search:
             ends = ends.put(todo, self.run(lanes[todo], starts))
         return ends, dual
 
-    def _snapped(self, lanes: np.ndarray, ends: Ends) -> Ends:
+    def _snapped(self, lanes: np.ndarray, ends: Ends, lowest: np.ndarray) -> Ends:
         """Canonical coordinates, on the boundary where they were next to it and the criterion does not mind.
 
         A run that has not converged keeps its covariances to the last digit: without curvature to say so, a small pivot
@@ -254,7 +304,7 @@ class Search:
         arrived = (ends.status == Status.CONVERGED)[:, None]
         s = np.where(arrived, self.spec.map("canonical", point.x), self.spec.map("signed", point.x))
         target = self.spec.map("snapped", s, SINGULAR)
-        near = np.flatnonzero(np.any(target != s, -1) & (ends.status == Status.CONVERGED))
+        near = np.flatnonzero(np.any(target != s, -1) & arrived[:, 0] & (point.value < lowest))
         ends = self._at(ends._replace(iterations=np.zeros_like(ends.iterations)), s)
         if not len(near):
             return ends
@@ -327,6 +377,15 @@ def _cone_slopes(
     step = (Q[into] @ direction[into, :, :1])[..., 0]
     inside = G[into] + 1e-2 * step[:, :, None] * step[:, None, :]
     return relative, (level[into][:, :, None] * psd_cholesky(inside))[:, rows, columns], into
+
+
+def _turns(rows: np.ndarray) -> np.ndarray:
+    """The how manieth of its row each entry is (m,)."""
+    order = np.argsort(rows, kind="stable")
+    first = np.searchsorted(rows[order], rows[order])
+    turns = np.empty(len(rows), int)
+    turns[order] = np.arange(len(rows)) - first
+    return turns
 
 
 def boundaries(spec: Spec, s: np.ndarray) -> np.ndarray:

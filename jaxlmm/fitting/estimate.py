@@ -23,11 +23,10 @@ from ..runtime.programs import compiled, compiled_by_size
 from .boundary import Ends, Search, has_few_groups
 from .monte_carlo import is_solved, monte_carlo, path_of
 from .newton import Evaluate, Point, Status, minimise
-from .objective import Spec, level_scale, moment_start, objective, packing_of, scale_of
+from .objective import Spec, objective, packing_of, scale_of
 from .recession import logliks, unfinished, without_maximum
+from .spreads import in_own_units
 from .units import Estimate, Estimates, at_ends, root_of
-
-MAX_ITERATIONS = 100
 
 
 def _evaluate(spec: Spec, prepared: Prepared, scale: Array, s: Array) -> Array:
@@ -50,7 +49,8 @@ def estimate(model: Model, method: str = "REML", start: np.ndarray | None = None
     spec = Spec.of(model, method)
     check_left_by(model.X, model.random, method)
     prepared = prepare(model, orthogonal=True)
-    scale = level_scale(spec, prepared.statistics, scale_of(spec, prepared.basis))
+    s, scale = spec.start(prepared.coords), scale_of(spec, prepared.basis)
+    s, scale = in_own_units(spec, prepared.statistics, prepared.coords[-1], s, scale, prepared.basis, model)
     packing = packing_of(spec, model.X.shape[1], with_slopes=True)
     stochastic = model.evaluator.stochastic
     at = partial(evaluator, spec, scale=scale)
@@ -60,15 +60,14 @@ def estimate(model: Model, method: str = "REML", start: np.ndarray | None = None
     charts = spec.charts(prepared.coords)
     reached: list[np.ndarray] = []
 
-    def run(lanes: np.ndarray, s: np.ndarray, known: np.ndarray) -> Ends:
+    def run(lanes: np.ndarray, s: np.ndarray, known: np.ndarray, most: np.ndarray) -> Ends:
         leads = [partial(search.basins.holds, row, xp=np) for row in known]
-        pairs = zip(s, leads, strict=True)
-        states = [minimise(evaluate, packing, one, MAX_ITERATIONS, np, charts, leads_to) for one, leads_to in pairs]
+        each = zip(s, most, leads, strict=True)
+        states = [minimise(evaluate, packing, one, count, np, charts, leads_to) for one, count, leads_to in each]
         reached.extend(state.best for state in states)
         columns = [(state.best, state.status, state.decrement, state.iteration) for state in states]
         return Ends(*(np.stack(column) for column in zip(*columns, strict=True)))
 
-    s = moment_start(spec, prepared.statistics, spec.start(prepared.coords), scale)
     if start is not None:
         theta = as_start(model, spec, start)
         s = spec.from_theta(theta, prepared.basis.K, np.asarray(s) * scale) / scale

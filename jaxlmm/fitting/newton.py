@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import IntEnum
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -18,8 +19,9 @@ import numpy as np
 from jax import Array
 
 from ..covariance.charts import IDENTITY, Charts
-from ..linalg import eigh
+from ..linalg import JACOBI, eigh
 from ..runtime.sharding import alike
+from .firm import firmly
 
 DECREMENT = 1e-13  # Newton decrement below which a run has converged: twice what -2 log-likelihood can still fall
 STATIONARY = 1e-6  # decrement below which a point may be left along negative curvature, or rounding may end the run
@@ -30,6 +32,9 @@ FIRST_RADIUS = 1.0  # of the trust region, in scaled coordinates
 LARGEST_RADIUS = 1e8
 SURPRISE = 100.0  # gain, in units of the predicted one plus one, that is not believed
 SMALLEST_RADIUS = 1e-9  # below which the run has stalled
+LONGEST = 16.0  # times a step, where one after the other falls short
+ALIKE = 0.9  # squared cosine of a step and the one before, in the metric of the Hessian, from which they are one way
+NEARLY = 1.0  # decrement below which steps are prolonged
 PATIENCE = 40  # evaluations after which a step from a stationary point that changes nothing ends the run, saddle or not
 VALLEY = 1e-2  # decrement below which rows of Cholesky factors are turned, see `Packing.turned`
 
@@ -75,7 +80,8 @@ _ADVICE = {
     Status.BAD_RESPONSE: "the response has missing or infinite values, or no variation that X does not fit exactly",
     Status.NOT_RUN: "interrupted before this one was fitted",
     Status.RANK_DEFICIENT: "converged; some columns of X are combinations of others and have no coefficient",
-    Status.BAD_COVARIATE: "the varying column of X or the weights have missing, infinite or otherwise unusable values",
+    Status.BAD_COVARIATE: "the varying column of X or the weights have missing, infinite or otherwise unusable values, "
+    "or leave REML nothing to estimate a variance from (all effects of a random term are among the fixed ones)",
     Status.PERFECT_FIT: "the residual variance tends to zero: the model fits the response exactly",
     Status.NO_MAXIMUM: "no maximum: the likelihood rises without end as the covariance becomes singular or infinite; "
     "take one with fewer parameters, or fix one of them",
@@ -107,6 +113,7 @@ class State(NamedTuple):
     curvature: Any
     iteration: Any
     status: Any
+    stretch: Any  # times the Newton step that is being tried; zero where the next must not be prolonged
 
 
 class Packing:
@@ -179,11 +186,17 @@ def initial_state(packing: Packing, x: Any, xp: Any = jnp) -> State:
     """State before the first evaluation at start values x (k,); `xp` is jax.numpy or numpy."""
     infinite, zero, radius = xp.full((), xp.inf), xp.zeros(()), xp.full((), FIRST_RADIUS)
     count = xp.zeros((), xp.int32)
-    return State(xp.zeros(packing.size), xp.asarray(x), zero, radius, infinite, zero, count, count)
+    return State(xp.zeros(packing.size), xp.asarray(x), zero, radius, infinite, zero, count, count, zero)
 
 
 def newton_step(gradient: Any, hessian: Any, radius: Any, xp: Any) -> tuple[Any, Any, Any, Any]:
-    """Step, predicted decrease, Newton decrement and smallest relative curvature."""
+    """Step, predicted decrease, Newton decrement and smallest relative curvature (where all are positive, a sign)."""
+    if xp is jnp and len(gradient) > JACOBI:
+        return firmly(partial(_by_eigenvalues, xp=jnp), gradient, hessian, radius)
+    return _by_eigenvalues(gradient, hessian, radius, xp)
+
+
+def _by_eigenvalues(gradient: Any, hessian: Any, radius: Any, xp: Any) -> tuple[Any, Any, Any, Any]:
     w, Q = eigh(hessian) if xp is jnp else np.linalg.eigh(hessian)
     largest = xp.max(xp.abs(w), initial=0.0)
     modified = xp.maximum(xp.abs(w), FLATTEST * largest + 1e-300)
@@ -218,25 +231,48 @@ def advance(packing: Packing, state: State, evaluated: Any, xp: Any = jnp, chart
     x, _, gradient, hessian = packing.derivatives(best)
 
     ratio = xp.where(xp.abs(gain) <= noise, 1.0, gain / xp.maximum(state.predicted, 1e-300))
-    length = xp.sqrt(xp.sum((charts.to(state.trial) - charts.to(old_x)) ** 2))
+    way = charts.to(state.trial) - charts.to(old_x)
+    length = xp.sqrt(xp.sum(way**2))
     radius = xp.where(accept & (ratio > 0.25), state.radius, 0.25 * xp.minimum(state.radius, length))
     grown = xp.minimum(2.0 * state.radius, LARGEST_RADIUS)
     radius = xp.where(accept & (ratio > 0.75) & (length > 0.9 * state.radius), grown, radius)
     radius = xp.where(first, state.radius, radius)
 
-    move, predicted, decrement, curvature = newton_step(*charts.pulled(x, gradient, hessian), radius, xp)
+    gradient, hessian = charts.pulled(x, gradient, hessian)
+    move, predicted, decrement, curvature = newton_step(gradient, hessian, radius, xp)
+    good = accept & (state.stretch > 0) & (curvature >= -CURVATURE) & (decrement < NEARLY)
+    stretch = xp.where(good, prolonged(gradient, hessian, way, decrement, state.stretch, xp), 1.0)
+    whole = xp.sqrt(xp.sum(move**2)) < radius * (1.0 - 1e-6)
     small = decrement < DECREMENT
     exhausted = (decrement < STATIONARY) & (xp.abs(gain) <= noise) & (decrement > 0.5 * state.decrement)
     exhausted &= state.curvature >= -CURVATURE  # a step away from a saddle gains little, and is the first of some
-    exhausted = exhausted | ((decrement < STATIONARY) & (radius < SMALLEST_RADIUS))  # rounding hides what is left
+    hidden = (radius < SMALLEST_RADIUS) | (~accept & ~first & (state.predicted < noise))  # by rounding, what is left
+    exhausted = exhausted | ((decrement < STATIONARY) & hidden)
     done = (small | exhausted) & (curvature >= -CURVATURE)
     done = done | ((decrement < STATIONARY) & (xp.abs(gain) <= noise) & (state.iteration >= PATIENCE))
     status = xp.where(done, Status.CONVERGED, Status.RUNNING)
-    status = xp.where(~done & (radius < SMALLEST_RADIUS), Status.STALLED, status)
+    status = xp.where(~done & hidden, Status.STALLED, status)
     status = xp.where(first & ~finite, Status.NOT_FINITE, status).astype(xp.int32)
     count = state.iteration + 1
-    trial = packing.turned(x, charts.back(charts.to(x) + move), decrement, curvature, xp)
-    return State(best, trial, predicted, radius, decrement, curvature, count, status)
+    to = charts.back(charts.to(x) + xp.where(whole, stretch, 1.0) * move)
+    trial = packing.turned(x, to, decrement, curvature, xp)
+    stretch = xp.where(accept & whole, stretch, 0.0)
+    return State(best, trial, predicted, radius, decrement, curvature, count, status, stretch)
+
+
+def prolonged(gradient: Any, hessian: Any, way: Any, decrement: Any, stretch: Any, xp: Any) -> Any:
+    """How much longer than the Newton step one should be, after `way` (k,), `stretch` times the Newton step before.
+
+    Where the criterion is not quadratic (a correlation of zero over some power of its distance; a constant that goes to
+    zero, in logarithms) Newton steps fall short by the same part time after time. That part is what the secant through
+    the last two steps says.
+    """
+    bend = way @ hessian @ way
+    along = -gradient @ way
+    same = (along > 0) & (along**2 > ALIKE * decrement * bend)
+    short = 1.0 / xp.where(stretch > 0, stretch, 1.0) - along / xp.maximum(bend, 1e-300)
+    factor = 1.0 / xp.maximum(short, 1.0 / LONGEST)
+    return xp.where(same & (factor > 1.2), factor, 1.0)
 
 
 def abandoned(state: State, known: Any, xp: Any = jnp) -> State:

@@ -28,7 +28,6 @@ from ..runtime.sharding import alike
 from .newton import Evaluate, Packing, Point
 
 INSIDE = 0.05  # how far a start on the boundary is moved towards the usual one
-APART = 1e4  # ratio of standard deviations of levels above which each has a unit of its own
 
 
 @frozen_pytree(data=("reml",), meta=("parts", "placed", "profiled", "independent"))
@@ -117,6 +116,11 @@ class Spec:
         """Apply a method of the structures to their parts of s (..., k) and concatenate."""
         values = [getattr(c, method)(v, dim, *args) for c, dim, v in self.split(s)]
         return concatenated(s, values)
+
+    @property
+    def count(self) -> int:
+        """Number of solver coordinates."""
+        return sum(structure.size(dim) for structure, dim in self.parts)
 
     @property
     def degrees(self) -> np.ndarray:
@@ -217,48 +221,6 @@ def in_chart(chart: Any, f: Callable[[str, Array], Any], v: Array) -> Any:
     return jax.lax.cond(chart > 0, partial(f, "natural"), partial(f, "solver"), v)
 
 
-def moment_start(spec: Spec, statistics: Any, s: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """Start coordinates s (..., k), those of an unstructured residual replaced by moments of y less what X explains.
-
-    Halves the evaluations of a model with many visits. Eigenvalues of their correlations below a hundredth of the
-    largest are raised to it: moments over the subjects that have both visits need not be positive definite.
-    """
-    if spec.profiled or not spec.parts[-1][0].is_matrix:
-        return s
-    moments = statistics.level_moments()
-    if moments is None or not np.all(np.isfinite(moments)):
-        return s
-    d = np.sqrt(np.diagonal(moments, axis1=-2, axis2=-1))
-    d = np.where(d > 0, d, np.max(d, -1, keepdims=True))  # a visit that is fitted exactly
-    w, Q = np.linalg.eigh(moments / (d[..., :, None] * d[..., None, :]))
-    w = np.maximum(w, 1e-2 * w[..., -1:])
-    rows, columns = tril_indices(moments.shape[-1])
-    L = d[..., :, None] * np.linalg.cholesky((Q * w[..., None, :]) @ np.swapaxes(Q, -1, -2))
-    L = L[..., rows, columns]
-    begin = s.shape[-1] - L.shape[-1]
-    lead = np.broadcast_shapes(s.shape[:-1], L.shape[:-1])
-    s, scale = (np.broadcast_to(x, (*lead, x.shape[-1])) for x in (s, scale))
-    return np.concatenate([s[..., :begin], np.broadcast_to(L, (*lead, L.shape[-1])) / scale[..., begin:]], -1)
-
-
-def level_scale(spec: Spec, statistics: Any, scale: np.ndarray) -> np.ndarray:
-    """Sizes (..., k) of solver coordinates, those of an unstructured residual by level where its levels differ much.
-
-    Endpoints 1e6 apart are 1e12 apart in curvature, of which a common unit leaves the solver no digits.
-    """
-    if spec.profiled or not spec.parts[-1][0].is_matrix:
-        return scale
-    moments = statistics.level_moments()
-    if moments is None or not np.all(np.isfinite(moments)):
-        return scale
-    d = np.sqrt(np.diagonal(moments, axis1=-2, axis2=-1))
-    apart = d.max(-1, keepdims=True) > APART * d.min(-1, keepdims=True)
-    own = d[..., tril_indices(d.shape[-1])[0]]
-    begin = scale.shape[-1] - own.shape[-1]
-    own = np.where(apart & (d.min(-1, keepdims=True) > 0), own, scale[..., begin:])
-    return np.concatenate([np.broadcast_to(scale[..., :begin], (*own.shape[:-1], begin)), own], -1)
-
-
 class Evaluation(NamedTuple):
     """What is known at a point besides value, gradient and Hessian."""
 
@@ -296,18 +258,21 @@ def second_order(
     return C, found, gradient, found.curvature + bent
 
 
-def objective(spec: Spec, prepared: Prepared, scale: Array, with_slopes: bool = False) -> Evaluate:
+def objective(
+    spec: Spec, prepared: Prepared, scale: Array, with_slopes: bool = False, packing: Packing | None = None,
+    through: Callable[[Array], Array] | None = None,
+) -> Evaluate:  # fmt: skip
     """-2 log-likelihood of scaled solver coordinates with exact gradient and Hessian, as a packed `Point`.
 
-    Sigma is profiled where it can be.
+    Sigma is profiled where it can be. With `through` it is a function of what that turns into solver coordinates.
     """
     statistics, basis, coords = prepared
     n, rank, reml, profiled = basis.n, basis.rank, spec.reml, spec.profiled
-    packing = packing_of(spec, basis.R.shape[0], with_slopes)
+    packing = packing or packing_of(spec, basis.R.shape[0], with_slopes)
 
     def evaluate(s: Array) -> Array:
         def blocks(s: Array) -> Blocks:
-            return spec.blocks(s * scale, coords)
+            return spec.blocks(s * scale if through is None else through(s), coords)
 
         def weigh(gram: Array) -> Array:
             return gram_slopes(solve_normal(gram, basis.alias), n, rank, reml, profiled)
@@ -346,14 +311,14 @@ def loglik_at(spec: Spec, prepared: Prepared, theta: Array, ridge: Any = None) -
     return -0.5 * criterion_at(absolute, prepared, C)[0]
 
 
-def packing_of(spec: Spec, p: int, with_slopes: bool = False) -> Packing:
-    """Layout of the solver's points for p fixed effects."""
+def packing_of(spec: Spec, p: int, with_slopes: bool = False, size: int | None = None) -> Packing:
+    """Layout of the solver's points for p fixed effects; of `size` numbers that solver coordinates are functions of."""
     matrices = [np.empty((q, q)) if q else None for q in spec.sizes]
     blocks = Blocks(tuple(matrices[:-1]), matrices[-1])
     normal = Normal(np.empty((p, p)), np.empty(p), np.empty(()), np.empty(()))
-    k = sum(structure.size(dim) for structure, dim in spec.parts)
+    k = spec.count if size is None else size
     aux = Evaluation(blocks, blocks, normal, np.empty((k, p + 1, p + 1)) if with_slopes else None)
-    return Packing(k, aux, spec.factor_rows)
+    return Packing(k, aux, spec.factor_rows if size is None else None)
 
 
 def deviance_of(spec: Spec, basis: Basis, logdet: Array, gram: Array) -> tuple[Array, Normal]:

@@ -13,6 +13,10 @@ With n rows, p fixed effects, k covariance parameters theta (k,), of which the r
     simulate(key, theta, beta, model)      a draw of y (n,)
     in_float64(function)                   a function of float32 computed in float64, gradient included
     fit(model)                             estimates, by the implicit function theorem differentiable in the data
+    fit(model, through=h, start=phi)       the same over phi, theta being h(phi)
+
+Rows of weight zero are absent: ``model.replace(weights=mask)`` makes designs of several numbers of rows lanes of one
+`jax.vmap`.
 """
 
 from __future__ import annotations
@@ -22,10 +26,12 @@ from ..likelihood.drawing import simulate
 from ..likelihood.loglik import gram, ml, reml
 from ..likelihood.products import logdet, marginal_covariance, solve
 from ..runtime.precision import in_float64
+from .constrained import Constrained
 from .traceable import fit
 
 __all__ = [
     "Blup",
+    "Constrained",
     "PosteriorSample",
     "blup",
     "fit",

@@ -48,7 +48,7 @@ ADVICE = {
     "as.numeric": _NUMBER,
     "as.integer": _NUMBER,
     "as.logical": "compare, (x != 0)",
-    "cbind": "fit one response at a time, or stack them and give residual='us(name | id)'",
+    "cbind": "several responses, cbind(y1, y2), stand alone left of '~' in lmm; else stack them in the data",
     "s": "splines are ns(x, df=4) and bs(x, df=6)",
     "te": "products of splines are ns(x, 3):ns(t, 3)",
     "mean": "centre a column by center(x), or in the data",

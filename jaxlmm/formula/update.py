@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
+from ..arguments import shown
 from ..errors import FormulaError
 from .tokens import Reader
 
@@ -65,6 +67,8 @@ def updated(old: str, change: str) -> str:
     FormulaError
         For a text that is no formula, and a random-effect term that is not there to be taken out.
     """
+    if not isinstance(change, str):
+        raise FormulaError(f"formula: found {shown(change)}, expected text such as '. ~ . - x'")
     response, items = Written(old).parts()
     new_response, changes = Written(change).parts()
     made: list[Summand] = []
@@ -88,8 +92,13 @@ def updated(old: str, change: str) -> str:
             made.append(item)
     fixed = [item for item in made if not item.is_random]
     ordered = [*fixed, *(item for item in made if item.is_random)]
-    right = "".join(f" {item.sign} {item.text}" for item in ordered).removeprefix(" + ").strip() or "1"
-    return f"{_response(response, new_response)} ~ {right}"
+    return joined(_response(response, new_response), ordered)
+
+
+def joined(response: str, items: Iterable[Summand]) -> str:
+    """A formula from its response and its terms."""
+    right = "".join(f" {item.sign} {item.text}" for item in items).removeprefix(" + ").strip() or "1"
+    return f"{response} ~ {right}"
 
 
 def _response(old: str, new: str) -> str:

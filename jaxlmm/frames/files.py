@@ -1,8 +1,9 @@
-"""Data frames out of files: Parquet and CSV, by the name's ending."""
+"""Data frames out of files, and tables into them: Parquet and CSV, by the name's ending."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import csv
+from collections.abc import Callable, Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -80,3 +81,46 @@ def _read(path: Path, kind: str, read: Callable[[], Any]) -> Any:
         raise
     except Exception as error:  # whatever a damaged file leads the parsers to
         raise DataError(f"{str(path)!r} cannot be read as {kind}: {error}") from error
+
+
+class Sink:
+    """A table that is written in pieces, as Parquet or CSV by the name's ending; a context manager.
+
+    Raises
+    ------
+    ImportError
+        For Parquet where pyarrow is missing.
+    """
+
+    def __init__(self, path: Any):
+        self.path = Path(path)
+        self.is_parquet = self.path.suffix.lower() in PARQUET
+        if self.is_parquet and not find_spec("pyarrow"):
+            raise ImportError("writing Parquet files needs pyarrow: pip install 'jaxlmm[parquet]'")
+        self._writer: Any = None
+        self._file: Any = None
+
+    def __enter__(self) -> Sink:
+        if not self.is_parquet:
+            self._file = self.path.open("w", newline="", encoding="utf-8")
+        return self
+
+    def add(self, columns: Mapping[str, Any]) -> None:
+        """Write rows; the names are those of the first piece."""
+        if self.is_parquet:
+            from pyarrow import parquet, table
+
+            piece = table(dict(columns))
+            self._writer = self._writer or parquet.ParquetWriter(self.path, piece.schema)
+            self._writer.write_table(piece)
+            return
+        if self._writer is None:
+            self._writer = csv.writer(self._file)
+            self._writer.writerow(columns)
+        self._writer.writerows(zip(*(list(values) for values in columns.values()), strict=True))
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()
+        elif self._writer is not None:
+            self._writer.close()

@@ -112,12 +112,12 @@ class Table:
         """A table environment with `tabular`, rules as in the package booktabs; everything escaped."""
 
         def line(row: tuple[str, ...]) -> str:
-            return "  " + " & ".join(_in_latex(cell.strip()) for cell in row) + r" \\"
+            return "  " + " & ".join(in_latex(cell.strip()) for cell in row) + r" \\"
 
         align = "".join("l" if j < self.labels else "r" for j in range(len(self.header)))
-        note = [r"\par\smallskip\footnotesize " + _in_latex(self.note).replace("\n", r" \\ ")] if self.note else []
+        note = [r"\par\smallskip\footnotesize " + in_latex(self.note).replace("\n", r" \\ ")] if self.note else []
         return "\n".join(
-            [r"\begin{table}", r"\centering", rf"\caption{{{_in_latex(self.title.rstrip(':'))}}}",
+            [r"\begin{table}", r"\centering", rf"\caption{{{in_latex(self.title.rstrip(':'))}}}",
              rf"\begin{{tabular}}{{{align}}}", r"\toprule", line(self.header), r"\midrule", *map(line, self.rows),
              r"\bottomrule", r"\end{tabular}", *note, r"\end{table}"]
         )  # fmt: skip
@@ -129,7 +129,8 @@ _LATEX = {c: "\\" + c for c in "&%$#_{}"} | {
 }  # fmt: skip
 
 
-def _in_latex(text: str) -> str:
+def in_latex(text: str) -> str:
+    """Text with the characters that LaTeX reads as commands escaped."""
     return "".join(_LATEX.get(c, c) for c in text)
 
 

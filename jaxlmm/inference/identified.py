@@ -8,10 +8,16 @@ from typing import Any
 
 import numpy as np
 
+from ..design.fields import FrameField
+from ..design.grouping import FrameTerm
+from ..estimates.ranef import RandomEffects, coefficients_by
 from ..estimates.varcorr import GroupCovariance, PartParameters, VarCorr
+from ..frames.columns import make_frame
 from ..frames.tables import Table, notes
 from ..simulation.bootstrap import Bootstrap
+from ..tolerances import INDEPENDENT
 from .delta import Natural, natural
+from .moved import moved
 
 UNKNOWN = "the data do not identify all covariance parameters"
 REASON = "empty: the data do not identify these parameters, the likelihood is the same at other values of them"
@@ -51,6 +57,44 @@ def known_correlations(at: Natural, part: int, arm: int | None = None) -> np.nda
     known = at.identified[1 + part][here]
     own = np.diagonal(known)
     return np.isfinite(at.correlations[part][here]) | (known & own[:, None] & own)
+
+
+def known_effects(found: RandomEffects, fit: Any) -> RandomEffects:
+    """Predicted random effects, those that the data do not identify NaN; with the reason."""
+    moves = moved(fit)
+    if moves is None:
+        return found
+    out, parts = dict(found), dict[str, list[np.ndarray]]()
+    for t, part in enumerate(fit.frame.parts):
+        parts.setdefault(part.text if isinstance(part, FrameField) else part.group, []).append(moves.effects(t))
+    for key, each in parts.items():
+        own = np.concatenate(each, 1)
+        if not own.any():
+            continue
+        entry, columns = out[key], own.any(0)
+        rest = np.tile(columns, (len(entry.values) - len(own), 1))  # levels without data
+        own = np.concatenate([own, rest])
+        unknown = columns[:, None] | columns
+        covariances = {name: np.where(unknown, np.nan, getattr(entry, name)) for name in ("condvar", "pev")}
+        values = np.where(own, np.nan, entry.values)
+        out[key] = dataclasses.replace(entry, values=values, note=REASON, **covariances)
+    return RandomEffects(out)
+
+
+def known_coefficients(fit: Any, group: str) -> Any:
+    """Coefficients of each level, those that the data do not identify NaN."""
+    table, moves = coefficients_by(fit, group), moved(fit)
+    if moves is None:
+        return table
+    parts = [t for t, part in enumerate(fit.frame.parts) if isinstance(part, FrameTerm) and part.group == group]
+    names = [name for name in table.columns if name != group] if hasattr(table, "columns") else list(table)[1:]
+    values = {name: np.asarray(table[name], np.float64) for name in names}
+    for d, change in enumerate(moves.coef):
+        along = coefficients_by(fit, group, change, np.concatenate([moves.values[t][d] for t in parts], 1))
+        for name, value in values.items():
+            size = INDEPENDENT * (np.sqrt(np.nanmean(value**2)) + np.sqrt(moves.at.vcov.diagonal().min(initial=0.0)))
+            values[name] = np.where(np.abs(np.asarray(along[name], np.float64)) > size, np.nan, value)
+    return make_frame(fit.frame.kind, {group: list(table[group]), **values})
 
 
 def known_place(at: Natural, place: tuple[int, ...]) -> bool:

@@ -150,6 +150,20 @@ def correlation(fit: FitBase) -> Any:
     return make_frame(fit.frame.kind, {"term": list(fit.coef_names), **columns})
 
 
+def correlations(fit: FitBase) -> Table:
+    """The correlations of the coefficients below the diagonal, as lme4's summary has them."""
+    frame, names = correlation(fit), fit.coef_names
+    R = np.array([np.asarray(frame[name], np.float64) for name in names])
+    rows = tuple((name, *(f"{r:.3f}" for r in R[i, :i]), *[""] * (len(R) - i)) for i, name in enumerate(names))
+    return Table("Correlation of fixed effects:", ("", *names), rows)
+
+
+def quartiles(fit: Any) -> Table:
+    """Quartiles of the scaled residuals, as lme4's summary has them."""
+    cells = tuple(f"{q:.4f}" for q in np.quantile(fit.residuals("pearson"), [0.0, 0.25, 0.5, 0.75, 1.0]))
+    return Table("Scaled residuals:", ("Min", "1Q", "Median", "3Q", "Max"), (cells,), labels=0)
+
+
 def report(fit: Any, df: str = "satterthwaite", **options: Any) -> str:
     """See ``Fit.report``."""
     frame, call = fit.frame, fit.call

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..arguments import check_number, numbers_of
 from ..batch.chunks import Progress
 from ..batch.refitting import refit_batch
 from ..distributions import check_level
@@ -19,7 +20,7 @@ from ..runtime.sizes import check_count
 from .fixed_effects.in_batches import Tests
 from .fixed_effects.linear import hypotheses
 
-JOINT = "all together"
+JOINT, EVERY, ANY = "all together", "each of them", "any of them"  # an F test; t tests in the same data set
 
 
 class Rejections(NamedTuple):
@@ -105,19 +106,20 @@ def question(coef_names: tuple[str, ...], coef: np.ndarray, target: Any, effect:
             raise DataError(f"target: expected one of {', '.join(coef_names)}, as there are several")
         target = others
     given, rows = hypotheses(target, coef_names)
-    L = np.atleast_2d(np.asarray(rows, float))
+    L = np.atleast_2d(numbers_of("target", rows, "names or weights of coefficients"))
     if L.ndim != 2 or L.shape[1] != len(coef) or not np.any(L, 1).all():
         raise DataError(f"target: expected names or weights of {', '.join(coef_names)}")
     names = given or tuple(" + ".join(f"{w:g} {n}" for w, n in zip(r, coef_names, strict=True) if w) for r in L)
-    nulls = np.broadcast_to(np.asarray(null, float), (len(L),))
+    check_number("null", null, finite=True)
+    nulls = np.full(len(L), float(null))
     if isinstance(effect, Mapping):
         if unknown := [name for name in effect if name not in coef_names]:
             raise DataError(f"effect: found {unknown[0]!r}, expected some of {', '.join(coef_names)}")
-        changed = np.array([[float(effect.get(name, b)) for name, b in zip(coef_names, coef, strict=True)]])
+        changed = numbers_of("effect", [[effect.get(name, b) for name, b in zip(coef_names, coef, strict=True)]])
         return Question(L, names, nulls, changed)
     if effect is None:
         return Question(L, names, nulls, coef[None])
-    values = np.atleast_1d(np.asarray(effect, float))
+    values = np.atleast_1d(numbers_of("effect", effect, "a number or several, or {coefficient: value}"))
     if len(L) > 1 or values.ndim > 1 or not np.isfinite(values).all():
         raise DataError(f"effect: expected a number or several for one hypothesis, found {effect!r}; for several "
                         "hypotheses give {coefficient: value}")  # fmt: skip
@@ -142,6 +144,7 @@ def rejections(
             several = [(name, effects[i], p[:, i]) for i, name in enumerate(ask.names)]
             if len(ask.names) > 1:
                 several.append((JOINT, np.nan, found.tests[test].joint_p))
+                several += [(EVERY, np.nan, p.max(1)), (ANY, np.nan, p.min(1))]
             for name, effect, values in several:
                 good = ~np.isnan(values) & found.converged
                 count = int(np.sum(values[good] <= alpha))

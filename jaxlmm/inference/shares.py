@@ -52,12 +52,18 @@ def icc(fit: FitBase) -> Delta:
 
 def marginal_variance(fit: FitBase) -> float:
     """Variance of the rows around the fixed part, of all random parts and the residual: its mean over the rows."""
+    return float(delta(fit, lambda p: total_variance(fit.model, p)).estimate[0])
 
-    def total(p: Parameters) -> Array:
-        parts, residual = _variances(fit.model, p)
-        return sum(parts, jnp.zeros(())) + residual
 
-    return float(delta(fit, total).estimate[0])
+def total_variance(model: Any, p: Parameters) -> Array:
+    """`marginal_variance` at parameters, a function of JAX."""
+    parts, residual = _variances(model, p)
+    return sum(parts, jnp.zeros(())) + residual
+
+
+def mean_residual(model: Any, p: Parameters) -> Array:
+    """Mean variance of the residuals at parameters."""
+    return _variances(model, p)[1]
 
 
 def _named(found: Delta, names: tuple[str, ...]) -> Delta:

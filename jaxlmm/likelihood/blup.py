@@ -16,10 +16,11 @@ from ..runtime.programs import compiled
 from .drawing import drawn_at, response
 from .engines import Blocks
 from .engines.orthogonal import group_sum
+from .engines.protocol import only_present
 from .engines.solving import refined
 from .model import Model, checked
 from .parts import Field, Term
-from .prepared import Prepared, prepare
+from .prepared import Prepared, counted, prepare
 from .products import covariances, solved
 
 
@@ -100,11 +101,8 @@ def posterior_sample(key: Any, theta: Any, model: Model) -> PosteriorSample:
 
 @compiled("covariances")
 def _blup(covariances: bool, theta: Array, model: Model, prepared: Prepared) -> Blup:
-    C = model.blocks(theta)
-    found = _least_squares(prepared, model, C, jnp.asarray(model.y))
-    both = jnp.concatenate([found.rest[:, None], found.columns], 1)
-    parts = [_given(part, G, both) for part, G in zip(model.random, C.random, strict=True)]
-    values, H = tuple(x[..., 0] for x in parts), [x[..., 1:] for x in parts]
+    C, (model, _) = model.blocks(theta), counted(model, jnp)
+    found, values, H = _predicted(C, model, prepared)
     if not covariances:
         return Blup(found.coef, found.vcov, values, None, None)
     condvar = _covariances(C, model, prepared)
@@ -112,13 +110,28 @@ def _blup(covariances: bool, theta: Array, model: Model, prepared: Prepared) -> 
     return Blup(found.coef, found.vcov, values, condvar, pev)
 
 
+def means(C: Blocks, model: Model, prepared: Prepared) -> Blup:
+    """`blup` without covariances at covariance blocks; pure, and part of compiled programs."""
+    found, values, _ = _predicted(C, counted(model, jnp)[0], prepared)
+    return Blup(found.coef, found.vcov, values, None, None)
+
+
+def _predicted(C: Blocks, model: Model, prepared: Prepared) -> tuple[_Fixed, tuple[Array, ...], list[Array]]:
+    """Fixed effects, random effects, and how the latter change with the coefficients: H of ``pev``, by level."""
+    found = _least_squares(prepared, model, C, jnp.asarray(model.y))
+    both = jnp.concatenate([found.rest[:, None], found.columns], 1)
+    parts = [given(part, G, both) for part, G in zip(model.random, C.random, strict=True)]
+    return found, tuple(x[..., 0] for x in parts), [x[..., 1:] for x in parts]
+
+
 @compiled()
 def _sample(key: Array, theta: Array, model: Model, prepared: Prepared) -> PosteriorSample:
+    model, _ = counted(model, jnp)
     effects, error = drawn_at(key, theta, model)
     y, C = model.y - response(jnp.zeros(len(model.y)), model.random, effects, error), model.blocks(theta)
     found = _least_squares(prepared, model, C, y)
     parts = zip(model.random, C.random, effects, strict=True)
-    return PosteriorSample(found.coef, tuple(u + _given(part, G, found.rest[:, None])[..., 0] for part, G, u in parts))
+    return PosteriorSample(found.coef, tuple(u + given(part, G, found.rest[:, None])[..., 0] for part, G, u in parts))
 
 
 class _Fixed(NamedTuple):
@@ -142,7 +155,7 @@ def _least_squares(prepared: Prepared, model: Model, C: Blocks, y: Array) -> _Fi
     return _Fixed(back @ (c + beta), back @ Phi @ back.T, found[:, 0] - found[:, 1:] @ beta, found[:, 1:] @ R)
 
 
-def _given(part: Term | Field, G: Array, S: Array) -> Array:
+def given(part: Term | Field, G: Array, S: Array) -> Array:
     """``Cov(u, y) S`` by level (m, q, b), or by row (n, 1, b), for columns S (n, b)."""
     if isinstance(part, Term):
         sums = group_sum(jnp.asarray(part.Z)[:, :, None] * S[:, None, :], part.group, part.levels, jnp)
@@ -184,8 +197,8 @@ def _from_rows(C: Blocks, model: Model) -> tuple[Array, ...]:
     With ``c = Cov(u, y)`` and ``y = E u + others`` they are those of ``u - a'y`` with ``a = V^-1 c'``: a sum of
     positive terms, where ``Cov(u) - c V^-1 c'`` would be a small difference.
     """
-    V = covariances(model, C)
-    total = sum(V[1:], V[0])
+    V, present = covariances(model, C), None if model.weights is None else model.weights != 0.0
+    total = only_present(sum(V[1:], V[0]), present)
     factor = jnp.linalg.cholesky(jax.lax.stop_gradient(total))
 
     def direct(X: Array) -> Array:
@@ -194,6 +207,7 @@ def _from_rows(C: Blocks, model: Model) -> tuple[Array, ...]:
     out = []
     for t, (part, G) in enumerate(zip(model.random, C.random, strict=True)):
         c = _with_rows(part, G, V[t])
+        c = c if present is None else jnp.where(present[:, None], c, 0.0)
         a = refined(direct, lambda X: total @ X, lambda X: jnp.abs(total) @ X, c)
         others = sum((v for s, v in enumerate(V) if s != t), jnp.zeros_like(total)) @ a
         if isinstance(part, Field):

@@ -53,16 +53,36 @@ def check_left_by(X: np.ndarray, terms: tuple[Term | Field, ...], method: str) -
 
     Parameters and errors as in `check_terms`; traced arrays are not looked at.
     """
-    if method != "REML" or is_traced(terms, X):
+    if is_traced(terms, X):
         return
+    if (term := left_by(X, terms, method)) is not None:
+        raise DataError(
+            f"random terms: all effects of {term.name} are combinations of the fixed effects, so REML has "
+            "nothing to estimate their variance from; drop the term, or the fixed effects that stand for its groups"
+        )
+
+
+def left_by(X: np.ndarray, terms: tuple[Term | Field, ...], method: str) -> Term | None:
+    """The first term, if any, that `check_left_by` refuses; concrete arrays."""
+    if method != "REML":
+        return None
     few = [part for part in _all_free(terms) if part.term.levels <= X.shape[1]]
     Q = np.linalg.qr(unit_columns(shifted(X, origin(X))))[0] if few else X
-    for part in few:
-        if _is_spanned(part, Q):
-            raise DataError(
-                f"random terms: all effects of {part.term.name} are combinations of the fixed effects, so REML has "
-                "nothing to estimate their variance from; drop the term, or the fixed effects that stand for its groups"
-            )
+    return next((part.term for part in few if _is_spanned(part, Q)), None)
+
+
+def left_in_rows(X: np.ndarray, terms: tuple[Term | Field, ...], method: str, present: np.ndarray) -> np.ndarray:
+    """Data sets (b,) that have the rows `present` (b, n) of one design, and a term that `left_by` finds in them."""
+    few = np.zeros(len(present), bool)
+    for part in _all_free(terms):
+        order = np.argsort(part.term.group, kind="stable")
+        _, starts = np.unique(part.term.group[order], return_index=True)
+        few |= np.logical_or.reduceat(present[:, order], starts, axis=1).sum(1) <= X.shape[1]
+    found = np.zeros(len(present), bool)
+    for i in np.flatnonzero(few) if method == "REML" else ():
+        rows = np.flatnonzero(present[i])
+        found[i] = left_by(X[rows], tuple(part.subset(rows) for part in terms), method) is not None
+    return found
 
 
 def shared_effects(terms: tuple[Term | Field, ...]) -> list[tuple[Term, Term, bool]]:

@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array
 
 from .. import pytrees
-from ..arguments import check_flag, refuse_unknown
+from ..arguments import check_flag, refuse_unknown, shown
 from ..covariance import Covariance
 from ..errors import DataError
 from ..frames.columns import same_index
@@ -21,7 +21,7 @@ from ..pytrees import frozen_pytree, is_traced, set_all
 from ..runtime.precision import float64
 from ..runtime.sharding import alike
 from .confounding import check_terms
-from .engines import Blocks, Engine, choose
+from .engines import MARGINAL, Blocks, Engine, choose
 from .parts import Field, Residual, Term, check_design, check_weights, own_array, unwritten
 
 Structures = tuple[tuple[Covariance, Any], ...]
@@ -43,7 +43,7 @@ class Model:
     X : (n, p) fixed design of full column rank
     random : terms and random functions, see `Term` and `Field`; may be empty
     residual : see `Residual`; default independent errors
-    weights : (n,) positive, ``Var(e_i) = sigma^2 / w_i``
+    weights : (n,) positive, ``Var(e_i) = sigma^2 / w_i``; zeros are put in by `replace`
     offset : (n,) known part of the mean
     engine : "auto", "grouped" (terms and independent residuals, sufficient statistics), "crossed" (the same, for terms
         of several factors), "marginal" (anything else, V by clusters of dependent rows), "spectral" (one relationship
@@ -105,7 +105,9 @@ class Model:
 
         Parameters
         ----------
-        y, X, weights, offset : as in `Model`;  Z : an array for each random term, in a list; or one, of the only term
+        y, X, offset : as in `Model`;  Z : an array for each random term, in a list; or one, of the only term
+        weights : (n,) as in `Model`; and 0 for a row that is absent, whatever stands in it: so designs of several
+            numbers of rows are lanes of one `jax.vmap`, in the functions of `jaxlmm.pure`
         random, residual : parts of the same layout (groups and places)
 
         Raises
@@ -113,14 +115,17 @@ class Model:
         TypeError
             For other names.
         DataError
-            For another number of rows or arrays; what the engine has decomposed.
+            For another number of rows or arrays.
+
+        Notes
+        -----
+        The engine "spectral" has decomposed the random part with its weights: with others, Z or random parts the model
+        is one of the engine "marginal".
         """
         refuse_unknown("Model.replace", leaves, REPLACED)
-        if settled := self.evaluator.settled & set(leaves):
-            raise DataError(
-                f"replace: engine {self.engine!r} has decomposed the random part, found {', '.join(sorted(settled))}; "
-                "make a new Model"
-            )
+        if self.evaluator.settled & set(leaves):
+            general = pytrees.replace(self, evaluator=MARGINAL, layout=MARGINAL.layout(self))
+            return general.replace(**leaves)
         if "Z" in leaves:
             leaves["random"] = self._with_designs(leaves.pop("Z"), leaves.get("random", self.random))
         n = len(self.y)
@@ -169,7 +174,7 @@ class Model:
         return tuple((part.structure, part.dim) for part in (*self.random, self.residual))
 
     def _checked(self, theta: Any) -> Array:
-        theta = jnp.asarray(theta)
+        theta = array_of("theta", theta)
         if theta.shape != (self.size,):
             raise DataError(f"theta: expected {self.size} covariance parameters, found shape {theta.shape}")
         return theta
@@ -195,6 +200,14 @@ def checked(function: str, theta: Any, model: Any, order: str = "theta, model") 
     if isinstance(theta, Model):
         raise TypeError(f"{function}({order}): theta: expected {model.size} numbers, found a Model")
     return model._checked(theta)
+
+
+def array_of(name: str, value: Any) -> Array:
+    """A JAX array of numbers, traced ones included."""
+    try:
+        return jnp.asarray(value)
+    except (TypeError, ValueError):
+        raise DataError(f"{name}: found {shown(value)}, expected numbers") from None
 
 
 def block_at(structure: Covariance, dim: Any, coords: Any) -> Array:

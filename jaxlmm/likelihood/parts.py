@@ -84,7 +84,7 @@ class Term:
     structure : covariance structure of the q effects, default `Unstructured`
     name : label used in messages and tables
     relationship : (m, m) positive semidefinite matrix A between the sorted levels, ``Cov(u_g, u_h) = A_gh G``; default
-        independent levels
+        independent levels. It may be traced, and is not checked then
     """
 
     Z: Any
@@ -146,7 +146,8 @@ class Field:
     structure : covariance structure over the places
     group : (n,) labels; default one function over all rows
     position : (n,) integers 0, 1, ..., the level of each row
-    coords : (n,) or (n, d) coordinates of each row, in place of `position`
+    coords : (n,) or (n, d) coordinates of each row, in place of `position`; they may be traced: then each group has a
+        set of its own, and nothing is checked or tried of the structure
     dim : what sizes of the structure depend on; default the number of levels, or 1 with coordinates
     name : label used in messages and tables
 
@@ -155,6 +156,7 @@ class Field:
     position : (n,) level of each row, or its place in the set of coordinates of its group
     coords : (K, T) or (K, T, d) the distinct sets of coordinates, padded with copies of their first; or None
     sets : (groups,) the set of each group, or None
+    row_coords : (n,) or (n, d) coordinates of each row, ``coords[sets[group], position]``, or None
     """
 
     group: Any
@@ -181,12 +183,14 @@ class Field:
             places = position = _levels(name, position)
             dim = int(position.max(initial=0)) + 1 if dim is None else dim
         else:
-            coords = np.asarray(as_array(f"coords of {name}", coords, (None,) * max(np.ndim(coords), 1)))
-            _check_arms(name, structure, codes, coords)
+            coords = as_array(f"coords of {name}", coords, (None,) * max(np.ndim(coords), 1))
+            if not is_traced(coords):
+                _check_arms(name, structure, codes, coords)
             places, (position, coords, sets) = coords, _sets(codes, coords)
             dim = 1 if dim is None else dim
         structure = structure.checked(f"structure of {name}", dim)
-        structure = tried(structure, dim, places, name, 1.0 if coords is None else typical(coords))
+        if not is_traced(coords):
+            structure = tried(structure, dim, places, name, 1.0 if coords is None else typical(coords))
         set_all(
             self, structure=structure, group=codes, position=position, coords=coords, sets=sets, dim=dim, name=name
         )  # fmt: skip
@@ -194,7 +198,9 @@ class Field:
     @property
     def row_coords(self) -> Any:
         """Coordinates of each row (n,) or (n, d), None where places are levels."""
-        return None if self.coords is None else self.coords[self.sets[self.group], self.position]
+        if self.coords is None:
+            return None
+        return self.coords[np.asarray(self.sets)[self.group], self.position]
 
     def subset(self, rows: np.ndarray, keep: bool = True) -> Any:
         """The random function at some rows, with the same levels."""
@@ -240,6 +246,8 @@ class Residual(Field):
         if position is not None and group is None:
             raise DataError("residual: give both group and position, or neither")
         super().__init__(structure, group, position, coords, dim, "residual")
+        if is_traced(coords):
+            return
         places = np.stack([self.group, self.position], 1)[:, :, None] if coords is None else None
         if places is None:
             rows = np.asarray(self.row_coords, float).reshape(len(self.group), -1)
@@ -291,7 +299,8 @@ def _check_arms(name: str, structure: Covariance, group: np.ndarray, coords: np.
 
 def _sets(group: np.ndarray, coords: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Place (n,) of each row in the set of its group; distinct sets (K, T, ...); the set of each group (groups,)."""
-    n, columns = len(group), coords.reshape(len(coords), -1).T
+    n, traced = len(group), is_traced(coords)
+    columns = () if traced else coords.reshape(len(coords), -1).T  # where they are traced, the order of the rows
     order = np.lexsort((*columns[::-1], group))
     counts = np.bincount(group)
     slot = (np.arange(n) - np.repeat(np.cumsum(counts) - counts, counts)).astype(np.int32)
@@ -300,6 +309,8 @@ def _sets(group: np.ndarray, coords: np.ndarray) -> tuple[np.ndarray, np.ndarray
     row = np.full((len(counts), int(counts.max(initial=1))), -1)
     row[group[order], slot] = order
     table = coords[np.where(row < 0, row[:, :1], row)]
+    if traced:
+        return position, table, np.arange(len(counts), dtype=np.int32)
     _, first, sets = np.unique(table.reshape(len(counts), -1), axis=0, return_index=True, return_inverse=True)
     return position, table[first], sets.reshape(-1).astype(np.int32)
 
@@ -314,6 +325,8 @@ def _missing(labels: np.ndarray) -> int:
 def check_relationship(name: str, A: Any, levels: int) -> Any:
     """A symmetric positive semidefinite matrix between the levels of a grouping factor."""
     A = as_array(f"relationship of {name}", A, (levels, levels))
+    if is_traced(A):
+        return 0.5 * (A + A.T)
     if problem := not_semidefinite(A) or ("" if np.any(A) else "it is zero"):
         raise DataError(f"relationship of {name}: expected a symmetric, positive semidefinite matrix, but {problem}")
     return 0.5 * (A + A.T)
@@ -325,7 +338,8 @@ def check_weights(weights: Any, n: int) -> Any:
     if not is_traced(weights) and np.any(weights <= 0):
         raise DataError(
             f"weights: {int(np.sum(weights <= 0))} of {n} are zero or negative, expected positive numbers "
-            "(Var = sigma^2 / weight); drop the rows that should not count"
+            "(Var = sigma^2 / weight); drop the rows that should not count, or where they have to stay, as under "
+            "jax.vmap, put zeros in by model.replace(weights=...)"
         )
     return weights
 

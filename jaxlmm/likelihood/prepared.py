@@ -14,7 +14,7 @@ import numpy as np
 from jax import Array
 
 from ..errors import DataError
-from ..pytrees import once
+from ..pytrees import once, replace
 from ..runtime.programs import compiled
 from ..tolerances import ALIASED, origin, shifted
 from .engines import Rows, Statistics
@@ -93,26 +93,50 @@ def weighted(model: Model, a: Any, xp: Any = np) -> Any:
     """Rows (n, ...) multiplied by the square roots of the weights."""
     if model.weights is None:
         return a
-    root = xp.sqrt(model.weights)
+    root = square_roots(model.weights, xp)
     return a * (root[:, None] if a.ndim == 2 else root)
 
 
+def square_roots(weights: Any, xp: Any = np, none: float = 0.0) -> Any:
+    """Square roots of weights, whose derivative is zero where they are; `none` stands for the root of zero."""
+    there = weights != 0.0
+    return xp.where(there, xp.sqrt(xp.where(there, weights, 1.0)), none)
+
+
+def counted(model: Model, xp: Any = np) -> tuple[Model, Any]:
+    """The model with the first row that counts in place of those of no weight, and which rows count (n,).
+
+    What stood there, which may be no numbers, then enters nothing, nor do derivatives. The second is None where all do.
+    """
+    if model.weights is None or (xp is np and np.all(model.weights)):
+        return model, None
+    present = model.weights != 0.0
+    first = np.argmax(present) if xp is np else jax.lax.argmax(present, 0, np.int32)  # in programs of float32 too
+
+    def filled(a: Any) -> Any:
+        return None if a is None else xp.where(present.reshape((-1,) + (1,) * (a.ndim - 1)), a, a[first])
+
+    random = tuple(replace(part, Z=filled(part.Z)) if isinstance(part, Term) else part for part in model.random)
+    return replace(model, y=filled(model.y), X=filled(model.X), offset=filled(model.offset), random=random), present
+
+
 def _prepare(model: Model, compact: bool, orthogonal: bool, xp: Any, varying: int = 1) -> Prepared:
-    n, _ = model.X.shape
+    n = len(model.y)
+    model, present = counted(model, xp)
     y = weighted(model, model.y if model.offset is None else model.y - model.offset, xp)
     Q, R, alias = orthonormal(model.X, model.weights, xp)
     c = Q.T @ y
     left = y - Q @ c
     again = Q.T @ left
     residual = left - Q @ again
-    log_weights = xp.zeros(()) if model.weights is None else xp.sum(xp.log(model.weights))
+    log_weights = xp.zeros(()) if model.weights is None else 2.0 * xp.sum(xp.log(square_roots(model.weights, xp, 1.0)))
     Z: list[Any] = []
     K: list[Any] = []
     units: list[Any] = []
     for part in model.random:
         if isinstance(part, Term):
             z = weighted(model, part.Z, xp)
-            k, unit = conditioned(z, orthogonal and part.structure.is_matrix, xp)
+            k, unit = conditioned(z, orthogonal and part.structure.is_matrix, xp, present)
             z = turned(z, k) if orthogonal else z
         else:
             z = None if model.weights is None else weighted(model, xp.ones((n, 1)), xp)
@@ -120,10 +144,12 @@ def _prepare(model: Model, compact: bool, orthogonal: bool, xp: Any, varying: in
             k, unit = xp.eye(size), xp.ones(size)
         for found, value in zip((Z, K, units), (z, k, unit), strict=True):
             found.append(value)
-    basis = Basis(R, c + again, log_weights, np.float64(n), alias, xp.zeros(()), tuple(K), tuple(units))
+    rows = Rows(xp.concatenate([Q, residual[:, None]], 1), tuple(Z), present)
+    basis = Basis(R, c + again, log_weights, rows.count, alias, xp.zeros(()), tuple(K), tuple(units))
+    if present is not None:  # too few rows say nothing: their lane has a status
+        basis = basis._replace(n=xp.where(rows.count < basis.rank + bool(model.size), np.nan, rows.count))
     sd = xp.sqrt(xp.sum(residual**2) / xp.maximum(n - basis.rank, 1))
     basis = basis._replace(residual_sd=xp.maximum(sd, known_sd(model, xp)))
-    rows = Rows(xp.concatenate([Q, residual[:, None]], 1), tuple(Z))
     statistics = model.evaluator.prepare(rows, model, compact, varying)
     if not isinstance(statistics, Statistics):
         raise DataError(f"engine: {model.engine!r} prepares {type(statistics).__name__}, expected engines.Statistics")
@@ -150,10 +176,13 @@ def orthonormal(X: Any, weights: Any = None, xp: Any = np) -> tuple[Any, Any, An
         return X, xp.zeros((0, 0)), alias
     moved = origin(X, xp) if xp is np else jax.lax.stop_gradient(origin(X, xp))
     X = shifted(X, moved)
-    X = X if weights is None else X * xp.sqrt(weights)[:, None]
+    X = X if weights is None else X * square_roots(weights, xp)[:, None]
     Q, R = xp.linalg.qr(X)
     signs = xp.where(xp.diagonal(R) < 0, -1.0, 1.0)  # as Gram-Schmidt has them
     Q, R = Q * signs, R * signs[:, None]
+    if xp is not np:  # columns that others span, where nothing can be left out: no numbers
+        whole = jnp.all(jnp.diagonal(R) > ALIASED * jnp.sqrt(jnp.sum(jax.lax.stop_gradient(X) ** 2, 0)))
+        R = jnp.where(whole, R, jnp.nan)
     if xp is np and (len(X) < p or np.any(np.diagonal(R) <= ALIASED * np.sqrt(np.sum(X**2, 0)))):
         F, units = orthogonalise(X, np.zeros(len(X), np.int32), 1, np, ALIASED)
         Q, R = np.stack(units, 1), F[:, :, 0].T
@@ -162,7 +191,7 @@ def orthonormal(X: Any, weights: Any = None, xp: Any = np) -> tuple[Any, Any, An
     return Q, R + R[:, :1] * moved, alias
 
 
-def conditioned(Z: Any, free: bool, xp: Any = np) -> tuple[Any, Any]:
+def conditioned(Z: Any, free: bool, xp: Any = np, present: Any = None) -> tuple[Any, Any]:
     """K (q, q) lower triangular such that the columns of Z K are orthogonal with a mean square of one, and their units.
 
     The maximum of the likelihood over all covariance matrices of the effects does not depend on the basis of Z, the
@@ -173,11 +202,12 @@ def conditioned(Z: Any, free: bool, xp: Any = np) -> tuple[Any, Any]:
     """
     n, q = Z.shape
     Z = jax.lax.stop_gradient(Z) if xp is jnp else Z
-    rms = xp.sqrt(xp.mean(Z**2, 0))
+    count = n if present is None else xp.maximum((1.0 * present).sum(), 1.0)
+    rms = xp.sqrt(xp.sum(Z**2, 0) / count)
     units = 1.0 / xp.where(rms > 0, rms, 1.0)
     if not free or q < 2 or n < q:
         return xp.eye(q), units
-    R = xp.linalg.qr(Z[:, ::-1] * units[::-1], mode="r") / np.sqrt(n)  # columns are orthogonalised to those behind them
+    R = xp.linalg.qr(Z[:, ::-1] * units[::-1], mode="r") / xp.sqrt(count)  # columns orthogonal to those behind them
     return inverse_chart(R, units, xp)
 
 

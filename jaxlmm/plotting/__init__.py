@@ -7,6 +7,7 @@ drawn against, `envelope` simulates; `ranef`, `residuals`, `profiles`, `covarian
 
 from .canvas import MARKERS, new_figure
 from .kinds import BatchPlots, FitPlots
+from .means import plot_estimates
 from .profiles import plot_pairs, plot_zeta
 
-__all__ = ["MARKERS", "BatchPlots", "FitPlots", "new_figure", "plot_pairs", "plot_zeta"]
+__all__ = ["MARKERS", "BatchPlots", "FitPlots", "new_figure", "plot_estimates", "plot_pairs", "plot_zeta"]

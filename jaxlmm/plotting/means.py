@@ -10,6 +10,7 @@ import numpy as np
 from ..errors import DataError
 from ..estimates.fitted import FitBase
 from ..frames.columns import number_label, read_column
+from ..inference.means.table import EMMeans
 from . import canvas
 from .canvas import column_of
 
@@ -130,6 +131,30 @@ def _draw_data(ax: Any, fit: FitBase, term: str, found: Means) -> None:
     place = np.append(np.argsort(shown.values), -1)[column.recode(shown.levels)]
     here = place >= 0
     canvas.points(ax, place[here] + canvas.jitter(len(y), 0.5)[here], y[here], edgecolors="0.7", s=6.0, zorder=0)
+
+
+def plot_estimates(found: EMMeans, ax: Any) -> Any:
+    """See ``EMMeans.plot``: estimates and intervals, one-sided ones to the edge; the null where rows are compared."""
+    frame = found.frame()
+    middle, *limits = (np.asarray(frame[name], np.float64) for name in ("estimate", "lower", "upper"))
+    there = np.concatenate([middle, *limits])
+    there = there[np.isfinite(there)]
+    if not there.size:
+        raise DataError("plot: there is no estimate to be drawn")
+    reach = np.ptp(there) or 1.0
+    lower, upper = (np.clip(x, there.min() - reach, there.max() + reach) for x in limits)
+    names = [" ".join(map(_text, row)) for row in zip(*found.labels.values(), strict=True)]
+    ax, y = canvas.one_panel(ax, 4.8, 0.9 + 0.3 * len(names)), np.arange(len(names))
+    if found.title == "Contrasts" or found.null:
+        null = found.null if found.shown is None else float(found.shown(np.array(found.null)))
+        ax.axvline(null, color="0.6", linewidth=0.8, zorder=0)
+    ax.hlines(y, lower, upper, color=canvas.INK, linewidth=1.4)
+    ax.plot(middle, y, linestyle="", marker="o", markersize=5, color=canvas.ACCENT)
+    ax.set_ylim(len(names) - 0.4, -0.6)
+    what = "estimate" if found.shown is None else found.shown.header.lower()
+    canvas.label(ax, f"{what}, {100 * found.level:g} % interval")
+    ax.set_yticks(y, [canvas.short(name, 40) for name in names])
+    return ax
 
 
 def plot_coefficients(

@@ -92,7 +92,7 @@ class Predictor:
         """The predictor of a fit in a chart, made once."""
         return once(fit, ("predictor", chart), lambda: cls(fit, chart))
 
-    def _use_columns(self, size: int) -> None:
+    def use_columns(self, size: int) -> None:
         """Solve for Q and e, in as many columns as rows are predicted side by side: they share a compiled program."""
         p = self.rows.Q.shape[1]
         solved = once(self, "solved", lambda: self.rows.solve(pad_last(self.rows.U, max(size, p + 1))))
@@ -118,7 +118,7 @@ class Predictor:
             return self._by_levels(levels, new, state, errors, W)
         size = min(MOST, int(NUMBERS / (n * (1 + (k if W is not None else 0)))), bucket(int(turn.max()) + 1))
         size = max(1, size)
-        self._use_columns(size)
+        self.use_columns(size)
         out = Predicted(np.zeros(m), np.zeros(m), np.zeros((m, k)), np.zeros(m))
         for start in range(0, int(turn.max()) + 1, size):
             here = np.flatnonzero((turn >= start) & (turn < start + size))
@@ -160,7 +160,7 @@ class Predictor:
         nothing = np.zeros(m)
         if not errors:
             return Predicted(mean, nothing, np.zeros((m, k)), nothing)
-        S = self._solve(K)
+        S = self.solve(K)
         gap = np.linalg.solve(self.rows.R.T, new.X.T).T - sums.along(S, self.rows.Q)
         # b = local + VQ c: what is in the cluster of the new row, and what comes with estimating beta
         local, c = E - np.concatenate([S, np.zeros((m, size))]), -gap @ self.Phi
@@ -196,7 +196,8 @@ class Predictor:
         parts, blocks = zip(*others, strict=True)
         return total + sums(through(parts, blocks, E)[:n] * self.Ve[:, None])
 
-    def _solve(self, B: np.ndarray) -> np.ndarray:
+    def solve(self, B: np.ndarray) -> np.ndarray:
+        """V^-1 B for B (n, b)."""
         return self.rows.solve(B) if np.any(B) else np.zeros_like(B)
 
     def _spread(
@@ -204,7 +205,7 @@ class Predictor:
     ) -> np.ndarray:
         """``sum_ij W_ij r_i'P r_j`` (m,), r_i being `rest` (n, size), by cluster, and `common` (n, p) times c."""
         k = len(rest)
-        solved_rest, solved_common = [self._solve(r) for r in rest], [self._solve(u) for u in common]
+        solved_rest, solved_common = [self.solve(r) for r in rest], [self.solve(u) for u in common]
         total, g = np.zeros(len(c)), []
         for i in range(k):
             of_rest = sum(W[i, j] * solved_rest[j] for j in range(k))

@@ -16,6 +16,7 @@ from ..frames.columns import extend_rows, index_of, make_frame, open_table
 from ..inference.fixed_effects.wald import Wald, check_tests
 from ..inference.hypotheses.grid import not_estimable
 from ..inference.means.table import type_of
+from ..inference.moved import moved
 from ..likelihood.parts import Term
 from ..linalg import quadratic
 from ..tolerances import INDEPENDENT
@@ -50,14 +51,14 @@ def predict(
     observed = interval == "prediction" or residual  # the residual is part of what is predicted
     if newdata is None:
         new = rows_of_fit(fit.model)
-    elif (gaps := _gaps(fit, newdata, observed or parts, observed)).any():
+    elif (gaps := gaps_of(fit, newdata, observed or parts, observed)).any():
         there = np.flatnonzero(~gaps)
         options = {"allow_new_levels": allow_new_levels, "residual": residual, **method}
         found = None
         if there.size:
             some_rows = extend_rows(newdata, there, {})
             found = predict(fit, some_rows, random, se, interval, level, df, **options)
-        return _with_gaps(fit, found, there, newdata) if around else _spread(found, there, len(gaps))
+        return _withgaps_of(fit, found, there, newdata) if around else _spread(found, there, len(gaps))
     else:
         new = rows_of_data(fit.frame, fit.model, newdata, observed or parts, observed)
         if some and not allow_new_levels:
@@ -65,7 +66,7 @@ def predict(
     if not some and not observed:
         mean = linear_predictor(new.X, fit.coef, new.offset)
         if not around:
-            return mean
+            return _known(fit, mean, new, parts, newdata)
         rows = fit.wald(df, **method).rows(new.X)
         return _frame(fit, mean, rows.se, rows.df, level, newdata)
 
@@ -74,13 +75,38 @@ def predict(
         return SHARED if is_shared else FRESH if observed else ABSENT
 
     if around:
-        return _with_errors(fit, new, state, level, df, method, newdata)
+        return _with_errors(fit, new, state, level, df, method, newdata, parts)
     if newdata is not None and (fit.frame.fields or any(kin is not None for kin in new.kin)) or residual:
         return Predictor.of(fit)(new, state, errors=False).mean
-    return _conditional_mean(fit, new, parts)
+    return _known(fit, _conditional_mean(fit, new, parts), new, parts, newdata)
 
 
-def _gaps(fit: FitBase, newdata: Any, random: Any, residual: bool) -> np.ndarray:
+def _known(fit: FitBase, mean: np.ndarray, new: NewRows, parts: Sequence[bool], newdata: Any) -> np.ndarray:
+    """Means (m,), NaN where they move along what the data do not identify.
+
+    Warns
+    -----
+    NotEstimableWarning
+        With the number of these rows.
+    """
+    moves, of_rows = moved(fit), newdata is not None and (fit.frame.fields or any(kin is not None for kin in new.kin))
+    if moves is None or (of_rows and any(parts)):
+        return mean
+    terms = _terms(fit, new, parts)
+    each = enumerate(moves.coef)
+    change = [linear_predictor(new.X, c, None, terms, tuple(v[d] for v in moves.values)) for d, c in each]
+    unknown = moves.means(np.stack(change))
+    if unknown.any():
+        warnings.warn(
+            f"{int(unknown.sum())} rows have no prediction (NaN): the data do not identify covariance parameters that "
+            "they depend on",
+            NotEstimableWarning,
+            stacklevel=2,
+        )
+    return np.where(unknown, np.nan, mean)
+
+
+def gaps_of(fit: FitBase, newdata: Any, random: Any, residual: bool) -> np.ndarray:
     """Rows (n,) of new data that have no prediction: a value is missing, or the data of the fit say nothing of them."""
     gaps = fit.frame.gaps(newdata, random, residual)
     there = np.flatnonzero(~gaps)
@@ -110,6 +136,12 @@ def _check(fit: FitBase, random: Random, se: bool, interval: str | None, residua
 
 def _conditional_mean(fit: FitBase, new: NewRows, parts: Sequence[bool]) -> np.ndarray:
     """Means with predicted random effects, those of new levels zero, and random functions at the rows of the fit."""
+    values = effects_by_term(fit.model, effects_of(fit))
+    return linear_predictor(new.X, fit.coef, new.offset, _terms(fit, new, parts), values)
+
+
+def _terms(fit: FitBase, new: NewRows, parts: Sequence[bool]) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
+    """Z and codes of each random part, -1 where there is no effect."""
     terms = []
     for part, unknown, (group, place), there in zip(fit.model.random, new.unknown, new.parts, parts, strict=False):
         if isinstance(part, Term):
@@ -117,12 +149,12 @@ def _conditional_mean(fit: FitBase, new: NewRows, parts: Sequence[bool]) -> np.n
             terms.append((place, np.where(unknown | ~np.bool_(there), -1, group)))
         else:
             terms.append((np.ones((len(new), 1)), np.arange(len(new)) if there else np.full(len(new), -1)))
-    values = effects_by_term(fit.model, effects_of(fit))
-    return linear_predictor(new.X, fit.coef, new.offset, tuple(terms), values)
+    return tuple(terms)
 
 
 def _with_errors(
-    fit: FitBase, new: NewRows, state: Any, level: float, df: str, method: dict[str, Any], newdata: Any
+    fit: FitBase, new: NewRows, state: Any, level: float, df: str, method: dict[str, Any], newdata: Any,
+    parts: Sequence[bool],
 ) -> Any:  # fmt: skip
     if method.get("robust") is not None:
         raise DataError(
@@ -147,7 +179,8 @@ def _with_errors(
             freedom = 2.0 * found.mse**2 / variance
         freedom = np.where((found.mse > 0) & ~(freedom > MANY), freedom, np.inf)
         error = np.where(known | (found.mse == 0) | ~inverse.lost.any(), error, np.nan)
-    return _frame(fit, found.mean, error, freedom, level, newdata)
+    mean = _known(fit, found.mean, new, parts, newdata)
+    return _frame(fit, mean, np.where(np.isnan(mean), np.nan, error), freedom, level, newdata)
 
 
 def _frame(fit: FitBase, mean: np.ndarray, error: np.ndarray, df: np.ndarray, level: float, newdata: Any) -> Any:
@@ -164,7 +197,7 @@ def _indexed(fit: FitBase, columns: dict[str, np.ndarray], newdata: Any) -> Any:
     return made
 
 
-def _with_gaps(fit: FitBase, found: Any, there: np.ndarray, newdata: Any) -> Any:
+def _withgaps_of(fit: FitBase, found: Any, there: np.ndarray, newdata: Any) -> Any:
     """The frame of all rows from that of those without missing values."""
     n = open_table(newdata, "newdata").n
     own = {name: None if found is None else np.asarray(found[name]) for name in COLUMNS}

@@ -108,7 +108,7 @@ def rows_of_data(
             kin.append(related)
         else:
             given = next(fields)
-            parts.append(_placed(part, given, new) if is_wanted else (np.zeros(new.n, int), _first_place(part, new.n)))
+            parts.append(_placed(part, given, new) if is_wanted else unplaced(part, new.n))
             kin.append(None)
         group = parts[-1][0]
         groups = len(own.levels) if isinstance(own, FrameTerm) or own.levels else 1
@@ -120,9 +120,9 @@ def rows_of_data(
     return NewRows(new.X, new.offset, new.weights, tuple(parts), tuple(unknown), tuple(kin))
 
 
-def _first_place(part: Field, m: int) -> np.ndarray:
-    """A place that there is, for rows in which the part is not."""
-    return np.repeat(_places(part, 0)[:1], m, axis=0)
+def unplaced(part: Field, m: int) -> tuple[np.ndarray, np.ndarray]:
+    """A group and a place that there are, for rows (m,) in which the part is not."""
+    return np.zeros(m, int), np.repeat(_places(part, 0)[:1], m, axis=0)
 
 
 def _with_relatives(

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from ..arguments import shown
 from ..errors import DataError
 from .precision import unguarded
 
@@ -38,8 +39,9 @@ def key_of(name: str, seed: Any) -> Array:
 
 
 def _check_number(name: str, seed: Any) -> None:
-    if not isinstance(seed, int | np.integer) or seed < 0:
-        found = f"an array of shape {seed.shape} and type {seed.dtype}" if np.ndim(seed) else repr(seed)
+    if not isinstance(seed, int | np.integer) or isinstance(seed, bool) or seed < 0:
+        is_array = hasattr(seed, "dtype") and np.ndim(seed)
+        found = f"an array of shape {seed.shape} and type {seed.dtype}" if is_array else shown(seed)
         raise DataError(f"{name}: expected a non-negative integer or one key of jax.random, found {found}")
 
 

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 
+from ..arguments import check_function
 from ..errors import Float64RequiredError, JaxlmmError
 
 R = TypeVar("R", bound=Callable[..., Any])
@@ -76,6 +77,7 @@ def in_float64(function: Callable[..., Any]) -> Callable[..., Any]:
     A function of the same arguments, whose result and gradient have their type; to be differentiated once, in reverse
     (`jax.custom_vjp`): the gradient is computed along with the value.
     """
+    check_function("function", function)
 
     def forward(*args: Any) -> tuple[Any, Any]:
         dtype = jnp.result_type(*jax.tree_util.tree_leaves(args))

@@ -21,6 +21,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from .devices import platform
 from .sharding import varying, varying_axes
 
 QUICKLY = {"xla_backend_optimization_level": 0}  # compiler options that leave out the expensive passes
@@ -139,6 +140,6 @@ def compiled_by_size(function: Callable[..., Any], *static: str) -> Callable[...
 
     def choose(statistics: Any, k: int) -> Callable[..., Any]:
         size = sum(np.size(leaf) for leaf in jax.tree_util.tree_leaves(statistics))
-        return quick if size * k < SHORT and jax.default_backend() == "cpu" else slow
+        return quick if size * k < SHORT and platform() == "cpu" else slow
 
     return choose

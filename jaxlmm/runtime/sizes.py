@@ -35,7 +35,7 @@ def check_memory(what: str, *shape: int, advice: str = "take fewer") -> None:
 
 def check_count(name: str, value: Any) -> None:
     """Refuse what is not a non-negative integer."""
-    if not isinstance(value, (int, np.integer)) or value < 0:
+    if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < 0:
         raise DataError(f"{name}: expected a non-negative integer, found {value!r}")
 
 

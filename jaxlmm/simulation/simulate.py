@@ -15,7 +15,7 @@ from ..batch.responses import Design, Responses
 from ..estimates.effects import block_diagonal, linear_predictor
 from ..fitting.estimate import blocks_at
 from ..fitting.units import Estimate
-from ..likelihood.drawing import Roots, drawn, response
+from ..likelihood.drawing import Roots, Shape, drawn, response
 from ..likelihood.engines import Blocks
 from ..likelihood.engines.orthogonal import bucket
 from ..likelihood.model import Model
@@ -50,17 +50,25 @@ def simulate_rows(model: Model, estimate: Estimate, replicates: np.ndarray, seed
         return draw_rows(model, mean, blocks_at(model, estimate), replicate_keys(seed, replicates))
 
 
-def draw_rows(model: Model, mean: np.ndarray, blocks: Blocks, keys: Array) -> np.ndarray:
-    """Responses (b, rows) with a mean (rows,) and absolute covariance blocks, one for each key (b,)."""
+def draw_rows(
+    model: Model, mean: np.ndarray, blocks: Blocks, keys: Array, shapes: tuple[Shape | None, ...] = ()
+) -> np.ndarray:  # fmt: skip
+    """Responses (b, rows) with a mean (rows,) and absolute covariance blocks, one for each key (b,).
+
+    `shapes` of the random parts and the residual, where one is not normal.
+    """
     parts = (*model.random, model.residual)
     with float64():
-        return np.array(_draw(keys, mean, parts, model.weights, Roots.of(model, blocks)))
+        return np.array(_draw(keys, mean, parts, model.weights, Roots.of(model, blocks), shapes))
 
 
 @compiled()
-def _draw(keys: Array, mean: Array, parts: tuple[Term | Field, ...], weights: Any, roots: Roots) -> Array:
+def _draw(
+    keys: Array, mean: Array, parts: tuple[Term | Field, ...], weights: Any, roots: Roots,
+    shapes: tuple[Shape | None, ...],
+) -> Array:  # fmt: skip
     def one(key: Array) -> Array:
-        return response(mean, parts[:-1], *drawn(key, len(mean), parts, weights, roots))
+        return response(mean, parts[:-1], *drawn(key, len(mean), parts, weights, roots, shapes))
 
     return jax.vmap(one)(keys)
 

@@ -9,11 +9,11 @@
     results = run(study, "type1")
     results.summary()
 
-Files a newcomer reads in order: `declare` (what a study is) with `cells`, `estimators` and `describe`; `drawing` and
-`generate`, `estimate`, `jointly`, `applying` and `analyses` (one chunk of it), `chunk` and `parts` (its rows),
-`rehearsal` (what is wrong with it), `store` and `progress` (the directory), `executors` and `cluster` (who works),
-`running`, `until`, `merging`, `measures` and `results` (what came out), `single`, `plots`, `page`, `sizing`, `power`;
-`toml` reads a study from a file.
+Files a newcomer reads in order: `declare` (what a study is) with `cells`, `estimators` and `describe`; `drawing`,
+`generate` and `published`, `estimate`, `jointly`, `selecting`, `resampling`, `laws`, `applying` and `analyses` (one
+chunk), `chunk` and `parts` (its rows), `rehearsal` (what is wrong with it), `store` and `progress` (the directory),
+`executors` and `cluster` (who works), `running`, `until`, `merging`, `measures`, `ademp` and `results` (what came out),
+`single`, `plots`, `page`, `sizing`, `power`; `toml` reads a study from a file.
 """
 
 from . import analyses, designs, plots
@@ -25,6 +25,7 @@ from .merging import merge
 from .page import report
 from .power import power_curve
 from .progress import Progress, status
+from .published import published
 from .results import Results, read
 from .running import run
 from .single import StudyReplicate
@@ -51,6 +52,7 @@ __all__ = [
     "merge",
     "plots",
     "power_curve",
+    "published",
     "read",
     "report",
     "run",

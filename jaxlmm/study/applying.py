@@ -14,7 +14,7 @@ from .cells import accepted
 from .declare import Study
 from .drawing import Drawn, arrays, sentence_of
 from .estimate import FLOATS, HOPELESS, NO_TARGET, Fitter, Numbers, without_lost
-from .estimators import Analysis, Estimator, Target
+from .estimators import Analysis, Target
 
 
 class Analyst:
@@ -59,7 +59,7 @@ class Analyst:
         if not found:
             raise DataError(f"returned none of the targets {', '.join(self.targets)}")
 
-    def alone(self, table: Mapping[str, Any]) -> Any:
+    def alone(self, table: Mapping[str, Any], key: Any = None) -> Any:
         """What the function makes of one data set."""
         plain = {name: np.asarray(values) for name, values in table.items()}
         plain = plain if self.estimator.vectorised else without_lost(plain, self.response)
@@ -103,8 +103,10 @@ class Analyst:
             out.converged[r, places] = has
 
 
-def fitter_of(study: Study, estimator: Estimator | Analysis, cell: int, data: dict[str, Any]) -> Fitter | Analyst:
+def fitter_of(study: Study, estimator: Any, cell: int, data: dict[str, Any]) -> Any:
     """What applies an estimator to the data sets of a cell with the columns `data`."""
+    if hasattr(estimator, "fitter"):
+        return estimator.fitter(study.targets, data, study.cells[cell], study.response)
     if isinstance(estimator, Analysis):
         return Analyst(estimator, study.targets, data, study.cells[cell], study.response)
     return Fitter(estimator, study.targets, data, study.response)

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from ..errors import JaxlmmError
+from ..runtime.devices import devices
 from ..runtime.precision import float64
 from .applying import attempt, fitter_of
 from .declare import Study, Task
@@ -45,7 +46,7 @@ def environment(device: Any = None) -> dict[str, Any]:
     import pyarrow
     import scipy
 
-    device = jax.local_devices()[0] if device is None else device
+    device = devices()[0] if device is None else device
     return {
         "jaxlmm": version("jaxlmm"),
         "jax": jax.__version__,
@@ -71,7 +72,7 @@ class Bench:
 
     def run(self, task: Task, device: Any = None) -> bytes:
         """The part of a task, as the bytes of a Parquet file."""
-        device = jax.local_devices()[0] if device is None else device
+        device = devices()[0] if device is None else device
         with jax.default_device(device), float64(), np.errstate(all="ignore"):
             rows = [row for row in self.study.rows if not task.only or row.estimator in task.only]
             return part_of(rows, task, columns_of_numbers(self.numbers(task)))

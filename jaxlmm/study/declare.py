@@ -57,7 +57,7 @@ class Study:
         combinations of which are taken, the last factor fastest; or the cells one by one, a sequence of mappings
     response : its column
     chunk : data sets that are simulated and fitted together, and are a part on disk
-    name : in reports
+    name, aims : in reports
 
     Raises
     ------
@@ -75,6 +75,7 @@ class Study:
     response: str = "y"
     chunk: int = CHUNK
     name: str = field(default="study")
+    aims: str = ""
 
     def __post_init__(self) -> None:
         for name, value in (("estimators", estimators_of(self.estimators)), ("targets", targets_of(self.targets))):
@@ -175,7 +176,7 @@ class Study:
     @property
     def description(self) -> dict[str, Any]:
         """All that the numbers depend on, as JSON."""
-        names = ("name", "replicates", "seed", "chunk", "response", "cells")
+        names = ("name", "aims", "replicates", "seed", "chunk", "response", "cells")
         return {name: described(getattr(self, name)) for name in names} | self.programs
 
     def changed(self, **changes: Any) -> Study:
@@ -186,8 +187,9 @@ class Study:
 
     @property
     def hash(self) -> str:
-        """Digest of the description; its name and its chunks are not what a study is."""
-        return digest({name: part for name, part in self.description.items() if name not in ("name", "chunk")})
+        """Digest of the description; its name, its aims and its chunks are not what a study is."""
+        words = ("name", "aims", "chunk")
+        return digest({name: part for name, part in self.description.items() if name not in words})
 
 
 def tasks_of(replicates: Sequence[int], chunk: int, there: Iterable[Task] = ()) -> list[Task]:

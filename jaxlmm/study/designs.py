@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,41 @@ def crossed(subjects: int, items: int, within: bool = False) -> Columns:
     return {"subject": subject, "item": item, "condition": turn - 0.5}
 
 
+def stepped_wedge(clusters: int, periods: int, size: int = 1) -> Columns:
+    """Clusters that all begin untreated and change over at the begin of period 1, 2, ..., by turns.
+
+    Columns ``cluster``, ``period`` "p0", "p1", ..., ``treated`` (0 and 1), and ``cell``, the cluster in a period.
+    """
+    clusters, periods, size = _counts(clusters=clusters, periods=periods, size=size)
+    if periods < 2:
+        raise DataError(f"periods: expected at least 2, found {periods}")
+    cell = np.arange(clusters * periods * size) // size
+    cluster, period = np.divmod(cell, periods)
+    labels = np.array([f"p{t:0{len(str(periods - 1))}d}" for t in range(periods)])
+    treated = (period > cluster % (periods - 1)).astype(float)
+    return {"cluster": cluster, "period": labels[period], "treated": treated, "cell": cell}
+
+
+def crossover(subjects: int, sequences: Sequence[str] = ("AB", "BA")) -> Columns:
+    """Subjects who get treatments in turns: ``subject``, ``sequence``, ``period`` "p0"..., ``treatment``, ``before``.
+
+    Parameters
+    ----------
+    subjects : their number;  sequences : letters of treatments by period, given to the subjects in turns; ``before`` is
+        the treatment of the period before, "none" in the first, for carry-over
+    """
+    (subjects,) = _counts(subjects=subjects)
+    periods = len(sequences[0])
+    if periods < 2 or any(len(one) != periods for one in sequences):
+        raise DataError(f"sequences: expected letters for as many periods, two or more, found {list(sequences)}")
+    subject, period = np.divmod(np.arange(subjects * periods), periods)
+    letters = np.array([list(one) for one in sequences])[subject % len(sequences)]
+    before = np.where(period == 0, "none", letters[np.arange(len(period)), period - 1])
+    treatment = letters[np.arange(len(period)), period]
+    return {"subject": subject, "sequence": np.array(sequences)[subject % len(sequences)],
+            "period": np.array([f"p{t}" for t in period]), "treatment": treatment, "before": before}  # fmt: skip
+
+
 def _counts(**counts: Any) -> tuple[int, ...]:
     for name, value in counts.items():
         if int(value) != value or value < 1:
@@ -61,4 +97,4 @@ def _counts(**counts: Any) -> tuple[int, ...]:
     return whole
 
 
-NAMED = {f.__name__: f for f in (cluster_trial, multicentre, visits, crossed)}
+NAMED = {f.__name__: f for f in (cluster_trial, multicentre, visits, crossed, stepped_wedge, crossover)}

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -22,6 +23,8 @@ from .cells import accepted, key_of
 from .declare import Study
 
 MESSAGE = 300  # characters of what was raised
+ANALYSIS = 2_000_000  # what the keys of analyses are folded with, beyond any term's
+NO_KEYS = np.zeros((0, 2), np.uint32)
 
 
 class Drawn(NamedTuple):
@@ -32,17 +35,25 @@ class Drawn(NamedTuple):
     columns : arrays (b, n) in place of the design's
     tables : whole tables where sizes differ, a data set each
     errors : what was raised instead of a data set, by its position
+    keys : (b, words) of JAX, for analyses that draw themselves
     """
 
     columns: Mapping[str, np.ndarray]
     tables: list[dict[str, Any]] | None = None
     errors: Mapping[int, str] = MappingProxyType({})
+    keys: np.ndarray = NO_KEYS
 
     def take(self, places: np.ndarray) -> Drawn:
         """Some of the data sets."""
         tables = None if self.tables is None else [self.tables[i] for i in places]
         errors = {j: self.errors[i] for j, i in enumerate(places.tolist()) if i in self.errors}
-        return Drawn({name: values[places] for name, values in self.columns.items()}, tables, errors)
+        columns = {name: values[places] for name, values in self.columns.items()}
+        return Drawn(columns, tables, errors, self.keys[places] if len(self.keys) else self.keys)
+
+    @property
+    def analysis_keys(self) -> Array:
+        """A key of each data set (b,), other than those that it was drawn with."""
+        return _folded(jax.random.wrap_key_data(jnp.asarray(self.keys)), np.uint32(ANALYSIS))
 
     def table(self, place: int, data: Mapping[str, Any]) -> dict[str, Any]:
         """One data set, on the columns of the design."""
@@ -57,13 +68,18 @@ Drawer = Callable[[np.ndarray], Drawn]
 def keys_of(seed: int, cell: Mapping[str, Any], replicates: np.ndarray) -> Array:
     """A key for each replicate (b,), see `Study`; 64-bit floats must be on."""
     words = np.frombuffer(hashlib.sha256(key_of(cell).encode()).digest()[:8], ">u4").astype(np.uint32)
-    return _folded(jax.random.key(seed), words, replicates.astype(np.uint32))
+    return _of_replicates(jax.random.key(seed), words, replicates.astype(np.uint32))
 
 
 @compiled()
-def _folded(key: Array, words: Array, replicates: Array) -> Array:
+def _of_replicates(key: Array, words: Array, replicates: Array) -> Array:
     base = jax.random.fold_in(jax.random.fold_in(key, words[0]), words[1])
     return jax.vmap(partial(jax.random.fold_in, base))(replicates)
+
+
+@compiled()
+def _folded(keys: Array, word: Array) -> Array:
+    return jax.vmap(jax.random.fold_in, (0, None))(keys, word)
 
 
 def drawer(study: Study, cell: int, most: int | None = None) -> Drawer:
@@ -79,8 +95,10 @@ def drawer(study: Study, cell: int, most: int | None = None) -> Drawer:
 
     def drawn(replicates: np.ndarray) -> Drawn:
         padded = np.resize(replicates, most or min(study.chunk, study.replicates))  # one shape to compile
-        found = draw(keys_of(study.seed, factors, padded), len(replicates))
-        return found._replace(columns={name: values[: len(replicates)] for name, values in found.columns.items()})
+        keys, b = keys_of(study.seed, factors, padded), len(replicates)
+        found = draw(keys, b)
+        columns = {name: values[:b] for name, values in found.columns.items()}
+        return found._replace(columns=columns, keys=np.asarray(jax.random.key_data(keys))[:b])
 
     return drawn
 

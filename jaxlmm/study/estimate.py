@@ -15,7 +15,7 @@ from ..design.frame import ModelFrame
 from ..errors import DataError, JaxlmmError
 from ..fitting.newton import Status
 from ..inference.fixed_effects.in_batches import Tests, TestStatus
-from ..interface import model_of
+from ..interface import lmm, model_of
 from ..likelihood.confounding import check_left_by
 from ..likelihood.model import Model
 from ..simulation.bootstrap import standard, standard_names
@@ -45,7 +45,7 @@ ROBUST = (
     "own have no sandwich here; leave it out, or write it as an analysis of your own, jaxlmm.study.Analysis"
 )
 # The code of every `Status`, and of every `TestStatus` of a data set that was fitted.
-_OF_FIT = np.array([0 if s.is_fitted else STATUSES.index(s.name.lower()) for s in sorted(Status)], np.int8)
+OF_FIT = np.array([0 if s.is_fitted else STATUSES.index(s.name.lower()) for s in sorted(Status)], np.int8)
 _OF_TEST = np.array([STATUSES.index(s.name.lower()) if s.name.lower() in STATUSES else 0 for s in sorted(TestStatus)],
                     np.int8)  # fmt: skip
 
@@ -80,6 +80,17 @@ class Numbers:
             getattr(self, name)[:, places] = getattr(found, name)
         self.messages.update({int(places[i]): text for i, text in found.messages.items()})
 
+    def take_row(self, row: int, places: np.ndarray, found: Numbers, other: int) -> None:
+        """Write what another one has in its row `other` for some data sets."""
+        for name in (*FLOATS, "status", *FLAGS):
+            getattr(self, name)[row, places] = getattr(found, name)[other, places]
+
+    def put_row(self, row: int, places: np.ndarray, values: Sequence[Any]) -> None:
+        """Write results, `FLOATS` in order, of data sets that have one."""
+        for name, own in zip(FLOATS, values, strict=True):
+            getattr(self, name)[row, places] = own
+        self.status[row, places], self.converged[row, places] = 0, True
+
     def fail(self, place: int, status: str, message: str) -> None:
         """Say why a data set has no numbers."""
         self.status[:, place] = STATUSES.index(status)
@@ -91,6 +102,7 @@ class Built:
     """An estimator on a design: its model, the model without a target, hypotheses in its coefficients."""
 
     frame: ModelFrame
+    data: Mapping[str, Any]
     model: Model
     tests: Hypotheses | None
     nulls: Mapping[str, Model]
@@ -114,7 +126,7 @@ class Fitter:
         if frame.response != response:
             raise DataError(f"estimator {estimator.name!r}: its response is {frame.response!r}, expected {response!r} "
                             "as it is drawn")  # fmt: skip
-        known = {False: frame.coef_names, True: (*self._variance_names(frame), "loglik")}
+        known = {False: frame.coef_names, True: (*variance_names(frame), "loglik")}
         self.known = known[False], known[True]
         self.absent = {name for name, t in targets.items() if not set(t.weights) <= set(known[t.is_variance])}
         tested = [name for name, t in targets.items() if not t.is_variance and name not in self.absent]
@@ -138,7 +150,16 @@ class Fitter:
 
     def _has_gaps(self, drawn: Drawn) -> bool:
         """Whether there are missing responses where these must be complete."""
-        return self.estimator.robust is not None and bool(np.isnan(drawn.columns[self.response]).any())
+        complete = self.estimator.robust is not None or self._needs_design
+        return complete and bool(np.isnan(drawn.columns[self.response]).any())
+
+    @property
+    def _needs_design(self) -> bool:
+        return self.built.tests is not None and self.built.tests.needs_design
+
+    def alone(self, data: Any, key: Any = None) -> Any:
+        """The fit of one data set."""
+        return lmm(self.estimator.formula, data, self.estimator.method, **self.estimator.options)
 
     def rehearse(self, table: Mapping[str, Any]) -> None:
         """Build the model of one data set; raises what is wrong with it."""
@@ -159,7 +180,7 @@ class Fitter:
                 nulls[name] = small
                 if small.X.shape[1] >= model.X.shape[1] or small.size != model.size:
                     raise DataError(f"estimator {e.name!r}: lrt: {formula!r} does not leave out fixed effects only")
-        return Built(frame, model, self._hypotheses(frame.coef_names), nulls)
+        return Built(frame, data, model, self._hypotheses(frame.coef_names), nulls)
 
     def _hypotheses(self, coef_names: Sequence[str]) -> Hypotheses | None:
         rows = {name: self._rows(name, coef_names) for name in (*self.tested, *self.joint)}
@@ -185,19 +206,11 @@ class Fitter:
         rows = np.array([[w * (c == own) for own in coef_names] for c, w in weights.items()])
         return rows if self.targets[name].is_joint else rows.sum(0, keepdims=True)
 
-    def _variance_names(self, frame: ModelFrame) -> tuple[str, ...]:
-        """Names of the columns of `jaxlmm.simulation.bootstrap.standard`."""
-        labels = [(getattr(p, "group_label", getattr(p, "group", "")), p.columns) for p in frame.parts]
-        sizes = [len(c) for _, c in labels]
-        if any(not size for size in sizes):  # over coordinates, which have no matrix
-            return ("sigma",)
-        return standard_names(frame.coef_names, labels, True)
-
     def _column(self, varying: list[str]) -> int | None:
         """The coefficient whose column of X is the only thing that varies, if so."""
         if len(varying) != 1 or varying[0] not in self.built.frame.coef_names:
             return None
-        if self.estimator.robust is not None or self.built.nulls:
+        if self.estimator.robust is not None or self.built.nulls or self._needs_design:
             return None
         try:
             alone = rebuilt(self.built.frame, self.data, varying[0]) is None
@@ -211,7 +224,8 @@ class Fitter:
         """Fits of responses to the design of the cell."""
         missing = "drop" if np.isnan(Y).any() else "status"
         built, method = self.built, self.estimator.method
-        fits = refit_batch(built.model, Y, method, missing=missing, tests=built.tests, progress=False,
+        tests = None if built.tests is None else built.tests.on([built])
+        fits = refit_batch(built.model, Y, method, missing=missing, tests=tests, progress=False,
                            column=column, values=values)  # fmt: skip
         nulls = {n: refit_batch(m, Y, method, missing=missing, progress=False) for n, m in built.nulls.items()}
         return fits, nulls
@@ -230,7 +244,7 @@ class Fitter:
         for members in groups.values():
             index, first = np.array([i for i, _ in members]), members[0][1]
             models = [built.model for _, built in members]
-            tests = None if first.tests is None else first.tests.without_robust()
+            tests = None if first.tests is None else first.tests.without_robust().on([own for _, own in members])
             fits = fit_batch(models, method=self.estimator.method, tests=tests, progress=False)
             nulls = {
                 name: fit_batch([built.nulls[name] for _, built in members], method="ML", progress=False)
@@ -238,17 +252,11 @@ class Fitter:
             }
             self._fill(out, index, first, fits, nulls)
 
-    def _parameter(self, fits: BatchFit, built: Built, target: str) -> np.ndarray:
-        of = self.targets[target].of
-        if of in ("sigma", "loglik"):
-            return fits.sigma if of == "sigma" else fits.loglik
-        return standard(fits)[:, self._variance_names(built.frame).index(of)]
-
     def _fill(
         self, out: Numbers, index: np.ndarray, built: Built, fits: BatchFit, nulls: Mapping[str, BatchFit]
     ) -> None:  # fmt: skip
         """Write the fits of some data sets into the rows."""
-        code = _OF_FIT[fits.status]
+        code = OF_FIT[fits.status]
         converged, none = fits.converged, np.full((3, len(index)), np.nan)
         for r, row in enumerate(self.rows):
             if row.target in self.absent:
@@ -258,7 +266,10 @@ class Fitter:
             if row.test == LRT:
                 values, status = _likelihood_ratio(built, fits, nulls[row.target], row.target, self.targets, code)
             elif row.test == ESTIMATE:
-                values = (np.where(converged, self._parameter(fits, built, row.target), np.nan), *none)
+                values = (
+                    np.where(converged, parameter(fits, built.frame, str(self.targets[row.target].of)), np.nan),
+                    *none,
+                )
             else:
                 place = self.tested.index(row.target) if row.target in self.tested else None
                 found = values_of(fits.tests, row.test, row.target, place)
@@ -274,6 +285,21 @@ class Fitter:
             out.converged[r, index], out.singular[r, index] = converged, fits.singular
 
 
+def variance_names(frame: ModelFrame) -> tuple[str, ...]:
+    """Names of the columns of `jaxlmm.simulation.bootstrap.standard`."""
+    labels = [(getattr(p, "group_label", getattr(p, "group", "")), p.columns) for p in frame.parts]
+    if any(not columns for _, columns in labels):  # over coordinates, which have no matrix
+        return ("sigma",)
+    return standard_names(frame.coef_names, labels, True)
+
+
+def parameter(fits: BatchFit, frame: ModelFrame, of: str) -> np.ndarray:
+    """A standard deviation, a correlation or the log-likelihood (b,)."""
+    if of in ("sigma", "loglik"):
+        return fits.sigma if of == "sigma" else fits.loglik
+    return standard(fits)[:, variance_names(frame).index(of)]
+
+
 def _likelihood_ratio(
     built: Built, fits: BatchFit, null: BatchFit, name: str, targets: Mapping[str, Target], code: np.ndarray
 ) -> tuple[tuple[np.ndarray, ...], np.ndarray]:  # fmt: skip
@@ -286,7 +312,7 @@ def _likelihood_ratio(
     added = built.model.X.shape[1] - built.nulls[name].X.shape[1]
     both = fits.converged & null.converged
     p = np.where(both, chdtrc(added, np.maximum(2.0 * (fits.loglik - null.loglik), 0.0)), np.nan)
-    other = _OF_FIT[null.status]
+    other = OF_FIT[null.status]
     none = np.full(len(p), np.nan)
     estimate = np.where(fits.converged, none if targets[name].is_joint else estimate, np.nan)
     return (estimate, none, none, p), np.where(code == 0, other, code)

@@ -10,6 +10,7 @@ from ..errors import DataError
 from ..inference.fixed_effects.in_batches import METHODS, Tests
 
 ESTIMATE = "estimate"  # the test of targets that have none: variances
+CHOSEN = "chosen"  # which model a selection has chosen
 LRT = "lrt"
 
 
@@ -31,7 +32,8 @@ class Target:
         then that of the generating model's coefficients
     of : a coefficient's name; weights of several ``{"arm": 1, "arm:visit2": 1}``; a list of coefficients, whose joint F
         test it is, with no estimate (its truth is the largest of theirs); or ``"loglik"``, or what a bootstrap reports
-        of variances, ``"sigma"``, ``"sd_(Intercept)|cluster"``; default the target's own name
+        of variances, ``"sigma"``, ``"sd_(Intercept)|cluster"``; or ``"chosen"``, see `jaxlmm.study.analyses.Selection`;
+        default the target's own name
     null : the value that is tested
     """
 
@@ -42,7 +44,9 @@ class Target:
     @property
     def is_variance(self) -> bool:
         """Whether it is a standard deviation, a correlation or the log-likelihood, of which there is no test."""
-        return isinstance(self.of, str) and (self.of in ("sigma", "loglik") or self.of.startswith(("sd_", "cor_")))
+        return isinstance(self.of, str) and (
+            self.of in ("sigma", "loglik", CHOSEN) or self.of.startswith(("sd_", "cor_"))
+        )
 
     @property
     def is_joint(self) -> bool:
@@ -169,12 +173,17 @@ class Analysis:
             )
 
 
-def estimators_of(given: Any) -> tuple[Estimator | Analysis, ...]:
+def is_estimator(one: Any) -> bool:
+    """Whether it is declared as an estimator: those of `analyses` bring what applies them."""
+    return isinstance(one, Estimator | Analysis) or hasattr(one, "fitter")
+
+
+def estimators_of(given: Any) -> tuple[Any, ...]:
     """Estimators, functions of a data set among them by their names."""
-    several = (given,) if isinstance(given, Estimator | Analysis) or callable(given) else tuple(given)
+    several = (given,) if is_estimator(given) or callable(given) else tuple(given)
     out = []
     for one in several:
-        if not isinstance(one, Estimator | Analysis):
+        if not is_estimator(one):
             if not callable(one):
                 raise DataError(f"estimators: found {one!r}, expected Estimator, Analysis or a function f(data)")
             one = Analysis(getattr(one, "__name__", type(one).__name__), one)

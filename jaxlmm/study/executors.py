@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from ..batch.chunks import cores
+from ..runtime.devices import devices
 from .chunk import Bench, environment, is_one_thread, message_of, one_thread
 from .declare import Study, Task
 from .store import StudyError
@@ -282,9 +283,7 @@ class Inline:
         if not is_one_thread():
             yield from Processes(1).parts(study, tasks)
             return
-        import jax
-
-        seats = [Seat(study, device) for device in jax.local_devices()]
+        seats = [Seat(study, device) for device in devices()]
         yield from map(seats[0].run, tasks) if len(seats) == 1 else _shared(tasks, seats)
 
 

@@ -18,6 +18,7 @@ from ..errors import DataError
 from ..estimates.effects import linear_predictor
 from ..frames.columns import read_column
 from ..interface import model_of
+from ..likelihood.drawing import Shape
 from ..likelihood.engines import Blocks
 from ..likelihood.model import Model, block_at
 from ..runtime.precision import float64
@@ -26,16 +27,18 @@ from ..tolerances import not_semidefinite
 from .cells import accepted, named_in, resolved
 from .drawing import Drawn, arrays
 
+MOST_SKEW, MOST_TAILS = 2.0, 0.25  # Tukey's g and h
 LOST = 1_000_000  # what the key of lost rows is folded with, beyond any term's
 
 
 class Truth(NamedTuple):
-    """A model on a design: its mean (n,), the covariance blocks of its terms, the names of its coefficients."""
+    """A model on a design: its mean (n,), the covariance blocks of its terms, coefficients, shapes of terms."""
 
     model: Model
     mean: np.ndarray
     blocks: Blocks
     names: tuple[str, ...]
+    shapes: tuple[Shape | None, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,8 +54,16 @@ class MixedModel:
         ``"residual"``: a variance; variances; a matrix; or, for structures, a mapping from their parameters. Numbers
         here and in `beta` may be expressions of the cell's factors, ``"icc"`` or ``"1 - icc"``. Default of the
         residual: a variance of 1.
+    skew, tails : g and h of Tukey's g-and-h distribution of random effects and residuals that are not normal, by the
+        names in `covariance`; covariances stay. g = 0.5 has skewness 1.75; h = 0.1 kurtosis 5.5 (t with 6.4 degrees of
+        freedom), h = 0.15 kurtosis 10 (t with 4.8)
     lost : function ``f(key, y, data, **factors)`` in JAX that says which rows (n,) are lost, such as
         `Dropout`
+
+    Notes
+    -----
+    Slopes that differ between groups are a term of this formula that estimators leave out, ``(arm | cluster)``; errors
+    of different sizes a ``variance`` with its numbers, ``"ident(arm)"`` with ``covariance={"residual": ...}``.
     """
 
     formula: str
@@ -65,15 +76,17 @@ class MixedModel:
     relationship: Mapping[str, Any] | None = None
     structures: Mapping[str, type[Covariance]] | None = None
     lost: Callable[..., Any] | None = None
+    skew: Mapping[str, Any] | None = None
+    tails: Mapping[str, Any] | None = None
 
     def drawer(
         self, data: dict[str, Any], factors: Mapping[str, Any], response: str
     ) -> Callable[[Array, int], Drawn]:  # fmt: skip
         """A function of keys (b,) that draws responses."""
-        model, mean, blocks, _ = self.truth(data, factors, response)
+        model, mean, blocks, _, shapes = self.truth(data, factors, response)
 
         def draw(keys: Array, count: int) -> Drawn:
-            y = draw_rows(model, mean, blocks, keys)
+            y = draw_rows(model, mean, blocks, keys, shapes)
             return Drawn({response: y if lost is None else np.where(np.asarray(lost(keys, y)), np.nan, y)})
 
         lost = None if self.lost is None else _lost(self.lost, data, accepted(self.lost, factors))
@@ -84,8 +97,8 @@ class MixedModel:
         lost: Any = None
         if self.lost is not None:
             known = dict.fromkeys(factors)
-            lost = self.lost.hazard if isinstance(self.lost, Dropout) else list(accepted(self.lost, known))
-        return named_in([self.beta, self.covariance, lost])
+            lost = self.lost.numbers if isinstance(self.lost, Dropout) else list(accepted(self.lost, known))
+        return named_in([self.beta, self.covariance, self.skew, self.tails, lost])
 
     def truth(
         self, data: dict[str, Any], factors: Mapping[str, Any], response: str
@@ -119,35 +132,72 @@ class MixedModel:
             listed = ", ".join(repr(names[0]) for names in keys)
             raise DataError(f"covariance: found {unknown[0]!r}, expected terms of the model: {listed}")
         mean = linear_predictor(model.X, np.array(coef), model.offset)
-        return Truth(model, mean, Blocks(tuple(blocks[:-1]), blocks[-1]), frame.coef_names)
+        shapes = _shapes(keys, self.skew or {}, self.tails or {}, factors)
+        return Truth(model, mean, Blocks(tuple(blocks[:-1]), blocks[-1]), frame.coef_names, shapes)
 
 
 @dataclass(frozen=True)
 class Dropout:
-    """Subjects who leave for good, for `MixedModel.lost`: before each visit after the first with the same probability.
+    """Subjects who leave for good, for `MixedModel.lost`, before any visit after the first.
 
     Parameters
     ----------
-    hazard : the probability, or an expression of the cell's factors;  subject, time : columns of the design; visits
-        are in the order of numbers or of an ordered factor
+    hazard : the probability at each visit, or an expression of the cell's factors;  subject, time : columns of the
+        design; visits are in the order of numbers or of an ordered factor
+    slope, center : the log odds of leaving change by `slope` for each unit by which the response at the visit before
+        is above `center`: missing at random, as what it depends on has been seen. 0 is completely at random
     """
 
     hazard: float | str
     subject: str = "subject"
     time: str = "time"
+    slope: float | str = 0.0
+    center: float | str = 0.0
+
+    @property
+    def numbers(self) -> list[Any]:
+        """What may be expressions."""
+        return [self.hazard, self.slope, self.center]
 
     def __call__(self, key: Array, y: Array, data: Mapping[str, Any], **factors: Any) -> Array:
         """Which rows (n,) come after their subject has left."""
         hazard = resolved(self.hazard, factors, "hazard")
         subject, visit = (read_column(name, data[name]).as_factor() for name in (self.subject, self.time))
         visit = in_order(visit, "lost: Dropout")
-        stays = jax.random.uniform(key, (len(subject.levels), len(visit.levels)), float) >= hazard
+        slope, center = (resolved(v, factors, n) for v, n in ((self.slope, "slope"), (self.center, "center")))
+        size = len(subject.levels), len(visit.levels)
+        chance: Any = hazard
+        if slope:
+            before = jnp.full(size, center).at[subject.values, visit.values].set(y)
+            odds = np.log(hazard) - np.log1p(-hazard) + slope * (jnp.roll(before, 1, 1) - center)
+            chance = jax.nn.sigmoid(odds)
+        stays = jax.random.uniform(key, size, float) >= chance
         return ~jnp.cumprod(stays.at[:, 0].set(True), 1).astype(bool)[subject.values, visit.values]
 
 
 def stand_in(rows: int) -> np.ndarray:
     """A response that varies, to build models with."""
     return np.random.default_rng(rows).standard_normal(rows)
+
+
+def _shapes(
+    keys: list[tuple[str, ...]], skew: Mapping[str, Any], tails: Mapping[str, Any], factors: Mapping[str, Any]
+) -> tuple[Shape | None, ...]:  # fmt: skip
+    """Of each part; nothing where all are normal."""
+    known = {name for names in keys for name in names}
+    for what, given in (("skew", skew), ("tails", tails)):
+        if unknown := [name for name in given if name not in known]:
+            listed = ", ".join(repr(names[0]) for names in keys)
+            raise DataError(f"{what}: found {unknown[0]!r}, expected terms of the model: {listed}")
+    out = []
+    for names in keys:
+        g, h = (next((resolved(given[n], factors, f"{what}[{n!r}]") for n in names if n in given), 0.0)
+                for what, given in (("skew", skew), ("tails", tails)))  # fmt: skip
+        if not (abs(g) <= MOST_SKEW and 0.0 <= h < MOST_TAILS):
+            raise DataError(f"skew, tails: expected |g| up to {MOST_SKEW:g} and h from 0 to below {MOST_TAILS:g} "
+                            f"(where there is a kurtosis), found {g:g} and {h:g} for {names[0]!r}")  # fmt: skip
+        out.append(None if g == 0.0 and h == 0.0 else Shape.of(g, h))
+    return tuple(out) if any(one is not None for one in out) else ()
 
 
 def _lost(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from ..batch.fits import Fitted
 from ..inference.fixed_effects.in_batches import LaneTests, Tests
+from ..inference.hypotheses.coding import coding_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +38,25 @@ class Hypotheses:
             self.single.put(tests, rows, fitted)
         for name, own in self.joint.items():
             own.put({method: tests[joint_key(method, name)] for method in own.keys}, rows, fitted)
+
+    @property
+    def needs_design(self) -> bool:
+        """Whether degrees of freedom are counted in designs."""
+        return any(tests.needs_design for tests in self._every)
+
+    @property
+    def _every(self) -> tuple[Tests, ...]:
+        return (*(() if self.single is None else (self.single,)), *self.joint.values())
+
+    def on(self, designs: Sequence[Any]) -> Hypotheses:
+        """The same for one design of all data sets, or one for each: their `frame` and `data`.
+
+        Several coefficients are tested in the coding of the factors of the first.
+        """
+        single = None if self.single is None else self.single.on(designs)
+        coding = coding_of(designs[0]) if self.joint else None
+        joint = {name: tests.coded(coding).on(designs) for name, tests in self.joint.items() if coding is not None}
+        return Hypotheses(single, joint)
 
     def without_robust(self) -> Hypotheses:
         """The same without sandwiches, which need complete responses to one design."""

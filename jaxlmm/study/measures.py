@@ -13,10 +13,11 @@ import numpy as np
 from ..distributions import t_quantile
 from .estimate import ABSENT
 
+BAND = 1.959963984540054  # Monte Carlo bands and bars are of 95 %
 QUANTITIES = ("estimate", "square", "variance", "covered", "rejected", "converged", "singular", "usable")
 MEASURES = (
-    "bias", "empirical_se", "mse", "model_se", "relative_error_se", "coverage", "type1_error", "power", "rejection",
-    "converged", "singular", "usable",
+    "mean", "bias", "empirical_se", "mse", "model_se", "relative_error_se", "coverage", "type1_error", "power",
+    "rejection", "converged", "singular", "usable",
 )  # fmt: skip
 
 
@@ -103,6 +104,8 @@ def performance(moments: Moments, truth: np.ndarray, null: np.ndarray) -> dict[s
 
     with np.errstate(invalid="ignore", divide="ignore"):
         return {
+            "mean": (np.where(~known & (estimate.n > 0), estimate.mean, np.nan),
+                     np.where(known, np.nan, estimate.error), estimate.n),
             "bias": (np.where(known & (estimate.n > 0), estimate.mean - truth, np.nan),
                      np.where(known, estimate.error, np.nan), estimate.n),
             "empirical_se": (empirical, empirical / np.sqrt(2.0 * (n - 1.0)), estimate.n),

@@ -46,4 +46,4 @@ def merge(out: Any, shares: Sequence[Any], mixed: bool = False) -> Results:
 
 
 def _same(manifest: dict[str, Any]) -> dict[str, Any]:
-    return {**{k: v for k, v in manifest["study"].items() if k != "name"}, "rows": manifest["rows"]}
+    return {**{k: v for k, v in manifest["study"].items() if k not in ("name", "aims")}, "rows": manifest["rows"]}

@@ -11,10 +11,12 @@ from ..distributions import t_quantile
 from ..errors import DataError
 from ..plotting import MARKERS, new_figure
 from .estimators import ESTIMATE, Row
+from .measures import BAND
 from .results import Performance, Results
 from .sizing import SampleSize
 
-BAND = 1.959963984540054  # Monte Carlo bands and bars are of 95 %
+PANELS = 4  # zip plots side by side
+LINES = ("-", "--", ":", "-.")
 SHOWN = 100_000  # intervals of a zip plot that are read
 TITLES = {
     "type1_error": "type-I error", "rejection": "rejections", "model_se": "model SE", "empirical_se": "empirical SE",
@@ -96,6 +98,15 @@ def plot_curve(summary: Performance, factor: str, measure: str = "power", target
     return figure
 
 
+def _end(grid: np.ndarray, count: int) -> None:
+    """Panels beyond the last one are not there, and those above them have the numbers of the axis."""
+    axes = grid.ravel()
+    for spare in axes[count:]:
+        spare.set_axis_off()
+    for ax in axes[max(count - grid.shape[1], 0) : count]:
+        ax.tick_params(labelbottom=True)
+
+
 def _band(ax: Any, nominal: float, n: np.ndarray, vertical: bool = False) -> None:
     """Where a true rate of `nominal` is estimated 95 times of a hundred."""
     count = np.nanmin(np.where(n > 0, n, np.nan)) if np.any(n > 0) else np.nan
@@ -130,6 +141,46 @@ def plot_coverage(summary: Performance, target: str | None = None, measure: str 
     return figure
 
 
+def plot_lollipop(summary: Performance, measure: str = "coverage", target: str | None = None) -> Any:
+    """A measure of every method with Monte Carlo bars, a panel for each cell; stems begin at what it should be.
+
+    That is the level for coverage, alpha for the type-I error, with the band in which 95 of a hundred estimates of it
+    fall, and otherwise 0. Methods have their names beside them, in every picture the same place and colour.
+
+    Returns
+    -------
+    matplotlib's Figure
+    """
+    results, value = summary.results, summary.value[measure]
+    rows = _rows(results, target, value)
+    cells = [c for c in range(len(results.cells)) if not np.isnan(value[c, rows]).all()]
+    nominal = {"coverage": summary.level, "type1_error": summary.alpha}.get(measure)
+    columns = min(len(cells), PANELS)
+    lines, y = -(-len(cells) // columns), np.arange(len(rows))
+    widest = max(len(label_of(results.rows[k])) for k in rows)
+    figure = new_figure(2.1 * columns + 0.085 * widest + 0.4, (0.26 * len(rows) + 0.75) * lines + 0.3)
+    grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
+    for ax, c in zip(grid.ravel(), cells, strict=False):
+        bars = BAND * summary.mcse[measure][c, rows]
+        ax.hlines(y, nominal or 0.0, value[c, rows], color=[f"C{i % 10}" for i in y], linewidth=1.2)
+        for i, k in enumerate(rows):
+            ax.errorbar(
+                value[c, k], i, xerr=bars[i], linestyle="", marker="o", markersize=5, capsize=2, color=f"C{i % 10}"
+            )
+        if nominal is None:
+            ax.axvline(0.0, color="0.6", linewidth=0.8, zorder=0)
+        else:
+            _band(ax, nominal, summary.n[measure][c, rows], vertical=True)
+        ax.set_title(cell_label(results, c), fontsize=9)
+        ax.tick_params(labelsize=8)
+    _end(grid, len(cells))
+    for ax in grid.ravel()[max(len(cells) - columns, 0) : len(cells)]:
+        ax.set_xlabel(TITLES.get(measure, measure))
+    grid[0, 0].set_yticks(y, [label_of(results.rows[k]) for k in rows])
+    grid[0, 0].set_ylim(len(rows) - 0.4, -0.6)
+    return figure
+
+
 def plot_zip(
     results: Results, cell: int = 0, target: str | None = None, rows: Sequence[int] | None = None, level: float = 0.95
 ) -> Any:  # fmt: skip
@@ -154,8 +205,12 @@ def plot_zip(
         read += task.hi - task.lo
         if read >= SHOWN:
             break
-    figure = new_figure(2.6 * len(rows) + 0.8, 4.2)
-    axes = figure.subplots(1, len(rows), sharex=True, sharey=True, squeeze=False)[0]
+    columns = min(len(rows), PANELS)
+    lines = -(-len(rows) // columns)
+    figure = new_figure(2.6 * columns + 0.8, 3.9 * lines + 0.3)
+    grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
+    axes = grid.ravel()[: len(rows)]
+    _end(grid, len(rows))
     widest = 0.0
     for ax, k, parts in zip(axes, rows, found, strict=True):
         estimate, half, se = np.concatenate(parts, 1)
@@ -177,7 +232,8 @@ def plot_zip(
         ax.set_xlabel(target)
     axes[0].set_xlim(truth[rows[0]] - widest, truth[rows[0]] + widest)
     axes[0].set_ylim(0.0, 100.0)
-    axes[0].set_ylabel("centile of |z|")
+    for ax in grid[:, 0]:
+        ax.set_ylabel("centile of |z|")
     figure.suptitle(cell_label(results, cell), fontsize=10)
     return figure
 
@@ -197,7 +253,8 @@ def plot_nested_loop(summary: Performance, measure: str = "coverage", target: st
     axes = figure.subplots(1 + len(factors), 1, sharex=True, squeeze=False,
                            height_ratios=[5.0, *[0.8] * len(factors)])[:, 0]  # fmt: skip
     for i, k in enumerate(rows):
-        axes[0].stairs(value[:, k], edges, baseline=None, color=f"C{i}", linewidth=1.4, label=label_of(results.rows[k]))
+        axes[0].stairs(value[:, k], edges, baseline=None, color=f"C{i}", linewidth=1.6, label=label_of(results.rows[k]),
+                       linestyle=LINES[i % len(LINES)])  # fmt: skip
     if measure in ("coverage", "type1_error"):
         nominal = summary.level if measure == "coverage" else summary.alpha
         _band(axes[0], nominal, summary.n[measure][:, rows])

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..arguments import door
+from ..arguments import door, numbers_of, shown
 from ..batch.chunks import Progress
 from ..design.encoding import side_columns
 from ..design.fields import FrameField
@@ -49,10 +49,9 @@ def power_curve(
     """
     check_level(alpha, "alpha")
     check_count("n", n)
-    sizes: list[Any] = [to] if isinstance(to, int) else list(to)
-    for size in sizes:
-        if int(size) != size or size < 2:
-            raise DataError(f"to: expected numbers of levels, at least 2, found {size!r}")
+    sizes = np.atleast_1d(numbers_of("to", to, "numbers of levels"))
+    if sizes.ndim > 1 or not all(size >= 2 and size == np.rint(size) for size in sizes):
+        raise DataError(f"to: expected numbers of levels, at least 2, found {shown(to)}")
     ask = question(fit.coef_names, fit.coef, target, effect, null)
     names = (tests,) if isinstance(tests, str) else tuple(tests)
     rows = []

@@ -90,7 +90,7 @@ def _check_targets(study: Study, fitters: Sequence[Any]) -> None:
 
 def _check_truths(study: Study, cell: int, data: Mapping[str, Any], fitters: Sequence[Fitter]) -> None:
     """Refuse targets whose true value is taken from a model that does not have them."""
-    _, mean, _, names = study.generate.truth(data, study.cells[cell], study.response)
+    _, mean, _, names, *_ = study.generate.truth(data, study.cells[cell], study.response)
     for name, target in study.targets.items():
         if target.is_variance or target.truth is not None or set(target.weights) <= set(names):
             continue

@@ -15,6 +15,7 @@ from ..errors import DataError
 from ..frames.columns import make_frame
 from ..frames.tables import Shown, Table
 from ..saving.archive import sentence
+from .ademp import Ademp, ademp
 from .cells import label
 from .declare import Task, tasks_of
 from .estimate import ABSENT, FLAGS, FLOATS, STATUSES
@@ -48,7 +49,8 @@ class Performance(Shown):
     def frame(self, measures: Sequence[str] = MEASURES) -> Any:
         """A tidy frame: the factors, estimator, test, target, measure, value, mcse, count.
 
-        Measures: bias, empirical_se, mse, model_se, relative_error_se (percent), coverage, type1_error (where the null
+        Measures: mean (of the estimates, where the truth is not known), bias, empirical_se, mse, model_se,
+        relative_error_se (percent), coverage, type1_error (where the null
         is true), power (where it is not), rejection (where the truth is not known), converged, singular, usable (data
         sets with a result, of all); those without a value are left out.
         """
@@ -68,6 +70,10 @@ class Performance(Shown):
         """A table for each target."""
         targets = dict.fromkeys(row.target for row in self.results.rows)
         return tuple(performance_table(self, target) for target in targets)
+
+    def ademp(self) -> Ademp:
+        """Aims, data, estimands, methods and performance in words and tables, with what is conditional on a result."""
+        return ademp(self)
 
     def measure(self, name: str, estimator: str, test: str, target: str) -> tuple[np.ndarray, np.ndarray]:
         """Value and error (cells,) of one measure of one row."""
@@ -245,6 +251,36 @@ class Results:
         for i, name in enumerate(("value", "mcse", "count"), 2):
             columns[name] = np.array([float(row[i]) for row in rows])
         return self._tidy([c for c, *_ in rows], None, columns)
+
+    def rejections(
+        self, tests: Sequence[tuple[str, str, str]], alpha: float = 0.05, how: str = "all"
+    ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+        """How often several tests reject in the same data set, and in how many all have a result: (cells,) each.
+
+        Parameters
+        ----------
+        tests : (estimator, test, target) of each;  alpha : of every one of them
+        how : "all" must reject, or "any" of them
+        """
+        check_level(alpha)
+        if how not in ("all", "any"):
+            raise DataError(f"how: found {how!r}, expected 'all' or 'any'")
+        rows = [self.row(*one) for one in tests]
+        counts = np.zeros((2, len(self.cells)))
+        for task, part in self.parts():
+            p = np.where(part["status"][rows] == 0, part["p"][rows], np.nan)
+            there = ~np.isnan(p).any(0)
+            reject = (np.all if how == "all" else np.any)(p <= alpha, axis=0)
+            counts[:, task.cell] += np.sum(reject & there), np.sum(there)
+        return counts[0], counts[1]
+
+    def joint_power(self, tests: Sequence[tuple[str, str, str]], alpha: float = 0.05, how: str = "all") -> Any:
+        """`rejections` as a frame: the factors, power, mcse, count."""
+        hits, n = self.rejections(tests, alpha, how)
+        power = np.divide(hits, n, out=np.full(len(n), np.nan), where=n > 0)
+        mcse = np.sqrt(power * (1.0 - power) / np.maximum(n, 1.0))
+        columns: dict[str, Any] = {"power": power, "mcse": mcse, "count": n.astype(int)}
+        return self._tidy(range(len(n)), None, columns)
 
     def _tidy(self, cells: Sequence[int], rows: Sequence[int] | None, columns: Mapping[str, Any]) -> Any:
         """A frame whose lines are of these cells and, if given, these rows."""

@@ -11,7 +11,6 @@ import numpy as np
 from ..arguments import doors
 from ..errors import DataError
 from ..frames.columns import make_frame
-from ..interface import lmm
 from ..runtime.precision import float64
 from ..runtime.sizes import check_count
 from .applying import Analyst, attempt, fitter_of
@@ -78,10 +77,9 @@ class StudyReplicate:
         name = next(iter(known)) if estimator is None and len(known) == 1 else estimator
         if name not in known:
             raise DataError(f"estimator: found {estimator!r}, expected one of {', '.join(known)}")
-        one, data = known[name], self.data
-        if (analyst := self._fitter(one)) and isinstance(analyst, Analyst):
-            return analyst.alone(self.drawn.table(0, self.design))
-        return lmm(one.formula, data, one.method, **one.options)
+        data, fitter = self.data, self._fitter(known[name])
+        data = self.drawn.table(0, self.design) if isinstance(fitter, Analyst) else data
+        return fitter.alone(data, self.drawn.analysis_keys[0])
 
     def rows(self) -> Any:
         """Its rows as they are in the study: estimator, test, target, estimate, se, df, p, status, ..., message."""

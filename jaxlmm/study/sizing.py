@@ -79,9 +79,10 @@ class SampleSize:
 def sample_size(
     study: Study, factor: str, power: float, low: int, high: int, out: Any, *, estimator: str | None = None,
     test: str | None = None, target: str | None = None, alpha: float = 0.05, step: int = 1,
-    error: float | None = None, stages: int = 8, **options: Any,
+    error: float | None = None, stages: int = 8, tests: Sequence[tuple[str, str, str]] | None = None,
+    how: str = "all", **options: Any,
 ) -> SampleSize:  # fmt: skip
-    """Find the level of a factor at which a test reaches a power.
+    """Find the level of a factor at which a test, or several together, reach a power.
 
     Parameters
     ----------
@@ -92,6 +93,7 @@ def sample_size(
     step : sizes are multiples of it (2 for two equal arms)
     error : Monte Carlo standard error of the root at which to stop; default half a step
     stages : at most
+    tests, how : in place of one row, (estimator, test, target) of several, of which "all" or "any" must reject
     options : `executor`, `workers`, `progress`, `mixed` of `jaxlmm.study.run`
 
     Returns
@@ -121,12 +123,9 @@ def sample_size(
         cells = [{**study.cells[0], factor: n} for n in sizes]
         one = study.changed(grid=cells, seed=study.seed + stage * SEED_STEP)
         results = run(one, Path(out) / f"stage-{stage:02d}", **options)
-        summary, k = results.summary(alpha=alpha), results.row(estimator, test, target)
-        rates = [summary.value[name][:, k] for name in ("power", "type1_error", "rejection")]
-        rate = np.select([~np.isnan(r) for r in rates], rates, np.nan)
-        count = summary.n["power"][:, k]
-        for n, p, b in zip(sizes, rate, count, strict=True):
-            tried[n] = tried.get(n, np.zeros(2)) + np.array([p * b if b else 0.0, b])
+        rows = tests if tests is not None else [results.rows[results.row(estimator, test, target)]]
+        for n, *counted in zip(sizes, *results.rejections(rows, alpha, how), strict=True):
+            tried[n] = tried.get(n, np.zeros(2)) + np.array(counted)
         found = _root(factor, power, tried, low, high, step)
         if found.error <= goal:
             break

@@ -9,6 +9,7 @@ import numpy as np
 from ..frames.tables import Table
 
 SHOWN = {
+    "mean": ("mean", 1.0, 4),
     "bias": ("bias", 1.0, 4), "empirical_se": ("empirical SE", 1.0, 4), "model_se": ("model SE", 1.0, 4),
     "relative_error_se": ("SE error %", 1.0, 2), "coverage": ("coverage %", 100.0, 2),
     "type1_error": ("type-I error %", 100.0, 2), "power": ("power %", 100.0, 2),

@@ -16,6 +16,7 @@ import jaxlmm
 from batches import GROUPS, KINDS, N, batch, design, responses, singles
 from cases import some
 from jaxlmm import Model, Status, Term
+from jaxlmm.errors import DataError
 from jaxlmm.fitting import estimate as fitting
 
 
@@ -30,7 +31,7 @@ def assert_lane(fit, i, single):
     assert bool(fit.singular[i]) == any(single.boundary)
 
 
-@pytest.mark.parametrize("kind", some(KINDS, "balanced slopes", "uneven slopes", "crossed", "residual"))
+@pytest.mark.parametrize("kind", some(KINDS, "uneven slopes", "crossed"))
 def test_a_lane_is_the_single_fit(kind):
     fit = batch(kind)
     assert len(fit) == 24
@@ -164,6 +165,20 @@ def test_missing_observations_can_be_left_out(kind):
     np.testing.assert_array_equal(fit.status[3:5], Status.BAD_RESPONSE)
     kept = jaxlmm.fit_batch(model, Y)
     np.testing.assert_array_equal(kept.status[1:5], Status.BAD_RESPONSE)
+
+
+def test_lost_rows_that_leave_groups_among_the_fixed_effects_are_a_status():
+    """Where `lmm` of the rows that are left refuses the model, for REML alone; the other lanes are fitted."""
+    rng = np.random.default_rng(0)
+    group = np.repeat(np.arange(3), 10)
+    X = np.column_stack([np.ones(30), group == 1.0])
+    Y = rng.normal(size=(4, 30))
+    Y[1, 20:], Y[2, 3] = np.nan, np.nan
+    model = Model(Y[0], X, [Term(np.ones(30), group)])
+    fit = jaxlmm.fit_batch(model, Y, missing="drop")
+    assert [Status(s).name for s in fit.status] == ["CONVERGED", "BAD_RESPONSE", "CONVERGED", "CONVERGED"]
+    with pytest.raises(DataError, match="combinations of the fixed effects"):
+        jaxlmm.fit_batch(Model(Y[1, :20], X[:20], [Term(np.ones(20), group[:20])]))
 
 
 @pytest.mark.parametrize("kind", some(OWN, "crossed"))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 
+import jax
 import numpy as np
 import pytest
 
 import jaxlmm
 from batches import design, responses
 from jaxlmm.batch import chunks, queue, refitting
+from jaxlmm.runtime.devices import devices, platform
 
 
 @pytest.mark.parametrize("cores", [1, 2, 4, 16])
@@ -31,6 +33,50 @@ def test_few_shapes_are_compiled():
     steps = [capacity for capacity, _ in queue.SIZES["cpu"]]
     assert all(b <= 4 * a for a, b in zip(steps[1:-1], steps[2:], strict=True)) and len(steps) <= 5
     assert queue.sizes(300)[0] == queue.sizes(1000)[0] == 1024
+
+
+def test_queues_of_a_gpu(monkeypatch):
+    """At most four times the room that lanes need; slots, and chunks, by its memory and the number of parameters."""
+    for module in (queue, chunks):
+        monkeypatch.setattr(module, "platform", lambda: "gpu")
+    assert all(queue.sizes(b)[0] <= 4 * b for b in (64, 257, 1100, 5000, 20_000))
+    assert queue.sizes(1100) == (4096, 4096)
+    slots = []
+    for memory in (1e8, 1e6, None):
+        for module in (queue, chunks):
+            monkeypatch.setattr(module, "numbers_at_once", lambda memory=memory: memory)
+        slots.append([queue.sizes(10**6, 1000, k)[1] for k in (0, 3, 55)])
+        if memory:
+            each = max(map(len, chunks.chunks(10**6, 300, 55)))
+            assert each * (300 + 2 * 56**2) <= memory
+    assert slots == [[16384, 16384, 1024], [512, 128, 16], [16384, 8192, 512]]
+
+
+@pytest.mark.slow
+def test_out_of_memory_is_answered_by_fewer_slots(monkeypatch):
+    model, Y = design("one-way"), responses("one-way")
+    expected, drained, tried = jaxlmm.fit_batch(model, Y).loglik, queue._drained, []
+
+    def full(slots, *args):
+        tried.append(slots)
+        if slots > 16:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate")
+        return drained(slots, *args)
+
+    monkeypatch.setattr(queue, "_drained", full)
+    monkeypatch.setattr(queue, "sizes", lambda *args: (256, 64))
+    np.testing.assert_allclose(jaxlmm.fit_batch(model, Y).loglik, expected, rtol=1e-12)
+    assert tried[:2] == [64, 16] and set(tried[2:]) <= {16}
+    monkeypatch.setattr(queue, "FEWEST", 64)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="RESOURCE_EXHAUSTED"):
+        jaxlmm.fit_batch(model, Y)
+
+
+def test_the_device_of_a_scope_is_the_one_that_works():
+    device = jax.devices("cpu")[0]
+    for chosen in (device, "cpu"):
+        with jax.default_device(chosen):
+            assert devices() == (device,) and platform() == "cpu" and chunks.workers() == 1
 
 
 def test_four_cores_all_get_lanes(monkeypatch):

@@ -8,7 +8,9 @@ from scipy import sparse
 
 import jaxlmm
 from cases import some
+from jaxlmm.batch.statistics import SufficientStatistics
 from jaxlmm.errors import DataError
+from jaxlmm.interface import model_of
 
 FORMULAS = {
     "one factor": "y ~ x * f + (1 | g)",
@@ -76,6 +78,52 @@ def test_any_source(data, tmp_path):
     assert fit.refit(sparse.csr_array(Y)).coef_names == fit.coef_names
 
 
+@pytest.mark.parametrize("weighted", some([False, True], False))
+def test_chunks_of_rows(data, tmp_path, weighted):
+    """A Parquet file with a column a response, chunks, dense and sparse; responses far from zero, or missing."""
+    from pyarrow import parquet, table
+
+    fit = jaxlmm.lmm("y ~ x + (1 | g)", data, **({"weights": "w", "offset": "o"} if weighted else {}))
+    Y = responses(data, 5)
+    Y[3] += 1e6
+    expected = fit.refit(Y)
+    parquet.write_table(table({f"r{i}": y for i, y in enumerate(Y)}), tmp_path / "Y.parquet", row_group_size=70)
+    parts = [Y[:, :10].T, Y[:, 10:99].T, Y[:, 99:].T]
+    sources = (tmp_path / "Y.parquet", iter(parts), [sparse.csr_array(part) for part in parts])
+    for source in sources:
+        same(fit.statistics().fit_rows(source), expected, 1e-7)
+    exact = np.array([Y[0], data["x"] + 10.0 * data["g"] + 5e-3 * Y[1]])  # next to nothing is left of the second
+    same(fit.statistics().fit_rows([exact.T]), fit.refit(exact), 1e-7)
+    with pytest.raises(DataError, match="source: 1 responses lie so near"):
+        fit.statistics().fit_rows(iter([exact.T]))
+    other = fit.statistics().fit_rows(str(tmp_path / "Y.parquet"), ["r3", "r1"])
+    np.testing.assert_allclose(other.loglik, expected.loglik[[3, 1]], rtol=1e-7)
+    Y[2, 5] = np.nan
+    found = fit.statistics().fit_rows([Y.T])
+    assert found.status[2] == jaxlmm.Status.BAD_RESPONSE and np.isfinite(np.delete(found.loglik, 2)).all()
+    for source, columns, message in (
+        ([Y.T[:7]], None, "source: expected 240 rows in all, found 7"),
+        ([Y.T, Y.T], None, "source: expected 240 rows in all, found more"),
+        ([Y.T[:9], Y.T[9:, :2]], None, "source: expected 5 responses"),
+        ([Y.T], ["r1"], "columns: expected only with a file"),
+        (tmp_path / "Y.parquet", ["r9"], "columns: 'r9' is not in"),
+        ("nowhere.parquet", None, "source: there is no file"),
+    ):
+        with pytest.raises(DataError, match=message):
+            fit.statistics().fit_rows(source, columns)
+
+
+def test_sparse_responses_are_not_made_dense(data, monkeypatch):
+    """An intercept that cells span leaves rounding alone, which once counted as a direction of its own."""
+    Y = np.random.default_rng(2).normal(size=(4, 240)) * (np.random.default_rng(3).random((4, 240)) < 0.4)
+    for formula in ("y ~ x * f + (1 | g)", "y ~ x + (x | g)"):
+        statistics = SufficientStatistics(model_of(formula, data)[1])
+        expected = statistics.reduced(Y)
+        with monkeypatch.context() as patch:
+            patch.setattr(SufficientStatistics, "_of_dense", None)
+            np.testing.assert_allclose(statistics.reduced(sparse.csr_array(Y)), expected, atol=1e-11)
+
+
 def test_what_cannot_be_fitted_has_a_status(data):
     fit = jaxlmm.lmm("y ~ x + (1 | g)", data)
     Y = responses(data, 4)
@@ -93,7 +141,8 @@ def test_what_cannot_be_fitted_has_a_status(data):
     [
         (lambda f: f.statistics().fit(np.zeros((2, 7))), r"Y: expected responses of 240 rows"),
         (lambda f: f.statistics().fit(3.0), "Y: found float"),
-        (lambda f: f.refit(sparse.csr_array(np.ones((2, 240))), missing="drop"), "not sparse or streamed"),
+        (lambda f: f.refit(sparse.csr_array(np.ones((2, 240))), weights=np.ones((2, 240))), "not sparse or streamed"),
+        (lambda f: f.statistics().fit(np.zeros((2, 240)), missing="no"), "missing: found 'no'"),
     ],
 )
 def test_messages(data, call, message):

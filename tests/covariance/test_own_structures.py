@@ -29,7 +29,7 @@ from jaxlmm import (
     positive,
 )
 from jaxlmm.covariance import NAMES, Identity, KnownMatrix, distances, lags, powers, roots
-from jaxlmm.covariance.trial import is_free_in_scale
+from jaxlmm.covariance.trial import derivatives_of, is_free_in_scale
 from jaxlmm.testing import check_covariance
 
 TIMES = np.tile(np.arange(5.0), 12)
@@ -107,6 +107,12 @@ class NaiveRoot(Covariance):
         return sd[:, None] * sd[None, :] * jnp.where(k[:, None] == k[None, :], 1.0, self.rho)
 
 
+class Logarithm(Damped):
+    def matrix(self, t):
+        lag = jnp.abs(t[:, None] - t[None, :])
+        return self.variance * jnp.exp(-jnp.exp(self.damp * jnp.log(lag / self.range)))
+
+
 class Linear(Covariance):
     variance: Variance
     range: Positive
@@ -140,7 +146,7 @@ class Branch(NumPy):
     [
         (NumPy(), r"NumPy.matrix needs the values of its parameters.*write jax.numpy for numpy"),
         (Branch(), r"Branch.matrix needs the values of its parameters.*jnp.where for if"),
-        (Damped(), r"residual: Damped.matrix has derivatives .* in range, at entry \(0, 0\), between 0.0 and 0.0 "
+        (Logarithm(), r"residual: Logarithm.matrix has derivatives .* in range, at entry \(0, 0\), between 0.0 and 0.0 "
          r"\(a distance of zero\); write powers\(x, p\)"),
         (Linear(), r"Linear.matrix is not positive semidefinite at its start \(variance = 1, range = 1\)"),
         (Nan(), r"Nan.matrix has values that are NaN or infinite .* entry \(0, 1\), between 0.0 and 1.0"),
@@ -152,23 +158,50 @@ def test_what_cannot_be_fitted_is_said_before_the_fit(structure, words):
         residual(structure)
 
 
-def test_the_root_of_a_sum_of_squares_is_said_with_its_entry():
-    places = np.column_stack([TIMES, TIMES**2])
-    with pytest.raises(jaxlmm.DataError, match=r"in range, at entry \(0, 0\).*distances\(points\)"):
-        Field(NaiveDistance(), group=SUBJECT, coords=places)
+class SafeDistance(NaiveDistance):
+    def matrix(self, p):
+        return self.variance * jnp.exp(-distances(p) / self.range)
 
 
-def test_a_start_is_moved_to_where_there_are_derivatives_and_a_covariance():
-    moved = residual(NaivePower()).structure
-    assert moved.start(1, 1.0)[1] != 0.0 and residual(SafeDamped()).structure.start(1, 1.0).shape == (3,)
-    assert residual(SafeDamped(damp=0.8)).structure == SafeDamped(damp=0.8)  # nothing to move
+class SafePower(NaivePower):
+    def matrix(self, t):
+        return self.variance * powers(self.rho, lags(t))
+
+
+@pytest.mark.parametrize(
+    ("naive", "safe", "places"),
+    [
+        (Damped(), SafeDamped(), TIMES[:5]),
+        (NaivePower(), SafePower(), TIMES[:5]),
+        (NaiveDistance(), SafeDistance(), np.column_stack([TIMES, TIMES**2])[:5]),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Covariance) else "",
+)
+def test_powers_and_roots_are_as_those_with_finite_derivatives(naive, safe, places):
+    """Value and two derivatives at distances of zero, and where a correlation is zero."""
+    point = np.array([1.3, 0.7 if isinstance(naive, NaiveDistance) else 0.0, 0.6])[: naive.size(1)]
+    if isinstance(naive, Damped):
+        point[1] = 0.8
+    with jax.enable_x64(True):
+        found, right = (
+            derivatives_of(lambda s, dim, c=c: c.from_natural(s, dim), 1, places)(point[None]) for c in (naive, safe)
+        )
+    for a, b in zip(found, right, strict=True):
+        assert np.isfinite(b).all()
+        np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-13)
+
+
+def test_nothing_is_moved_where_all_is_well():
+    for structure in (NaivePower(), SafeDamped(damp=0.8)):
+        assert residual(structure).structure == structure
+    assert residual(Damped()).structure.start(1, 1.0).shape == (3,)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("structure", "matrix"),
     [
-        (SafeDamped(), lambda p, h: p[0] * np.exp(-((h / p[1]) ** p[2]))),
+        (Damped(), lambda p, h: p[0] * np.exp(-((h / p[1]) ** p[2]))),
         (NaivePower(), lambda p, h: p[0] * p[1] ** h),
     ],
     ids=["damped", "power"],
@@ -610,8 +643,7 @@ def test_a_start_value_has_to_be_possible():
 @pytest.mark.parametrize(
     ("structure", "words"),
     [
-        (Damped(), r"Damped.matrix has derivatives .* in range, at entry \(0, 0\).*write powers"),
-        (NaivePower(), r"NaivePower: the .* not finite, in rho, at entry .*powers\(x, p\)"),
+        (Logarithm(), r"Logarithm.matrix has derivatives .* in range, at entry \(0, 0\).*write powers"),
         (Deviation(), r"Deviation: .* not homogeneous of degree one"),
         (PositiveVariance(), r"PositiveVariance: .* proportional to variance, which is declared Positive"),
         (Linear(), r"Linear.matrix is not positive semidefinite"),

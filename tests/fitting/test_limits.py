@@ -17,7 +17,8 @@ import jaxlmm
 import oracle
 from cases import some
 from jaxlmm.errors import DataError, JaxlmmError
-from jaxlmm.fitting.estimate import MAX_ITERATIONS, estimate
+from jaxlmm.fitting.boundary import MAX_ITERATIONS
+from jaxlmm.fitting.estimate import estimate
 from jaxlmm.fitting.newton import Status, minimise
 from jaxlmm.fitting.objective import Spec, objective, packing_of, scale_of
 from jaxlmm.likelihood.engines.dense import MAX_DENSE_ROWS
@@ -212,7 +213,10 @@ def test_a_cache_that_others_can_write_to_is_refused(tmp_path, mode):
 
 
 @needs_modes
-@pytest.mark.parametrize(("mode", "good"), [(0o777, False), (0o770, False), (0o1777, True), (0o755, True)])
+@pytest.mark.parametrize(
+    ("mode", "good"),
+    some([(0o777, False), (0o770, False), (0o1777, True), (0o755, True)], (0o770, False), (0o1777, True)),
+)
 def test_a_cache_below_a_folder_that_others_can_write_to(tmp_path, mode, good):
     """Whoever can write to a folder can put another one in place of one in it, unless the sticky bit forbids that."""
     folder = tmp_path / "above" / "between" / "cache"
@@ -301,7 +305,7 @@ def derivatives():
     ("name", "engine"),
     some(
         [(name, engine) for engine in ENGINES for name in AWKWARD],
-        *((name, "grouped") for name in AWKWARD[:3]),
+        (AWKWARD[0], "grouped"),
         ("single rows", "dense"),
     ),
 )
@@ -362,9 +366,7 @@ def compound(theta, subject, weights=None):
 
 
 @pytest.mark.parametrize("criterion", some(["reml", "ml"], "reml"))
-@pytest.mark.parametrize(
-    "case", some(["alone", "weights", "beside a random slope"], "weights", "beside a random slope")
-)
+@pytest.mark.parametrize("case", some(["alone", "weights", "beside a random slope"], "beside a random slope"))
 def test_derivatives_of_a_structured_residual(criterion, case):
     y, X, subject, visit = repeated()
     weights = np.random.default_rng(0).uniform(0.5, 2, len(y)) if case == "weights" else None
@@ -452,6 +454,7 @@ def traced_fit(model, method="REML"):
     return fit, np.concatenate([c.start(dim) for c, dim in spec.parts])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", some(["REML", "ML"], "REML"))
 def test_the_solver_in_compiled_code_ends_where_the_host_s_does(method):
     ys, X, codes = slopes_of(0)

@@ -35,6 +35,27 @@ def test_the_saddle_is_left_along_the_curve(cross):
     assert state.iteration <= 14
 
 
+def power(x):
+    return abs(x) ** 2.6, 2.6 * abs(x) ** 1.6 * np.sign(x), 2.6 * 1.6 * abs(x) ** 0.6
+
+
+def decay(x):
+    return np.exp(-x), -np.exp(-x), np.exp(-x)
+
+
+@pytest.mark.parametrize(("f", "most"), [(power, 5), (decay, 6)])
+def test_steps_that_fall_short_by_the_same_part_are_prolonged(f, most):
+    """A correlation at zero over a power of its distance, a constant that vanishes: 13 and 27 evaluations once."""
+
+    def evaluate(x):
+        value, slope, curvature = f(x[0])
+        return np.array([*x, value + (x[1] - 1.0) ** 2, slope, 2 * (x[1] - 1.0), curvature, 0.0, 0.0, 2.0])
+
+    state = minimise(evaluate, Packing(2, ()), np.array([0.7, 0.5]), 100, np)
+    assert state.status == Status.CONVERGED and state.iteration <= most
+    assert Packing(2, ()).derivatives(state.best)[1] < 1e-10
+
+
 def test_rows_are_turned_where_the_valley_is():
     packing, x = Packing(3, (), ROWS), np.array([0.1, 0.0, 2.0])
     step = np.array([0.05, 1.0, 0.5])

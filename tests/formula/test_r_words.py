@@ -93,7 +93,7 @@ def test_a_comparison_of_new_rows():
     ("y ~ (0 + dummy(a, 'a1') | g)", r"I\(1 \* \(a == 'a2'\)\)"),
     ("y ~ splines::ns(x, 3)", r"write ns\(x, 3\)"),
     ("y ~ I(x - mean(x))", r"center\(x\)"),
-    ("cbind(y, x) ~ t", "one response at a time"),
+    ("cbind(y, x) ~ t", "stand alone left of '~' in lmm"),
     ("y > 0 ~ x", "the response can only be arithmetic"),
     ("y ~ (1 | (g / a))", "nesting a/b cannot stand in parentheses"),
 ])  # fmt: skip

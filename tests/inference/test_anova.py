@@ -12,7 +12,7 @@ import jaxlmm
 from cases import case_names, load_case, some
 from jaxlmm.errors import DataError
 from jaxlmm.inference.hypotheses.coding import term_hypotheses
-from jaxlmm.inference.small_sample.degrees import between_within, containment, residual
+from jaxlmm.inference.small_sample.degrees import between_within, rule_of
 from linear import fev, fev_data, fitted
 
 WITH_ANOVA = [n for n in case_names() if load_case(n).get("anova") and not n.startswith("ovary")]
@@ -195,7 +195,7 @@ def test_balanced_designs_have_those_of_the_analysis_of_variance():
     for df in ("containment", "between-within"):
         assert list(fit.anova(df=df).frame()["den_df"]) == [10, 45, 45]
         assert df in str(fit.anova(df=df)).lower()
-    assert residual(fit) == 60
+    assert rule_of(fit, "residual")(np.eye(1)) == 60
     assert list(fit.anova(df="residual").frame()["den_df"]) == [60, 60, 60]
     assert np.isinf(fit.anova(df="asymptotic").frame()["den_df"]).all()
 
@@ -203,22 +203,22 @@ def test_balanced_designs_have_those_of_the_analysis_of_variance():
 def test_containment_of_random_slopes():
     """18 subjects with two effects each: 17 of either beside X. Orthodont: Sex is in no random effect of Subject."""
     _, fit = fitted("sleepstudy_reml")
-    assert list(containment(fit, np.eye(2))) == [17, 17]
+    assert list(rule_of(fit, "containment")(np.eye(2))) == [17, 17]
     _, fit = fitted("orthodont_slope_reml")
     n, rank = 108, np.linalg.matrix_rank(np.column_stack([fit.model.X, dense_z(fit)]))
-    assert list(containment(fit, np.eye(4))) == [25, 25, n - rank, n - rank]
+    assert list(rule_of(fit, "containment")(np.eye(4))) == [25, 25, n - rank, n - rank]
 
 
 def test_containment_has_a_limit(monkeypatch):
     monkeypatch.setattr("jaxlmm.inference.small_sample.degrees._LARGEST", 100)
     with pytest.raises(DataError, match="needs the rank of a matrix of 3e.02 numbers"):
-        containment(small("x"), np.eye(2))
+        rule_of(small("x"), "containment")(np.eye(2))
 
 
 def test_containment_does_not_depend_on_the_order_of_terms():
     data = {**DATA, "h": np.array([f"{g}{a}" for g, a in zip(DATA["g"], DATA["a"], strict=True)])}
     found = [
-        containment(small(f"a + b + {terms}", data, random=""), np.eye(4))
+        rule_of(small(f"a + b + {terms}", data, random=""), "containment")(np.eye(4))
         for terms in ("(1 | g) + (1 | g:a)", "(1 | g:a) + (1 | g)", "(1 | g/a)")
     ]
     np.testing.assert_array_equal(found[0], found[1])

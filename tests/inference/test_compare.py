@@ -77,6 +77,7 @@ def test_fixed_effects_by_maximum_likelihood():
     assert table.references[1] == "chi2(1)" and "maximum likelihood" in str(table)
 
 
+@pytest.mark.slow
 def test_the_table_of_nlme():
     """R: anova of gls(distance ~ age * Sex, Orthodont) with corAR1, and with corSymm and varIdent, nlme 3.1-162."""
     data = pd.read_csv(REFERENCES / "data" / "orthodont_visits.csv")
@@ -109,9 +110,7 @@ PAIRS = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("first", "residual", "second", "other", "law"), some(PAIRS, *(PAIRS[i] for i in (0, 2, 4, 8)))
-)
+@pytest.mark.parametrize(("first", "residual", "second", "other", "law"), some(PAIRS, *(PAIRS[i] for i in (2, 8))))
 def test_laws(first, residual, second, other, law):
     small, large = fit(first, residual), fit(second, other)
     if small.npar < large.npar and large.loglik < small.loglik:
@@ -126,6 +125,7 @@ def test_fixed_effects_and_variances_at_once():
     assert table.p[1] == pytest.approx(0.5 * stats.chi2.sf(T, 2) + 0.5 * stats.chi2.sf(T, 3))
 
 
+@pytest.mark.slow
 def test_two_variances_with_information_by_dense_algebra():
     """Weights of a quadrant in the metric of 1/2 tr(P V_i P V_j) less what the other parameters take."""
     small, large = fit("x + (1 | g)"), fit("x + (x || g) + (1 | h)")
@@ -221,6 +221,7 @@ def test_p_values_and_words():
 # ---------------------------------------------------------------------------------------- bootstrap
 
 
+@pytest.mark.slow
 def test_bootstrap_by_hand():
     small, large = fit("x + (1 | g)"), fit("x + (1 | g) + (1 | h)")
     table = jaxlmm.compare(small, large, method="bootstrap", n=40, seed=3, progress=False)

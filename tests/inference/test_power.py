@@ -59,8 +59,14 @@ def test_several_hypotheses_have_a_joint_test():
         ["arm", "x"], {"arm": 0.0, "x": 0.0}, n=800, tests=("satterthwaite", "kenward-roger"), progress=False
     )
     names = [(row.test, row.hypothesis) for row in found.rows]
-    assert names == [(t, h) for t in ("satterthwaite", "kenward-roger") for h in ("arm", "x", "all together")]
-    assert (np.abs(found.power - 0.05) < 4.5 * np.sqrt(0.05 * 0.95 / 800)).all()
+    assert names == [
+        (t, h)
+        for t in ("satterthwaite", "kenward-roger")
+        for h in ("arm", "x", "all together", "each of them", "any of them")
+    ]
+    one, other, joint, both, some = found.power.reshape(2, 5).T
+    np.testing.assert_allclose(both + some, one + other, atol=1e-12)
+    assert (np.abs(np.array([one, other, joint]) - 0.05) < 4.5 * np.sqrt(0.05 * 0.95 / 800)).all()
 
 
 def test_sizes_take_levels_in_turns_and_nested_ones_with_them():

@@ -211,6 +211,7 @@ def icc(at):
     return at.varcorr[0][0, 0] / (at.varcorr[0][0, 0] + at.sigma**2)
 
 
+@pytest.mark.slow
 def test_functions_that_are_parameters_have_their_intervals():
     fit = sleepstudy()
     same = {
@@ -292,6 +293,7 @@ def test_curves_are_signed_roots_of_the_deviance():
     assert len(frame) == sum(len(c.value) for c in profile.curves)
 
 
+@pytest.mark.slow
 def test_intervals_between_the_nodes_of_curves_are_exact_to_five_digits():
     fit = sleepstudy()
     curves = fit.profile("covariance")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -43,6 +45,16 @@ def test_means_and_limits_are_transformed_back(means):
         lower=[273.68575, 273.39507, 275.20261], upper=[313.62096, 313.28787, 315.35916],
     )  # fmt: skip
     assert "back-transformed from log(Reaction) to Reaction" in str(means) and "Response" in str(means)
+
+
+def test_a_single_difference_has_sides_and_margins_without_an_adjustment(means):
+    """Two means have one pair, which Tukey and Dunnett leave as it is."""
+    two = dataclasses.replace(means, labels={"cond": ["a", "b"]}, functions=means.functions[:2], shift=means.shift[:2])
+    for found in (two.pairs(), two.contrast("trt.vs.ctrl")):
+        row = found.frame()
+        p = found.test(side=">")["p_value"][0]
+        np.testing.assert_allclose(min(p, 1 - p), row["p_value"][0] / 2, rtol=1e-6)
+        assert found.test(delta=1.25)["p_value"][0] < 0.001 and found.against(side="<").adjust == "none"
 
 
 def test_differences_of_logarithms_are_ratios(means):

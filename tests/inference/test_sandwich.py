@@ -178,6 +178,15 @@ def test_clubsandwich(which, kind, expected):
     statistic, num, denominator = found.joint(eye[1:], test="HTZ")
     np.testing.assert_allclose([statistic, denominator], [F, den], rtol=1e-6)
     assert num == len(eye) - 1
+    joint = fit.test(eye[1:], robust=kind, df="hotelling").joint
+    np.testing.assert_allclose(joint[:3], [F, num, den], rtol=1e-6)
+    rows = fit.test(eye, robust=kind, df="hotelling").rows
+    np.testing.assert_allclose(rows.df[last], df, rtol=1e-6)
+
+
+def test_hotelling_is_for_sandwich_covariances():
+    with pytest.raises(DataError, match="df: found 'hotelling', expected one of .*; with robust= hotelling too"):
+        fitted("slopes").test(np.eye(5)[:2], df="hotelling")
 
 
 def test_jackknife_is_deletion_at_the_same_theta():
@@ -277,8 +286,6 @@ def test_errors():
     ("model", "method"),
     some(
         [("slopes", "REML"), ("serial", "ML"), ("both", "REML"), ("field", "ML"), ("kin", "REML")],
-        ("slopes", "REML"),
-        ("serial", "ML"),
         ("both", "REML"),
     ),
 )

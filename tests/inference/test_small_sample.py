@@ -440,6 +440,7 @@ def test_covariance_of_a_cholesky_factor_of_sas():
     np.testing.assert_allclose(found.vcov / scale, expected / scale, rtol=0, atol=5e-5)
 
 
+@pytest.mark.slow
 def test_an_optimum_on_the_boundary_in_sas():
     """A correlation of one: SAS, in a Cholesky factor whose last entry is zero, leaves that out."""
     fit = experiment("bioequivalence_intermediate")
@@ -578,6 +579,7 @@ SAME = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("information", ["observed", *slow("expected", "average")])
 @pytest.mark.parametrize("name", some(SAME, "ar1 is ou at equal steps"))
 def test_no_parametrisation_changes_first_order_tests(name, information):
@@ -591,6 +593,7 @@ def test_no_parametrisation_changes_first_order_tests(name, information):
         np.testing.assert_allclose(*joint, rtol=3e-5)
 
 
+@pytest.mark.slow
 def test_full_kenward_roger_depends_on_the_parameters():
     """In those of SAS a random intercept and compound symmetry are linear alike; ar1's and ou's are not."""
     same, other = alike("cs is a random intercept"), alike("ar1 is ou at equal steps")
@@ -601,6 +604,7 @@ def test_full_kenward_roger_depends_on_the_parameters():
     assert np.abs(full[2] / first[2] - 1).max() > 1e-4 and np.abs(full[2] / full[3] - 1).max() > 1e-5
 
 
+@pytest.mark.slow
 def test_full_kenward_roger_of_variances_by_arm():
     """V is linear in SAS's variances by GROUP=: two samples are Welch's t test, whichever way it is written."""
     r = np.random.default_rng(0)

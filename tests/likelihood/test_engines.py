@@ -196,7 +196,7 @@ def test_the_program_does_not_grow_with_the_levels_of_a_crossed_factor():
 @pytest.mark.parametrize(
     "free", [pytest.param(False, marks=pytest.mark.slow), True], ids=["residual fixed", "residual free"]
 )
-@pytest.mark.parametrize("kind", some(KINDS[:-1], "one factor", "nested", "nested and crossed"))
+@pytest.mark.parametrize("kind", some(KINDS[:-1], "nested and crossed"))
 def test_expansions_are_those_of_the_dense_matrix(kind, free):
     """Values and first and second derivatives along directions, with weights that depend on the Gram."""
     C, engines, V, Z = parts(kind)

@@ -30,6 +30,7 @@ def fit():
     return jaxlmm.lmm("y ~ service + (1|s) + (1|d) + (1|dept)", data)
 
 
+@pytest.mark.slow
 def test_the_fit_is_lme4s(fit):
     assert fit.engine == "crossed" and fit.converged
     assert fit.loglik == pytest.approx(LOGLIK, abs=1e-6)
@@ -38,6 +39,7 @@ def test_the_fit_is_lme4s(fit):
     np.testing.assert_allclose([*np.sqrt(variances(fit)), fit.sigma], SD, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_effects_of_all_levels(fit):
     effects = fit.ranef()
     assert [len(effects[g].levels) for g in EFFECTS] == [2972, 1128, 14]

@@ -105,6 +105,7 @@ def test_everything_equals_the_dense_engine_with_complete_probes(case, singular)
         close(a, b, 1e-8)
 
 
+@pytest.mark.slow
 def test_the_part_of_the_residual_variance_can_be_fixed():
     model, own, dense = pair("vectors")
     C = blocks(model, 0)
@@ -355,6 +356,7 @@ def test_vectors_and_two_terms_of_a_factor():
     np.testing.assert_allclose(values, reference, atol=0.02)
 
 
+@pytest.mark.slow
 def test_a_fit_whose_equations_are_not_solved_says_so():
     with pytest.warns(jaxlmm.ConvergenceWarning, match="max_iterations"):
         fit = jaxlmm.lmm(FORMULA, data(), engine=Iterative(max_iterations=1))
@@ -363,6 +365,7 @@ def test_a_fit_whose_equations_are_not_solved_says_so():
     assert np.all(np.isnan(fit.coef))
 
 
+@pytest.mark.slow
 def test_another_response_of_the_same_model():
     fit = by_seed(0).refit(2.0 * data()["y"])
     assert fit.converged

@@ -349,6 +349,19 @@ def test_means_over_a_number():
     np.testing.assert_allclose(ax.lines[-1].get_ydata(), found.estimate[0])
 
 
+def test_estimates_with_their_intervals():
+    """A line a row; the null of contrasts, and one-sided intervals to the edge."""
+    fit = visits()
+    pairs = fit.emmeans("Sex").pairs()
+    frame, ax = pairs.frame(), pairs.plot()
+    np.testing.assert_allclose(ax.lines[-1].get_xdata(), frame["estimate"])
+    (segment,) = ax.collections[0].get_segments()
+    np.testing.assert_allclose(segment[:, 0], [frame["lower"][0], frame["upper"][0]])
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["Male - Female"] and ax.lines[0].get_xdata()[0] == 0
+    assert len(fit.emmeans("Sex").plot().lines) == 1
+    assert np.isfinite(pairs.against(side="greater").plot().collections[0].get_segments()[0]).all()
+
+
 def test_means_over_factors_and_beside():
     fit = visits()
     frame = fit.emmeans(["age", "Sex"]).frame()

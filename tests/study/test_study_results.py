@@ -15,11 +15,12 @@ from scipy import stats
 
 import jaxlmm
 from jaxlmm.__main__ import main
+from jaxlmm.errors import DataError
 from jaxlmm.study import Estimator, MixedModel, Study, Target, designs, plots, read, status
 from jaxlmm.study.chunk import Bench
 from jaxlmm.study.executors import Finished
 from jaxlmm.study.measures import Moments
-from jaxlmm.study.page import PAGE, report
+from jaxlmm.study.page import PAGE, _csv, report
 from jaxlmm.study.results import Results
 from jaxlmm.study.running import run
 from jaxlmm.study.sizing import _root, probit_fit, sample_size
@@ -112,6 +113,32 @@ def test_results_that_are_missing_are_counted_and_left_out(tmp_path):
     assert counts["count"].sum() == 120
 
 
+def test_joint_power_counts_data_sets(results):
+    tests = [("mixed", "satterthwaite", "arm"), ("no clusters", "residual", "arm")]
+    frame = results.frame(cell=1).set_index("replicate")
+    p = np.stack([frame[frame.test == test].p for _, test, _ in tests])
+    for how, expected in (("all", (p <= 0.05).all(0)), ("any", (p <= 0.05).any(0))):
+        found = results.joint_power(tests, how=how)
+        assert found.power[1] == pytest.approx(expected.mean()) and list(found["count"]) == [200, 200]
+        assert found.mcse[1] == pytest.approx(expected.std() / np.sqrt(200))
+    with pytest.raises(DataError, match="'all' or 'any'"):
+        results.rejections(tests, how="some")
+
+
+def test_the_account_says_what_a_paper_does(results):
+    account = results.summary().ademp()
+    text, markdown, tex = str(account), account.markdown(), account.latex()
+    for words in ("AIMS", "200 data sets in each cell", "seed 5", "nothing is conditional", "cluster_trial",
+                  "covariance cluster = 0.1, residual = 0.9", "type-I error"):  # fmt: skip
+        assert words in text
+    assert markdown.startswith("## Aims") and tex.count("\\begin{table}") == 4 and "\\_" in tex
+    value = 100 * results.summary().measure("power", "mixed", "satterthwaite", "arm")[0][1]
+    assert "arm, mixed, satterthwaite: type-I error" in text and f"power {value:.1f} %" in text
+    csv = _csv(results.summary()).splitlines()
+    assert csv[0] == "size,effect,clusters,estimator,test,target,measure,value,mcse,count"
+    assert len(csv) == 1 + len(results.summary().frame())
+
+
 def test_comparisons_use_the_pairing(results):
     found = results.compare(("mixed", "satterthwaite"), ("no clusters", "residual"))
     frame = results.frame(cell=1).set_index("replicate")
@@ -202,8 +229,11 @@ def test_pictures_show_what_they_should(results):
     titles = [ax.get_title() for ax in zipped.axes]
     rate = summary.measure("coverage", "mixed", "satterthwaite", "arm")[0][0]
     assert f"{100 * rate:.1f} " in titles[1] and len(titles) == 3
-    covers = plots.plot_coverage(summary)
-    assert [t.get_text() for t in covers.axes[0].get_yticklabels()] == ["effect=0", "effect=0.6"]
+    covers = plots.plot_lollipop(summary)
+    assert [ax.get_title() for ax in covers.axes] == ["effect=0", "effect=0.6"]
+    assert [t.get_text() for t in covers.axes[0].get_yticklabels()][0] == "mixed, asymptotic"
+    ends = covers.axes[0].collections[0].get_segments()[1][:, 0]
+    np.testing.assert_allclose(ends, [0.95, rate])
 
 
 def test_the_report_needs_nothing_else(results):

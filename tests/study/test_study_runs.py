@@ -135,6 +135,7 @@ def survives(script, out, reference, executor, workers, kills, seed):
     return killed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("executor", "workers"), EXECUTORS)
 def test_killed_twice_it_ends_with_the_same_bytes(script, reference, tmp_path, executor, workers):
     assert survives(script, tmp_path / "out", reference, executor, workers, 2, seed=2) >= 1

@@ -17,6 +17,7 @@ LANES, N, GROUPS = 8, 48, 8
 
 CONVERGED = frozenset({"CONVERGED"})
 BAD = frozenset({"BAD_RESPONSE"})
+UNTOLD = frozenset({"BAD_COVARIATE"})
 PERFECT = frozenset({"PERFECT_FIT"})
 # Random slopes of nearly collinear columns: the solver's chart may be too narrow a valley, and then it has to say so.
 NARROW = CONVERGED | frozenset({"STALLED", "MAX_ITERATIONS"})
@@ -297,14 +298,14 @@ def more_effects_than_rows(rng):
 
 @case
 def groups_in_x(rng):
-    """The groups are fixed effects as well, and nothing is left to tell their variance: the likelihood is flat."""
+    """In half of the lanes the groups are fixed effects as well, and nothing is left to tell their variance."""
     models = []
-    for _ in range(LANES):
+    for i in range(LANES):
         codes = uneven(rng, groups=2)
-        X = np.eye(2)[codes]
+        X = np.eye(2)[codes] if i % 2 else with_intercept(rng.normal(size=N))
         y = rng.normal(size=2)[codes] + rng.normal(size=N)
         models.append(Model(y, X, [Term(np.ones(N), codes)], checks=False))
-    return of_models(models)
+    return of_models(models, [UNTOLD if i % 2 else CONVERGED for i in range(LANES)])
 
 
 # ---------------------------------------------------------------------------- several terms

@@ -65,6 +65,8 @@ def fieller(wald: Wald, numerator: Any, denominator: Any, level: float, kind: st
     L = np.array(rows)
     (a, b), V = L @ wald.coef, L @ wald.vcov @ L.T
     name = " / ".join(expression(row, wald.names) for row in rows)
+    if np.isnan(wald.rows(L).estimate).any():
+        return Ratio(name, *[float("nan")] * 4, level, wald.label, wald.note, kind)
     estimate = float(a / b) if b else float("nan")
     df = float(wald.rows(L[:1] - estimate * L[1:]).df[0])
     t = float(t_quantile(0.5 * (1.0 + check_level(level)), df))

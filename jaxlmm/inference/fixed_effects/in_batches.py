@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from ...arguments import check_names, check_word, numbers_of, shown
 from ...batch.fits import Fitted
 from ...batch.queue import sizes
 from ...batch.responses import Lane, Shared, assemble
@@ -26,8 +27,11 @@ from ...frames.tables import Shown, Table, format_column, format_df
 from ...likelihood.prepared import Prepared, orthonormal, prepare, weighted
 from ...linalg import quadratic
 from ...pytrees import frozen_pytree
+from ...runtime.devices import platform
 from ...runtime.programs import QUICKLY, compiled
+from ...runtime.sizes import check_count
 from ...tolerances import INDEPENDENT, REPEATED
+from ..hypotheses.alternatives import alternative_of
 from ..hypotheses.coding import Coding
 from ..local import INFORMATION, Inverse, Local, blocks_at, expanded, inverse, local_of
 from ..many.discoveries import qvalues
@@ -36,8 +40,9 @@ from ..options import chart_of, check_options
 from ..robust import sandwich
 from ..robust.partition import dependent
 from ..small_sample import kenward_roger, satterthwaite
+from ..small_sample.degrees import DESIGN, rule_of
 
-METHODS = ("satterthwaite", "kenward-roger", "kenward-roger-full", "residual", "asymptotic")
+METHODS = ("satterthwaite", "kenward-roger", "kenward-roger-full", "residual", "asymptotic", *DESIGN)
 SMALL_SAMPLE = METHODS[:3]
 FEW = 5000  # data sets in a chunk
 
@@ -99,6 +104,18 @@ class LaneTests(Shown):
         columns["joint_status"] = np.repeat([TestStatus(s).name.lower() for s in self.status], m)
         return make_frame(self.kind, columns)
 
+    def against(self, null: float = 0.0, side: str = "two-sided", delta: float = 0.0) -> LaneTests:
+        """The same rows with other hypotheses, as `EMMeans.against`; the joint test has both sides and stays.
+
+        Parameters
+        ----------
+        null : number or (m,), what estimates are compared with
+        side, delta : "two-sided", "greater" or "less", and a margin (equivalence, non-inferiority)
+        """
+        way = alternative_of(side, delta)
+        statistic = way.statistic(self.estimate - numbers_of("null", null), self.se)
+        return replace(self, statistic=statistic, p=way.p(statistic, self.df))
+
     def moderated(self, sigma: Any) -> LaneTests:
         """The tests by residual variances that are shrunk to what all data sets have in common (limma, dream).
 
@@ -115,7 +132,7 @@ class LaneTests(Shown):
         DataError
             For another length, and fewer than three data sets with a test.
         """
-        variance = np.asarray(sigma, np.float64) ** 2
+        variance = numbers_of("sigma", sigma) ** 2
         if variance.shape != self.joint.shape:
             raise DataError(f"sigma: expected {self.joint.shape}, one a data set, found shape {variance.shape}")
         se, df = np.empty((2, *self.se.shape))
@@ -142,10 +159,15 @@ class LaneTests(Shown):
         method : of q values, "bh" or "storey", among all data sets with a test
         """
         b = len(self.status)
-        if names is not None and len(names) != b:
-            raise DataError(f"names: expected {b}, one a data set, found {len(names)}")
-        if hypothesis is not None and not 0 <= hypothesis < self.p.shape[1]:
-            raise DataError(f"hypothesis: found {hypothesis}, expected 0 to {self.p.shape[1] - 1}, or None (joint)")
+        check_count("n", n)
+        check_word("method", method)
+        if names is not None and np.shape(np.asarray(names, object))[:1] != (b,):
+            raise DataError(f"names: expected {b}, one a data set, found {shown(names)}")
+        known = isinstance(hypothesis, int | np.integer) and not isinstance(hypothesis, bool)
+        if hypothesis is not None and not (known and 0 <= hypothesis < self.p.shape[1]):
+            raise DataError(
+                f"hypothesis: found {shown(hypothesis)}, expected 0 to {self.p.shape[1] - 1}, or None (joint)"
+            )
         p = self.joint_p if hypothesis is None else self.p[:, hypothesis]
         q = qvalues(p, method)
         t = self.joint if hypothesis is None else self.statistic[:, hypothesis]
@@ -209,7 +231,8 @@ class Tests:
         whose degrees of freedom do not depend on which rows say the same (in ``Fit.refit``, nor on the coding of X;
         it is that of the design that was fitted, in data sets with missing responses too)
     rhs : number or (m,)
-    df : one or several of "satterthwaite", "kenward-roger", "kenward-roger-full", "residual", "asymptotic"
+    df : one or several of "satterthwaite", "kenward-roger", "kenward-roger-full", "residual", "asymptotic"; and, where
+        a formula is known (``Fit.refit``, studies), "containment", "between-within", "between-within-sas"
     information, boundary_df : as in ``Fit.test``; on the boundary of each data set for itself
     robust : "CR0", "CR1", "CR1p", "CR1S", "CR2-mmrm" or "CR3", a sandwich with its own degrees of freedom in addition
         (key ``robust``), for one model with many complete responses
@@ -230,12 +253,15 @@ class Tests:
             raise DataError("L: names of coefficients are for Fit.test; expected rows (m, p) in the columns of X")
         refuse_masked("L", L)
         refuse_masked("rhs", rhs)
-        self.L = np.atleast_2d(np.asarray(L, float))
+        self.L = np.atleast_2d(numbers_of("L", L, "rows (m, p) in the columns of X"))
         if self.L.ndim != 2 or not np.all(np.isfinite(self.L)) or not np.any(self.L):
             raise DataError(f"L: expected a finite array (m, p) that is not zero, found shape {np.shape(L)}")
         if np.ndim(rhs) > 1 or (np.ndim(rhs) == 1 and len(rhs) != len(self.L)):
             raise DataError(f"rhs: expected a number or one for each of {len(self.L)} rows, found {np.shape(rhs)}")
-        self.rhs = np.broadcast_to(np.asarray(rhs, float), (len(self.L),))
+        self.rhs = np.broadcast_to(numbers_of("rhs", rhs), (len(self.L),))
+        if not np.all(np.isfinite(self.rhs)):
+            raise DataError(f"rhs: found {shown(rhs)}, expected finite numbers")
+        check_names("df", df)
         self.df = (df,) if isinstance(df, str) else tuple(df)
         for method in self.df:
             if method not in METHODS:
@@ -246,6 +272,7 @@ class Tests:
             raise DataError(f"robust: found {robust!r}, expected one of {', '.join(kinds)} (CR2 is for single fits)")
         self.information, self.boundary_df, self.robust = information, boundary_df, robust
         self.turn = np.eye(len(self.L))
+        self.of_design: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         self._choose_basis(Coding.of_columns(self.L.shape[1]))
 
     @property
@@ -260,12 +287,40 @@ class Tests:
             out._choose_basis(coding)
         return out
 
+    @property
+    def needs_design(self) -> bool:
+        """Whether a method counts degrees of freedom in the terms of a formula."""
+        return any(method in DESIGN for method in self.df)
+
+    def on(self, designs: Sequence[Any]) -> Tests:
+        """The same tests with the degrees of freedom of designs, one for all data sets or one for each.
+
+        Parameters
+        ----------
+        designs : fits, or anything with their `frame` and `data`
+
+        Raises
+        ------
+        DataError
+            Where a method cannot count in a design, as with groups that are not nested.
+        """
+        out = copy(self)
+        out.of_design = {}
+        for method in (m for m in self.df if m in DESIGN):
+            rules = [rule_of(design, method) for design in designs]
+            joint = self.rows if self.rank > 1 else self.L
+            out.of_design[method] = (
+                np.array([rule(self.L) for rule in rules]), np.array([np.min(rule(joint)) for rule in rules])
+            )  # fmt: skip
+        return out
+
     def _choose_basis(self, coding: Coding) -> None:
-        """`turn` (r, m), the combinations of rows whose degrees of freedom are those of the joint test."""
+        """`turn` (r, m), the combinations of rows whose degrees of freedom are those of the joint test, and `rows`."""
+        self.rows = coding.canonical(self.L)
         L = coding.of(self.L)
         size = np.linalg.norm(L, axis=1, keepdims=True)
         unit = L / np.where(size > 0, size, 1.0)
-        turn = np.linalg.lstsq(unit.T, coding.of(coding.canonical(self.L)).T, rcond=REPEATED)[0].T
+        turn = np.linalg.lstsq(unit.T, coding.of(self.rows).T, rcond=REPEATED)[0].T
         self.turn = turn / np.where(size > 0, size, 1.0)[:, 0]
 
     @property
@@ -275,6 +330,9 @@ class Tests:
 
     def empty(self, b: int, kind: str = "dict") -> dict[str, LaneTests]:
         """Results without numbers for b data sets, with frames of a library."""
+        if lacking := [m for m in self.df if m in DESIGN and m not in self.of_design]:
+            raise DataError(f"df: {lacking[0]!r} counts in the terms of a formula, which models of arrays do not have; "
+                            "use Fit.refit of complete responses, or a study")  # fmt: skip
         return {key: self._empty(b, kind) for key in self.keys}
 
     def _empty(self, b: int, kind: str) -> LaneTests:
@@ -296,11 +354,21 @@ class Tests:
             index = np.flatnonzero(lanes)
             for rule in self._rules(fitted.spec.absolute, on_boundary) if len(index) else ():
                 for method, found in zip(rule.methods, self._run(rule, fitted, index), strict=True):
+                    found = self._by_design(method, found, rows[index])
                     self._fill(tests[method], rows, index, found)
         if self.robust is not None:
             index = np.flatnonzero(good)
             if len(index):
                 self._fill(tests[self.robust], rows, index, self._sandwich(fitted, index))
+
+    def _by_design(self, method: str, found: _Found, rows: np.ndarray) -> _Found:
+        """With the degrees of freedom of the designs of `rows`, where the method has these."""
+        if method not in self.of_design:
+            return found
+        df, den = (a[rows if len(a) > 1 else np.zeros(len(rows), int)] for a in self.of_design[method])
+        each = np.where((found.each == TestStatus.OK) & np.isnan(df), TestStatus.NOT_DEFINITE, found.each)
+        status = np.where((found.status == TestStatus.OK) & np.isnan(den), TestStatus.NOT_DEFINITE, found.status)
+        return found._replace(df=df, den_df=den, each=each, status=status)
 
     def _rules(self, spec: Spec, on_boundary: bool) -> list[Rule]:
         """Passes over data sets inside or on the boundary of the parameter space; methods share what they can."""
@@ -332,10 +400,10 @@ class Tests:
         """Map tests over data sets, as many side by side as the solver has; a result a method."""
         L = self.L[:, fitted.columns]
         statistics = (fitted.lanes.data if fitted.shared.prepared is None else fitted.shared.prepared).statistics
-        capacity, slots = sizes(len(index), statistics.work)
+        capacity, slots = sizes(len(index), statistics.work, fitted.spec.count)
         place = np.resize(index, -(-len(index) // capacity) * capacity)  # few shapes to compile
         lanes = jax.tree_util.tree_map(lambda a: np.asarray(a)[place], fitted.lanes)
-        few = jax.default_backend() == "cpu" and len(index) <= FEW
+        few = platform() == "cpu" and len(index) <= FEW
         every = (_over_few_lanes if few else _over_lanes)(
             rule, slots, self.turn, L, self.rhs, fitted.shared, lanes, fitted.x[place]
         )

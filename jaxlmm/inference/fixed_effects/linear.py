@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ...arguments import numbers_of
+from ...arguments import numbers_of, shown
 from ...distributions import check_level
 from ...errors import DataError
 from ...frames.alignment import refuse_masked
@@ -74,6 +74,8 @@ def linear_test(
     if not len(L):
         raise DataError("L: expected at least one row, found none")
     values = numbers_of("rhs", rhs)
+    if not np.all(np.isfinite(values)):
+        raise DataError(f"rhs: found {shown(rhs)}, expected finite numbers")
     if values.ndim > 1 or (values.ndim == 1 and len(values) != len(L)):
         raise DataError(f"rhs: expected a number or one for each of {len(L)} rows of L, found shape {values.shape}")
     values = np.broadcast_to(values, (len(L),))

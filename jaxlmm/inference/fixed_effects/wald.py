@@ -24,15 +24,17 @@ from ...runtime.programs import compiled_by_size
 from ...tolerances import CONTRADICTED, INDEPENDENT, REPEATED
 from ..hypotheses.coding import coding_of
 from ..local import INFORMATION, Inverse, expanded, inverse, local_of, may_be_flat, prepared_for
+from ..moved import Moved, moved
 from ..options import chart_of, check_options
 from ..robust.sandwich import KINDS, sandwich
 from ..small_sample import kenward_roger, satterthwaite
-from ..small_sample.degrees import between_within, containment_of, residual
+from ..small_sample.degrees import rule_of
 
 DF = (
     "satterthwaite", "kenward-roger", "kenward-roger-full", "containment", "between-within", "between-within-sas",
     "residual", "asymptotic",
 )  # fmt: skip
+HOTELLING = "hotelling"  # of sandwich covariances only
 WORDS = {
     "satterthwaite": "Satterthwaite", "kenward-roger": "Kenward-Roger", "kenward-roger-full": "Kenward-Roger full",
     "between-within-sas": "Between-within of SAS",
@@ -73,6 +75,7 @@ class Wald:
     label : the method in words, for the output;  note : what to know about it, or empty
     method, information : as asked for, or as chosen (``information`` is None where none is used)
     parameters : chart of the covariance parameters and the inverse of their information, where the method uses them
+    moved : what estimates and errors do along directions about which the data say nothing; those that move are NaN
     """
 
     names: tuple[str, ...]
@@ -87,14 +90,19 @@ class Wald:
     _joint: Callable[[np.ndarray], tuple[float, float]] = field(repr=False)  # scale of F, denominator df
     parameters: tuple[str, Inverse] | None = field(default=None, repr=False)
     _coding: Callable[[], Any] | None = field(default=None, repr=False)
+    _moves: bool = field(default=False, repr=False)  # whether what is not identified leaves no standard error
+    moved: Moved | None = field(default=None, repr=False)
 
     def rows(self, L: Any, rhs: Any = 0.0) -> RowTests:
         """Test ``L beta = rhs`` row by row, L (m, p)."""
         L = self.checked(L)
         estimate, se = L @ self.coef - rhs, np.linalg.norm(L @ self.root, axis=1)
         df = np.asarray(self._row_df(L), float) if len(L) else np.zeros(0)
-        if self.method.startswith("kenward"):  # whose standard errors depend on the covariance parameters too
+        if self._moves or self.method.startswith("kenward"):  # standard errors depend on the parameters too
             se = np.where(np.isnan(df), np.nan, se)
+        if self.moved is not None:
+            estimate = np.where(self.moved.estimates(L), np.nan, estimate)
+            se = np.where(self.moved.variances(L) | np.isnan(estimate), np.nan, se)
         with np.errstate(divide="ignore", invalid="ignore"):
             t = estimate / se
         return RowTests(estimate + rhs, se, df, t, t_tail(t, df))
@@ -110,6 +118,8 @@ class Wald:
         Satterthwaite's degrees of freedom are those of the rows as they are given, see `canonical`.
         """
         L = self.checked(L)
+        if self.moved is not None and (self.moved.estimates(L) | self.moved.variances(L)).any():
+            return FTest(np.nan, float(np.linalg.matrix_rank(L)), np.nan, np.nan)
         gap = np.broadcast_to(L @ self.coef - rhs, (len(L),))
         scaled = L * np.sqrt(np.maximum(np.diagonal(self.vcov), 0.0))
         size = np.linalg.norm(scaled, axis=1)
@@ -164,8 +174,9 @@ def check_tests(
     cluster: Any = None,
 ) -> None:  # fmt: skip
     """Refuse unknown options of tests, see ``Fit.test``."""
-    if df not in DF:
-        raise DataError(f"df: found {df!r}, expected one of {', '.join(DF)}")
+    if df not in DF and (df != HOTELLING or robust is None):
+        sandwiches = f"; with robust= {HOTELLING} too" if df == HOTELLING else ""
+        raise DataError(f"df: found {df!r}, expected one of {', '.join(DF)}{sandwiches}")
     check_options(information, boundary_df)
     if robust is not None and robust not in KINDS:
         raise DataError(f"robust: found {robust!r}, expected one of {', '.join(KINDS)}")
@@ -180,22 +191,22 @@ def wald(
     """Choose the covariance of the coefficients and the degrees of freedom; see ``Fit.test`` for the arguments."""
     check_tests(df, information, boundary_df, robust, cluster)
     if robust is not None:
-        return _robust(fit, df, robust, cluster)
-    if not df.startswith(("satterthwaite", "kenward")):
-        return _plain(fit, df, fit.vcov, fit.estimate.inner[0], "")
-    return _small_sample(fit, df, information, boundary_df)
+        found = _robust(fit, df, robust, cluster)
+    elif not df.startswith(("satterthwaite", "kenward")):
+        found = _plain(fit, df, fit.vcov, fit.estimate.inner[0], "")
+    else:
+        found = _small_sample(fit, df, information, boundary_df)
+    moves = moved(fit)
+    if moves is None:
+        return found
+    every = np.eye(len(fit.coef))
+    note = NOT_IDENTIFIED if (moves.estimates(every) | moves.variances(every)).any() else ""
+    return replace(found, moved=moves, note=found.note or note)
 
 
 def _plain(fit: FitBase, df: str, vcov: np.ndarray, root: np.ndarray, prefix: str) -> Wald:
     """Degrees of freedom from the design alone."""
-    rule: Callable[[np.ndarray], np.ndarray]
-    if df == "containment":
-        rule = containment_of(fit.frame)
-    elif df.startswith("between-within"):
-        rule = partial(between_within, fit, sas=df.endswith("sas"))
-    else:
-        number = np.inf if df == "asymptotic" else residual(fit)
-        rule = lambda L: np.full(len(L), number)  # noqa: E731
+    rule = rule_of(fit, df)
     note = "" if fit.converged else f"not converged: {fit.estimate.status.advice}"
     return Wald(
         fit.coef_names, fit.coef, vcov, root, df, None, f"{prefix}{WORDS.get(df, df.capitalize())}", note,
@@ -208,20 +219,21 @@ def _robust(fit: FitBase, df: str, kind: str, cluster: Any) -> Wald:
     if df.startswith("kenward"):
         raise DataError(f"df: {df!r} has a covariance of its own; with robust= use 'satterthwaite' or a simple one")
     found = sandwich(fit, kind, cluster)
-    if df != "satterthwaite":
+    if df not in ("satterthwaite", HOTELLING):
         return _plain(fit, df, found.vcov, root_of(found.vcov), f"{found.label}, ")
     note = "" if fit.converged else f"not converged: {fit.estimate.status.advice}"
 
     def joint(L: np.ndarray) -> tuple[float, float]:
-        F, _, den = found.joint(L)
-        return (1.0 if np.isfinite(F) else np.nan), den  # F is not scaled; NaN with fewer clusters than rows of L
+        r, (F, _, den) = len(L), found.joint(L, test="satterthwaite" if df == "satterthwaite" else "HTZ")
+        scale = 1.0 if df == "satterthwaite" else den / (den + r - 1.0)
+        return (scale if np.isfinite(F) else np.nan), den  # NaN with fewer clusters than rows of L
 
     if found.clusters <= len(fit.coef):
         few = (
             f"{found.clusters} clusters are not more than the {len(fit.coef)} coefficients: do not rely on these tests"
         )
         note = note or few
-    label = f"{found.label}, Satterthwaite"
+    label = f"{found.label}, Satterthwaite" + ", approximate Hotelling tests" * (df == HOTELLING)
     root, coding = root_of(found.vcov), partial(coding_of, fit)
     return Wald(fit.coef_names, fit.coef, found.vcov, root, df, None, label, note, found.df, joint, None, coding)
 
@@ -242,8 +254,7 @@ def _small_sample(fit: FitBase, df: str, information: str | None, boundary_df: s
         (root, P), found, change, hidden = fit.estimate.inner, inverse(kind), None, None
     else:
         root, P, found, change, hidden = _compiled(fit, chart, information, df)
-    Phi, own = np.eye(len(root)), root  # all in the basis of `root`, in which the coefficients are uncorrelated
-    W = found.W
+    own, W = root, found.W  # all in the basis of `root`, in which the coefficients are uncorrelated
     note = "" if np.all(np.isfinite(W)) and found.definite else NOT_DEFINITE
     if is_kr and change is not None and not note and len(change):
         note = "" if np.min(np.linalg.eigvalsh(change)) > 0 else NOT_POSITIVE
@@ -253,9 +264,30 @@ def _small_sample(fit: FitBase, df: str, information: str | None, boundary_df: s
     label = f"{WORDS[df]}, {information} information"
     if fit.singular:
         label += f", singular fit: variances of zero {'kept' if chart == 'natural' else 'dropped'}"
-    lost = bool(note)
-    if lost:
+    if note:
         W, vcov, own = np.full_like(W, np.nan), np.where(is_kr, np.nan, vcov), np.where(is_kr, np.nan, own)
+
+    row_df, joint = degrees(df, root, P, found, W, hidden)
+    if not note and np.isnan(row_df(np.eye(len(root)))).any():
+        note = NOT_IDENTIFIED
+    return Wald(
+        fit.coef_names, fit.coef, vcov, own, df, information, label, note, row_df, joint,
+        (chart, found._replace(W=W)), partial(coding_of, fit),
+    )  # fmt: skip
+
+
+def degrees(
+    df: str, root: np.ndarray, P: np.ndarray, found: Inverse, W: np.ndarray, hidden: np.ndarray | None
+) -> tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray], tuple[float, float]]]:  # fmt: skip
+    """Satterthwaite's or Kenward and Roger's rules for rows (m, p), and for all together: scale of F, denominator df.
+
+    Parameters
+    ----------
+    root : (p, p) of the covariance of the estimates, in whose basis P (k, p, p) and `hidden` are
+    P : derivatives of the inverse of their covariance;  found, W : covariance of the parameters, NaN for no df
+    hidden : what Kenward and Roger would add along what the data say nothing about, or None
+    """
+    is_kr, Phi, lost = df != "satterthwaite", np.eye(root.shape[1]), bool(np.isnan(W).any())
 
     def known(U: np.ndarray) -> bool:
         """Whether the law of hypotheses U (r, p) does not depend on what the data say nothing about."""
@@ -277,12 +309,7 @@ def _small_sample(fit: FitBase, df: str, information: str | None, boundary_df: s
         df = satterthwaite.row_df(L @ root, Phi, P, W)
         return np.where([known(u[None]) for u in L @ root], df, np.nan) if found.lost.any() else df
 
-    if not note and np.isnan(row_df(np.eye(len(root)))).any():
-        note = NOT_IDENTIFIED
-    return Wald(
-        fit.coef_names, fit.coef, vcov, own, df, information, label, note, row_df, joint,
-        (chart, found._replace(W=W)), partial(coding_of, fit),
-    )  # fmt: skip
+    return row_df, joint
 
 
 def _compiled(fit: FitBase, chart: str, information: str, df: str) -> tuple[Any, ...]:

@@ -34,9 +34,14 @@ def qvalues(p: np.ndarray, method: str = "bh") -> np.ndarray:
     order, m = np.argsort(small), len(small)
     scaled = small[order] * m / np.arange(1, m + 1) * (null_share(small) if method == "storey" else 1.0)
     found = np.empty(m)
-    found[order] = np.minimum(1.0, np.minimum.accumulate(scaled[::-1])[::-1])
+    found[order] = from_above(scaled)
     out[known] = found
     return out
+
+
+def from_above(scaled: np.ndarray) -> np.ndarray:
+    """The smallest of each and those behind it, at most 1: step-up procedures."""
+    return np.minimum(1.0, np.minimum.accumulate(scaled[::-1])[::-1])
 
 
 def null_share(p: np.ndarray) -> float:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ...arguments import numbers_of
 from ...errors import DataError
 from ...frames.alignment import refuse_masked
 
@@ -22,6 +23,7 @@ ADJUSTMENT = {
 }  # fmt: skip
 """The adjustment that goes with a method; none with others. As in R's emmeans, but Dunnett's is exact."""
 
+EXPECTED = f"one of {', '.join(METHODS)}; a dict, an array or a function that gives coefficients"
 _DEGREES = ("linear", "quadratic", "cubic", "quartic")
 Custom = Mapping[str, Any] | Sequence[Any] | np.ndarray | Callable[[list[str]], Any]
 
@@ -75,7 +77,7 @@ def coefficients(
     if method == "poly":
         names = [_DEGREES[d] if d < len(_DEGREES) else f"degree {d + 1}" for d in range(min(6, m - 1))]
         return names, _polynomials(m, len(names))
-    raise DataError(f"method: found {method!r}, expected one of {', '.join(METHODS)}, a dict, an array or a function")
+    raise DataError(f"method: found {method!r}, expected {EXPECTED}")
 
 
 def crossed(
@@ -116,8 +118,8 @@ def _place(ref: int | str, labels: Sequence[str]) -> int:
         if ref not in labels:
             raise DataError(f"ref: found {ref!r}, expected one of {', '.join(labels)}")
         return list(labels).index(ref)
-    if not -len(labels) <= ref < len(labels):
-        raise DataError(f"ref: found {ref}, expected a position among {len(labels)} means")
+    if not isinstance(ref, int | np.integer) or isinstance(ref, bool) or not -len(labels) <= ref < len(labels):
+        raise DataError(f"ref: found {ref!r}, expected one of {', '.join(labels)} or a position")
     return ref % len(labels)
 
 
@@ -126,12 +128,12 @@ def _custom(method: Custom, m: int) -> tuple[list[str], np.ndarray]:
         names, rows = [str(k) for k in method], list(method.values())
     else:
         refuse_masked("method", method)
-        rows = list(np.atleast_2d(np.asarray(method, dtype=np.float64)))
+        rows = list(np.atleast_2d(numbers_of("method", method, EXPECTED)))
         names = [f"C{i + 1}" for i in range(len(rows))]
     for name, row in zip(names, rows, strict=True):
         if np.shape(row) != (m,):
             raise DataError(f"contrast {name!r}: expected {m} coefficients, one a mean, found shape {np.shape(row)}")
-    return names, np.array(rows, dtype=np.float64).reshape(-1, m)
+    return names, numbers_of("method", rows, EXPECTED).reshape(-1, m)
 
 
 def _polynomials(m: int, degrees: int) -> np.ndarray:

@@ -38,6 +38,7 @@ class _AveragedRows:
     columns : of the predictors and offsets;  n : rows, those without missing values
     groups : (n,) number of the average that a row counts in;  count : of averages;  labels : what these are, by name
     offset : (n,) that of the fit where it was given as an array, else None
+    kept : (n,) which rows of the frame they are
     note : how many rows have missing values, or empty
     """
 
@@ -47,6 +48,7 @@ class _AveragedRows:
     count: int
     labels: dict[str, list[Any]]
     offset: np.ndarray | None
+    kept: np.ndarray
     note: str = ""
 
     def mean(self, values: np.ndarray) -> np.ndarray:
@@ -66,11 +68,10 @@ def predictions(
     Averages over the rows as they are, unlike marginal means, whose weights of other factors are equal: with `at` they
     are the standardised means of epidemiology (G-computation).
     """
-    rows = _rows(fit, by, newdata, list(at or {}))
+    rows = averaged_rows(fit, by, newdata, list(at or {}))
     blocks, labels, scale = [], _Labels(), type_of(fit, type, bias_adjust)
-    held = _predictors(fit, list(at or {}))
-    for chosen in _combinations(held, at):
-        every = evaluate(fit.frame, {**rows.columns, **_constant(held, chosen, rows.n)}, rows.n)
+    for chosen in combinations(fit, at):
+        every = evaluate(fit.frame, {**rows.columns, **_constant(fit, chosen, rows.n)}, rows.n)
         if rows.offset is not None:
             every[:, -1] = rows.offset
         blocks.append(rows.mean(_functions(fit, every, scale[0])))
@@ -155,14 +156,13 @@ def _each(
     """The average effects of some variables, one after the other."""
     names = [variables] if isinstance(variables, str) else list(variables)
     data = _predictors(fit, names)
-    rows = _rows(fit, by, newdata, [*names, *(at or {})])
+    rows = averaged_rows(fit, by, newdata, [*names, *(at or {})])
     blocks, labels = [], _Labels()
-    held = _predictors(fit, list(at or {}))
     for name in names:
         if name in (at or {}):
             raise DataError(f"at: {name!r} is what changes; give its values as change=(low, high)")
-        for chosen in _combinations(held, at):
-            columns = {**rows.columns, **_constant(held, chosen, rows.n)}
+        for chosen in combinations(fit, at):
+            columns = {**rows.columns, **_constant(fit, chosen, rows.n)}
             for contrast, every in effects(columns, name, data[name], rows.n):
                 blocks.append(rows.mean(every))
                 labels.add({"term": name, "contrast": contrast, **chosen, **rows.labels}, len(blocks[-1]))
@@ -222,7 +222,7 @@ def _needed(fit: FitBase) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*own, *offsets)))
 
 
-def _rows(fit: FitBase, by: Names, newdata: Any, replaced: Sequence[str]) -> _AveragedRows:
+def averaged_rows(fit: FitBase, by: Names, newdata: Any, replaced: Sequence[str]) -> _AveragedRows:
     """The rows of the fit, of a frame or of the reference grid, and the averages that they are in.
 
     Columns of newdata that are `replaced` need not be there.
@@ -267,7 +267,7 @@ def _rows(fit: FitBase, by: Names, newdata: Any, replaced: Sequence[str]) -> _Av
         kept, every = np.arange(n), n
     names = [] if by is None else [by] if isinstance(by, str) else list(by)
     if names == [ROW]:
-        return _AveragedRows(columns, n, kept, every, {ROW: list(range(every))}, offset, note)
+        return _AveragedRows(columns, n, kept, every, {ROW: list(range(every))}, offset, kept, note)
     factors = []
     for name in names:
         column = read(name)
@@ -280,12 +280,12 @@ def _rows(fit: FitBase, by: Names, newdata: Any, replaced: Sequence[str]) -> _Av
             levels = unique.tolist()
         factors.append((codes, levels))
     if not names:
-        return _AveragedRows(columns, n, np.zeros(n, int), 1, {}, offset, note)
+        return _AveragedRows(columns, n, np.zeros(n, int), 1, {}, offset, kept, note)
     found, groups = np.unique(np.stack([codes for codes, _ in factors]), axis=1, return_inverse=True)
     labels = {
         name: [levels[c] for c in row] for name, row, (_, levels) in zip(names, found, factors, strict=True)
     }  # fmt: skip
-    return _AveragedRows(columns, n, groups.reshape(-1)[kept], found.shape[1], labels, offset, note)
+    return _AveragedRows(columns, n, groups.reshape(-1)[kept], found.shape[1], labels, offset, kept, note)
 
 
 def _plain(column: Column) -> np.ndarray | Column:
@@ -295,14 +295,16 @@ def _plain(column: Column) -> np.ndarray | Column:
     return column.values if column.is_number else column
 
 
-def _combinations(data: Mapping[str, Column], at: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    """Every combination of the values in `at`; `data` has the predictors."""
+def combinations(fit: FitBase, at: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """Every combination of the values of predictors in `at`."""
     at = dict(at or {})
+    data = _predictors(fit, list(at))
     values = [listed_values(data[name], given) for name, given in at.items()]
     return [dict(zip(at, chosen, strict=True)) for chosen in itertools.product(*values)]
 
 
-def _constant(data: Mapping[str, Column], chosen: Mapping[str, Any], n: int) -> Columns:
+def _constant(fit: FitBase, chosen: Mapping[str, Any], n: int) -> Columns:
+    data = _predictors(fit, list(chosen))
     return {name: data[name].at([value], np.zeros(n, int)) for name, value in chosen.items()}
 
 

@@ -15,6 +15,7 @@ from numpy.polynomial import Chebyshev
 from ...distributions import f_quantile, f_tail, t_quantile
 from ...tolerances import POSITIVE
 from ..hypotheses.alternatives import Alternative
+from ..many.discoveries import from_above
 
 BOTH = Alternative()
 METHODS = ("tukey", "dunnett", "mvt", "scheffe", "bonferroni", "holm", "hochberg", "hommel", "sidak", "fdr", "none")
@@ -62,17 +63,12 @@ def adjusted(
     if method == "holm":
         out[order] = np.minimum(1.0, np.maximum.accumulate((m - np.arange(m)) * small))
     elif method == "fdr":
-        out[order] = _from_above(m / (1 + np.arange(m)) * small)
+        out[order] = from_above(m / (1 + np.arange(m)) * small)
     elif method == "hochberg":
-        out[order] = _from_above((m - np.arange(m)) * small)
+        out[order] = from_above((m - np.arange(m)) * small)
     elif method == "hommel":
         out[order] = _hommel(small)
     return out
-
-
-def _from_above(scaled: np.ndarray) -> np.ndarray:
-    """The smallest of each and those behind it, at most 1: step-up procedures."""
-    return np.minimum(1.0, np.minimum.accumulate(scaled[::-1])[::-1])
 
 
 def _hommel(p: np.ndarray) -> np.ndarray:

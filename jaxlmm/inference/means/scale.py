@@ -21,7 +21,7 @@ from ...runtime.precision import float64
 Function = Callable[[Any], Any]
 _HALF_PI = float(np.pi / 2)
 _INVERSE: dict[str, Function] = {
-    "log": jnp.exp, "log2": jnp.exp2, "log10": lambda x: 10.0**x, "log1p": jnp.expm1, "logit": jax.nn.sigmoid,
+    "log": jnp.exp, "log2": jnp.exp2, "log10": lambda x: 10.0**x, "log1p": jnp.expm1, "logit": jax.lax.logistic,
     "exp": lambda x: jnp.log(jnp.maximum(x, 0.0)), "exp2": lambda x: jnp.log2(jnp.maximum(x, 0.0)),
     "expm1": lambda x: jnp.log1p(jnp.maximum(x, -1.0)), "sqrt": lambda x: jnp.maximum(x, 0.0) ** 2,
     "cbrt": lambda x: x**3, "sinh": jnp.arcsinh, "arcsinh": jnp.sinh, "arctanh": jnp.tanh,

@@ -6,11 +6,11 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...arguments import doors
+from ...arguments import check_names, check_number, doors
 from ...design.encoding import expression_columns
 from ...distributions import check_level
 from ...errors import DataError
@@ -81,6 +81,11 @@ class EMMeans(Shown):
     null: float = 0.0
     shown: Scale | None = None
 
+    if TYPE_CHECKING:  # hung on by `jaxlmm.results`
+
+        def plot(self, ax: Any = None) -> Any:  # noqa: D102
+            ...
+
     # -- numbers
 
     @cached_property
@@ -101,7 +106,7 @@ class EMMeans(Shown):
                 continue
             L, shift = self.L[rows], self.shift[rows]
             found = self.wald.rows(L, rhs=self.null - shift)
-            estimate = L @ self.wald.coef + shift
+            estimate = np.where(np.isnan(found.estimate), np.nan, L @ self.wald.coef + shift)
             family = (found.df, self._correlation(L), self.means, self.side)
             lower, upper = self.side.limits(estimate, critical(self.adjust, self.level, *family) * found.se)
             t = self.side.statistic(estimate - self.null, found.se)
@@ -159,7 +164,8 @@ class EMMeans(Shown):
             For an unknown method, control, label or adjustment, Tukey's adjustment of contrasts that are not pairs, and
             interactions of labels whose combinations are not all there.
         """
-        by = self.by if by is None else (by,) if isinstance(by, str) else tuple(by)
+        by = self.by if by is None else (by,) if isinstance(by, str) else by
+        check_names("by", by)
         for name in by:
             if name not in self.labels:
                 raise DataError(f"by: found {name!r}, expected some of {', '.join(self.labels)}")
@@ -257,6 +263,8 @@ class EMMeans(Shown):
         DataError
             For a null that the scale does not have, and adjustments that have no one-sided form.
         """
+        if null is not None:
+            check_number("null", null, finite=True)
         at, margin = 0.0 if null is None else null, delta
         if self.shown is not None:
             at = 0.0 if null is None else self.shown.of_model("null", null)
@@ -266,7 +274,8 @@ class EMMeans(Shown):
         found = alternative_of(side, margin)
         if self.shown is not None and float(self.shown(np.array(at), order=1)) < 0:  # the larger the smaller
             found = found._replace(way=-found.way)
-        adjust = check_adjust(self.adjust if adjust is None else adjust, found)
+        alone = max(map(len, self._families()), default=0) < 2  # nothing to adjust for
+        adjust = check_adjust(adjust or ("none" if alone else self.adjust), found)
         level = self.level if level is None else check_level(level)
         return dataclasses.replace(self, side=found, null=float(at), adjust=adjust, level=level)
 
@@ -392,12 +401,18 @@ def type_of(fit: Any, kind: str, bias_adjust: bool | float = False) -> tuple[Sca
         raise DataError(f"type: found {kind!r}, expected 'link', the scale of the model, or 'response'")
     scale = response_scale(fit.frame.formula) if kind == "response" else None
     if scale is None:
-        if bias_adjust is not False:
+        if not isinstance(bias_adjust, bool | np.bool_) or bias_adjust:
             raise DataError("bias_adjust: for means of a transformed response with type='response'")
         return None, scale_of(fit) if kind == "link" else []
-    return (scale if bias_adjust is False else scale.corrected(_spread(fit, bias_adjust))), []
+    if isinstance(bias_adjust, bool | np.bool_) and not bias_adjust:
+        return scale, []
+    return scale.corrected(_spread(fit, bias_adjust)), []
 
 
 def _spread(fit: Any, given: bool | float) -> float:
     """The standard deviation that means are adjusted for: given, or that of the rows around the fixed part."""
-    return float(np.sqrt(marginal_variance(fit))) if given is True else float(given)
+    if isinstance(given, bool | np.bool_):
+        return float(np.sqrt(marginal_variance(fit)))
+    if not 0.0 <= given < np.inf:
+        raise DataError(f"bias_adjust: found {given!r}, expected True, False or a standard deviation")
+    return float(given)

@@ -21,6 +21,7 @@ from ...covariance.kinds import IntervalKind, PositiveKind, VarianceKind
 from ...errors import DataError
 from ...estimates.fitted import FitBase
 from ...estimates.varcorr import entry_of, natural_parameters
+from ...runtime.devices import platform
 from ...runtime.programs import QUICKLY
 from ..delta import Parameters
 from .constrained import Function, Level
@@ -109,8 +110,7 @@ def expanded(f: Callable[..., Array]) -> Callable[..., Any]:
         hessian, (value, gradient) = jax.jacfwd(with_gradient, has_aux=True)(z)
         return value, gradient, hessian
 
-    cpu = jax.default_backend() == "cpu"
-    return jax.jit(every, compiler_options=QUICKLY if cpu else None)
+    return jax.jit(every, compiler_options=QUICKLY if platform() == "cpu" else None)
 
 
 def _unit_vector(size: int, i: int, value: float = 1.0) -> np.ndarray:

@@ -117,16 +117,13 @@ def rlrt(fit: FitBase, term: str | int | None = None, n: int = 10_000, seed: See
     t = _position(fit, term)
     model = fit.model
     part: Any = model.random[t]
-    _check(model, part, fit.frame.parts[t].text)
+    check_tested(model, part, fit.frame.parts[t].text)
     others = [other for i, other in enumerate(model.random) if i != t]
     with float64():
         null = Model(model.y, model.X, others, model.residual, weights=model.weights, offset=model.offset)
         loglik, solve = _without(null, fit.method)
         statistic = float(cleaned(2.0 * (fit.loglik - loglik), loglik))
-        mu, xi = _spectra(weighted(model, model.X), weighted(model, part.Z), part, solve)
-        nu = fit.nobs - (model.X.shape[1] if fit.method == "REML" else 0)
-        rest = fit.nobs - model.X.shape[1] - len(mu)
-        replicates = draw(mu, mu if fit.method == "REML" else xi, nu, rest, n, seed)
+        replicates = law_of(model, part, fit.method, n, seed, solve)
     p = np.nan if np.isnan(statistic) else (1.0 + np.sum(replicates >= statistic)) / (n + 1.0)
     exact = not others and model.residual.is_iid
     return ExactTest(statistic, float(p), replicates, fit.frame.parts[t].text, fit.method, exact, fit.frame.kind)
@@ -145,7 +142,7 @@ def _position(fit: FitBase, term: str | int | None) -> int:
     raise DataError(f"term: found {term!r}, expected one of {', '.join(texts)}, or its position")
 
 
-def _check(model: Model, part: Any, text: str) -> None:
+def check_tested(model: Model, part: Any, text: str) -> None:
     """Refuse what is not one variance, times a matrix that is known."""
     single = isinstance(part, Term) and part.structure.size(part.dim) == 1
     if not single or not part.structure.kinds(part.dim)[0].has_scale:
@@ -161,6 +158,15 @@ def _check(model: Model, part: Any, text: str) -> None:
             f"rlrt: the {effects} random effects of {text} for {len(model.y)} rows are too many for dense matrices; "
             "with so many the asymptotic 0.5 chi2(0) + 0.5 chi2(1) of jaxlmm.compare is good"
         )
+
+
+def law_of(model: Model, part: Any, method: str, n: int, seed: Seed, solve: Solve | None = None) -> np.ndarray:
+    """Draws (n,) from the law of the likelihood ratio of a term; `solve` with the covariance that the others make."""
+    with float64():
+        mu, xi = _spectra(weighted(model, model.X), weighted(model, part.Z), part, solve)
+        size, p = model.X.shape
+        nu = size - (p if method == "REML" else 0)
+        return draw(mu, mu if method == "REML" else xi, nu, size - p - len(mu), n, seed)
 
 
 def _without(null: Model, method: str) -> tuple[float, Solve | None]:

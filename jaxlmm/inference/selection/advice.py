@@ -10,6 +10,8 @@ import numpy as np
 from ...errors import DataError
 from ...estimates.varcorr import natural_parameters
 from ...frames.tables import Shown, format_p
+from ...runtime.keys import check_seed
+from ...runtime.sizes import check_count
 from ..delta import natural
 from ..identified import known_parameters
 from ..ratios.exact import rlrt
@@ -29,6 +31,8 @@ class Advice(Shown):
 
 def advise(fit: Any, n: int = 10_000, seed: int = 0) -> Advice:
     """See ``Fit.advise``."""
+    check_count("n", n)
+    check_seed("seed", seed)
     if not fit.converged:
         return Advice((f"The fit has not converged ({fit.status}): {fit.estimate.status.advice}.",))
     said = [f"The fit is on the boundary: {direction}." for direction in fit.singular_directions]

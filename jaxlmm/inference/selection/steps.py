@@ -54,12 +54,12 @@ def step(
     check_level(alpha_random, "alpha_random")
     check_level(alpha_fixed, "alpha_fixed")
     left_out: list[tuple[str, str, float, str]] = []
-    while reductions(fit):
-        found = ranova(fit)
+    while left := reductions(fit):
+        found = ranova(fit, left=left)
         p = np.nan_to_num(found.p[1:], nan=0.0)  # what cannot be tested stays
         if not p.max() > alpha_random:
             break
-        label, formula = reductions(fit)[int(np.argmax(p))]
+        label, formula = left[int(np.argmax(p))]
         fit = smaller_fit(fit, formula)
         left_out.append(("random", label, float(p.max()), formula))
     while True:

@@ -13,7 +13,7 @@ from ...fitting.estimate import estimate
 from ...fitting.newton import Status
 from ...formula.parser import parse
 from ...formula.syntax import Side
-from ...formula.update import Summand, Written
+from ...formula.update import Summand, Written, joined
 from ...frames.columns import extend_rows, make_frame
 from ...frames.owned import frame_at
 from ...frames.tables import Shown, Table, format_p, notes
@@ -95,12 +95,12 @@ def drop1(fit: FitBase, type: int | str = 3, definition: str = "sas") -> TermTes
     return _table(rows, "Likelihood-ratio tests of fixed effects:", note, fit.frame.kind)
 
 
-def ranova(fit: Any, law: str = "mixture") -> TermTests:
-    """See ``Fit.ranova``."""
+def ranova(fit: Any, law: str = "mixture", left: list[tuple[str, str]] | None = None) -> TermTests:
+    """See ``Fit.ranova``; `left` are the `reductions`, where these are known."""
     if law not in LAWS:
         raise DataError(f"law: found {law!r}, expected one of {', '.join(LAWS)}")
     rows, said = [_Dropped("(the model)", fit.npar, fit.loglik)], list[str]()
-    for label, formula in reductions(fit):
+    for label, formula in reductions(fit) if left is None else left:
         small = smaller_fit(fit, formula)
         found = compare(small, fit)
         df = float(found.df[1])
@@ -129,8 +129,7 @@ def reductions(fit: Any) -> list[tuple[str, str]]:
             continue
         for label, left in _reduced(item, fit):
             texts = [*items[:i], *(Summand("+", text) for text in left), *items[i + 1 :]]
-            right = "".join(f" {one.sign} {one.text}" for one in texts).removeprefix(" + ").strip() or "1"
-            found.append((label, f"{response} ~ {right}"))
+            found.append((label, joined(response, texts)))
     return found
 
 

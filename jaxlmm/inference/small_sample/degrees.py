@@ -7,6 +7,7 @@ convention; Satterthwaite's and Kenward and Roger's take the estimated covarianc
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,6 @@ import numpy as np
 from ...covariance import ByGroup, Unstructured
 from ...design.encoding import INTERCEPT
 from ...errors import DataError
-from ...estimates.fitted import FitBase
 from ...formula import expressions
 from ...frames.columns import open_table
 from ...tolerances import OUTSIDE, unit_columns
@@ -22,12 +22,25 @@ from ...tolerances import OUTSIDE, unit_columns
 _LARGEST = 2e8  # numbers in [X Z]
 
 
-def residual(fit: FitBase) -> float:
-    """Rows minus the rank of X."""
-    return float(fit.frame.X.shape[0] - fit.frame.X.shape[1])
+DESIGN = ("containment", "between-within", "between-within-sas")  # that need the formula
 
 
-def containment(fit: FitBase, L: np.ndarray) -> np.ndarray:
+def rule_of(fit: Any, df: str) -> Callable[[np.ndarray], np.ndarray]:
+    """Degrees of freedom (m,) of rows of L (m, p) by a method of the design, as a function.
+
+    Parameters
+    ----------
+    fit : a fit, or anything with its `frame` and `data`;  df : one of `DESIGN`, "residual", "asymptotic"
+    """
+    if df == "containment":
+        return containment_of(fit.frame)
+    if df in DESIGN:
+        return partial(between_within, fit, sas=df.endswith("sas"))
+    n, p = fit.frame.X.shape
+    return lambda L: np.full(len(L), np.inf if df == "asymptotic" else float(n - p))
+
+
+def containment_of(frame: Any) -> Callable[[np.ndarray], np.ndarray]:
     """Degrees of freedom (m,) of rows of L (m, p) by containment, the default of SAS PROC MIXED with random effects.
 
     A random effect contains a term of the fixed part where all of the term's factors and covariates are among its own:
@@ -46,11 +59,6 @@ def containment(fit: FitBase, L: np.ndarray) -> np.ndarray:
     DataError
         Where [X Z] is too large to find its rank.
     """
-    return containment_of(fit.frame)(L)
-
-
-def containment_of(frame: Any) -> Callable[[np.ndarray], np.ndarray]:
-    """`containment` as a function of rows, the ranks found once."""
     by_term, rest = _contained(frame)
 
     def degrees(L: np.ndarray) -> np.ndarray:
@@ -62,7 +70,7 @@ def containment_of(frame: Any) -> Callable[[np.ndarray], np.ndarray]:
     return degrees
 
 
-def between_within(fit: FitBase, L: np.ndarray, sas: bool = False) -> np.ndarray:
+def between_within(fit: Any, L: np.ndarray, sas: bool = False) -> np.ndarray:
     """Degrees of freedom (m,) of rows of L (m, p) between and within subjects (Schluchter & Elashoff 1990).
 
     A coefficient belongs to the coarsest level of nested groups within whose groups its column of X is constant: with
@@ -77,7 +85,9 @@ def between_within(fit: FitBase, L: np.ndarray, sas: bool = False) -> np.ndarray
     what it adds to the rank of X, subjects, and their interactions with less. With factors a and b in every subject and
     n subjects in g arms these are ``(n - g)(a - 1)``, ``(n - g)(b - 1)`` and ``(n - g)(a - 1)(b - 1)``; a term and its
     interaction with the arm share them. Where there are no random effects and the residual is unstructured (TYPE=UN,
-    also with GROUP=), all coefficients are between subjects. The intercept only counts where it stands alone.
+    also with GROUP=), all coefficients are between subjects. The intercept only counts where it stands alone. For a row
+    over several terms SAS takes those of the final effect that an ESTIMATE or CONTRAST statement lists, for LS-means of
+    their effect; a row of L does not say which that is, and takes the least of its terms, at most SAS's.
 
     Notes
     -----
@@ -113,7 +123,7 @@ def between_within(fit: FitBase, L: np.ndarray, sas: bool = False) -> np.ndarray
     return _least(involved, of_column, df[-1])
 
 
-def _by_interactions(fit: FitBase, subject: np.ndarray, within: np.ndarray, df: np.ndarray) -> np.ndarray:
+def _by_interactions(fit: Any, subject: np.ndarray, within: np.ndarray, df: np.ndarray) -> np.ndarray:
     """Degrees of freedom `df` (p,) with those within subjects divided, see `between_within`."""
     frame, df = fit.frame, df.copy()
     parts = [_changing(fit, factors, subject) for factors in frame.formula.side.terms]
@@ -149,7 +159,7 @@ def _first_rows(codes: np.ndarray) -> np.ndarray:
     return first[codes]
 
 
-def _changing(fit: FitBase, factors: tuple[str, ...], subject: np.ndarray) -> frozenset[str]:
+def _changing(fit: Any, factors: tuple[str, ...], subject: np.ndarray) -> frozenset[str]:
     """The factors of a term that change within a subject."""
     first, table = _first_rows(subject), open_table(fit.data)
     names = dict(fit.frame.formula.aliases)

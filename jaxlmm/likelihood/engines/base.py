@@ -31,10 +31,21 @@ class Blocks(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """Row-level arrays that an engine prepares its statistics from, all multiplied by sqrt(weights)."""
+    """Row-level arrays that an engine prepares its statistics from, all multiplied by sqrt(weights).
+
+    Attributes
+    ----------
+    present : (n,) whether a row counts: one of no weight, zeros in U and Z, does not; None where all do
+    """
 
     U: Any
     Z: tuple[Any, ...]
+    present: Any = None
+
+    @property
+    def count(self) -> Any:
+        """Number of rows that count, a float."""
+        return np.float64(len(self.U)) if self.present is None else (1.0 * self.present).sum()
 
     @property
     def is_concrete(self) -> bool:
@@ -229,8 +240,15 @@ class Statistics:
         raise self._lacks("with_columns", "many responses to one design")
 
     def of_columns(self, lanes: Any) -> Any:
-        """The last columns of U alone, those of many data sets (b, ...), for `level_moments`."""
+        """The last columns of U alone, those of many data sets (b, ...), for `level_moments` and `place_squares`."""
         return self
+
+    def place_squares(self, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray] | None:
+        """Sums of squares (..., *shape) of what X leaves of y at each place of the residual, and numbers of rows.
+
+        `shape` is (q,) for levels, (K, T) for sets of coordinates; None where not known.
+        """
+        return None
 
     def level_moments(self) -> np.ndarray | None:
         """Mean products (..., q, q) of what X leaves of y between levels of the residual; None where not known."""

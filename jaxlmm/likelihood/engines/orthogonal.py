@@ -175,12 +175,12 @@ class Patterns:
         return np.concatenate(parts, -1)
 
 
-def same_rows(Z: np.ndarray, codes: np.ndarray, groups: int) -> np.ndarray:
-    """Keys (groups, 2) that are equal where groups have the same rows of Z (n, q), in any order.
+def row_keys(Z: np.ndarray, codes: np.ndarray, groups: int) -> np.ndarray:
+    """Keys (2, n) of rows of Z (n, q), the same for rows that are the same.
 
     Numbers are the same that agree to `SAME_BITS`, or are rounding beside others of their column in their group:
     nothing is compared with another column or group, so that units and weights do not matter. Each row is hashed to
-    two integers of 64 bits (the finaliser of splitmix64), which are summed by group.
+    two integers of 64 bits (the finaliser of splitmix64).
     """
     numbers = []
     for z in Z.T:
@@ -188,12 +188,19 @@ def same_rows(Z: np.ndarray, codes: np.ndarray, groups: int) -> np.ndarray:
         np.maximum.at(largest, codes, np.abs(z))
         fraction, exponent = np.frexp(np.where(np.abs(z) <= 8.0 * EPS * largest[codes], 0.0, z))
         numbers.append(np.ldexp(np.round(np.ldexp(fraction, SAME_BITS)), exponent - SAME_BITS) + 0.0)  # no -0.0
-    keys = np.zeros((groups, 2), np.uint64)
+    keys = np.zeros((2, len(Z)), np.uint64)
     for k, seed in enumerate((0x9E3779B97F4A7C15, 0xD1B54A32D192ED03)):
         row = np.full(len(Z), seed, np.uint64)
         for column in numbers:
             row = _mixed(row ^ column.view(np.uint64)) + np.uint64(seed)
-        np.add.at(keys[:, k], codes, _mixed(row))
+        keys[k] = _mixed(row)
+    return keys
+
+
+def same_rows(Z: np.ndarray, codes: np.ndarray, groups: int) -> np.ndarray:
+    """Keys (groups, 2), sums of `row_keys`: equal where groups have the same rows of Z (n, q), in any order."""
+    keys = np.zeros((groups, 2), np.uint64)
+    np.add.at(keys, codes, row_keys(Z, codes, groups).T)
     return keys
 
 

@@ -74,7 +74,7 @@ class Engine:
         compact : only `gram` and `expand` will be asked for; otherwise `solve` and `posterior` too
         varying : number of last columns of U that ``Statistics.with_columns`` may replace
         """
-        return Whole(rows.U, rows.Z, (*model.random, model.residual), self)
+        return Whole(rows.U, rows.Z, (*model.random, model.residual), self, rows.present)
 
     # -- V itself, for engines that do not prepare statistics of their own -----------------------------------
 
@@ -92,7 +92,7 @@ class Engine:
         """What turns `count` columns that differ between data sets, each (n, b), into ``with_columns``'s argument.
 
         A callable of a list of columns, with an attribute `floats`: numbers of a data set's statistics, for each
-        column. (NumPy.)
+        column. (NumPy.) It may have `split` and `weights`, by which scans find V^-1, as `grouped.batches.Varying`.
 
         Parameters
         ----------
@@ -118,12 +118,21 @@ class Engine:
         """Numbers of the statistics that `stacked` gives for a data set like this one, besides its rows."""
         return 0
 
+    def masked(self, rows: Rows, model: Any) -> Any:
+        """What gives statistics of columns that each lack rows of their own, as `grouped.masked.Masked`; None without.
+
+        Parameters
+        ----------
+        rows : columns of U that all data sets share, orthonormal, and the columns of Z worked with
+        """
+        return None
+
     def draws(self, model: Any) -> bool:
         """Whether `simulation.Sampler` can draw what `varying` would give, without rows."""
         return False
 
 
-@frozen_pytree(data=("U", "Z", "parts"), meta=("engine",))
+@frozen_pytree(data=("U", "Z", "parts", "present"), meta=("engine",))
 @dataclass(frozen=True, eq=False)
 class Whole(Statistics):
     """The rows themselves and V from them: O(n^2) memory an evaluation.
@@ -131,13 +140,14 @@ class Whole(Statistics):
     Attributes
     ----------
     U : (n, r);  Z : (n, q) of each term; of a `Field` the square roots of the weights (n, 1), None without
-    parts : random parts of the model, and its residual
+    parts : random parts of the model, and its residual;  present : see `Rows`
     """
 
     U: Any
     Z: tuple[Any, ...]
     parts: tuple[Any, ...]
     engine: Engine
+    present: Any = None
 
     @property
     def work(self) -> int:
@@ -149,9 +159,9 @@ class Whole(Statistics):
         return replace(self, U=jnp.concatenate([jnp.asarray(self.U)[:, : -lane.shape[1]], lane], 1))
 
     def covariance(self, C: Blocks) -> Array:
-        """V (n, n)."""
+        """V (n, n), that of the identity where a row does not count."""
         *random, residual = self.covariances(C)
-        return sum(random, residual)
+        return only_present(sum(random, residual), self.present)
 
     def covariances(self, C: Blocks) -> list[Array]:
         """V_t (n, n) of each random part, the residual's last."""
@@ -181,6 +191,13 @@ class Whole(Statistics):
         V = self.covariance(C)
         direct = self.engine.inverse(jax.lax.stop_gradient(V))
         return refined(direct, lambda X: V @ X, lambda X: jnp.abs(V) @ X, jnp.asarray(B))
+
+
+def only_present(V: Array, present: Any) -> Array:
+    """V (n, n) with rows and columns of the identity where a row does not count."""
+    if present is None:
+        return V
+    return jnp.where(present[:, None] & present[None, :], V, identity(len(V)))
 
 
 class VaryingRows:

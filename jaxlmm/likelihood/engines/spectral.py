@@ -10,6 +10,7 @@ levels * r^2, and so do its derivatives, closed forms as the eigenvalues s2 + g 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -186,6 +187,16 @@ class VaryingRotated:
         """Numbers of a data set's statistics, for each column."""
         return len(self.rotation.values) + self.left.shape[1] + 1
 
+    def split(self, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Coordinates (1, k, b) of columns (n, b) along the eigenvectors, and what is left of them."""
+        inside, left = self.rotation.apply(columns)
+        return inside[None], left
+
+    def weights(self, random: Sequence[np.ndarray], s2: np.ndarray) -> np.ndarray:
+        """``s2 V^-1`` of these coordinates (b, 1, 1, k), see `grouped.batches.Varying.weights`."""
+        d = random[0][:, 0] * self.rotation.values / s2[:, None]
+        return (1.0 / (1.0 + d))[:, None, None]
+
     def __call__(self, columns: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """W (b, count, k) and E (b, r, count) of columns, each (n, b), see `Spectral.with_columns`."""
         parts = [self.rotation.apply(column) for column in columns]
@@ -209,7 +220,7 @@ class SpectralEngine(Engine):
 
     def preference(self, model: Any) -> int | None:
         """Wherever it can."""
-        return None if self.can(model) else 0
+        return None if self.can(model) or is_traced(model.terms[0].relationship) else 0
 
     def layout(self, model: Any) -> Rotation:
         """The decomposition."""

@@ -113,7 +113,7 @@ class Crossed(Statistics):
         source = CrossedSource(units, rows.Z, layout)
         columns = columns_of(rows.U, source, np)
         kept = None if compact else source.lengthened()
-        return cls(np.float64(len(rows.U)), F, E, columns, coupling, kept, layout.inner, layout.levels, dims)
+        return cls(rows.count, F, E, columns, coupling, kept, layout.inner, layout.levels, dims)
 
     @property
     def work(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -56,6 +56,26 @@ class Varying:
             B = self.patterns.varying(B)
         B = pad_last(B, self.size) if self._places is None else placed(B, self._places)
         return np.moveaxis(B, 1, 0), np.moveaxis(E, -1, 0)
+
+    def split(self, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Coordinates (q, groups, b) of columns (n, b) in the span of Z by group, and what is left of them."""
+        return self.projection(columns)
+
+    def weights(self, random: Sequence[np.ndarray], s2: np.ndarray) -> np.ndarray | None:
+        """``s2 V^-1`` of these coordinates (b, q, q, groups), beside one of what is left; None where factors cross.
+
+        Parameters
+        ----------
+        random : covariances (b, q, q) of each term;  s2 : (b,) residual variances
+        """
+        if self.layout.outer:
+            return None
+        F, G, start = self.F, np.zeros((len(s2), len(self.F), len(self.F))), 0
+        for t in self.layout.inner:
+            stop = start + random[t].shape[-1]
+            G[:, start:stop, start:stop], start = random[t] / s2[:, None, None], stop
+        S = np.eye(len(F)) + np.einsum("iag,bij,jcg->bgac", F, G, F, optimize=True)
+        return np.moveaxis(np.linalg.inv(S), 1, 3)
 
     def _products(self, lefts: list[np.ndarray]) -> np.ndarray:
         """Products of what is left of the columns with everything, by component: (r, count, components, b)."""

@@ -15,7 +15,8 @@ from ..protocol import Engine
 from ..strata import Strata, VaryingStrata, strata_of, varying_strata
 from .batches import Varying, stacked
 from .engine import Grouped
-from .nested import Nested, in_rows
+from .masked import Masked
+from .nested import Components, in_rows
 
 
 class GroupedEngine(Engine):
@@ -46,12 +47,12 @@ class GroupedEngine(Engine):
         return plan(*factors_of(model.terms), len(model.y))
 
     def prepare(self, rows: Rows, model: Any, compact: bool = True, varying: int = 1) -> Grouped | Strata:
-        """See `Grouped.prepare`; of several factors in balance `Strata`, in many small components `Nested`."""
+        """See `Grouped.prepare`; of several factors in balance `Strata`, in many small components `Components`."""
         if compact and (found := strata_of(rows, model)) is not None:
             return found
         grouped = Grouped.prepare(rows, model.layout, compact, varying)
         order = self._in_rows(rows, model) if compact and rows.is_concrete else None
-        return grouped if order is None else Nested.of(grouped, order)
+        return grouped if order is None else Components.of(grouped, order)
 
     @staticmethod
     def _in_rows(rows: Rows, model: Any) -> np.ndarray | None:
@@ -63,7 +64,7 @@ class GroupedEngine(Engine):
         """See `Varying`."""
         if isinstance(statistics, Strata):
             return varying_strata(rows, model, statistics)
-        order = self._in_rows(rows, model) if isinstance(statistics, Nested) else None
+        order = self._in_rows(rows, model) if isinstance(statistics, Components) else None
         return Varying(rows.U, rows.Z, model.layout, count, len(statistics.weight), order)
 
     def factor(self, model: Any) -> tuple[np.ndarray, int] | None:
@@ -73,6 +74,10 @@ class GroupedEngine(Engine):
     def stacked(self, model: Any, lanes: Lanes) -> Iterator[tuple[np.ndarray, Grouped]]:
         """Data sets of one padded number of groups together."""
         yield from stacked(lanes)
+
+    def masked(self, rows: Rows, model: Any) -> Masked | None:
+        """With one factor."""
+        return None if model.layout.outer else Masked(rows.U, rows.Z, model.layout)
 
     def draws(self, model: Any) -> bool:
         """With one factor."""

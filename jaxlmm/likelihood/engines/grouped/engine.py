@@ -120,7 +120,7 @@ class Grouped(Statistics):
         cross = None if concrete else _cross(Z, W, codes, layout.groups, component, components)
         if concrete and compact:
             factor, weight, parent = compacted(factor, parent, None if layout.outer else (Z, codes), varying)
-        n = np.float64(rows.U.shape[0])
+        n = rows.count
         source: Source | None = None
         if not compact:
             source = Source(rows, layout, units, left[:, : left.shape[1] - r])

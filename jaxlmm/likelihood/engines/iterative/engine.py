@@ -99,7 +99,7 @@ class Krylov(Statistics):
             A.append(np.array([[np.bincount(codes, z[:, i] * z[:, j], m) for j in q] for i in q]))
             B.append(np.stack([group_sum(z[:, i, None] * rows.U, codes, m, np) for i in q], 1))
         found = cls(
-            np.float64(len(rows.U)),
+            rows.count,
             tuple(A),
             tuple(B),
             rows.U.T @ rows.U,

@@ -24,9 +24,10 @@ class Iterative(Engine):
     For crossed random effects that are too many for a factorisation. Coefficients and predicted effects are exact for
     the covariance parameters, which have a Monte Carlo error, as has the log-likelihood: ``fit.monte_carlo``. Variances
     of predicted effects are NaN: single entries of so large an inverse, unlike its traces, would need thousands of
-    random vectors. ``jaxlmm.reml(fit.theta, fit.model)`` has the Monte Carlo error of the first probes: its value is
-    estimated from other random vectors than its derivatives, which are therefore not those of this value to the last
-    digit, but within both errors; the fit makes values of its path agree with the gradient.
+    random vectors. ``jaxlmm.reml(fit.theta, fit.model)`` has the Monte Carlo error of the first probes. In it theta may
+    be traced, the arrays of the model may not. Its gradient estimates that of the exact log-likelihood by the same
+    random vectors, with more control variates than the value has: it is not the derivative of the estimated value, and
+    an optimiser that compares values should follow the gradient.
 
     Parameters
     ----------

@@ -87,7 +87,7 @@ class Marginal(Statistics):
         return replace(self, buckets=tuple(buckets))
 
     def of_columns(self, lanes: tuple[Any, ...]) -> Marginal:
-        """The last columns of U alone, those of many data sets (b, ...), for `level_moments`."""
+        """The last columns of U alone, those of many data sets (b, ...), for `level_moments` and `place_squares`."""
         pairs = zip(self.buckets, lanes, strict=True)
         return replace(self, buckets=tuple(b._replace(**{"W" if b.S is None else "S": own}) for b, own in pairs))
 
@@ -218,6 +218,11 @@ class Marginal(Statistics):
         else:
             sums = _unpaired(np.sum(np.asarray(b.S)[..., -1], -2), present.shape[-1])
         return sums / np.maximum(pairs, 1.0)
+
+    def place_squares(self, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+        """Sums of squares (..., *shape) of what X leaves of y at each place of the residual, and numbers of rows."""
+        squares = [b.squares(shape) for b in self.buckets]
+        return np.sum([square for square, _ in squares], 0), np.sum([rows for _, rows in squares], 0)
 
     # -- details ---------------------------------------------------------------------------------------------
 

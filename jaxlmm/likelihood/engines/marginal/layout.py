@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ....pytrees import frozen_pytree
+from ....pytrees import frozen_pytree, is_traced
 from ...parts import Field, Residual, Term
 from ..layout import connected, stack_outer
 from ..orthogonal import pad_first
@@ -131,6 +131,8 @@ def linked(part: Term | Field) -> np.ndarray:
     """Rows that a part ties together: its groups, or the levels that a relationship matrix connects."""
     if isinstance(part, Field) or part.relationship is None:
         return np.asarray(part.group)
+    if is_traced(part.relationship):  # anybody may be related to anybody
+        return np.zeros(len(part.group), np.int32)
     return relatives(part.relationship)[part.group]
 
 

@@ -35,6 +35,36 @@ class Clustered(NamedTuple):
         last = self.places[-1]
         return not any(self.places[:-1]) and last.S is None and last.set is None
 
+    def squares(self, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+        """Sums of squares of the last column, and numbers of rows, by place (..., *shape); see `place_squares`."""
+        last, present = self.places[-1], np.asarray(self.present, float)
+        T = present.shape[-1]
+        place = np.broadcast_to(np.arange(T), present.shape)
+        if last.S is not None:
+            place = np.argmax(np.asarray(last.S) > 0, -1)
+        elif last.set is not None:
+            sets = np.asarray(last.set)
+            place = (sets if last.position is not None else sets[..., None]) * shape[-1]
+            place = place + (np.arange(T) if last.position is None else np.asarray(last.position))
+        place = np.broadcast_to(place, present.shape)
+        if self.S is None:
+            square = np.asarray(self.W)[..., -1] ** 2
+            if self.pattern is not None:
+                own = np.broadcast_to(np.asarray(self.pattern)[..., None], (*self.pattern.shape, T))
+                place, present = (np.take_along_axis(x, own, -2) for x in (place, present))
+        else:
+            square = np.asarray(self.S)[..., np.cumsum(np.arange(1, T + 1)) - 1, -1]
+            present = present * np.asarray(self.count)[..., None]
+        return _by_place(square, place, shape), _by_place(present, place, shape)
+
+
+def _by_place(values: np.ndarray, place: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Sums (..., *shape) of values (..., m, T) at their places (m, T) or (..., m, T)."""
+    lead, size = values.shape[:-2], int(np.prod(shape))
+    flat = np.broadcast_to(place, values.shape).reshape(-1, values.shape[-2] * values.shape[-1])
+    at = (np.arange(len(flat))[:, None] * size + flat).ravel()
+    return np.bincount(at, values.ravel(), len(flat) * size).reshape(*lead, *shape)
+
 
 def clustered(
     own: Bucket, rows: Rows, parts: tuple[Any, ...], layout: Clusters, W: Any, concrete: bool, keep: bool, xp: Any
@@ -45,7 +75,8 @@ def clustered(
         _padded(rows.Z[t], xp)[row] if t in layout.inner and rows.Z[t] is not None else None for t in range(len(rows.Z))
     ]
     kin = [None if getattr(part, "relationship", None) is None else _between(part, row, xp) for part in parts]
-    values = [value for value in (*Z, *kin) if value is not None]
+    here = None if rows.present is None else _padded(1.0 * rows.present[:, None], xp)[row][..., 0]
+    values = [value for value in (*Z, *kin, here) if value is not None]
     first, pattern, present, count, places = own.first, own.pattern, own.present, own.count, own.places
     if values:
         of_cluster = np.arange(m, dtype=np.int32) if pattern is None else pattern
@@ -57,6 +88,7 @@ def clustered(
             count = np.ones(m)
         source = of_cluster[first]
         present, places = present[source], tuple(None if p is None else p.take(source) for p in places)
+        present = present if here is None else present & (here[first] > 0.0)
         for t, z in enumerate(Z):
             if z is not None:
                 places = (*places[:t], _valued(places[t], parts[t], z[first]), *places[t + 1 :])

@@ -1,0 +1,120 @@
+"""Score statistics of many covariates beside many null fits: V^-1 of each response weights coordinates they share."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ...batch.responses import Design
+from ...errors import DataError
+from ...likelihood.engines import Rows
+from ...likelihood.model import Model
+from ...likelihood.parts import Term
+from ...likelihood.prepared import orthonormal, weighted
+from ...linalg import tril_indices
+from ...tolerances import ALIASED
+
+
+class PairScores(NamedTuple):
+    """For b responses and m covariates, each added alone to the null model at the null fit's ratio of variances.
+
+    Attributes
+    ----------
+    share : (b, m) squared partial correlation, NaN where the null model spans a covariate
+    estimate, se : (b, m) generalised least squares
+    """
+
+    share: np.ndarray
+    estimate: np.ndarray
+    se: np.ndarray
+
+
+class Scanner:
+    """Responses with their null fits, in which covariates are tested block by block.
+
+    With V of a response, P its projection ``V^-1 - V^-1 X (X'V^-1 X)^-1 X'V^-1``, the squared partial correlation is
+    ``(x'Py)^2 / (x'Px y'Py)``. In coordinates in which V is block diagonal for all responses alike, these products are
+    products of matrices: of the covariates and of their squares.
+
+    Parameters
+    ----------
+    Y : (b, n);  covariances, sigma : of the null fits, as in `jaxlmm.BatchFit`
+
+    Raises
+    ------
+    DataError
+        For models with several grouping factors, random functions or residual structures.
+    """
+
+    def __init__(self, model: Model, Y: np.ndarray, covariances: tuple[np.ndarray, ...], sigma: np.ndarray):
+        self.Q, _, alias = orthonormal(model.X, model.weights)
+        self.model, self.n, self.p = model, len(model.y), model.X.shape[1] - int(np.sum(alias))
+        Z = tuple(weighted(model, t.Z) for t in model.random if isinstance(t, Term))
+        template = Design(model).template
+        self.parts = model.evaluator.varying(Rows(self.Q, Z), model, template.statistics, 1)
+        W = self.parts.weights(covariances, sigma**2) if hasattr(self.parts, "weights") else None
+        if W is None or not model.residual.is_iid:
+            raise DataError(
+                "scan: score statistics are for one grouping factor or one relationship matrix and independent "
+                "residuals; this model has others; use fit.refit(Y, column=, values=, pairs='all')"
+            )
+        b, q = W.shape[:2]
+        offset = 0.0 if model.offset is None else model.offset
+        along, self.left = self._split(weighted(model, (Y - offset).T))
+        own, self.beside = self.parts.split(self.Q)
+        i, j = tril_indices(q)
+        self.pairs, twice = (i, j), np.where(i == j, 1.0, 2.0)
+        self.squares = (W[:, i, j] * twice[:, None]).reshape(b, len(i) * W.shape[3])
+        y = np.einsum("bacg,cgb->bag", W, along, optimize=True)
+        self.of_y = y.reshape(b, q * W.shape[3])
+        WQ = np.einsum("bacg,cgp->bpag", W, own, optimize=True)
+        self.of_Q = WQ.reshape(b, own.shape[-1], q * W.shape[3])
+        XX = np.einsum("bpag,agr->bpr", WQ, own, optimize=True) + self.beside.T @ self.beside
+        XX = XX + np.diag(1.0 * (alias > 0))
+        self.inverse = np.linalg.inv(XX)
+        Xy = np.einsum("bpag,agb->bp", WQ, along, optimize=True) + (self.beside.T @ self.left).T
+        yy = np.einsum("bag,agb->b", y, along, optimize=True) + np.sum(self.left**2, 0)
+        self.beta = np.einsum("bpr,br->bp", self.inverse, Xy)
+        self.yPy = yy - np.sum(self.beta * Xy, 1)
+
+    @property
+    def df(self) -> int:
+        """Rows less coefficients, with one covariate."""
+        return self.n - self.p - 1
+
+    def _split(self, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Coordinates and rest of columns (n, b) less what X explains of them, which P takes away anyhow."""
+        for _ in range(2):
+            columns = columns - self.Q @ (self.Q.T @ columns)
+        return self.parts.split(columns)
+
+    def __call__(self, x: np.ndarray) -> PairScores:
+        """Scores of covariates x (m, n)."""
+        columns = weighted(self.model, x.T)
+        size = np.sum(columns**2, 0)
+        along, left = self._split(columns)
+        i, j = self.pairs
+        flat = along.reshape(len(along) * along.shape[1], len(x))
+        rest = np.sum(left**2, 0)
+        inside = np.sum(flat**2, 0) + rest  # of x without what X explains
+        xx = self.squares @ (along[i] * along[j]).reshape(self.squares.shape[1], len(x)) + rest
+        xy = self.of_y @ flat + self.left.T @ left
+        Xx = self.of_Q @ flat + self.beside.T @ left
+        xPy = xy - np.einsum("bp,bpm->bm", self.beta, Xx)
+        xPx = xx - np.sum(Xx * (self.inverse @ Xx), 1)
+        xPx = np.where(inside > ALIASED**2 * size, xPx, np.nan)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            share = np.minimum(xPy**2 / (xPx * self.yPy[:, None]), 1.0)
+            se = np.sqrt(self.yPy[:, None] * (1.0 - share) / (self.df * xPx))
+            return PairScores(share, xPy / xPx, se)
+
+
+def statistics_of(share: Any, n: int, df: int) -> dict[str, Any]:
+    """Score, likelihood ratio and F statistic of squared partial correlations, at a given ratio of variances.
+
+    The score statistic is by the null fit's maximum likelihood variance, the ratio's variance is profiled out; F has
+    one and `df` degrees of freedom, exactly where the ratio of variances is the true one (Kang et al. 2008).
+    """
+    with np.errstate(divide="ignore"):
+        return {"score": n * share, "lrt": -n * np.log1p(-share), "F": df * share / (1.0 - share)}

@@ -1,0 +1,183 @@
+"""Narrow-space inference against Henderson's equations written out, and against SAS's published split plot."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import pytest
+
+import jaxlmm
+from dense_inference import jacobian
+from jaxlmm.errors import DataError
+
+# SAS/STAT, The MIXED Procedure, example "Split-Plot Design" (data: Stroup 1989); blocks, then A, then B
+YIELD = [[[56, 41], [50, 36], [39, 35]], [[30, 25], [36, 28], [33, 30]], [[32, 24], [31, 27], [15, 19]],
+         [[30, 25], [35, 30], [17, 18]]]  # fmt: skip
+
+
+@cache
+def split_plot():
+    plots = [(b, a, c) for b in range(4) for a in range(3) for c in range(2)]
+    data = {name: np.array([f"{name}{p[k] + 1}" for p in plots]) for k, name in enumerate(("Block", "A", "B"))}
+    return jaxlmm.lmm("Y ~ A * B + (1 | Block/A)", {**data, "Y": np.ravel(YIELD).astype(float)})
+
+
+def test_a_mean_in_three_spaces_is_that_of_sas():
+    """The "a1 mean" of SAS's example: narrow, of these blocks and plots; intermediate, of these blocks; broad."""
+    broad = {"(Intercept)": 1, "B[T.B2]": 0.5}
+    blocks = {**broad, ("Block", ...): 1}
+    plots = {("A:Block", f"A1:Block{k}"): 0.25 for k in range(1, 5)}
+    found = split_plot().test({"narrow": {**blocks, **plots}, "intermed": blocks, "broad": broad})
+    np.testing.assert_allclose(found.rows.estimate, [32.875] * 3, rtol=1e-8)
+    np.testing.assert_allclose(found.rows.se, [1.0817, 2.2396, 4.5403], atol=5e-5)
+    np.testing.assert_allclose(found.rows.statistic, [30.39, 14.68, 7.24], atol=5e-3)
+    np.testing.assert_allclose(found.rows.df[:2], [9, 6], rtol=1e-4)
+    assert found.names == ("narrow", "intermed", "broad")
+
+
+@pytest.mark.slow
+def test_means_of_predicted_groups_are_in_the_space_of_the_parts_that_count():
+    fit = split_plot()
+    for random, error in ((True, 1.0817), ("Block", 2.2396), (False, 4.5403)):
+        found = fit.predictions("A", random=random)
+        np.testing.assert_allclose(found._tests["std_error"], error, atol=5e-5)
+    assert "with predicted effects of" in str(fit.predictions("A", random=True))
+
+
+@cache
+def slopes():
+    data = jaxlmm.datasets.load("sleepstudy").drop(index=[3, 17, 44, 45, 120]).reset_index(drop=True)
+    data["w"] = np.tile([1.0, 2.0, 0.5, 1.5, 1.0], 35)
+    return data, jaxlmm.lmm("Reaction ~ Days + (Days | Subject)", data, weights="w")
+
+
+L = {
+    "308 at 3": {"(Intercept)": 1, "Days": 3, ("Subject", "308", "(Intercept)"): 1, ("Subject", 308, "Days"): 3},
+    "309 - 308": {("Subject", "309", "Days"): 1, ("Subject", "308", "Days"): -1},
+    "all": {"Days": 1, ("Subject", ..., "Days"): 1},
+    "Days": {"Days": 1},
+}
+
+
+@cache
+def henderson():
+    """Covariance (4, 4) of the errors of L as a function of the parameters (G00, G01, G11, s2)."""
+    data, fit = slopes()
+    codes = data["Subject"].astype("category").cat.codes.to_numpy()
+    X = np.column_stack([np.ones(len(data)), data["Days"]])
+    Z = np.zeros((len(data), 36))
+    for j in range(2):
+        Z[np.arange(len(data)), 2 * codes + j] = X[:, j]
+    K = np.zeros((4, 38))
+    K[0, :2], K[0, 2:4] = [1, 3], [1, 3]
+    K[1, [3, 5]] = [-1, 1]
+    K[2, 1], K[2, 3::2] = 1, 1 / 18
+    K[3, 1] = 1
+
+    def errors(x):
+        G = np.array([[x[0], x[1]], [x[1], x[2]]])
+        both = np.column_stack([X, Z])
+        A = both.T @ (both * data["w"].to_numpy()[:, None]) / x[3]
+        A[2:, 2:] += np.kron(np.eye(18), np.linalg.inv(G))
+        return K @ np.linalg.inv(A) @ K.T
+
+    return errors, fit.parameters()["estimate"].to_numpy()
+
+
+def test_errors_and_degrees_of_freedom_are_those_of_hendersons_equations():
+    _, fit = slopes()
+    errors, x = henderson()
+    found = fit.test(L)
+    mse = errors(x)
+    np.testing.assert_allclose(found.rows.se, np.sqrt(np.diagonal(mse)), rtol=1e-7)
+    W, D = fit.vcov_parameters(), jacobian(errors, x)
+    along = np.diagonal(D, axis1=1, axis2=2)
+    df = 2 * np.diagonal(mse) ** 2 / np.einsum("im,ij,jm->m", along, W, along)
+    np.testing.assert_allclose(found.rows.df, df, rtol=1e-5)
+    u = fit.ranef()["Subject"].values
+    b = fit.coef
+    np.testing.assert_allclose(
+        found.rows.estimate,
+        [b[0] + 3 * b[1] + u[0, 0] + 3 * u[0, 1], u[1, 1] - u[0, 1], b[1] + u[:, 1].mean(), b[1]], rtol=1e-7,
+    )  # fmt: skip
+    e = found.rows.estimate
+    np.testing.assert_allclose(found.joint.statistic, e @ np.linalg.solve(mse, e) / 4, rtol=1e-6)
+    # Fai & Cornelius (1996): t statistics along the eigenvectors of the covariance
+    _, Q = np.linalg.eigh(mse)
+    slope = np.einsum("am,iab,bm->im", Q, D, Q)
+    nu = 2 * np.diagonal(Q.T @ mse @ Q) ** 2 / np.einsum("im,ij,jm->m", slope, W, slope)
+    E = np.sum(nu / (nu - 2))
+    np.testing.assert_allclose(found.joint.den_df, 2 * E / (E - 4), rtol=1e-4)
+    assert found.joint.num_df == 4
+    assert found.names == tuple(L)
+    assert fit.test(L["309 - 308"]).names == ("Subject 309 Days - Subject 308 Days",)
+
+
+@pytest.mark.slow
+def test_kenward_roger_adds_what_estimated_parameters_cost():
+    """Each as `predict` and `test` have it: a row of the data, and a coefficient."""
+    data, fit = slopes()
+    found = fit.test(L, df="kenward-roger").rows
+    row = fit.predict({"Days": [3.0], "Subject": ["308"]}, df="kenward-roger", se=True)
+    one = fit.test("Days", df="kenward-roger").rows
+    for k, expected in ((0, (row["std_error"][0], row["df"][0])), (3, (one.se[0], one.df[0]))):
+        np.testing.assert_allclose((found.se[k], found.df[k]), expected, rtol=1e-7)
+
+
+@pytest.mark.slow
+def test_averages_of_rows_have_the_effects_of_these_rows():
+    """Also with values of a predictor, in new data, and compared with each other."""
+    data, fit = slopes()
+    means = fit.predictions("Subject", at={"Days": [0, 3]}, random=True)
+    both = fit.test({"a": L["308 at 3"], "b": L["308 at 3"] | {("Subject", 308, "Days"): 5}})
+    at = means.labels["Days"].index(3)
+    np.testing.assert_allclose(means._tests["estimate"][at], both.rows.estimate[0], rtol=1e-8)
+    np.testing.assert_allclose(means._tests["std_error"][at], both.rows.se[0], rtol=1e-7)
+    np.testing.assert_allclose(means._tests["df"][at], both.rows.df[0], rtol=1e-6)
+    new = {"Days": [3.0, 3.0], "Subject": ["308", "309"]}
+    found = fit.predictions("Subject", newdata=new, random=True).contrast("revpairwise")
+    gap = {("Subject", s, c): w * v for s, w in ((309, 1), (308, -1)) for c, v in (("(Intercept)", 1), ("Days", 3))}
+    other = fit.test(gap).rows
+    np.testing.assert_allclose(found._tests["std_error"], other.se, rtol=1e-7)
+    np.testing.assert_allclose(found._tests["df"], other.df, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("L", "message"),
+    [
+        ({("Site", "308"): 1}, "expected one of the grouping factors: Subject"),
+        ({("Subject", "308"): 1}, r"expected one of the effects of Subject as third entry: '\(Intercept\)', 'Days'"),
+        ({("Subject", "nobody", "Days"): 1}, "level 'nobody' of 'Subject', which is not in the fit"),
+        ({("Subject",): 1}, r"expected \(group, level\)"),
+        ({"Dayz": 1, ("Subject", "308", "Days"): 1}, "found coefficient 'Dayz'"),
+    ],
+)
+def test_what_is_no_predicted_effect(L, message):
+    with pytest.raises(DataError, match=message):
+        slopes()[1].test(L)
+
+
+def test_methods_that_are_for_coefficients_alone():
+    fit = slopes()[1]
+    with pytest.raises(DataError, match="robust: sandwich covariances are for coefficients"):
+        fit.test(L, robust="CR2")
+    with pytest.raises(DataError, match="random: averages with random effects are on the scale of the model"):
+        fit.predictions("Subject", newdata="grid", random=True)
+    with pytest.raises(DataError, match="too many|nobody|not in the fit"):
+        fit.predictions("Subject", newdata={"Days": [1.0], "Subject": ["nobody"]}, random=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("df", ["satterthwaite", "kenward-roger", "residual"])
+def test_single_rows_are_predictions_also_of_random_functions(df):
+    rng = np.random.default_rng(0)
+    g, t = np.repeat(np.arange(8), 6), np.tile(np.arange(6.0), 8)
+    data = {"g": np.array([f"s{k}" for k in g]), "t": t, "x": rng.normal(size=48)}
+    root = np.linalg.cholesky(np.exp(-np.abs(t[:6, None] - t[:6])))
+    data["y"] = data["x"] + rng.normal(size=8)[g] + (root @ rng.normal(size=(6, 8))).T.ravel() + rng.normal(size=48)
+    fit = jaxlmm.lmm("y ~ x + (1 | g) + ou(t | g)", data)
+    new = {"g": np.array(["s1", "s3"]), "t": np.array([2.5, 7.0]), "x": np.array([0.0, 1.0])}
+    found, expected = fit.predictions("row", newdata=new, random=True, df=df).frame(), fit.predict(new, se=True, df=df)
+    for name in ("estimate", "std_error", "df"):
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-9)
