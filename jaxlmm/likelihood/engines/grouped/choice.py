@@ -16,7 +16,7 @@ from ..strata import Strata, VaryingStrata, strata_of, varying_strata
 from .batches import Varying, stacked
 from .engine import Grouped
 from .masked import Masked
-from .nested import Nested, in_rows
+from .nested import Components, in_rows
 
 
 class GroupedEngine(Engine):
@@ -47,12 +47,12 @@ class GroupedEngine(Engine):
         return plan(*factors_of(model.terms), len(model.y))
 
     def prepare(self, rows: Rows, model: Any, compact: bool = True, varying: int = 1) -> Grouped | Strata:
-        """See `Grouped.prepare`; of several factors in balance `Strata`, in many small components `Nested`."""
+        """See `Grouped.prepare`; of several factors in balance `Strata`, in many small components `Components`."""
         if compact and (found := strata_of(rows, model)) is not None:
             return found
         grouped = Grouped.prepare(rows, model.layout, compact, varying)
         order = self._in_rows(rows, model) if compact and rows.is_concrete else None
-        return grouped if order is None else Nested.of(grouped, order)
+        return grouped if order is None else Components.of(grouped, order)
 
     @staticmethod
     def _in_rows(rows: Rows, model: Any) -> np.ndarray | None:
@@ -64,7 +64,7 @@ class GroupedEngine(Engine):
         """See `Varying`."""
         if isinstance(statistics, Strata):
             return varying_strata(rows, model, statistics)
-        order = self._in_rows(rows, model) if isinstance(statistics, Nested) else None
+        order = self._in_rows(rows, model) if isinstance(statistics, Components) else None
         return Varying(rows.U, rows.Z, model.layout, count, len(statistics.weight), order)
 
     def factor(self, model: Any) -> tuple[np.ndarray, int] | None:

@@ -51,11 +51,11 @@ def placed(x: np.ndarray, order: np.ndarray) -> np.ndarray:
 
 @frozen_pytree(data=("n", "factor", "cross", "weight", "parent", "source"), meta=("shape",))
 @dataclass(frozen=True, eq=False)
-class Nested(Grouped):
+class Components(Grouped):
     """Statistics as `Grouped`, the groups in the places of `in_rows`."""
 
     @classmethod
-    def of(cls, found: Grouped, order: np.ndarray) -> Nested:
+    def of(cls, found: Grouped, order: np.ndarray) -> Components:
         """From statistics with groups in the order of the layout."""
         F, B, E = found.factor
         components = found.shape[3]
@@ -122,7 +122,7 @@ class Nested(Grouped):
         Jw = jnp.einsum("kbarc,rs->kbasc", J, w)
         KJ, KX = jnp.einsum("klc,lbarc->kbarc", K, J), jnp.einsum("klc,ablmc->abkmc", K, X)
         T = _pairs(M1, 2.0 * E1 - M1 + R) + _pairs(R, M1)
-        T = T - 2.0 * jnp.einsum("kbasx,kcdsx->abcd", Jw, KJ) - jnp.einsum("bcklx,adlkx->abcd", KX, KX)
+        T = T - 2.0 * jnp.einsum("kbasx,kcdsx->abcd", Jw, KJ) - jnp.einsum("abklx,cdlkx->abcd", KX, KX)
         XP = jnp.einsum("kcx,bakmx,mdx->abcd", P, X, P)
         mixed = 2.0 * jnp.einsum("kcx,kbasx,dsx->abcd", P, Jw, N2) - XP
         double = {(0, 0): T, (0, 1): mixed, (1, 1): _pairs(M2, 2.0 * E2 - M2)}
