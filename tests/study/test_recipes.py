@@ -18,7 +18,7 @@ def test_recipes_run(capsys):
     assert len(blocks) == 9
     known: dict = {}
     for block in blocks:
-        if "sample_size(one" not in block:  # which needs as many data sets as it says
+        if "found = sample_size(" not in block:  # which needs as many data sets as it says
             exec(re.sub(r"(replicates|chunk)=\d+", r"\1=20", block), known)
     assert "effects differ" in capsys.readouterr().out
     assert set(known["result"].joint_power(known["pair"])) >= {"power", "mcse", "count"}
