@@ -190,6 +190,12 @@ def test_the_root_and_its_error_from_counts():
     assert all(f.n == np.ceil(f.estimate) for f in found)
 
 
+def test_sizes_between_which_everything_changes_need_more_data_sets():
+    """No probit curve is steep enough, and its information is singular."""
+    with pytest.raises(DataError, match="replicates: 20 data sets a size are too few"):
+        _root("n", 0.8, {10: np.array([0.0, 20.0]), 20: np.array([20.0, 20.0])}, 5, 40, 1)
+
+
 @pytest.mark.slow
 def test_sample_size_of_a_test_whose_power_is_known(tmp_path):
     # the t test of two groups: power from the noncentral t
