@@ -159,8 +159,8 @@ def _root(factor: str, power: float, tried: dict[int, np.ndarray], low: int, hig
     try:
         ab, vcov = probit_fit(np.sqrt(n[near]), hits[near], counts[near])
     except np.linalg.LinAlgError:  # all reject at one size and none at the next: steeper than any curve
-        raise DataError(f"study: replicates: {counts.min():.0f} data sets a size are too few to see how power grows with "
-                        f"{factor!r}; use more") from None  # fmt: skip
+        raise DataError(f"study: replicates: {counts.min():.0f} data sets a size are too few to see how power grows "
+                        f"with {factor!r}; use more") from None  # fmt: skip
     if not ab[1] > 0:
         raise DataError(f"factor: power does not grow with {factor!r} about {power:g}; use more replicates")
     root = (goal - ab[0]) / ab[1]

@@ -57,7 +57,8 @@ def same(kind, cls):
         close(a, b, 1e-11)
 
 
-@pytest.mark.parametrize("kind", ["crossed", *(pytest.param(k, marks=pytest.mark.slow) for k in ("nested",))])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["crossed", "nested"])
 def test_strata_equal_the_dense_engine(kind):
     same(kind, Strata)
 
