@@ -266,6 +266,7 @@ def groups():
     return {"y": y, "g": g, "s": s.astype(str), "t": np.repeat(np.arange(10.0), 20), "h": np.where(s % 2, "C", "D")}
 
 
+@pytest.mark.slow
 def test_errors_by_group_are_honoured(groups):
     fit = jaxlmm.lmm("y ~ g + (1 | s)", groups, residual="iid(by=g)")
     assert fit.loglik == pytest.approx(-398.33, abs=0.005)  # -451.84 with one variance

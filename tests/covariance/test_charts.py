@@ -81,7 +81,8 @@ def test_variance_functions_have_one_fit_in_every_unit(name, unit, origin):
     assert slopes[1] == pytest.approx(slopes[0] / (unit if name == "exp" else 1.0), rel=1e-4)
 
 
-@pytest.mark.parametrize("days", some([365.25, 3.15576e7], 3.15576e7))
+@pytest.mark.slow
+@pytest.mark.parametrize("days", [365.25, 3.15576e7])
 def test_car1_is_ou_in_seconds_days_and_years(days):
     d = data()
     years = jaxlmm.lmm("y ~ 1", d, residual="ou(t | g)")

@@ -435,6 +435,7 @@ def test_fits_with_fixed_parameters():
     assert likelihood(embedded, free) == pytest.approx(scaled.loglik, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_fits_with_tied_parameters():
     make = balanced(3, sd=(1.0, 1.0, 0.8, 0.9))
     logliks = [
@@ -449,6 +450,7 @@ def test_fits_with_tied_parameters():
     assert logliks[0] == pytest.approx(logliks[1], abs=1e-9) and logliks[1] < logliks[2] < logliks[3]
 
 
+@pytest.mark.slow
 def test_a_product_does_not_start_on_a_saddle():
     """With two correlations of zero neither has a slope; the product has either factor as a special case."""
     make = balanced(3, sd=(1.0, 1.0, 0.8, 0.9))

@@ -769,8 +769,9 @@ def extended(d: Data) -> Data:
     return d | {"occasion": 10 * d["id"] + d["time"]} if "trait" in d else d
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("name", some(ALIKE, "cs is a random intercept", "matern inf is gau"))
+@pytest.mark.parametrize("name", ALIKE)
 def test_two_texts_of_one_model(name: str, seed: int) -> None:
     case, first, second, follow = ALIKE[name]
     d = extended(CASES[case].data(seed))

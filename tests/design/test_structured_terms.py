@@ -634,6 +634,7 @@ def test_terms_by_arm_are_predicted_for_new_data():
         fit.predict(columns(arm=["w"] * N))
 
 
+@pytest.mark.slow
 def test_a_refit_and_a_bootstrap_keep_the_structures():
     fit = fitted("y ~ x + ou(time | id)")
     assert fit.refit(fit.simulate(1, seed=2)[0]).engine == fit.engine

@@ -331,6 +331,7 @@ def test_groups_that_say_nothing_about_their_slope(name, engine):
             assert all(np.all(np.isfinite(f)) for f in found), (theta, found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", AWKWARD[1:])
 def test_fits_of_awkward_groups_end_with_finite_numbers(name):
     y, X, codes = awkward(name)
@@ -365,8 +366,9 @@ def compound(theta, subject, weights=None):
     return V if weights is None else V / np.sqrt(np.outer(weights, weights))
 
 
-@pytest.mark.parametrize("criterion", some(["reml", "ml"], "reml"))
-@pytest.mark.parametrize("case", some(["alone", "weights", "beside a random slope"], "beside a random slope"))
+@pytest.mark.slow
+@pytest.mark.parametrize("criterion", ["reml", "ml"])
+@pytest.mark.parametrize("case", ["alone", "weights", "beside a random slope"])
 def test_derivatives_of_a_structured_residual(criterion, case):
     y, X, subject, visit = repeated()
     weights = np.random.default_rng(0).uniform(0.5, 2, len(y)) if case == "weights" else None

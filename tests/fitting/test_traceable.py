@@ -105,6 +105,7 @@ def test_vmap_over_data_sets():
     np.testing.assert_allclose(found.loglik, batches.batch(kind).loglik[:8], atol=1e-7)
 
 
+@pytest.mark.slow
 def test_an_optax_transformation():
     model, y, single = regular("uneven slopes")
     found = jaxlmm.fit(model.replace(y=y), optimizer=optax.lbfgs(), max_iterations=500)
@@ -140,7 +141,8 @@ def sharded_model(engine):
     return jaxlmm.Model(rng.normal(size=n) + rng.normal(size=6)[g], X, terms, residual, engine=engine)
 
 
-@pytest.mark.parametrize("engine", some(SHARDED, "grouped"))
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", SHARDED)
 def test_fits_of_shards(engine):
     model = sharded_model(engine)
 

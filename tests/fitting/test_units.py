@@ -185,6 +185,7 @@ def test_a_fit_that_was_stopped_has_the_loglik_of_its_theta(method, limit, monke
     PROGRAMS.clear()
 
 
+@pytest.mark.slow
 def test_a_likelihood_without_a_maximum_has_the_value_of_its_theta():
     """As many visits as subjects: the likelihood rises towards singular matrices, where the fit stalls."""
     rng = np.random.default_rng(0)

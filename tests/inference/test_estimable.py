@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 
 import jaxlmm
-from cases import some
 
 
 def crossover():
@@ -142,8 +141,9 @@ def visits(n=48, seed=0):
     return pd.concat([one.assign(visit=v, y=y[:, j] + one.base) for j, v in enumerate(VISITS)], ignore_index=True)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::jaxlmm.errors.DroppedColumnsWarning")
-@pytest.mark.parametrize("df", some(["satterthwaite", "kenward-roger"], "kenward-roger"))
+@pytest.mark.parametrize("df", ["satterthwaite", "kenward-roger"])
 def test_a_saturated_visit_takes_nothing_from_the_others(df):
     d = visits()
     rng = np.random.default_rng(3)
@@ -211,6 +211,7 @@ def test_what_the_data_do_not_identify_has_no_estimate():
         np.testing.assert_allclose(other.iloc[:, 3:].astype(float), frames[0].iloc[:, 3:].astype(float), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_visits_that_never_meet_have_no_covariance():
     d = visits()
     even = d.id.str[1:].astype(int) % 2 == 0
@@ -242,6 +243,7 @@ def test_by_ml_a_term_among_the_fixed_effects_has_no_variance(formula, fixed):
         jaxlmm.lmm(formula, d)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", [1e-4, 1e4])
 def test_endpoints_in_other_units_are_the_same_model(unit):
     """Two endpoints in one unstructured matrix: the likelihood moves by the logarithm of the unit alone."""

@@ -41,6 +41,7 @@ def test_leverage_is_the_diagonal_of_the_hat_matrices(model):
 
 
 @pytest.mark.parametrize("by", ["row", pytest.param("id", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_by_levels_and_by_solutions_of_rows(by, monkeypatch):
     """V^-1 with crossed factors from the inverse of their effects, and from a solution a row."""
     fit, found = fitted("crossed"), []

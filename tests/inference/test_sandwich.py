@@ -331,6 +331,7 @@ def _at(estimate, model, theta):
     return dataclasses.replace(estimate, theta=theta, covariances=covariances, residual=C.residual)
 
 
+@pytest.mark.slow
 def test_covariance_of_all_parameters():
     fit = fitted("serial")
     X = fit.model.X

@@ -338,7 +338,8 @@ def table(fit, frame, se, df):
 LOOSE = ("battery_cell", "sleep_study_quadratic", "sleep_study_some_corr_quadratic")
 
 
-@pytest.mark.parametrize("df", ["kenward-roger", *slow("kenward-roger-full"), "satterthwaite"])
+@pytest.mark.slow
+@pytest.mark.parametrize("df", ["kenward-roger", "kenward-roger-full", "satterthwaite"])
 @pytest.mark.parametrize("name", INTERIOR)
 def test_sas_on_designed_experiments(name, df):
     """V is linear in its parameters, in which full and first-order Kenward-Roger agree."""

@@ -104,6 +104,7 @@ def test_fits_are_those_of_the_dense_engine(structure, method):
 
 
 @pytest.mark.parametrize("products", [clustered.MAX_PRODUCTS, 0], ids=["products", "rows"])
+@pytest.mark.slow
 def test_batches(products, monkeypatch):
     monkeypatch.setattr(clustered, "MAX_PRODUCTS", products)
     y, X, *_ = data()

@@ -94,7 +94,7 @@ MODELS = {
 }  # fmt: skip
 
 
-DAILY = ("map", "correlated")  # the others have files of their own; ou takes five times as long
+DAILY = ("map",)  # the others have files of their own; ou takes five times as long
 
 
 @cache
@@ -233,6 +233,7 @@ def test_rows_of_the_fit_and_many_chunks(name, monkeypatch):
     np.testing.assert_allclose(fit.predict(data()), fit.fitted, rtol=1e-8)
 
 
+@pytest.mark.slow
 def test_by_levels_against_dense_matrices():
     """Rows of the fit with crossed factors: one inverse of effects for all of them, where new rows take a solution."""
     fit, d = fitted("crossed"), data()

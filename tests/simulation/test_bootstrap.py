@@ -86,6 +86,7 @@ def test_bca_by_hand():
     np.testing.assert_allclose(boot.intervals(method="bca")[0], expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_any_function_and_several_terms():
     crossed = fit("y ~ x + (1 | g) + (1 | h)")
     boot = crossed.bootstrap(24, seed=4)
