@@ -16,6 +16,7 @@ FITS = 300  # before programs were dropped 150 to 300 such fits ended the proces
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @pytest.mark.skipif(not SCRIPT.is_file() or memory_maps() is None, reason="needs the repository and /proc")
 def test_hundreds_of_fits_of_new_shapes_stay_bounded():
     done = subprocess.run([sys.executable, SCRIPT, str(FITS)], capture_output=True, text=True)
