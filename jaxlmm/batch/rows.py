@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,8 @@ def chunks_of(source: Any, columns: Sequence[str] | None) -> Callable[[], Iterat
     if not isinstance(source, str | os.PathLike):
         if columns is not None:
             raise DataError("columns: expected only with a file")
+        if not isinstance(source, Iterable):
+            raise DataError(f"source: found {type(source).__name__}, expected a Parquet file or chunks of rows (m, b)")
         return lambda: iter(source)
     if not find_spec("pyarrow"):
         raise ImportError("reading Parquet files needs pyarrow: pip install 'jaxlmm[parquet]'")

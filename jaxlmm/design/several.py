@@ -95,6 +95,8 @@ def stacked(
     values = np.full((n, k), np.nan)
     for j, each in enumerate(one):
         values[:, j] = _values(each.response, table, {})
+        if n and np.isnan(values[:, j]).all():
+            raise DataError(f"cbind: {responses[j]} has no values, so its trait would be lost; leave it out")
     added = {TRAIT: np.tile(responses, n), VALUE: values.ravel(), ROW: np.repeat(np.arange(n), k)}
     return f"{VALUE} ~ {' + '.join(terms)}", extend_rows(data, np.repeat(np.arange(n), k), added), k
 

@@ -34,6 +34,8 @@ def predict_batch(
     fit: FitBase, batch: BatchFit, y: Any, newdata: Any = None, random: Random = True, allow_new_levels: bool = False
 ) -> np.ndarray:  # fmt: skip
     """Means (b, m) by the fits of a batch; see ``Fit.predict_batch``."""
+    if not isinstance(batch, BatchFit):
+        raise DataError(f"batch: found {type(batch).__name__}, expected the fits of Fit.refit(y)")
     model, parts = fit.model, parts_of(fit, random)
     Y = as_batch("y", aligned("y", y, fit.data, fit.frame.rows), len(model.y))
     if len(Y) != len(batch) or batch.coef.shape[1] != model.X.shape[1]:

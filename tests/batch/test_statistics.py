@@ -109,6 +109,7 @@ def test_chunks_of_rows(data, tmp_path, weighted):
         ([Y.T], ["r1"], "columns: expected only with a file"),
         (tmp_path / "Y.parquet", ["r9"], "columns: 'r9' is not in"),
         ("nowhere.parquet", None, "source: there is no file"),
+        (3, None, "source: found int, expected a Parquet file or chunks"),
     ):
         with pytest.raises(DataError, match=message):
             fit.statistics().fit_rows(source, columns)

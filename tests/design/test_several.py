@@ -63,11 +63,13 @@ def test_every_term_is_within_traits(formula, expected):
         ("cbind(y1, arm) ~ x", DataError, "column 'arm' is not numeric"),
         ("cbind(y1, y2) ~ x + ar1(x | g)", FormulaError, "no form for several responses"),
         ("cbind(y1, nothing) ~ x", DataError, "no column 'nothing'"),
+        ("cbind(y1, empty) ~ x", DataError, "cbind: empty has no values"),
+        ("cbind(y1, log(negative)) ~ x", DataError, "cbind: log\\(negative\\) has no values"),
     ],
 )
 def test_what_has_no_form_for_several_responses(formula, error, words):
     with pytest.raises(error, match=words):
-        jaxlmm.lmm(formula, wide())
+        jaxlmm.lmm(formula, wide().assign(empty=np.nan, negative=-1.0))
     with pytest.raises(DataError, match="column 'row': a column of this name is made for cbind"):
         jaxlmm.lmm("cbind(y1, y2) ~ x", wide().assign(row=1))
 

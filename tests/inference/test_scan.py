@@ -92,6 +92,9 @@ def test_pairs_are_those_of_single_fits(data, tmp_path):
         )  # fmt: skip
         assert hits["lrt"][k] <= hits["exact_lrt"][k] + 1e-8  # one ratio of variances for both
     assert fit.scan(x, Y, threshold=1e-12).found == 0 and "0 of 8 pairs" in str(fit.scan(x, Y, threshold=1e-12))
+    for threshold in (1e-12, 1.0):
+        text = str(fit.scan(x, Y, threshold=threshold, df=None))
+        assert "1 covariates without a test; 1 responses without a fit" in text
     for name in ("hits.csv", "hits.parquet"):
         streamed = fit.scan(iter([x[:1], x[1:]]), Y, threshold=1.0, df=None, to=tmp_path / name)
         assert streamed.found == 6 and not streamed.hits

@@ -33,6 +33,8 @@ def test_means_are_those_of_single_fits(sleep):
         fit.predict_batch(batch, Y, {name: values[3:] for name, values in new.items()})
     with pytest.raises(DataError, match="batch: expected the 2 fits"):
         fit.predict_batch(batch, Y[:2])
+    with pytest.raises(DataError, match="batch: found ndarray, expected the fits of Fit.refit"):
+        fit.predict_batch(Y, Y)
 
 
 @pytest.mark.slow

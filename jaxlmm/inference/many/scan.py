@@ -36,7 +36,7 @@ class Scan(Shown):
     Attributes
     ----------
     null : fits of the responses without a covariate, by maximum likelihood
-    pairs : number of pairs that were tested;  found : that passed the threshold
+    pairs : number of covariates times responses with a fit, `spanned` ones included;  found : that passed the threshold
     spanned : covariates that are combinations of X, or have values that are not finite
     threshold : of p values
     hits : columns of the pairs that passed, where they were not written to a file
@@ -61,13 +61,14 @@ class Scan(Shown):
     def table(self) -> Table:
         """The pairs with the smallest p values."""
         title = f"{self.found} of {self.pairs} pairs with p < {self.threshold:g}:"
+        without = {"covariates without a test": self.spanned, "responses without a fit": np.sum(~self.null.converged)}
+        note = "; ".join(f"{count} {what}" for what, count in without.items() if count)
         if not self.hits:
-            return Table(title, ("",), ())
+            return Table(title, ("",), (), note=note)
         top = np.argsort(self.hits["p_value"], kind="stable")[:10]
         names = ("response", "covariate", "estimate", "std_error", "p_value")
         r, c, estimate, se, p = (self.hits[name][top] for name in names)
         rows = zip(map(str, r), map(str, c), format_column(estimate), format_column(se), map(format_p, p), strict=True)
-        note = f"{self.spanned} covariates without a test" * (self.spanned > 0)
         return Table(title, ("Response", "Covariate", "Estimate", "Std. Error", "p"), tuple(rows), note=note)
 
 
