@@ -115,6 +115,13 @@ def _band(ax: Any, nominal: float, n: np.ndarray, vertical: bool = False) -> Non
     (ax.axvline if vertical else ax.axhline)(nominal, color="0.6", linewidth=0.8, zorder=0)
 
 
+def _shown(summary: Performance, measure: str, target: str | None) -> tuple[Results, np.ndarray, list[int], list[int]]:
+    """The results, values of a measure, the rows of a target that have it, and the cells that do."""
+    results, value = summary.results, summary.value[measure]
+    rows = _rows(results, target, value)
+    return results, value, rows, [c for c in range(len(results.cells)) if not np.isnan(value[c, rows]).all()]
+
+
 def plot_coverage(summary: Performance, target: str | None = None, measure: str = "coverage") -> Any:
     """Coverage (or type-I error) in every cell with Monte Carlo bars; the band is where the nominal rate would fall.
 
@@ -122,9 +129,7 @@ def plot_coverage(summary: Performance, target: str | None = None, measure: str 
     -------
     matplotlib's Figure
     """
-    results, value = summary.results, summary.value[measure]
-    rows = _rows(results, target, value)
-    cells = [c for c in range(len(results.cells)) if not np.isnan(value[c, rows]).all()]
+    results, value, rows, cells = _shown(summary, measure, target)
     nominal = summary.level if measure == "coverage" else summary.alpha
     figure = new_figure(6.8, 0.9 + 0.16 * len(cells) * (len(rows) + 1.5))
     ax = figure.add_subplot()
@@ -151,9 +156,7 @@ def plot_lollipop(summary: Performance, measure: str = "coverage", target: str |
     -------
     matplotlib's Figure
     """
-    results, value = summary.results, summary.value[measure]
-    rows = _rows(results, target, value)
-    cells = [c for c in range(len(results.cells)) if not np.isnan(value[c, rows]).all()]
+    results, value, rows, cells = _shown(summary, measure, target)
     nominal = {"coverage": summary.level, "type1_error": summary.alpha}.get(measure)
     columns = min(len(cells), PANELS)
     lines, y = -(-len(cells) // columns), np.arange(len(rows))

@@ -6,12 +6,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...batch.responses import Design
 from ...errors import DataError
 from ...likelihood.engines import Rows
 from ...likelihood.model import Model
 from ...likelihood.parts import Term
-from ...likelihood.prepared import orthonormal, weighted
+from ...likelihood.prepared import orthonormal, prepare, weighted
 from ...linalg import tril_indices
 from ...tolerances import ALIASED
 
@@ -51,8 +50,8 @@ class Scanner:
         self.Q, _, alias = orthonormal(model.X, model.weights)
         self.model, self.n, self.p = model, len(model.y), model.X.shape[1] - int(np.sum(alias))
         Z = tuple(weighted(model, t.Z) for t in model.random if isinstance(t, Term))
-        template = Design(model).template
-        self.parts = model.evaluator.varying(Rows(self.Q, Z), model, template.statistics, 1)
+        statistics = prepare(model, varying=1, orthogonal=True).statistics
+        self.parts = model.evaluator.varying(Rows(self.Q, Z), model, statistics, 1)
         W = self.parts.weights(covariances, sigma**2) if hasattr(self.parts, "weights") else None
         if W is None or not model.residual.is_iid:
             raise DataError(
