@@ -34,7 +34,7 @@ from .frames.alignment import aligned
 from .frames.columns import extend_rows, make_frame
 from .frames.owned import check_index, frame_at
 from .frames.tables import Summary, Table, format_column, format_df, format_p, format_t, notes
-from .inference.delta import Delta, Parameters, delta, natural
+from .inference.delta import Delta, delta, natural
 from .inference.effect_sizes import effect_sizes, standardized
 from .inference.fixed_effects.anova import Anova, anova
 from .inference.fixed_effects.fieller import Ratio, fieller
@@ -70,6 +70,7 @@ from .inference.selection.advice import Advice, advise
 from .inference.selection.steps import Steps, step
 from .inference.selection.terms import TermTests, drop1, ranova
 from .inference.shares import icc, r2
+from .inference.uncertain import Parameters
 from .likelihood.confounding import shared_effects
 from .likelihood.model import Model
 from .likelihood.parts import own_array
@@ -105,6 +106,13 @@ class Fit(FitBase):
     estimate : all numbers of the fit
     data : the columns that the model is made of, a copy of them as they were;  call : the other arguments of `lmm`
     given : the data that `lmm` was given, read for other columns (clusters, `by=`) while those of the model are as then
+
+    Notes
+    -----
+    `coef`, `vcov`, `se`, `sigma` and `theta` are the point that the solver found, at which ``jaxlmm.reml(fit.theta,
+    fit.model) == fit.loglik``. Where the data do not identify covariance parameters, it is one of many with the same
+    likelihood, between which those that depend on them differ; all tables (`tidy`, `summary`, `test`, `varcorr`,
+    `parameters`, `ranef`, ...) have NaN for these, with the reason.
     """
 
     call: Call
@@ -800,6 +808,7 @@ class Fit(FitBase):
             For models with several grouping factors, random functions or residual structures, and wrong shapes.
         """
         y = self.model.y if y is None else aligned("y", y, self.data, self.frame.rows)
+        values = aligned("values", values, self.data, self.frame.rows)
         return scan(self, values, y, threshold, df, to, names, covariates, progress)
 
     def power(
@@ -925,9 +934,8 @@ class Fit(FitBase):
     def tidy(self, df: str = "satterthwaite", **method: Any) -> Any:
         """Fixed effects as a frame: term, estimate, std_error, statistic, df, p_value; options are those of `test`."""
         rows = self.wald(df, **method).rows(np.eye(len(self.coef)))
-        columns = {
-            "estimate": self.coef, "std_error": rows.se, "statistic": rows.statistic, "df": rows.df, "p_value": rows.p
-        }  # fmt: skip
+        names = {"estimate": "estimate", "std_error": "se", "statistic": "statistic", "df": "df", "p_value": "p"}
+        columns = {name: getattr(rows, own) for name, own in names.items()}
         return make_frame(self.frame.kind, {"term": list(self.coef_names), **columns})
 
     def glance(self) -> Any:
@@ -985,7 +993,8 @@ class Fit(FitBase):
         contrasts : of `emmeans`, `comparisons` and the like, such as ``fit.emmeans("arm").pairs()``
         sd : "total", of all that varies around the fixed part (Westfall, Kenny & Judd 2014); "residual"; or a number,
             estimated with `edf` degrees of freedom (emmeans' ``eff_size``)
-        level : of the intervals, by the delta method with Student's t
+        level : of the intervals, by the delta method with Student's t, each by itself; those of one-sided contrasts
+            (`EMMeans.against`) have one limit
         """
         return standardized(self, contrasts, sd, edf, level)
 
@@ -1038,7 +1047,7 @@ class Fit(FitBase):
 
     def _fixed(self, by: Wald) -> Table:
         r = by.rows(np.eye(len(self.coef)))
-        estimates, errors = format_column(self.coef, 6), format_column(r.se)
+        estimates, errors = format_column(r.estimate, 6), format_column(r.se)
         cells = (estimates, errors, format_df(r.df), format_t(r.statistic), map(format_p, r.p))
         rows = tuple(zip(self.coef_names, *cells, strict=True))
         names = ", ".join(self.frame.aliased)

@@ -71,6 +71,16 @@ def test_what_cannot_be_standardised():
         fit.standardized(fit.anova())
     with pytest.raises(DataError, match="sd: found 'sigma'"):
         fit.standardized(fit.emmeans("Variety"), sd="sigma")
+    for sd in (True, np.inf, np.nan, -1.0):
+        with pytest.raises(DataError, match="sd: found"):
+            fit.standardized(fit.emmeans("Variety"), sd=sd)
+    other = fit.refit(fit.model.y[::-1].copy())
+    with pytest.raises(DataError, match="contrasts: expected those of this fit"):
+        fit.standardized(other.emmeans("Variety"))
+    one_sided = fit.standardized(fit.emmeans("Variety").pairs(adjust="none").against(side="greater"), sd=fit.sigma)
+    both = fit.standardized(fit.emmeans("Variety").pairs(), sd=fit.sigma, level=0.9)
+    np.testing.assert_allclose(one_sided["lower"], both["lower"])
+    assert np.isposinf(one_sided["upper"]).all()
 
 
 def test_summary_with_residuals_and_correlations():
