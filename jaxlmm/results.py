@@ -376,7 +376,8 @@ class Fit(FitBase):
 
         Parameters
         ----------
-        formula : with dots for what was there: ``". ~ . - x"``, ``"log(.) ~ . + (1 | h)"``
+        formula : with dots for what was there: ``". ~ . - x"``, ``"log(.) ~ . + (1 | h)"``; after ``cbind`` that is the
+            formula of the stacked rows, in which a slope for each response is ``trait:x``
         data, method, weights, offset, residual, variance, relationship, structures, engine, start : see `jaxlmm.lmm`
 
         Raises
@@ -591,7 +592,8 @@ class Fit(FitBase):
         return predict(self, newdata, random, se, interval, level, df, allow_new_levels, residual, type, **method)
 
     def predict_batch(
-        self, batch: BatchFit, y: Any, newdata: Any = None, random: Random = True, allow_new_levels: bool = False
+        self, batch: BatchFit, y: Any, newdata: Any = None, random: Random = True, allow_new_levels: bool = False,
+        type: str = "link",
     ) -> np.ndarray:  # fmt: skip
         """Predicted means (b, m) by every fit of a batch, as `predict` gives them by single fits.
 
@@ -601,14 +603,14 @@ class Fit(FitBase):
         Parameters
         ----------
         batch : of ``fit.refit(y)``;  y : (b, nobs) its responses
-        newdata, random, allow_new_levels : as in `predict`; default the rows of the fit
+        newdata, random, allow_new_levels, type : as in `predict`; default the rows of the fit
 
         Raises
         ------
         DataError
             For a batch of other responses, and random functions or relatives at new places.
         """
-        return predict_batch(self, batch, y, newdata, random, allow_new_levels)
+        return predict_batch(self, batch, y, newdata, random, allow_new_levels, type)
 
     def residuals(self, kind: str = "response", random: bool = True) -> np.ndarray:
         """Residuals (n,).

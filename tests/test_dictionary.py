@@ -77,7 +77,7 @@ LME4 = [
     ("residuals(m, type = 'pearson')", "fit.residuals('pearson')[:3] * fit.sigma",
      [-4.103655798, -14.625217524, -42.195579249]),
     ("residuals(m, type = 'pearson'), with weights", "weighted.residuals('pearson')[:3] * weighted.sigma",
-     [2.797544768, -12.995129708, -66.206314408]),
+     [2.79852877109, -12.99397566824, -66.20519194337]),
     ("residuals(m, type = 'pearson', scaled = TRUE)", "fit.residuals('pearson')[:3]",
      [-0.1603504437, -0.5714807074, -1.6487932190]),
     ("predict(m, new, allow.new.levels = TRUE)", "fit.predict(new, allow_new_levels=True)", [312.662441, 293.2742487]),

@@ -41,7 +41,10 @@ def effect_sizes(
 
 
 def noncentrality(F: float, r: float, den: float, below: float) -> float:
-    """The noncentrality of the F distribution that is below F with a probability; 0 where all are less."""
+    """The noncentrality of the F distribution that is below F with a probability; 0 where all are less.
+
+    NaN of F so large, above 1e8, that SciPy's distribution function has no value.
+    """
     from scipy.optimize import brentq
     from scipy.special import ncfdtr
 
@@ -53,7 +56,10 @@ def noncentrality(F: float, r: float, den: float, below: float) -> float:
     top = 1.0
     while gap(top) > 0.0:
         top *= 2.0
-    return float(brentq(gap, 0.0, top, xtol=1e-10, rtol=1e-12))
+    try:
+        return float(brentq(gap, 0.0, top, xtol=1e-10, rtol=1e-12))
+    except ValueError:
+        return np.nan
 
 
 def standardized(fit: FitBase, contrasts: EMMeans, sd: str | float, edf: float, level: float) -> Any:

@@ -17,6 +17,7 @@ from ..errors import DataError
 from ..estimates.fitted import FitBase
 from ..frames.alignment import aligned
 from ..frames.columns import extend_rows
+from ..inference.means.table import type_of
 from ..likelihood.blup import given
 from ..likelihood.model import Model
 from ..likelihood.parts import Term
@@ -34,11 +35,14 @@ AWAY = 1e-3  # standard errors by which they may differ from generalised least s
 
 
 def predict_batch(
-    fit: FitBase, batch: BatchFit, y: Any, newdata: Any = None, random: Random = True, allow_new_levels: bool = False
+    fit: FitBase, batch: BatchFit, y: Any, newdata: Any = None, random: Random = True, allow_new_levels: bool = False,
+    type: str = "link",
 ) -> np.ndarray:  # fmt: skip
     """Means (b, m) by the fits of a batch; see ``Fit.predict_batch``."""
+    if (scale := type_of(fit, type)[0]) is not None:
+        return scale(predict_batch(fit, batch, y, newdata, random, allow_new_levels))
     if not isinstance(batch, BatchFit):
-        raise DataError(f"batch: found {type(batch).__name__}, expected the fits of Fit.refit(y)")
+        raise DataError(f"batch: found {batch.__class__.__name__}, expected the fits of Fit.refit(y)")
     model, parts = fit.model, parts_of(fit, random)
     Y = as_batch("y", aligned("y", y, fit.data, fit.frame.rows), len(model.y))
     if len(Y) != len(batch) or batch.coef.shape[1] != model.X.shape[1]:

@@ -35,6 +35,7 @@ def test_noncentrality_has_its_probability():
         nc = noncentrality(37.0, 3.0, 45.0, below)
         np.testing.assert_allclose(stats.ncf.cdf(37.0, 3.0, 45.0, nc), below, rtol=1e-6)
     assert noncentrality(0.1, 3.0, 45.0, 0.975) == 0.0
+    assert np.isnan(noncentrality(1e12, 1.0, 5.3, 0.975))  # beyond SciPy's distribution function
 
 
 def test_differences_in_standard_deviations():
