@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from ...estimates.rows import sparse_rows
+from ...fitting.units import root_of
 from ...linalg import psd_cholesky
 from ...pytrees import once
 from .partition import Partition, Rowwise
@@ -125,5 +126,4 @@ def _root(kin: np.ndarray) -> np.ndarray:
     try:
         return np.linalg.cholesky(kin)
     except np.linalg.LinAlgError:
-        w, Q = np.linalg.eigh(kin)
-        return Q * np.sqrt(np.maximum(w, 0.0))
+        return root_of(kin)
