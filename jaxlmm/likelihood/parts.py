@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ..arguments import numbers_of
 from ..covariance import ByGroup, Covariance, Identity, Scaled, Unstructured
 from ..covariance.charts import typical
 from ..covariance.trial import tried
@@ -27,12 +28,7 @@ def as_array(name: str, value: Any, shape: tuple[int | None, ...]) -> Any:
     """`value` as a float64 NumPy array of `shape` (None: any length), or unchanged if traced."""
     if not is_traced(value):
         refuse_masked(name, value)
-        try:
-            if np.iscomplexobj(value):
-                raise TypeError("complex numbers")
-            value = np.asarray(value, dtype=np.float64)
-        except (TypeError, ValueError) as error:
-            raise DataError(f"{name}: expected numbers, found {type(value).__name__} ({error})") from None
+        value = numbers_of(name, value)
     if len(value.shape) != len(shape) or any(s is not None and s != v for s, v in zip(shape, value.shape, strict=True)):
         expected = "(" + ", ".join("any" if s is None else str(s) for s in shape) + ")"
         raise DataError(f"{name}: expected an array of shape {expected}, found shape {tuple(value.shape)}")
