@@ -200,6 +200,8 @@ def test_predict_with_some_random_functions():
         (lambda f: f.emmeans("x").contrast(methd="eff"), "EMMeans.contrast: .*did you mean 'method'"),
         (lambda f: f.emmeans("x").pairs(adjst="holm"), "EMMeans.pairs: .*did you mean 'adjust'"),
         (lambda f: jaxlmm.lmm("y ~ x", {}, residul="iid()"), "lmm: .*did you mean 'residual'"),
+        (lambda f: jaxlmm.lmm("y ~ x", {}, prior=abs), r"lmm: no option 'prior'; jaxlmm\.fit\(.*prior=f\)"),
+        (lambda f: jaxlmm.lmm("y ~ x", {}, REML=False), "lmm: no option 'REML'; write method='REML' or method='ML'"),
         (lambda f: f.bootstrap(nsim=9), "Fit.bootstrap: no option 'nsim'"),
         (lambda f: f.wald(roboust="CR2"), "Fit.wald: .*did you mean 'robust'"),
         (lambda f: jaxlmm.study.sample_size(None, "n", 0.8, 2, 9, "", worker=2), "sample_size: .*mean 'workers'"),

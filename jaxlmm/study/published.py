@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..arguments import numbers_of
 from ..errors import DataError
 from ..interface import model_of
 from ..tolerances import not_semidefinite
@@ -39,11 +40,12 @@ def published(
     DataError
         For lengths that differ, and correlations that no responses can have.
     """
-    means = np.array([np.asarray(control, float), np.asarray(treated, float)])
-    spread, T = np.asarray(sds, float), means.shape[-1]
-    if means.ndim != 2 or spread.shape != (T,) or T < 2 or not (spread > 0).all():
-        raise DataError(f"control, treated, sds: expected as many numbers as visits, two or more, sds positive; found "
-                        f"shapes {means.shape[1:]} and {spread.shape}")  # fmt: skip
+    each = [numbers_of(name, x) for name, x in (("control", control), ("treated", treated), ("sds", sds))]
+    shapes, T = {x.shape for x in each}, each[0].size
+    if shapes != {(T,)} or T < 2 or not (np.isfinite(each).all() and (each[2] > 0).all()):
+        raise DataError("control, treated, sds: expected as many finite numbers as visits, two or more, sds positive; "
+                        f"found shapes {', '.join(str(x.shape) for x in each)}")  # fmt: skip
+    means, spread = np.array(each[:2]), each[2]
     R = _correlations(correlations, T)
     covariance = spread[:, None] * R * spread
     if problem := not_semidefinite(R):
@@ -57,13 +59,13 @@ def published(
 
 def _correlations(given: Any, T: int) -> np.ndarray:
     """A matrix (T, T)."""
-    found = np.asarray(given, float)
+    found = numbers_of("correlations", given)
     lags = np.abs(np.subtract.outer(np.arange(T), np.arange(T)))
     if found.ndim == 0:
         found = np.full(T - 1, float(found))
     if found.shape == (T - 1,):
         found = np.append(1.0, found)[lags]
-    if found.shape != (T, T) or np.abs(found - found.T).max() > 1e-12 or (np.diag(found) != 1.0).any():
+    if found.shape != (T, T) or not np.abs(found - found.T).max() <= 1e-12 or (np.diag(found) != 1.0).any():
         raise DataError(f"correlations: expected a number, {T - 1} of them by lag, or a symmetric matrix ({T}, {T}) "
                         f"with ones in its diagonal, found shape {np.shape(given)}")  # fmt: skip
     return found
