@@ -18,7 +18,7 @@ from ..runtime.devices import devices
 from ..runtime.precision import float64
 from .applying import attempt, fitter_of
 from .declare import Study, Task
-from .drawing import Drawer, columns_of, drawer
+from .drawing import Drawer, columns_of, completed, drawer
 from .estimate import FLAGS, FLOATS, Numbers
 from .parts import part_of
 
@@ -82,9 +82,11 @@ class Bench:
         study = self.study
         if self.cell != task.cell:
             _forget()
-            data = columns_of(study.data(task.cell))
+            data, draw = columns_of(study.data(task.cell)), drawer(study, task.cell)
+            if not hasattr(study.generate, "drawer"):
+                data = completed(data, draw(np.arange(1)), study.response)
             fitters = [fitter_of(study, e, task.cell, data) for e in study.estimators]
-            self.cell, self.prepared = task.cell, (drawer(study, task.cell), fitters)
+            self.cell, self.prepared = task.cell, (draw, fitters)
         draw, each = self.prepared
         drawn, b = draw(np.arange(task.lo, task.hi)), task.hi - task.lo
         return [attempt(f, drawn, b) for f in each if not task.only or f.estimator.name in task.only]

@@ -111,6 +111,18 @@ def columns_of(data: Any) -> dict[str, Any]:
     return {name: table.data[name] for name in table.names}
 
 
+def completed(data: dict[str, Any], drawn: Drawn, response: str) -> dict[str, Any]:
+    """A design with the columns that only generating functions give, as in the first of the data sets, to build on."""
+    if 0 in drawn.errors:
+        return data
+    first = drawn.table(0, data)
+    if not first.keys() - data.keys() - {response}:
+        return data
+    if {len(values) for values in first.values()} == {len(values) for values in data.values()}:
+        return {**first, **data}
+    return first
+
+
 def arrays(data: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Columns as a user's functions have them: arrays that nobody can write to, as the next data set needs them."""
     out = {}

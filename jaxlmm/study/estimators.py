@@ -12,6 +12,7 @@ from ..inference.fixed_effects.in_batches import METHODS, Tests
 ESTIMATE = "estimate"  # the test of targets that have none: variances
 CHOSEN = "chosen"  # which model a selection has chosen
 LRT = "lrt"
+MODEL = ("residual", "variance", "weights", "offset", "relationship", "structures", "engine")  # arguments of `lmm`
 
 
 class Row(NamedTuple):
@@ -101,8 +102,7 @@ class Estimator:
     @property
     def options(self) -> dict[str, Any]:
         """Arguments of `jaxlmm.lmm` beside formula, data and method."""
-        names = ("residual", "variance", "weights", "offset", "relationship", "structures", "engine")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in MODEL}
 
     def null_formula(self, target: str) -> str | None:
         """The model without a target."""

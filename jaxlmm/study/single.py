@@ -17,7 +17,7 @@ from .applying import Analyst, attempt, fitter_of
 from .cells import in_words, key_of
 from .chunk import columns_of_numbers
 from .declare import Study
-from .drawing import Drawn, columns_of, drawer
+from .drawing import Drawn, columns_of, completed, drawer
 from .estimate import STATUSES
 from .estimators import Row
 from .results import library
@@ -91,7 +91,8 @@ class StudyReplicate:
         return make_frame(library(), columns)
 
     def _fitter(self, estimator: Any) -> Any:
-        return fitter_of(self.study, estimator, self.cell, dict(self.design))
+        data = completed(dict(self.design), self.drawn, self.study.response)
+        return fitter_of(self.study, estimator, self.cell, data)
 
 
 def replicate(study: Study, cell: int | Mapping[str, Any] = 0, number: int = 0) -> StudyReplicate:

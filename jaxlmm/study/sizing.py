@@ -22,9 +22,8 @@ from ..frames.columns import make_frame
 from ..linalg import quadratic
 from .declare import Study
 from .results import library
-from .running import run
+from .running import RUNNING, run
 
-RUNNING = ("executor", "workers", "progress", "mixed")  # options of `run`
 SEED_STEP = 1_000_003  # stages have seeds of their own
 NEAR = 1.0  # probits from the power asked for, within which a size counts in the fit
 STEPS = 30  # of Newton's method

@@ -27,7 +27,7 @@ from .cells import key_of
 from .declare import Study, Task, tasks_of
 from .describe import described, differences
 from .estimators import Row
-from .manifest import FORMAT, check, conflicts, made, replicates_of
+from .manifest import FORMAT, check, conflicts, made, replicates_of, share_of
 from .parts import lacking, merged
 
 MANIFEST, PARTS, LOCK = "manifest.json", "parts", "lock"
@@ -165,7 +165,13 @@ class OpenStore(Store):
 
     def copy_manifest(self, manifest: dict[str, Any]) -> None:
         """Begin the study of another directory, whatever computes it."""
-        self._write({**manifest, "environments": []})
+        self._write({**{k: v for k, v in manifest.items() if k != "shard"}, "environments": []})
+
+    def note(self, shard: tuple[int, int]) -> None:
+        """Record which share of the chunks is done here, for `status`."""
+        manifest = self.manifest()
+        if share_of(manifest) != shard:
+            self._write({**manifest, "shard": list(shard)})
 
     def admit(self, environment: dict[str, Any], mixed: bool) -> None:
         """Record what a worker computes with, or refuse one whose numbers would differ from those that are there."""

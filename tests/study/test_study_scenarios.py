@@ -56,6 +56,14 @@ def test_published_tables_are_the_model_that_they_say():
             published(control, treated, sds, wrong)
     with pytest.raises(DataError, match="as many numbers as visits"):
         published(control, treated, sds[:2], 0.5)
+    for wrong in (
+        (["a", "b"], [1, 2], 0.5),
+        ([1, 2], [1, 2, 3], 0.5),
+        ([1, np.nan], [1, 2], 0.5),
+        ([1, 2], [1, 2], "r"),
+    ):
+        with pytest.raises(DataError, match="control|correlations"):
+            published(*wrong[:2], [1, 1], wrong[2])
 
 
 def test_shapes_are_refused_in_one_sentence():
