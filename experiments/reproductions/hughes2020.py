@@ -44,9 +44,10 @@ TEXT = """# A stepped wedge with 22 clusters: type-I error and power
 Hughes, Heagerty, Xia & Ren (2020), Robust inference for the stepped wedge design, Biometrics 76:119, Table 4
 (PMC7978491): binomial observations of 22 clusters in 5 periods, 305 a cluster and period, mean 0.09 - 0.005 period,
 standard deviation of clusters 0.015, of treatments 0, 0.002, 0.008; effect 0 (a) or -0.01 (b). Their rates of three
-methods are rounded to two decimals, from 10 000 data sets; the headings of the methods were not at hand (by the text a
-permutation estimate is compared with model-based ones), so that the three stand here side by side. This study: linear
-mixed models of the shares, {replicates:,} data sets, percent rejected at 5 %, Monte Carlo standard errors in brackets.
+methods are rounded to two decimals, from 10 000 data sets, of clusters of one size. The headings of the methods were
+not at hand (the abstract compares a permutation estimate with the optimal one), so that the three stand side by side
+in the order of the table. This study: linear mixed models of the shares, {replicates:,} data sets, percent rejected at
+5 %, Monte Carlo standard errors in brackets. Clusters change over after periods 0 to 3 by turns, 6, 6, 5 and 5 of them.
 
 {rates}
 """

@@ -43,7 +43,7 @@ class Study:
     Parameters
     ----------
     design : a function of the cell's factors that returns the data without the response (data frame or dict of
-        columns), see `jaxlmm.study.designs`; or such data
+        columns), see `jaxlmm.study.designs`; or such data. Columns that only `generate` returns need not be there
     generate : `MixedModel`, or a function ``f(key, data, **factors)`` in JAX or ``f(rng, data, **factors)`` in NumPy
         that returns a response (n,), or a dict of columns that differ between data sets (of NumPy, of any length);
         NaN in the response are rows that were lost

@@ -14,11 +14,10 @@ from ..runtime.sizes import check_memory
 from .applying import fitter_of
 from .cells import in_words
 from .declare import Study
-from .drawing import Drawn, columns_of, completed, drawer, sentence_of
+from .drawing import TRIED, Drawn, columns_of, completed, drawer, sentence_of
 from .estimate import ROBUST, Fitter
 
 FEW = 3  # replicates that are drawn, more where these cannot be used
-TRIED = 100  # replicates at most until one can be used
 EXACT = 1e-8  # of the size of a mean that is a combination of columns
 
 
@@ -53,7 +52,7 @@ def _rehearse(study: Study, cell: int) -> None:
         raise
     except Exception as error:
         raise DataError(f"generate: {sentence_of(error)}{_hint(study)}") from error
-    data = completed(data, drawn, study.response)
+    data = completed(data, drawn, draw, study.response)
     fitters = [fitter_of(study, e, cell, data) for e in study.estimators]
     _check_targets(study, fitters)
     if hasattr(study.generate, "truth"):

@@ -91,7 +91,7 @@ class StudyReplicate:
         return make_frame(library(), columns)
 
     def _fitter(self, estimator: Any) -> Any:
-        data = completed(dict(self.design), self.drawn, self.study.response)
+        data = completed(dict(self.design), self.drawn, lambda _: self.drawn, self.study.response)
         return fitter_of(self.study, estimator, self.cell, data)
 
 

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -408,3 +412,31 @@ def test_shares_on_the_command_line_end_with_the_same_bytes(tmp_path, capsys):
     frame = read(tmp_path / "all").frame().set_index("estimator")
     np.testing.assert_allclose(frame.estimate["own"], frame.estimate["plain"], rtol=1e-9)
     assert main(["merge", str(tmp_path / "all"), str(tmp_path / "nothing")]) == 2
+
+
+@pytest.mark.slow
+def test_the_loop_of_the_page_runs_as_it_stands(tmp_path):
+    page = Path(__file__).parents[2] / "notebooks" / "clusters_of_machines.md"
+    if not page.is_file():
+        pytest.skip("pages are in the repository, not in packages")
+    (loop,) = re.findall(r"```sh\n(for .*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    (tmp_path / "own.py").write_text(OWN + "def drawn(rng, data):\n    return rng.standard_normal(len(data['arm']))\n")
+    text = TOML.replace("[generate]\n" + MIXED, "").replace("[grid]", 'generate = "own.py:drawn"\n[grid]')
+    text = re.sub(
+        r"chunk = 20",
+        "chunk = 6",
+        re.sub(r'formula = .*?"iid\(\)"', 'function = "own.py:weighed"', text, flags=re.DOTALL),
+    )
+    (tmp_path / "study.toml").write_text(text)
+    python = tmp_path / "bin" / "python"
+    python.parent.mkdir()
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    paths = {
+        "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(Path(jaxlmm.__file__).parents[1]),
+    }
+    environ = {**os.environ, **paths}
+    done = subprocess.run(["bash", "-ec", loop], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0 and read(tmp_path / "all").complete, done.stderr
+    assert status(tmp_path / "shares" / "1").done == 12 and status(tmp_path / "all").done == 40
