@@ -32,7 +32,7 @@ def lost(key, y, data, stays):
 
 
 def make(replicates: int) -> Study:
-    last = f"arm:visitv{VISITS - 1}"
+    last = f"arm:visit[T.v{VISITS - 1}]"
     return Study(
         design=lambda size: designs.visits(2 * size, VISITS),
         grid=[{"corr": corr, "stays": stays, "size": subjects(phi)} for (corr, stays), phi in INFLATION.items()],

@@ -89,12 +89,15 @@ class Study:
 
     def _check(self) -> None:
         check_count("seed", self.seed)
+        for name in ("name", "aims", "response"):
+            if not isinstance(getattr(self, name), str):
+                raise DataError(f"{name}: found {getattr(self, name)!r}, expected text")
         for name in ("replicates", "chunk"):
             check_count(name, getattr(self, name))
             if not 1 <= getattr(self, name) <= MOST_DRAWS:
                 raise DataError(f"{name}: expected at least 1, at most {MOST_DRAWS:,}, found {getattr(self, name)}")
         names = [e.name for e in self.estimators]
-        if not names or len(set(names)) < len(names):
+        if not names or len(set(map(str, names))) < len(names) or not all(isinstance(name, str) for name in names):
             raise DataError(f"estimators: expected one or more with different names, found {names}")
         if not self.targets:
             raise DataError("targets: expected at least one, such as the name of a coefficient")

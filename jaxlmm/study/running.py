@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ..arguments import check_progress, door
+from ..arguments import check_progress, door, shown
 from ..batch.chunks import Progress
 from ..errors import DataError
 from .cells import in_words, key_of
@@ -83,6 +83,9 @@ def run(
     """
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         raise StudyError(f"a process that works for a study began it again; {GUARD}")
+    if not isinstance(study, Study):
+        raise DataError(f"study: found {shown(study)}, expected a jaxlmm.study.Study")
+    check_progress(progress)
     who, (which, of) = _executor(executor, workers), _share(shard)
     for factor in study.unused:
         warnings.warn(f"grid: nothing uses the factor {factor!r}: its levels are the same", UserWarning, stacklevel=3)
@@ -198,6 +201,8 @@ def _executor(executor: Executor | str, workers: int | None) -> Executor:
     if not isinstance(executor, str):
         if workers is not None:
             raise DataError("workers: give it to the executor, or the executor's name")
+        if not hasattr(executor, "parts"):
+            raise DataError(f"executor: found {shown(executor)}, expected 'inline', 'processes', 'dask' or an executor")
         return executor
     if executor == "inline":
         if workers not in (None, 1):
@@ -214,7 +219,6 @@ def _executor(executor: Executor | str, workers: int | None) -> Executor:
 
 def _reporter(progress: Progress) -> Callable[[int, int], Any]:
     """A function (done, total) that shows progress."""
-    check_progress(progress)
     if callable(progress):
         return progress
     if not progress or (progress == "auto" and not sys.stderr.isatty()):

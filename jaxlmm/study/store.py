@@ -21,6 +21,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from ..arguments import shown
 from ..errors import JaxlmmError
 from ..saving.archive import TEMPORARY, sentence, write_atomically
 from .cells import key_of
@@ -49,6 +50,8 @@ class Store:
     """A study's directory, to read."""
 
     def __init__(self, path: Any):
+        if not isinstance(path, str | os.PathLike):
+            raise StudyError(f"expected the directory of a study, found {shown(path)}")
         self.path = Path(path)
         self.parts = self.path / PARTS
 

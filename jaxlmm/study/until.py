@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from ..arguments import refuse_unknown
+from ..arguments import check_number, refuse_unknown
 from ..errors import DataError
 from .cells import key_of
 from .declare import Study
 from .manifest import replicates_of
-from .measures import MEASURES
+from .measures import check_measure
 from .results import Results
 from .running import RUNNING, run
 
@@ -39,8 +39,8 @@ def run_until(
         sets, two on each side (Agresti & Coull 1998).
     """
     refuse_unknown("run_until", options, RUNNING)
-    if measure not in MEASURES:
-        raise DataError(f"measure: found {measure!r}, expected one of {', '.join(MEASURES)}")
+    check_measure("measure", measure)
+    check_number("error", error)
     if not error > 0:
         raise DataError(f"error: expected a positive number, found {error!r}")
     study = study.changed()  # what its functions are now
