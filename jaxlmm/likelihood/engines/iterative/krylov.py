@@ -66,36 +66,60 @@ def by_parts(function: Callable[[Array], Any], columns: Array, size: int) -> Any
     return jax.tree_util.tree_map(back, found)
 
 
-def quadratic_forms(apply: Apply, z: Array, steps: int, function: Callable[[Array], Array]) -> Array:
+def quadratic_forms(
+    apply: Apply, z: Array, steps: int, function: Callable[[Array], Array], tolerance: float = 0.0
+) -> Array:
     """``z'f(S) z`` for columns z (Q, b), by Lanczos tridiagonalisation and Gauss quadrature (Golub & Meurant 2010).
 
-    With full reorthogonalisation; exact after as many steps as S has different eigenvalues.
+    With full reorthogonalisation; exact after as many steps as S has different eigenvalues. A column ends where
+    conjugate gradients for it would have residuals of `tolerance`, relative to it: the same steps in other words.
     """
     size = jnp.sum(z * z, 0)
     unit = z / jnp.sqrt(jnp.where(size > 0, size, 1.0))
-    diagonal, beside = _tridiagonal(apply, unit, min(steps, len(z)))
+    diagonal, beside = _tridiagonal(apply, unit, min(steps, len(z)), tolerance)
     T = jax.vmap(lambda a, b: jnp.diag(a) + jnp.diag(b, 1) + jnp.diag(b, -1))(diagonal.T, beside[:-1].T)
     nodes, vectors = jnp.linalg.eigh(T)
     return size * jnp.sum(vectors[:, 0] ** 2 * function(nodes), -1)
 
 
-def _tridiagonal(apply: Apply, start: Array, steps: int) -> tuple[Array, Array]:
-    """Diagonal and what stands beside it (steps, b); ones and zeros once the space is exhausted."""
+class _Lanczos(NamedTuple):
+    """State of the process after `count` steps, of each column where it has one."""
 
-    def step(state: Any, k: Array) -> Any:
-        basis, v, before, alive = state
-        basis = basis.at[k].set(v)
-        w = apply(v)
-        alpha = jnp.sum(v * w, 0)
+    count: Array
+    basis: Array  # (steps, Q, b)
+    v: Array  # (Q, b)
+    beta: Array
+    alive: Array  # whether there is a further step
+    pivot: Array  # last of the factorisation L D L' of the matrix
+    left: Array  # residual of conjugate gradients
+    diagonal: Array  # (steps, b)
+    beside: Array
+
+
+def _tridiagonal(apply: Apply, start: Array, steps: int, tolerance: float) -> tuple[Array, Array]:
+    """Diagonal and what stands beside it (steps, b); ones and zeros once a column has ended."""
+
+    def step(s: _Lanczos) -> _Lanczos:
+        basis = s.basis.at[s.count].set(s.v)
+        w = apply(s.v)
+        alpha = jnp.sum(s.v * w, 0)
         for _ in range(2):
             w = w - jnp.sum(basis * jnp.sum(basis * w, 1, keepdims=True), 0)
         beta = jnp.sqrt(jnp.sum(w * w, 0))
-        found = (alive, alpha)
-        alive = alive & (beta > EXHAUSTED * (jnp.abs(alpha) + before))
-        beta = jnp.where(alive, beta, 0.0)
-        v = jnp.where(alive, w / jnp.where(alive, beta, 1.0), 0.0)
-        return (basis, v, beta, alive), (jnp.where(found[0], found[1], 1.0), beta)
+        pivot = alpha - s.beta**2 / s.pivot
+        left = s.left * beta / jnp.abs(pivot)
+        going = s.alive & (beta > EXHAUSTED * (jnp.abs(alpha) + s.beta)) & ~(left <= tolerance)
+        beta = jnp.where(going, beta, 0.0)
+        v = jnp.where(going, w / jnp.where(going, beta, 1.0), 0.0)
+        diagonal = s.diagonal.at[s.count].set(jnp.where(s.alive, alpha, 1.0))
+        pivot, beside = jnp.where(going, pivot, 1.0), s.beside.at[s.count].set(beta)
+        return _Lanczos(s.count + 1, basis, v, beta, going, pivot, left, diagonal, beside)
 
-    state = (jnp.zeros((steps, *start.shape)), start, jnp.zeros(start.shape[1]), jnp.any(start != 0.0, 0))
-    _, (diagonal, beside) = jax.lax.scan(step, state, jnp.arange(steps, dtype=jnp.int32))
-    return diagonal, beside
+    columns = start.shape[1:]
+    empty, one = jnp.zeros((steps, *columns)), jnp.ones(columns)
+    state = _Lanczos(
+        jnp.zeros((), jnp.int32), jnp.zeros((steps, *start.shape)), start, jnp.zeros(columns), jnp.any(start != 0.0, 0),
+        one, one, empty + 1.0, empty,
+    )  # fmt: skip
+    found = jax.lax.while_loop(lambda s: jnp.any(s.alive) & (s.count < steps), step, state)
+    return found.diagonal, found.beside
