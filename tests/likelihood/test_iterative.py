@@ -332,7 +332,7 @@ def test_coefficients_and_effects_are_those_of_the_exact_fit():
 @pytest.mark.slow
 def test_variances_of_chosen_effects_are_those_of_the_exact_engine():
     fit = by_seed(0)
-    exactly = jaxlmm.blup(fit.theta, exact().model)
+    exactly = jaxlmm.pure.blup(fit.theta, exact().model)
     found = fit.ranef(levels={"b": [7, "31"], "a": np.arange(0, 80, 2)})
     assert list(found) == ["b", "a"] and found["b"].levels == ("7", "31")
     for t, name, rows in ((0, "a", np.arange(0, 80, 2)), (1, "b", np.array([7, 31]))):
@@ -350,7 +350,7 @@ def test_variances_of_chosen_vectors_in_another_basis():
     y = rng.normal(size=30)[a] + rng.normal(size=30)[a] * (x - 50) + rng.normal(size=20)[b] + rng.normal(size=900)
     frame, formula = {"y": y, "x": x, "a": a, "b": b}, "y ~ x + (x | a) + (1 | b)"
     found = jaxlmm.lmm(formula, frame, engine=Iterative(probes=8, final_probes=8))
-    exactly = jaxlmm.blup(found.theta, jaxlmm.lmm(formula, frame, engine="crossed").model)
+    exactly = jaxlmm.pure.blup(found.theta, jaxlmm.lmm(formula, frame, engine="crossed").model)
     own = found.ranef(levels={"a": np.arange(30)})["a"]
     close(own.condvar, exactly.condvar[0], 1e-7)
     close(own.pev, exactly.pev[0], 1e-7)

@@ -82,44 +82,31 @@ def quadratic_forms(
     return size * jnp.sum(vectors[:, 0] ** 2 * function(nodes), -1)
 
 
-class _Lanczos(NamedTuple):
-    """State of the process after `count` steps, of each column where it has one."""
-
-    count: Array
-    basis: Array  # (steps, Q, b)
-    v: Array  # (Q, b)
-    beta: Array
-    alive: Array  # whether there is a further step
-    pivot: Array  # last of the factorisation L D L' of the matrix
-    left: Array  # residual of conjugate gradients
-    diagonal: Array  # (steps, b)
-    beside: Array
-
-
 def _tridiagonal(apply: Apply, start: Array, steps: int, tolerance: float) -> tuple[Array, Array]:
-    """Diagonal and what stands beside it (steps, b); ones and zeros once a column has ended."""
+    """Diagonal and what stands beside it (steps, b); ones and zeros once a column has ended.
 
-    def step(s: _Lanczos) -> _Lanczos:
-        basis = s.basis.at[s.count].set(s.v)
-        w = apply(s.v)
-        alpha = jnp.sum(s.v * w, 0)
+    With the pivots of ``L D L'`` of this matrix go the residuals of conjugate gradients, `left`.
+    """
+
+    def step(state: Any) -> Any:
+        k, basis, v, before, alive, pivot, left, diagonal, beside = state
+        basis = basis.at[k].set(v)
+        w = apply(v)
+        alpha = jnp.sum(v * w, 0)
         for _ in range(2):
             w = w - jnp.sum(basis * jnp.sum(basis * w, 1, keepdims=True), 0)
         beta = jnp.sqrt(jnp.sum(w * w, 0))
-        pivot = alpha - s.beta**2 / s.pivot
-        left = s.left * beta / jnp.abs(pivot)
-        going = s.alive & (beta > EXHAUSTED * (jnp.abs(alpha) + s.beta)) & ~(left <= tolerance)
+        pivot = alpha - before**2 / pivot
+        left = left * beta / jnp.abs(pivot)
+        going = alive & (beta > EXHAUSTED * (jnp.abs(alpha) + before)) & ~(left <= tolerance)
         beta = jnp.where(going, beta, 0.0)
         v = jnp.where(going, w / jnp.where(going, beta, 1.0), 0.0)
-        diagonal = s.diagonal.at[s.count].set(jnp.where(s.alive, alpha, 1.0))
-        pivot, beside = jnp.where(going, pivot, 1.0), s.beside.at[s.count].set(beta)
-        return _Lanczos(s.count + 1, basis, v, beta, going, pivot, left, diagonal, beside)
+        diagonal = diagonal.at[k].set(jnp.where(alive, alpha, 1.0))
+        return k + 1, basis, v, beta, going, jnp.where(going, pivot, 1.0), left, diagonal, beside.at[k].set(beta)
 
-    columns = start.shape[1:]
-    empty, one = jnp.zeros((steps, *columns)), jnp.ones(columns)
-    state = _Lanczos(
-        jnp.zeros((), jnp.int32), jnp.zeros((steps, *start.shape)), start, jnp.zeros(columns), jnp.any(start != 0.0, 0),
-        one, one, empty + 1.0, empty,
-    )  # fmt: skip
-    found = jax.lax.while_loop(lambda s: jnp.any(s.alive) & (s.count < steps), step, state)
-    return found.diagonal, found.beside
+    ones = jnp.ones((steps, start.shape[1]))
+    basis, first = jnp.zeros((steps, *start.shape)), jnp.zeros((), jnp.int32)
+    alive = jnp.any(start != 0.0, 0)
+    state = (first, basis, start, 0.0 * ones[0], alive, ones[0], ones[0], ones, 0.0 * ones)
+    found = jax.lax.while_loop(lambda s: jnp.any(s[4]) & (s[0] < steps), step, state)
+    return found[-2], found[-1]
