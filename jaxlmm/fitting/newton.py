@@ -193,9 +193,9 @@ def initial_state(packing: Packing, x: Any, xp: Any = jnp) -> State:
 
 def newton_step(gradient: Any, hessian: Any, radius: Any, xp: Any) -> tuple[Any, Any, Any, Any]:
     """Step, predicted decrease, Newton decrement and smallest relative curvature (where all are positive, a sign)."""
-    if xp is jnp and len(gradient) > JACOBI:
-        return firmly(partial(_by_eigenvalues, xp=jnp), gradient, hessian, radius)
-    return _by_eigenvalues(gradient, hessian, radius, xp)
+    if len(gradient) <= JACOBI:
+        return _by_eigenvalues(gradient, hessian, radius, xp)
+    return firmly(partial(_by_eigenvalues, xp=xp), gradient, hessian, radius, xp)
 
 
 def _by_eigenvalues(gradient: Any, hessian: Any, radius: Any, xp: Any) -> tuple[Any, Any, Any, Any]:
