@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array
 
 from ..covariance import ByGroup, Covariance
-from ..distributions import check_level, t_quantile
+from ..distributions import two_sided
 from ..errors import DataError
 from ..estimates.fitted import FitBase
 from ..fitting.objective import Spec, coordinates
@@ -68,7 +68,7 @@ class Delta(Shown):
 
     def confint(self, level: float = 0.95) -> np.ndarray:
         """Normal limits (m, 2)."""
-        half = t_quantile(0.5 * (1.0 + check_level(level)), np.inf) * self.se
+        half = two_sided(level, np.inf) * self.se
         return np.stack([self.estimate - half, self.estimate + half], -1)
 
     def frame(self, level: float = 0.95) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from ..distributions import check_level, t_quantile
+from ..distributions import check_level, two_sided
 from ..errors import DataError
 from ..estimates.fitted import FitBase
 from ..frames.columns import make_frame
@@ -76,6 +76,6 @@ def standardized(fit: FitBase, contrasts: EMMeans, sd: str | float, edf: float, 
     estimate, se, df = (np.asarray(frame[name], np.float64) for name in ("estimate", "std_error", "df"))
     d = estimate / size
     error = np.sqrt((se / size) ** 2 + d**2 * spread)
-    half = t_quantile(0.5 * (1.0 + check_level(level)), df) * error
+    half = two_sided(level, df) * error
     columns = {"effect_size": d, "std_error": error, "df": df, "lower": d - half, "upper": d + half}
     return make_frame(contrasts.kind, {**contrasts.labels, **columns})

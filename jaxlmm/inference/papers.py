@@ -13,7 +13,7 @@ from ..errors import DataError
 from ..estimates.fitted import FitBase
 from ..frames.columns import make_frame
 from ..frames.tables import Shown, Table, format_p
-from ..tolerances import POSITIVE
+from ..tolerances import correlation_of
 from .hypotheses.coding import term_columns
 
 
@@ -128,8 +128,7 @@ def vif(fit: FitBase) -> Any:
     if len(terms) < 2:
         raise DataError("vif: expected at least two terms besides the intercept, of which one can explain another")
     used = [j for members in terms.values() for j in members]
-    size = np.sqrt(np.diagonal(fit.vcov))
-    R = (fit.vcov / np.outer(size, size))[np.ix_(used, used)]
+    R = correlation_of(fit.vcov)[np.ix_(used, used)]
     place = {j: i for i, j in enumerate(used)}
     rows = []
     for members in terms.values():
@@ -144,8 +143,7 @@ def vif(fit: FitBase) -> Any:
 
 def correlation(fit: FitBase) -> Any:
     """See ``Fit.correlation``."""
-    size = np.sqrt(np.maximum(np.diagonal(fit.vcov), POSITIVE * np.finfo(float).tiny))
-    R = fit.vcov / np.outer(size, size)
+    R = correlation_of(fit.vcov)
     columns = {name: R[:, j] for j, name in enumerate(fit.coef_names)}
     return make_frame(fit.frame.kind, {"term": list(fit.coef_names), **columns})
 

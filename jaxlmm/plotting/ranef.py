@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..distributions import check_level, t_quantile
+from ..arguments import check_choice
+from ..distributions import two_sided
 from ..errors import DataError
 from ..estimates.fitted import FitBase
 from ..likelihood.parts import Term
@@ -19,7 +20,6 @@ from . import canvas
 from .canvas import chosen
 
 LABELLED = 60  # most levels with their labels
-VARIANCES = ("condvar", "pev")
 
 
 class Caterpillar(NamedTuple):
@@ -34,15 +34,14 @@ class Caterpillar(NamedTuple):
 
 def caterpillar(fit: FitBase, group: str | None, variance: str, sort: str | None, level: float) -> Caterpillar:
     """Effects with intervals, sorted by a column, or with `sort` "" as the levels come."""
-    if variance not in VARIANCES:
-        raise DataError(f"variance: found {variance!r}, expected 'condvar' or 'pev'")
+    check_choice("variance", variance, ("condvar", "pev"))
     effects = fit.ranef()
     found = effects[chosen("group", group, tuple(effects))]
     order = np.arange(len(found.levels))
     if sort != "":
         column = chosen("sort", sort, found.columns, found.columns[0])
         order = np.argsort(found.values[:, found.columns.index(column)], kind="stable")
-    half = float(t_quantile(0.5 * (1.0 + check_level(level)), np.inf))
+    half = float(two_sided(level, np.inf))
     variances = np.diagonal(getattr(found, variance), axis1=1, axis2=2)
     return Caterpillar(
         found.group, tuple(found.levels[i] for i in order), found.columns, found.values[order],
