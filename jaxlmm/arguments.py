@@ -98,6 +98,13 @@ def check_word(name: str, value: Any) -> None:
         raise DataError(f"{name}: found {shown(value)}, expected text")
 
 
+def check_choice(name: str, value: Any, known: Iterable[Any]) -> None:
+    """Refuse what is not one of the values that there are."""
+    known = list(known)
+    if value not in known:
+        raise DataError(f"{name}: found {shown(value)}, expected one of {', '.join(map(str, known))}")
+
+
 def check_names(name: str, value: Any) -> None:
     """Refuse what is neither text nor several texts."""
     several = isinstance(value, Iterable) and not isinstance(value, Mapping | set | frozenset)

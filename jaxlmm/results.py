@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .arguments import Seed, doors
+from .arguments import Seed, check_choice, doors
 from .batch.chunks import Progress
 from .batch.fits import BatchFit
 from .batch.rebuilding import rebuilt
@@ -698,8 +698,8 @@ class Fit(FitBase):
             for name, given in (("y", y), ("weights", weights), ("values", values))
         )
         if np.ndim(y) == 2:
-            if column is not None and column not in self.coef_names:
-                raise DataError(f"column: found {column!r}, expected one of {', '.join(self.coef_names)}")
+            if column is not None:
+                check_choice("column", column, self.coef_names)
             asked = None if tests is None else tests.coded(coding_of(self))
             if asked is not None and asked.needs_design:
                 if column is not None or (missing == "drop" and np.isnan(np.asarray(y, float)).any()):

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..distributions import check_level, t_quantile
+from ..arguments import check_choice
+from ..distributions import two_sided
 from ..errors import DataError
 from ..estimates.fitted import FitBase
 from ..likelihood.parts import Term
@@ -19,7 +20,6 @@ from . import canvas
 from .canvas import chosen
 
 LABELLED = 60  # most levels with their labels
-VARIANCES = ("condvar", "pev")
 
 
 class Caterpillar(NamedTuple):
@@ -36,8 +36,7 @@ def caterpillar(
     fit: FitBase, group: str | None, variance: str, sort: str | None, level: float, extremes: int | None = None
 ) -> Caterpillar:  # fmt: skip
     """Effects with intervals, sorted by a column, or with `sort` "" as the levels come; of the extreme levels alone."""
-    if variance not in VARIANCES:
-        raise DataError(f"variance: found {variance!r}, expected 'condvar' or 'pev'")
+    check_choice("variance", variance, ("condvar", "pev"))
     effects = fit.ranef()
     found = effects[chosen("group", group, tuple(effects))]
     order = np.arange(len(found.levels))
@@ -51,7 +50,7 @@ def caterpillar(
             order = np.concatenate([order[:extremes], order[-extremes:]])
         found = fit.ranef(levels={found.group: [found.levels[i] for i in order]})[found.group]
         order = np.arange(len(order))
-    half = float(t_quantile(0.5 * (1.0 + check_level(level)), np.inf))
+    half = float(two_sided(level, np.inf))
     variances = np.diagonal(getattr(found, variance), axis1=1, axis2=2)
     return Caterpillar(
         found.group, tuple(found.levels[i] for i in order), found.columns, found.values[order],

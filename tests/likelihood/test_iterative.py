@@ -268,9 +268,9 @@ def test_errors_over_seeds_are_those_that_are_stated():
 
 
 def test_stated_errors_cover_the_exact_fit():
-    for fit in map(by_seed, range(3)):
-        assert np.all(np.abs(fit.theta - exact().theta) < 3.5 * fit.monte_carlo.theta_se)
-        assert abs(fit.loglik - exact().loglik) < 3.5 * fit.monte_carlo.loglik_se + fit.monte_carlo.expected_decrement
+    fit = by_seed(0)  # of twenty seeds, which the slow test above has
+    assert np.all(np.abs(fit.theta - exact().theta) < 3.5 * fit.monte_carlo.theta_se)
+    assert abs(fit.loglik - exact().loglik) < 3.5 * fit.monte_carlo.loglik_se + fit.monte_carlo.expected_decrement
 
 
 @pytest.mark.slow
