@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .arguments import Seed, doors
+from .arguments import Seed, check_choice, doors
 from .batch.chunks import Progress
 from .batch.fits import BatchFit
 from .batch.rebuilding import rebuilt
@@ -153,7 +153,9 @@ class Fit(FitBase):
         parts, at = natural_parameters(self.frame, self.model, self.estimate), natural(self)
         return parameter_frame(known_parameters(parts, at), at, self.frame.kind)
 
-    def ranef(self, all_levels: bool = False) -> RandomEffects:
+    def ranef(
+        self, all_levels: bool = False, levels: Mapping[str, Sequence[Any]] | None = None
+    ) -> RandomEffects:  # fmt: skip
         """Predicted random effects (BLUPs) with conditional covariances, by grouping factor.
 
         NaN where the data do not identify the covariance parameters that they depend on.
@@ -162,13 +164,22 @@ class Fit(FitBase):
         ----------
         all_levels : with the levels of relationship matrices that have no data, behind the others: what their relatives
             tell of them, with its prediction error variance (Henderson 1977)
+        levels : ``{"movie": ["Alien", "Brazil"]}``, these of these grouping factors alone, in this order. Their
+            covariances are found by the iterative engine too, at the cost of solving the equations for each
+
+        Raises
+        ------
+        DataError
+            For grouping factors and levels that are not there.
 
         Warns
         -----
         PrecisionWarning
             As in `predict`.
         """
-        return known_effects(random_effects(self, all_levels), self)
+        chosen = levels if isinstance(levels, Mapping) else None
+        found = known_effects(random_effects(self, all_levels, chosen), self)
+        return found if levels is None else found.at(levels)
 
     def coef_by(self, group: str) -> Any:
         """Coefficients of each level of a grouping factor, fixed plus predicted random effects (lme4's ``coef``).
@@ -687,8 +698,8 @@ class Fit(FitBase):
             for name, given in (("y", y), ("weights", weights), ("values", values))
         )
         if np.ndim(y) == 2:
-            if column is not None and column not in self.coef_names:
-                raise DataError(f"column: found {column!r}, expected one of {', '.join(self.coef_names)}")
+            if column is not None:
+                check_choice("column", column, self.coef_names)
             asked = None if tests is None else tests.coded(coding_of(self))
             if asked is not None and asked.needs_design:
                 if column is not None or (missing == "drop" and np.isnan(np.asarray(y, float)).any()):

@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array
 
 from ..covariance import ByGroup, Covariance
-from ..distributions import check_level, t_quantile
+from ..distributions import two_sided
 from ..errors import DataError
 from ..estimates.fitted import FitBase
 from ..fitting.objective import Spec
@@ -22,8 +22,8 @@ from ..linalg import quadratic
 from ..runtime.precision import float64
 from ..runtime.programs import compiled_by_size
 from ..tolerances import INDEPENDENT
-from .moved import moved
 from .uncertain import Parameters, Uncertain, uncertain
+from .unidentified import unidentified
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -48,7 +48,7 @@ class Delta(Shown):
 
     def confint(self, level: float = 0.95) -> np.ndarray:
         """Normal limits (m, 2)."""
-        half = t_quantile(0.5 * (1.0 + check_level(level)), np.inf) * self.se
+        half = two_sided(level, np.inf) * self.se
         return np.stack([self.estimate - half, self.estimate + half], -1)
 
     def frame(self, level: float = 0.95) -> Any:
@@ -87,7 +87,7 @@ def delta(fit: FitBase, g: Callable[[Parameters], Any], information: str = "obse
     assert at.inverse is not None
     W = at.inverse.W
     vcov = by_coef @ fit.vcov @ by_coef.T + by_x @ (np.nan_to_num(W) if len(W) else W) @ by_x.T
-    stays, moves = at.identifies(by_x), moved(fit)
+    stays, moves = at.identifies(by_x), unidentified(fit)
     if moves is not None and by_coef.any():  # coefficients move along with covariance parameters
         spread = np.sqrt(quadratic(by_coef, moves.at.vcov)) + np.linalg.norm(by_x * at.inverse.unit, axis=1)
         stays = ~np.any(np.abs(moves.coef @ by_coef.T + moves.along @ by_x.T) > INDEPENDENT * spread, 0)

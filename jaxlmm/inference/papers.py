@@ -13,7 +13,7 @@ from ..errors import DataError
 from ..estimates.fitted import FitBase
 from ..frames.columns import make_frame
 from ..frames.tables import Shown, Table, format_p
-from ..tolerances import POSITIVE
+from ..tolerances import correlation_of
 from .hypotheses.coding import term_columns
 
 
@@ -128,8 +128,7 @@ def vif(fit: FitBase) -> Any:
     if len(terms) < 2:
         raise DataError("vif: expected at least two terms besides the intercept, of which one can explain another")
     used = [j for members in terms.values() for j in members]
-    size = _errors(fit)
-    R = (fit.vcov / np.outer(size, size))[np.ix_(used, used)]
+    R = _correlation(fit)[np.ix_(used, used)]
     place = {j: i for i, j in enumerate(used)}
     rows = []
     for members in terms.values():
@@ -144,15 +143,15 @@ def vif(fit: FitBase) -> Any:
 
 def correlation(fit: FitBase) -> Any:
     """See ``Fit.correlation``."""
-    size = np.maximum(_errors(fit), np.sqrt(POSITIVE * np.finfo(float).tiny))
-    R = fit.vcov / np.outer(size, size)
+    R = _correlation(fit)
     columns = {name: R[:, j] for j, name in enumerate(fit.coef_names)}
     return make_frame(fit.frame.kind, {"term": list(fit.coef_names), **columns})
 
 
-def _errors(fit: FitBase) -> np.ndarray:
-    """Standard errors (p,), NaN where the data do not identify what they depend on."""
-    return fit.wald("asymptotic").rows(np.eye(len(fit.coef))).se
+def _correlation(fit: FitBase) -> np.ndarray:
+    """Correlations (p, p) of the coefficients, NaN where the data do not identify what they depend on."""
+    se = fit.wald("asymptotic").rows(np.eye(len(fit.coef))).se
+    return np.where(np.isnan(se[:, None] + se), np.nan, correlation_of(fit.vcov))
 
 
 def correlations(fit: FitBase) -> Table:

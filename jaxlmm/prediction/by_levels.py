@@ -13,7 +13,6 @@ columns of X, which P takes to zero.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -70,7 +69,8 @@ class ByLevels:
         z = at.design(codes, designs)
         relative = D.residual[:, 0, 0] / at.s2
         H = [d - relative[:, None, None] * G for d, G in zip(D.random, C.random, strict=True)]
-        P = self._projected() if W is not None else None
+        if W is not None:
+            P = self.levels.F @ self.levels.products - self.N @ self.Phi @ self.N.T  # Z'P Z (q, q)
         mse, slopes, extra = np.zeros(m), np.zeros((m, k)), np.zeros(m)
         step = max(1, int(NUMBERS / z.shape[1]))
         for start in range(0, m if errors else 0, step):
@@ -89,7 +89,3 @@ class ByLevels:
                 extra[some] = 2.0 * sum(W[i, j] * np.sum(moved[i] * solved[j], 1) for i in range(k) for j in range(k))
         mean = z @ self.effects
         return mean, np.maximum(mse + others[:, 0], 0.0), slopes + others[:, 1:], extra
-
-    def _projected(self) -> Any:
-        """Z'P Z (q, q)."""
-        return self.levels.F @ self.levels.products - self.N @ self.Phi @ self.N.T

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..arguments import numbers_of
+from ..arguments import door, numbers_of
 from ..errors import DataError
 from ..interface import model_of
 from ..tolerances import not_semidefinite
@@ -17,6 +17,7 @@ from .generate import MixedModel, stand_in
 FORMULA, RESIDUAL = "y ~ arm * visit", "us(visit | subject)"
 
 
+@door
 def published(
     control: Sequence[float], treated: Sequence[float], sds: Sequence[float], correlations: Any,
     lost: Callable[..., Any] | None = None,
@@ -40,20 +41,20 @@ def published(
     DataError
         For lengths that differ, and correlations that no responses can have.
     """
-    each = [numbers_of(name, x) for name, x in (("control", control), ("treated", treated), ("sds", sds))]
-    shapes, T = {x.shape for x in each}, each[0].size
-    if shapes != {(T,)} or T < 2 or not (np.isfinite(each).all() and (each[2] > 0).all()):
-        raise DataError("control, treated, sds: expected as many finite numbers as visits, two or more, sds positive; "
-                        f"found shapes {', '.join(str(x.shape) for x in each)}")  # fmt: skip
-    means, spread = np.array(each[:2]), each[2]
+    given = {"control": control, "treated": treated, "sds": sds}
+    first, second, spread = (numbers_of(name, value) for name, value in given.items())
+    shapes, T = [found.shape for found in (first, second, spread)], spread.size
+    if shapes != [(T,)] * 3 or T < 2 or not (spread > 0).all() or not np.isfinite([first, second, spread]).all():
+        raise DataError(f"control, treated, sds: expected as many finite numbers as visits, two or more, sds positive; "
+                        f"found shapes {', '.join(map(str, shapes))}")  # fmt: skip
     R = _correlations(correlations, T)
     covariance = spread[:, None] * R * spread
     if problem := not_semidefinite(R):
         raise DataError(f"correlations: no responses have these: {problem}")
     data = designs.visits(2 * T + 2, T)
     names = model_of(FORMULA, {**data, "y": stand_in(len(data["arm"]))}, residual=RESIDUAL)[0].coef_names
-    own = means[:, 1:] - means[:, :1]
-    values = [means[0, 0], means[1, 0] - means[0, 0], *own[0], *(own[1] - own[0])]
+    change, other = first[1:] - first[0], second[1:] - second[0]
+    values = [first[0], second[0] - first[0], *change, *(other - change)]
     return MixedModel(FORMULA, dict(zip(names, values, strict=True)), {"residual": covariance}, RESIDUAL, lost=lost)
 
 

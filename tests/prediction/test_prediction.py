@@ -179,7 +179,7 @@ TARGETS = {
     ("name", "target"),
     some(
         [(name, target) for target in TARGETS for name in MODELS],
-        ("slopes", "mean"), *((name, "observation") for name in DAILY),
+        ("slopes", "mean"),
     ),
 )  # fmt: skip
 def test_against_dense_matrices(name, target):

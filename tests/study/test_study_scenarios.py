@@ -68,6 +68,8 @@ def test_published_tables_are_the_model_that_they_say():
     for hazard in (1.2, -0.1, np.nan, "log(-1.0)"):
         with pytest.raises(DataError, match="hazard"):
             Dropout(hazard)(key, y, data)
+    with pytest.raises(DataError, match="control: found"):
+        published(["a", "b"], [1, 2], [1, 1], 0.5)
 
 
 def test_shapes_are_refused_in_one_sentence():
