@@ -75,7 +75,7 @@ class OneVariance:
         absent = model.weights is not None and not np.all(model.weights > 0)
         if not spec.profiled or spec.count != 1 or [part.dim for part in model.random] != [1] or aliased or absent:
             return None
-        term = model.random[0]
+        term: Any = model.random[0]
         z, g = weighted(model, term.Z)[:, 0], np.asarray(term.group)
         levels = int(g.max()) + 1
         if levels * n > LARGEST:
@@ -181,10 +181,11 @@ def _newton(spectrum: Spectrum, yy: Array, xy: Array, start: Array) -> tuple[Arr
         least = criterion(u)
         for other in ELSEWHERE:
             single &= criterion(jnp.full(b, other)) >= least
+    good = done & single & (rss > CANCELLED * jnp.sum(yy, 0))
     s2 = rss / spectrum.nu
     if h == 1:
-        return beta[0] * jnp.sqrt(A[0, 0] / s2), done & single
-    return jnp.sum(beta * matmul(A, beta[:, None])[:, 0], 0) / s2 / h, done & single
+        return beta[0] * jnp.sqrt(A[0, 0] / s2), good
+    return jnp.sum(beta * matmul(A, beta[:, None])[:, 0], 0) / s2 / h, good
 
 
 def independent(L: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
