@@ -18,6 +18,7 @@ from jax import Array
 
 from ...fitting.objective import Spec
 from ...likelihood.model import Model
+from ...likelihood.parts import Term
 from ...likelihood.prepared import orthonormal, weighted
 from ...linalg import inv_logdet, matmul
 from ...pytrees import frozen_pytree
@@ -73,9 +74,11 @@ class OneVariance:
         spec, (n, p) = Spec.of(model, method), model.X.shape
         aliased = np.any(orthonormal(model.X, model.weights)[2])
         absent = model.weights is not None and not np.all(model.weights > 0)
-        if not spec.profiled or spec.count != 1 or [part.dim for part in model.random] != [1] or aliased or absent:
+        if not spec.profiled or spec.count != 1 or len(model.random) != 1 or aliased or absent:
             return None
-        term: Any = model.random[0]
+        (term,) = model.random
+        if not isinstance(term, Term) or term.dim != 1:
+            return None
         z, g = weighted(model, term.Z)[:, 0], np.asarray(term.group)
         levels = int(g.max()) + 1
         if levels * n > LARGEST:

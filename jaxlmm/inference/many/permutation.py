@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...arguments import check_number
 from ...batch.chunks import Progress, reporter, run
 from ...batch.fits import BatchFit
 from ...batch.refitting import as_batch, refit_batch
@@ -131,6 +132,8 @@ def permutation_test(
         raise DataError(f"names: expected {v}, one a response, found {len(names)}")
     if (threshold is None) != (neighbours is None):
         raise DataError("threshold, neighbours: give both, for clusters, or neither")
+    if threshold is not None:
+        check_number("threshold", threshold)
     if threshold is not None and not threshold > 0:
         raise DataError(f"threshold: expected a positive number, found {threshold!r}")
     labels, rows = hypotheses(L, fit.coef_names)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...arguments import check_number
 from ...batch.chunks import Progress, reporter
 from ...batch.fits import BatchFit
 from ...batch.refitting import as_batch, is_sparse, refit_batch, turned
@@ -77,6 +78,7 @@ def scan(
     covariates: Sequence[Any] | None, progress: Progress,
 ) -> Scan:  # fmt: skip
     """See ``Fit.scan``."""
+    check_number("threshold", threshold)
     if not 0 < threshold <= 1:
         raise DataError(f"threshold: expected a p value between 0 and 1, found {threshold!r}")
     if df is not None and df not in METHODS:
@@ -97,10 +99,12 @@ def scan(
     least = least / (scanner.df + least)
     pieces: list[dict[str, np.ndarray]] = []
     start = found = spanned = 0
-    values = np.asarray(values) if hasattr(values, "columns") else values
+    values = np.asarray(values) if hasattr(values, "columns") else values  # a data frame
     total = np.shape(values)[0] * len(good) if hasattr(values, "shape") else 0
     with nullcontext() if to is None else Sink(to) as sink, reporter(progress if total else False, total) as report:
         for x in _blocks(values, len(model.y), max(1, int(NUMBERS / (len(good) * (model.X.shape[1] + 4))))):
+            if covariates is not None and start + len(x) > len(covariates):
+                raise DataError(f"covariates: found {len(covariates)} for {start + len(x)} covariates or more")
             usable = np.isfinite(x).all(1)
             scores = scanner(np.where(usable[:, None], x, 0.0))
             spanned += int(np.sum(np.isnan(scores.share[0])))
@@ -123,6 +127,8 @@ def scan(
                     sink.add(piece)
             start += len(x)
             report(start * len(good), total)
+        if covariates is not None and len(covariates) != start:
+            raise DataError(f"covariates: found {len(covariates)} for {start} covariates")
         if sink is not None and not found:
             sink.add({name: np.zeros(0) for name in COLUMNS})
     hits = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]} if pieces else {}
