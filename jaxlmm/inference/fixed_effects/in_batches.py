@@ -45,7 +45,7 @@ from ..small_sample.degrees import DESIGN, rule_of
 
 METHODS = ("satterthwaite", "kenward-roger", "kenward-roger-full", "residual", "asymptotic", *DESIGN)
 SMALL_SAMPLE = METHODS[:3]
-FEW = 5000  # data sets in a chunk
+FEW = 1000  # data sets in a chunk, which compiling quickly is for
 
 
 class TestStatus(IntEnum):
