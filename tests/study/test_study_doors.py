@@ -90,4 +90,8 @@ def test_what_is_read(tmp_path):
     whole, own = results.frame(), results.frame({"shift": 1})
     np.testing.assert_array_equal(own.estimate, whole.estimate[whole["shift"] == 1.0])
     np.testing.assert_array_equal(results.frame(np.int64(1)).estimate, own.estimate)
+    lists = {"design": lambda size: designs.cluster_trial(6, size), "grid": {"size": [[5], [4, 6]]}}
+    study = plain(**lists, generate=lambda rng, data: rng.random(30), targets={"arm": 0.0})
+    sizes = run(study, tmp_path / "sizes", Here())
+    assert len(sizes.frame({"size": [4, 6]})) == 24 and sizes.place({"size": [5]}) == 0
     assert list(summary.frame("bias").measure.unique()) == ["bias"]
