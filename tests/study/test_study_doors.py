@@ -9,7 +9,9 @@ pytest.importorskip("pyarrow")
 
 from jaxlmm.errors import DataError, JaxlmmError
 from jaxlmm.study import (
+    Dropout,
     Estimator,
+    MixedModel,
     Target,
     analyses,
     designs,
@@ -24,6 +26,7 @@ from jaxlmm.study import (
 )
 from studies import Here, plain
 
+CLUSTERS = {**designs.cluster_trial(6, 5), "y": np.zeros(30)}
 MIXED = "y ~ arm + (1 | cluster)"
 DECLARED = [
     ("grid", lambda: plain(grid=3)),
@@ -40,6 +43,11 @@ DECLARED = [
     ("aims", lambda: plain(aims=3)),
     ("clusters", lambda: designs.cluster_trial("x")),
     ("size", lambda: designs.cluster_trial(4, "a")),
+    ("beta", lambda: MixedModel(MIXED, 3, {"cluster": 1.0})),
+    ("covariance", lambda: MixedModel(MIXED, {}, 3)),
+    ("lost", lambda: MixedModel(MIXED, {}, {"cluster": 1.0}, lost=3)),
+    ("no column 'subject'; there are", lambda: Dropout(0.1)(None, np.zeros(2), {"id": np.arange(2)})),
+    ("no column 'clusters'; did you mean 'cluster'", lambda: analyses.cluster_means("clusters").function(CLUSTERS)),
     ("executor", lambda: run(plain(), "nowhere", 3)),
     ("study", lambda: run(3, "nowhere", Here())),
     ("error", lambda: run_until(plain(), "nowhere", "power", "x")),
