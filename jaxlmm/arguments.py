@@ -21,6 +21,14 @@ T = TypeVar("T", bound=type)
 Seed = int | Any  # a whole number, a key of `jax.random` (runtime.keys), or None for a fresh one, which `door` draws
 
 JUDGED = ("level", "threshold")  # numbers with checks of their own, whose words say more
+ELSEWHERE = {  # words that are honoured in another place, of other functions and packages
+    "prior": "jaxlmm.fit(jaxlmm.lmm(formula, data).model, prior=f) adds f(theta, blocks) to the log-likelihood",
+    "through": "jaxlmm.fit(jaxlmm.lmm(formula, data).model, through=h, start=phi) fits theta = h(phi)",
+    "REML": "write method='REML' or method='ML'",
+    "family": "jaxlmm fits linear models, of normal errors",
+    "control": "write engine= or start=",
+    "na_action": "rows with missing values are dropped and counted",
+}
 TESTS = ("df", "information", "boundary_df", "robust", "cluster")  # options of tests that functions hand on
 
 
@@ -40,7 +48,7 @@ def unknown_option(function: str, given: Iterable[str], known: Collection[str]) 
     """What to say of the first option that there is not; empty where all are known."""
     for name in given:
         if name not in known:
-            return f"{function}: no option {name!r}; {nearest(name, known)}"
+            return f"{function}: no option {name!r}; {ELSEWHERE.get(name) or nearest(name, known)}"
     return ""
 
 
@@ -88,6 +96,13 @@ def check_word(name: str, value: Any) -> None:
     """Refuse for an option that is a word what has several values, and cannot be compared with one."""
     if isinstance(value, list | dict | set) or (hasattr(value, "__array__") and np.ndim(value)):
         raise DataError(f"{name}: found {shown(value)}, expected text")
+
+
+def check_choice(name: str, value: Any, known: Iterable[Any]) -> None:
+    """Refuse what is not one of the values that there are."""
+    known = list(known)
+    if value not in known:
+        raise DataError(f"{name}: found {shown(value)}, expected one of {', '.join(map(str, known))}")
 
 
 def check_names(name: str, value: Any) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 import jaxlmm
 from jaxlmm.inference.ratios.mixtures import simulated_weights
+from jaxlmm.interface import model_of
 from jaxlmm.testing import check_covariance
 
 
@@ -200,6 +201,8 @@ def test_predict_with_some_random_functions():
         (lambda f: f.emmeans("x").contrast(methd="eff"), "EMMeans.contrast: .*did you mean 'method'"),
         (lambda f: f.emmeans("x").pairs(adjst="holm"), "EMMeans.pairs: .*did you mean 'adjust'"),
         (lambda f: jaxlmm.lmm("y ~ x", {}, residul="iid()"), "lmm: .*did you mean 'residual'"),
+        (lambda f: jaxlmm.lmm("y ~ x", {}, prior=abs), r"lmm: no option 'prior'; jaxlmm\.fit\(.*prior=f\)"),
+        (lambda f: jaxlmm.lmm("y ~ x", {}, REML=False), "lmm: no option 'REML'; write method='REML' or method='ML'"),
         (lambda f: f.bootstrap(nsim=9), "Fit.bootstrap: no option 'nsim'"),
         (lambda f: f.wald(roboust="CR2"), "Fit.wald: .*did you mean 'robust'"),
         (lambda f: jaxlmm.study.sample_size(None, "n", 0.8, 2, 9, "", worker=2), "sample_size: .*mean 'workers'"),
@@ -301,8 +304,8 @@ def test_structures_refuse_what_they_would_drop(groups, formula, given, said):
 
 def test_options_inside_and_behind_the_bar_both_count(groups):
     d = {k: v[:100] for k, v in groups.items()}
-    fit = jaxlmm.lmm("y ~ 1 + (1 | t)", d, residual="(ou(t, range=2.0) | s, variance=0.5)")
-    assert len(fit.theta) == 1  # of the term: both of the residual are fixed
+    _, model = model_of("y ~ 1 + (1 | t)", d, residual="(ou(t, range=2.0) | s, variance=0.5)")
+    assert model.size == 1  # of the term: both of the residual are fixed
 
 
 @pytest.mark.parametrize("term", ["(Days | Subject)", "(Days || Subject)", "ar1(Days | Subject)"])

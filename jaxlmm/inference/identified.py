@@ -17,7 +17,7 @@ from ..frames.tables import Table, notes
 from ..simulation.bootstrap import Bootstrap
 from ..tolerances import INDEPENDENT
 from .delta import Natural, natural
-from .moved import moved
+from .unidentified import unidentified
 
 UNKNOWN = "the data do not identify all covariance parameters"
 REASON = "empty: the data do not identify these parameters, the likelihood is the same at other values of them"
@@ -61,7 +61,7 @@ def known_correlations(at: Natural, part: int, arm: int | None = None) -> np.nda
 
 def known_effects(found: RandomEffects, fit: Any) -> RandomEffects:
     """Predicted random effects, those that the data do not identify NaN; with the reason."""
-    moves = moved(fit)
+    moves = unidentified(fit)
     if moves is None:
         return found
     out, parts = dict(found), dict[str, list[np.ndarray]]()
@@ -83,7 +83,7 @@ def known_effects(found: RandomEffects, fit: Any) -> RandomEffects:
 
 def known_coefficients(fit: Any, group: str) -> Any:
     """Coefficients of each level, those that the data do not identify NaN."""
-    table, moves = coefficients_by(fit, group), moved(fit)
+    table, moves = coefficients_by(fit, group), unidentified(fit)
     if moves is None:
         return table
     parts = [t for t, part in enumerate(fit.frame.parts) if isinstance(part, FrameTerm) and part.group == group]

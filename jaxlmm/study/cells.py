@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..arguments import shown
+from ..arguments import check_number, shown
 from ..errors import DataError
 from ..formula.expressions import ExpressionError, evaluate, normalise, variables
 from ..frames.columns import library_of
@@ -129,16 +129,20 @@ def accepted(function: Callable[..., Any], factors: Mapping[str, Any]) -> dict[s
 
 
 def resolved(value: Any, factors: Mapping[str, Any], what: str) -> float:
-    """A number, or the value of an expression of the factors."""
+    """A finite number, or the value of an expression of the factors."""
     if not isinstance(value, str):
+        check_number(what, float(value) if isinstance(value, bool | np.bool_) else value, finite=True)
         return float(value)
     columns = {k: np.array([v], float) for k, v in factors.items() if isinstance(v, int | float | np.number)}
     try:
-        return float(np.ravel(evaluate(normalise(value), columns))[0])
+        with np.errstate(all="ignore"):
+            found = float(np.ravel(evaluate(normalise(value), columns))[0])
     except (ExpressionError, KeyError, IndexError) as error:
         raise DataError(
             f"{what}: cannot evaluate {value!r} with the factors {', '.join(columns) or '(none)'}: {error}"
         ) from None
+    check_number(f"{what}, {value!r},", found, finite=True)
+    return found
 
 
 def named_in(value: Any) -> set[str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..arguments import door, numbers_of
+from ..arguments import door, numbers_of, shown
 from ..errors import DataError
 from ..runtime.sizes import check_memory
 
@@ -22,7 +22,10 @@ def cluster_trial(clusters: int, size: Any = 10) -> Columns:
     clusters : their number;  size : rows in each, or a sequence that is repeated over the clusters
     """
     (clusters,) = _counts(clusters=clusters)
-    each = np.atleast_1d(numbers_of("size", size, "numbers of rows")).astype(int)
+    each = np.atleast_1d(numbers_of("size", size, "numbers of rows"))
+    if each.ndim != 1 or not each.size or not np.all((each >= 0) & (each % 1 == 0)):
+        raise DataError(f"size: found {shown(size)}, expected a whole number of rows, or a sequence of them")
+    each = each.astype(int)
     check_memory("clusters, size", clusters, int(each.max(initial=1)))
     sizes = np.resize(each, clusters)
     cluster = np.repeat(np.arange(clusters), sizes)

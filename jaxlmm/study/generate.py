@@ -170,6 +170,8 @@ class Dropout:
     def __call__(self, key: Array, y: Array, data: Mapping[str, Any], **factors: Any) -> Array:
         """Which rows (n,) come after their subject has left."""
         hazard = resolved(self.hazard, factors, "hazard")
+        if not 0.0 <= hazard <= 1.0:
+            raise DataError(f"hazard: found {hazard:g}, expected a probability")
         if lacking := [name for name in (self.subject, self.time) if name not in data]:
             raise DataError(f"lost: Dropout: the design has no column {lacking[0]!r}; {nearest(lacking[0], data)}")
         subject, visit = (read_column(name, data[name]).as_factor() for name in (self.subject, self.time))

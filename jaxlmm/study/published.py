@@ -45,8 +45,8 @@ def published(
     first, second, spread = (numbers_of(name, value) for name, value in given.items())
     shapes, T = [found.shape for found in (first, second, spread)], spread.size
     if shapes != [(T,)] * 3 or T < 2 or not (spread > 0).all() or not np.isfinite([first, second, spread]).all():
-        raise DataError(f"control, treated, sds: expected as many numbers as visits, two or more, sds positive; found "
-                        f"shapes {', '.join(map(str, shapes))}")  # fmt: skip
+        raise DataError(f"control, treated, sds: expected as many finite numbers as visits, two or more, sds positive; "
+                        f"found shapes {', '.join(map(str, shapes))}")  # fmt: skip
     R = _correlations(correlations, T)
     covariance = spread[:, None] * R * spread
     if problem := not_semidefinite(R):
@@ -66,7 +66,7 @@ def _correlations(given: Any, T: int) -> np.ndarray:
         found = np.full(T - 1, float(found))
     if found.shape == (T - 1,):
         found = np.append(1.0, found)[lags]
-    if found.shape != (T, T) or np.abs(found - found.T).max() > 1e-12 or (np.diag(found) != 1.0).any():
+    if found.shape != (T, T) or not np.abs(found - found.T).max() <= 1e-12 or (np.diag(found) != 1.0).any():
         raise DataError(f"correlations: expected a number, {T - 1} of them by lag, or a symmetric matrix ({T}, {T}) "
                         f"with ones in its diagonal, found shape {np.shape(given)}")  # fmt: skip
     return found

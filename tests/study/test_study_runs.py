@@ -212,6 +212,7 @@ def test_one_run_at_a_time(tmp_path):
         pass
 
 
+@pytest.mark.slow
 def test_no_room_is_one_sentence_and_can_be_gone_on_with(script, reference, tmp_path):
     out = tmp_path / "out"
     size = max(len(content) for content in parts_of(reference).values())

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...arguments import check_names, check_number, doors
+from ...arguments import check_choice, check_names, check_number, doors
 from ...design.encoding import expression_columns
 from ...distributions import check_level
 from ...errors import DataError
 from ...frames.columns import make_frame, number_label
 from ...frames.tables import Shown, Table, format_column, format_df, format_p, format_t, notes
-from ...tolerances import ESTIMABLE
+from ...tolerances import ESTIMABLE, correlation_of
 from ..fixed_effects.wald import FTest, Wald
 from ..hypotheses.alternatives import Alternative, alternative_of
 from ..shares import marginal_variance
@@ -107,7 +107,7 @@ class EMMeans(Shown):
             L, shift = self.L[rows], self.shift[rows]
             found = self.wald.rows(L, rhs=self.null - shift)
             estimate = np.where(np.isnan(found.estimate), np.nan, L @ self.wald.coef + shift)
-            family = (found.df, self._correlation(L), self.means, self.side)
+            family = (found.df, correlation_of(L @ self.wald.vcov @ L.T), self.means, self.side)
             lower, upper = self.side.limits(estimate, critical(self.adjust, self.level, *family) * found.se)
             t = self.side.statistic(estimate - self.null, found.se)
             p = adjusted(self.adjust, t, *family)
@@ -115,11 +115,6 @@ class EMMeans(Shown):
             for name, values in zip(names, numbers, strict=True):
                 out[name][rows] = values
         return out if self.shown is None else self.shown.of_table(out)
-
-    def _correlation(self, L: np.ndarray) -> np.ndarray:
-        cov = L @ self.wald.vcov @ L.T
-        se = np.sqrt(np.maximum(np.diagonal(cov), 1e-300))
-        return cov / np.outer(se, se)
 
     def _families(self) -> list[np.ndarray]:
         """Positions of the rows of each combination of the labels in `by`, in order."""
@@ -360,8 +355,7 @@ class EMMeans(Shown):
 
 def check_adjust(adjust: str, side: Alternative) -> str:
     """Refuse adjustments that there are not, or not for a side."""
-    if adjust not in METHODS:
-        raise DataError(f"adjust: found {adjust!r}, expected one of {', '.join(METHODS)}")
+    check_choice("adjust", adjust, METHODS)
     if side.tails == 1 and adjust in TWO_SIDED:
         raise DataError(f"adjust: {adjust!r} has two sides; with side= or delta= use 'mvt' or 'holm'")
     if side.way == 0 and side.delta and adjust in ("mvt", "dunnett"):

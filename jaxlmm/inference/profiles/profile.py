@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...distributions import check_level, t_quantile
+from ...distributions import two_sided
 from ...errors import DataError
 from ...estimates.fitted import FitBase
 from ...frames.columns import make_frame
@@ -165,7 +165,7 @@ class Profile(Shown):
 
 
 def _normal_quantile(level: float) -> float:
-    return float(t_quantile(0.5 * (1.0 + check_level(level)), np.inf))
+    return float(two_sided(level, np.inf))
 
 
 def profiled(fit: FitBase, which: Which) -> tuple[Joint, list[ProfileTarget]]:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from ...arguments import check_choice
 from ...covariance.kinds import module_of
 from ...distributions import t_tail
 from ...errors import DataError, require_accurate
@@ -239,8 +240,7 @@ def sandwich(fit: Any, kind: str = "CR2", cluster: Any = None) -> Sandwich:
     DataError
         For an unknown kind; where V is not block diagonal by `cluster`, or there are too few clusters.
     """
-    if kind not in KINDS:
-        raise DataError(f"robust: found {kind!r}, expected one of {', '.join(KINDS)}")
+    check_choice("robust", kind, KINDS)
     clusters = robust_clusters(fit, cluster)
     n, p = fit.model.X.shape
     if kind == "CR1p" and clusters.size <= p:

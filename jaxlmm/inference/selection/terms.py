@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ...arguments import check_choice
 from ...errors import DataError
 from ...estimates.fitted import FitBase
 from ...fitting.estimate import estimate
@@ -97,8 +98,7 @@ def drop1(fit: FitBase, type: int | str = 3, definition: str = "sas") -> TermTes
 
 def ranova(fit: Any, law: str = "mixture", left: list[tuple[str, str]] | None = None) -> TermTests:
     """See ``Fit.ranova``; `left` are the `reductions`, where these are known."""
-    if law not in LAWS:
-        raise DataError(f"law: found {law!r}, expected one of {', '.join(LAWS)}")
+    check_choice("law", law, LAWS)
     rows, said = [_Dropped("(the model)", fit.npar, fit.loglik)], list[str]()
     for label, formula in reductions(fit) if left is None else left:
         small = smaller_fit(fit, formula)
