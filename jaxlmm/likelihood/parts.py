@@ -18,6 +18,7 @@ from ..covariance.trial import tried
 from ..errors import DataError
 from ..frames.alignment import refuse_masked
 from ..frames.columns import same_index
+from ..frames.levels import numbered
 from ..pytrees import frozen_pytree, is_traced, replace, set_all
 from ..tolerances import FITTED_BY_X, column_rank, not_semidefinite, origin, shifted, unit_columns
 
@@ -64,8 +65,8 @@ def as_codes(name: str, group: Any, n: int) -> tuple[np.ndarray, int]:
     missing = _missing(group)
     if missing:
         raise DataError(f"{name}: {missing} labels are missing (NaN or None); drop these rows, or give them a label")
-    labels, codes = np.unique(group, return_inverse=True)
-    return codes.astype(np.int32), len(labels)
+    labels, codes = numbered(group)
+    return codes, len(labels)
 
 
 @frozen_pytree(data=("Z", "group", "relationship"), meta=("structure", "levels", "name"))
