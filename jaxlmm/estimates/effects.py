@@ -26,6 +26,7 @@ from ..likelihood.prepared import Prepared, prepare, weighted
 from ..pytrees import once, replace
 from ..runtime.precision import float64
 from ..runtime.programs import compiled, compiled_by_size
+from .fitted import FitBase
 
 MOST = 2e7  # numbers in the covariances of levels without data with rows that are held at a time
 
@@ -51,7 +52,7 @@ class Effects:
     pev: np.ndarray
 
 
-def effects_of(fit: Any, kin: Sequence[Relatives | None] | None = None) -> tuple[Effects, ...]:
+def effects_of(fit: FitBase, kin: Sequence[Relatives | None] | None = None) -> tuple[Effects, ...]:
     """`random_effects` of a fit; those of its own levels are predicted once.
 
     Warns

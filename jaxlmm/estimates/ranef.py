@@ -16,6 +16,7 @@ from ..fitting.units import Estimate
 from ..frames.columns import make_frame
 from ..frames.tables import Shown, Table, format_column, notes
 from .effects import effects_of
+from .fitted import FitBase
 
 SHOWN = 10  # levels that are printed
 
@@ -89,7 +90,7 @@ class SingularDirection:
         return f"{self.group}: no variance along {' '.join(parts)}"
 
 
-def random_effects(fit: Any, all_levels: bool = False) -> RandomEffects:
+def random_effects(fit: FitBase, all_levels: bool = False) -> RandomEffects:
     """Predictors (BLUPs) with conditional covariances: an entry a grouping factor, and a structure over columns."""
     entries: dict[str, GroupEffects] = {}
     frame = fit.frame
@@ -111,7 +112,7 @@ def random_effects(fit: Any, all_levels: bool = False) -> RandomEffects:
 
 
 def coefficients_by(
-    fit: Any, group: str, coef: np.ndarray | None = None, values: np.ndarray | None = None
+    fit: FitBase, group: str, coef: np.ndarray | None = None, values: np.ndarray | None = None
 ) -> Any:  # fmt: skip
     """See ``Fit.coef_by``. ``b:a`` and ``a:b`` are one name; effects by group are of the groups that a level is in.
 

@@ -14,6 +14,7 @@ from ...arguments import check_choice, check_names, check_number, doors
 from ...design.encoding import expression_columns
 from ...distributions import check_level
 from ...errors import DataError
+from ...estimates.fitted import FitBase
 from ...frames.columns import make_frame, number_label
 from ...frames.tables import Shown, Table, format_column, format_df, format_p, format_t, notes
 from ...tolerances import ESTIMABLE, correlation_of
@@ -376,14 +377,14 @@ def text_of(value: Any) -> str:
     return value if isinstance(value, str) else number_label(round(value, 6) if isinstance(value, float) else value)
 
 
-def scale_of(fit: Any) -> list[str]:
+def scale_of(fit: FitBase) -> list[str]:
     """What says the scale of means, where the response is not a column as it stands."""
     formula = fit.frame.formula
     plain = expression_columns((formula.response,), formula) == (fit.frame.response,)
     return [] if plain else [f"on the scale of {fit.frame.response}"]
 
 
-def type_of(fit: Any, kind: str, bias_adjust: bool | float = False) -> tuple[Scale | None, list[str]]:
+def type_of(fit: FitBase, kind: str, bias_adjust: bool | float = False) -> tuple[Scale | None, list[str]]:
     """What means are shown on by ``type=``, and what to say of it.
 
     Raises
@@ -403,7 +404,7 @@ def type_of(fit: Any, kind: str, bias_adjust: bool | float = False) -> tuple[Sca
     return scale.corrected(_spread(fit, bias_adjust)), []
 
 
-def _spread(fit: Any, given: bool | float) -> float:
+def _spread(fit: FitBase, given: bool | float) -> float:
     """The standard deviation that means are adjusted for: given, or that of the rows around the fixed part."""
     if isinstance(given, bool | np.bool_):
         return float(np.sqrt(marginal_variance(fit)))
