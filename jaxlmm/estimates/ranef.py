@@ -111,9 +111,7 @@ def random_effects(fit: FitBase, all_levels: bool = False) -> RandomEffects:
     return RandomEffects(entries)
 
 
-def coefficients_by(
-    fit: FitBase, group: str, coef: np.ndarray | None = None, values: np.ndarray | None = None
-) -> Any:  # fmt: skip
+def coefficients_by(fit: FitBase, group: str, coef: np.ndarray | None = None, values: np.ndarray | None = None) -> Any:
     """See ``Fit.coef_by``. ``b:a`` and ``a:b`` are one name; effects by group are of the groups that a level is in.
 
     Of other coefficients (p,) and effects (m, q) where they are given.

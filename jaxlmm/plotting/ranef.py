@@ -49,9 +49,7 @@ def caterpillar(fit: FitBase, group: str | None, variance: str, sort: str | None
     )  # fmt: skip
 
 
-def plot_caterpillar(
-    fit: FitBase, group: str | None, variance: str, sort: str | None, level: float, ax: Any
-) -> Any:  # fmt: skip
+def plot_caterpillar(fit: FitBase, group: str | None, variance: str, sort: str | None, level: float, ax: Any) -> Any:
     """See ``FitPlots.ranef``."""
     found = caterpillar(fit, group, variance, sort, level)
     m, few = len(found.labels), len(found.labels) <= LABELLED
@@ -175,5 +173,4 @@ def _draw_sorted(ax: Any, found: Shrinkage) -> None:
 def _explain(ax: Any, found: Shrinkage) -> None:
     lost = int((~np.isfinite(found.alone).all(1)).sum())
     title = f"{lost} levels with too few rows have no arrow" if lost else None
-    canvas.legend(ax, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, title=title,
-                  title_fontsize=canvas.TICK)  # fmt: skip
+    canvas.legend(ax, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, title=title, title_fontsize=canvas.TICK)

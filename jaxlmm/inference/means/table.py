@@ -282,9 +282,13 @@ class EMMeans(Shown):
         return make_frame(self.kind, {**self.labels, **{name: found._tests[name] for name in wanted}})
 
     def test(
-        self, joint: bool = False, null: float | None = None, side: str | None = None, delta: float = 0.0,
+        self,
+        joint: bool = False,
+        null: float | None = None,
+        side: str | None = None,
+        delta: float = 0.0,
         adjust: str | None = None,
-    ) -> Any:  # fmt: skip
+    ) -> Any:
         """Tests as a frame: each row, or with `joint` an F test of all rows in each combination of `by`.
 
         Parameters
@@ -319,15 +323,7 @@ class EMMeans(Shown):
         """As it prints."""
         numbers = self._tests
         first = "Estimate" if self.shown is None else self.shown.header
-        header = (
-            first,
-            "Std. Error",
-            "df",
-            f"{100 * self.level:g}% from",
-            "to",
-            "t value",
-            self.side.probability,
-        )
+        header = (first, "Std. Error", "df", f"{100 * self.level:g}% from", "to", "t value", self.side.probability)
         columns = [texts_of(values) for values in self.labels.values()]
         columns += [format_column(numbers["estimate"], 6), format_column(numbers["std_error"])]
         columns += [format_df(numbers["df"])]
