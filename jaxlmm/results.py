@@ -29,7 +29,7 @@ from .frames.alignment import aligned
 from .frames.columns import extend_rows, make_frame
 from .frames.owned import check_index, frame_at
 from .frames.tables import Summary, Table, format_column, format_df, format_p, format_t, notes
-from .inference.delta import Delta, Parameters, delta, natural
+from .inference.delta import Delta, delta, natural
 from .inference.effect_sizes import effect_sizes, standardized
 from .inference.fixed_effects.anova import Anova, anova
 from .inference.fixed_effects.fieller import Ratio, fieller
@@ -59,6 +59,7 @@ from .inference.selection.advice import Advice, advise
 from .inference.selection.steps import Steps, step
 from .inference.selection.terms import TermTests, drop1, ranova
 from .inference.shares import icc, r2
+from .inference.uncertain import Parameters
 from .likelihood.confounding import shared_effects
 from .likelihood.model import Model
 from .likelihood.parts import own_array
@@ -94,6 +95,13 @@ class Fit(FitBase):
     estimate : all numbers of the fit
     data : the columns that the model is made of, a copy of them as they were;  call : the other arguments of `lmm`
     given : the data that `lmm` was given, read for other columns (clusters, `by=`) while those of the model are as then
+
+    Notes
+    -----
+    `coef`, `vcov`, `se`, `sigma` and `theta` are the point that the solver found, at which ``jaxlmm.reml(fit.theta,
+    fit.model) == fit.loglik``. Where the data do not identify covariance parameters, it is one of many with the same
+    likelihood, between which those that depend on them differ; all tables (`tidy`, `summary`, `test`, `varcorr`,
+    `parameters`, `ranef`, ...) have NaN for these, with the reason.
     """
 
     call: Call
@@ -134,7 +142,9 @@ class Fit(FitBase):
         parts, at = natural_parameters(self.frame, self.model, self.estimate), natural(self)
         return parameter_frame(known_parameters(parts, at), at, self.frame.kind)
 
-    def ranef(self, all_levels: bool = False) -> RandomEffects:
+    def ranef(
+        self, all_levels: bool = False, levels: Mapping[str, Sequence[Any]] | None = None
+    ) -> RandomEffects:  # fmt: skip
         """Predicted random effects (BLUPs) with conditional covariances, by grouping factor.
 
         NaN where the data do not identify the covariance parameters that they depend on.
@@ -143,13 +153,22 @@ class Fit(FitBase):
         ----------
         all_levels : with the levels of relationship matrices that have no data, behind the others: what their relatives
             tell of them, with its prediction error variance (Henderson 1977)
+        levels : ``{"movie": ["Alien", "Brazil"]}``, these of these grouping factors alone, in this order. Their
+            covariances are found by the iterative engine too, at the cost of solving the equations for each
+
+        Raises
+        ------
+        DataError
+            For grouping factors and levels that are not there.
 
         Warns
         -----
         PrecisionWarning
             As in `predict`.
         """
-        return known_effects(random_effects(self, all_levels), self)
+        chosen = levels if isinstance(levels, Mapping) else None
+        found = known_effects(random_effects(self, all_levels, chosen), self)
+        return found if levels is None else found.at(levels)
 
     def coef_by(self, group: str) -> Any:
         """Coefficients of each level of a grouping factor, fixed plus predicted random effects (lme4's ``coef``).
@@ -355,7 +374,8 @@ class Fit(FitBase):
 
         Parameters
         ----------
-        formula : with dots for what was there: ``". ~ . - x"``, ``"log(.) ~ . + (1 | h)"``
+        formula : with dots for what was there: ``". ~ . - x"``, ``"log(.) ~ . + (1 | h)"``; after ``cbind`` that is the
+            formula of the stacked rows, in which a slope for each response is ``trait:x``
         data, method, weights, offset, residual, variance, relationship, structures, engine, start : see `jaxlmm.lmm`
 
         Raises
@@ -570,8 +590,9 @@ class Fit(FitBase):
         return predict(self, newdata, random, se, interval, level, df, allow_new_levels, residual, type, **method)
 
     def predict_batch(
-        self, batch: BatchFit, y: Any, newdata: Any = None, random: Random = True, allow_new_levels: bool = False
-    ) -> np.ndarray:
+        self, batch: BatchFit, y: Any, newdata: Any = None, random: Random = True, allow_new_levels: bool = False,
+        type: str = "link",
+    ) -> np.ndarray:  # fmt: skip
         """Predicted means (b, m) by every fit of a batch, as `predict` gives them by single fits.
 
         With responses that lack the rows of a fold, ``Y`` NaN there and ``fit.refit(Y, missing="drop")``, these are
@@ -580,14 +601,14 @@ class Fit(FitBase):
         Parameters
         ----------
         batch : of ``fit.refit(y)``;  y : (b, nobs) its responses
-        newdata, random, allow_new_levels : as in `predict`; default the rows of the fit
+        newdata, random, allow_new_levels, type : as in `predict`; default the rows of the fit
 
         Raises
         ------
         DataError
             For a batch of other responses, and random functions or relatives at new places.
         """
-        return predict_batch(self, batch, y, newdata, random, allow_new_levels)
+        return predict_batch(self, batch, y, newdata, random, allow_new_levels, type)
 
     def residuals(self, kind: str = "response", random: bool = True) -> np.ndarray:
         """Residuals (n,).
@@ -787,6 +808,7 @@ class Fit(FitBase):
             For models with several grouping factors, random functions or residual structures, and wrong shapes.
         """
         y = self.model.y if y is None else aligned("y", y, self.data, self.frame.rows)
+        values = aligned("values", values, self.data, self.frame.rows)
         return scan(self, values, y, threshold, df, to, names, covariates, progress)
 
     def power(
@@ -912,9 +934,8 @@ class Fit(FitBase):
     def tidy(self, df: str = "satterthwaite", **method: Any) -> Any:
         """Fixed effects as a frame: term, estimate, std_error, statistic, df, p_value; options are those of `test`."""
         rows = self.wald(df, **method).rows(np.eye(len(self.coef)))
-        columns = {
-            "estimate": self.coef, "std_error": rows.se, "statistic": rows.statistic, "df": rows.df, "p_value": rows.p
-        }  # fmt: skip
+        names = {"estimate": "estimate", "std_error": "se", "statistic": "statistic", "df": "df", "p_value": "p"}
+        columns = {name: getattr(rows, own) for name, own in names.items()}
         return make_frame(self.frame.kind, {"term": list(self.coef_names), **columns})
 
     def glance(self) -> Any:
@@ -972,7 +993,8 @@ class Fit(FitBase):
         contrasts : of `emmeans`, `comparisons` and the like, such as ``fit.emmeans("arm").pairs()``
         sd : "total", of all that varies around the fixed part (Westfall, Kenny & Judd 2014); "residual"; or a number,
             estimated with `edf` degrees of freedom (emmeans' ``eff_size``)
-        level : of the intervals, by the delta method with Student's t
+        level : of the intervals, by the delta method with Student's t, each by itself; those of one-sided contrasts
+            (`EMMeans.against`) have one limit
         """
         return standardized(self, contrasts, sd, edf, level)
 
@@ -1025,7 +1047,7 @@ class Fit(FitBase):
 
     def _fixed(self, by: Wald) -> Table:
         r = by.rows(np.eye(len(self.coef)))
-        estimates, errors = format_column(self.coef, 6), format_column(r.se)
+        estimates, errors = format_column(r.estimate, 6), format_column(r.se)
         cells = (estimates, errors, format_df(r.df), format_t(r.statistic), map(format_p, r.p))
         rows = tuple(zip(self.coef_names, *cells, strict=True))
         names = ", ".join(self.frame.aliased)

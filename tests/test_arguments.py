@@ -201,6 +201,8 @@ def test_predict_with_some_random_functions():
         (lambda f: f.emmeans("x").contrast(methd="eff"), "EMMeans.contrast: .*did you mean 'method'"),
         (lambda f: f.emmeans("x").pairs(adjst="holm"), "EMMeans.pairs: .*did you mean 'adjust'"),
         (lambda f: jaxlmm.lmm("y ~ x", {}, residul="iid()"), "lmm: .*did you mean 'residual'"),
+        (lambda f: jaxlmm.lmm("y ~ x", {}, prior=abs), r"lmm: no option 'prior'; jaxlmm\.fit\(.*prior=f\)"),
+        (lambda f: jaxlmm.lmm("y ~ x", {}, REML=False), "lmm: no option 'REML'; write method='REML' or method='ML'"),
         (lambda f: f.bootstrap(nsim=9), "Fit.bootstrap: no option 'nsim'"),
         (lambda f: f.wald(roboust="CR2"), "Fit.wald: .*did you mean 'robust'"),
         (lambda f: jaxlmm.study.sample_size(None, "n", 0.8, 2, 9, "", worker=2), "sample_size: .*mean 'workers'"),
@@ -456,3 +458,16 @@ def test_false_of_numpy_adjusts_nothing(sleep):
     assert values[0] == values[1] and values[2] == values[3]
     adjusted = values[0] * (1 + 0.5 * 0.5**2)  # second derivative of exp
     assert values[4] == pytest.approx(adjusted) and values[2] != values[0]
+
+
+def test_calls_and_progress_of_another_kind_get_a_sentence(fit):
+    with pytest.raises(
+        TypeError, match=r"published: missing a required argument: 'treated'; it takes control, treated"
+    ):
+        jaxlmm.study.published(3)
+    with pytest.raises(jaxlmm.DataError, match=r"published: |control, treated, sds: .* found shapes \(\), \(\), \(\)"):
+        jaxlmm.study.published(3, 4, 5, 0.5)
+    for wrong in (3, "yes", [1], np.zeros(2), lambda: None, lambda done: None):
+        for call in (lambda p: fit.refit(np.ones((2, 180)), progress=p), lambda p: fit.bootstrap(2, progress=p)):
+            with pytest.raises(jaxlmm.DataError, match=r"progress: found .* expected .*function"):
+                call(wrong)

@@ -180,6 +180,8 @@ class SufficientStatistics:
             Y = Y.tocsr()
             size = max(1, int(CHUNK_FLOATS // max(self.rows, 1)))
             yield from ((Y[i : i + size], self._of_sparse(Y[i : i + size])) for i in range(0, Y.shape[0], size))
+        elif hasattr(Y, "iloc"):  # a data frame of pandas
+            yield from self._blocks(np.asarray(Y))
         elif isinstance(Y, np.ndarray):
             self._check(Y.shape)
             size = max(1, int(CHUNK_FLOATS // self.nobs))

@@ -104,7 +104,7 @@ def side_by_side(
 
     for i, fit in enumerate(fits):
         rows = fit.wald(df=df, **options).rows(np.eye(len(fit.coef)))
-        for name, estimate, se, chance in zip(fit.coef_names, fit.coef, rows.se, rows.p, strict=True):
+        for name, estimate, se, chance in zip(fit.coef_names, rows.estimate, rows.se, rows.p, strict=True):
             for into, value in ((coefficients, estimate), (errors, se), (p, chance)):
                 put(into, name, i, float(value))
         found = fit.varcorr().frame()
@@ -128,7 +128,7 @@ def vif(fit: FitBase) -> Any:
     if len(terms) < 2:
         raise DataError("vif: expected at least two terms besides the intercept, of which one can explain another")
     used = [j for members in terms.values() for j in members]
-    R = correlation_of(fit.vcov)[np.ix_(used, used)]
+    R = _correlation(fit)[np.ix_(used, used)]
     place = {j: i for i, j in enumerate(used)}
     rows = []
     for members in terms.values():
@@ -143,16 +143,23 @@ def vif(fit: FitBase) -> Any:
 
 def correlation(fit: FitBase) -> Any:
     """See ``Fit.correlation``."""
-    R = correlation_of(fit.vcov)
+    R = _correlation(fit)
     columns = {name: R[:, j] for j, name in enumerate(fit.coef_names)}
     return make_frame(fit.frame.kind, {"term": list(fit.coef_names), **columns})
+
+
+def _correlation(fit: FitBase) -> np.ndarray:
+    """Correlations (p, p) of the coefficients, NaN where the data do not identify what they depend on."""
+    se = fit.wald("asymptotic").rows(np.eye(len(fit.coef))).se
+    return np.where(np.isnan(se[:, None] + se), np.nan, correlation_of(fit.vcov))
 
 
 def correlations(fit: FitBase) -> Table:
     """The correlations of the coefficients below the diagonal, as lme4's summary has them."""
     frame, names = correlation(fit), fit.coef_names
     R = np.array([np.asarray(frame[name], np.float64) for name in names])
-    rows = tuple((name, *(f"{r:.3f}" for r in R[i, :i]), *[""] * (len(R) - i)) for i, name in enumerate(names))
+    cells = [["" if np.isnan(r) else f"{r:.3f}" for r in row[:i]] for i, row in enumerate(R)]
+    rows = tuple((name, *own, *[""] * (len(R) - len(own))) for name, own in zip(names, cells, strict=True))
     return Table("Correlation of fixed effects:", ("", *names), rows)
 
 

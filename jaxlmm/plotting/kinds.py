@@ -37,7 +37,7 @@ class FitPlots:
 
     def ranef(
         self, group: str | None = None, variance: str = "condvar", sort: str | None = None, level: float = 0.95,
-        ax: Any = None,
+        ax: Any = None, extremes: int | None = None,
     ) -> Any:  # fmt: skip
         """Caterpillar plot: predicted random effects with intervals, a panel a column.
 
@@ -48,8 +48,9 @@ class FitPlots:
             with estimated coefficients
         sort : the column by which levels are sorted, default the first; "" for the order of the data
         level : of the normal intervals
+        extremes : the lowest and highest so many of the levels alone, which have intervals by the iterative engine too
         """
-        return plot_caterpillar(self.fit, group, variance, sort, level, ax)
+        return plot_caterpillar(self.fit, group, variance, sort, level, ax, extremes)
 
     def shrinkage(self, group: str | None = None, coef: bool = False, ax: Any = None) -> Any:
         """Least-squares estimates of each group alone, with arrows to its predictors; a panel a pair of columns.

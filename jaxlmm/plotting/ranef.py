@@ -32,15 +32,24 @@ class Caterpillar(NamedTuple):
     half: np.ndarray
 
 
-def caterpillar(fit: FitBase, group: str | None, variance: str, sort: str | None, level: float) -> Caterpillar:
-    """Effects with intervals, sorted by a column, or with `sort` "" as the levels come."""
+def caterpillar(
+    fit: FitBase, group: str | None, variance: str, sort: str | None, level: float, extremes: int | None = None
+) -> Caterpillar:  # fmt: skip
+    """Effects with intervals, sorted by a column, or with `sort` "" as the levels come; of the extreme levels alone."""
     check_choice("variance", variance, ("condvar", "pev"))
     effects = fit.ranef()
     found = effects[chosen("group", group, tuple(effects))]
     order = np.arange(len(found.levels))
-    if sort != "":
-        column = chosen("sort", sort, found.columns, found.columns[0])
+    if sort != "" or extremes is not None:
+        column = chosen("sort", sort or None, found.columns, found.columns[0])
         order = np.argsort(found.values[:, found.columns.index(column)], kind="stable")
+    if extremes is not None:
+        if not isinstance(extremes, int | np.integer) or extremes < 1:
+            raise DataError(f"extremes: found {extremes!r}, expected a number of levels at each end")
+        if len(order) > 2 * extremes:
+            order = np.concatenate([order[:extremes], order[-extremes:]])
+        found = fit.ranef(levels={found.group: [found.levels[i] for i in order]})[found.group]
+        order = np.arange(len(order))
     half = float(two_sided(level, np.inf))
     variances = np.diagonal(getattr(found, variance), axis1=1, axis2=2)
     return Caterpillar(
@@ -49,9 +58,11 @@ def caterpillar(fit: FitBase, group: str | None, variance: str, sort: str | None
     )  # fmt: skip
 
 
-def plot_caterpillar(fit: FitBase, group: str | None, variance: str, sort: str | None, level: float, ax: Any) -> Any:
+def plot_caterpillar(
+    fit: FitBase, group: str | None, variance: str, sort: str | None, level: float, ax: Any, extremes: int | None
+) -> Any:  # fmt: skip
     """See ``FitPlots.ranef``."""
-    found = caterpillar(fit, group, variance, sort, level)
+    found = caterpillar(fit, group, variance, sort, level, extremes)
     m, few = len(found.labels), len(found.labels) <= LABELLED
     height = 0.9 + 0.16 * m if few else 5.0
     axes = canvas.panels(len(found.columns), ax, 4, 3.0, max(height, 1.8), sharey=True)

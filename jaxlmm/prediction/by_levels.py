@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..inference.robust.equations import NUMBERS, MixedModelEquations
+from ..inference.robust.equations import NUMBERS, MixedModelEquations, between
 from ..likelihood.engines import Blocks
 from ..linalg import quadratic
 from .newdata import ABSENT, SHARED, NewRows
@@ -58,6 +58,9 @@ class ByLevels:
             codes.append(np.where(known & (how == SHARED), np.asarray(code), -1))
             designs.append(here)
             if how != ABSENT:  # an independent draw
+                kin, level = at.kin[t], np.minimum(np.asarray(code), count - 1)
+                if kin is not None:  # the variance is that of the level
+                    here = here * np.where(known, np.sqrt(np.diagonal(kin)[level]), 1.0)[:, None]
                 drawn = np.column_stack([quadratic(here, G) for G in (C.random[t], *D.random[t])])
                 others += np.where((codes[-1] < 0)[:, None], drawn, 0.0)
         if state(len(codes)) != ABSENT:
@@ -77,8 +80,8 @@ class ByLevels:
             mse[some] = rows.multiply(rows @ at.K).sum(1) + quadratic(gap, self.Phi)
             f = rows @ at.F.T - gap @ self.Phi @ self.N.T
             slopes[some] = relative * mse[some][:, None]
-            for own, h in zip(at.by_term(f), H, strict=True):
-                squares = np.swapaxes(own, 1, 2) @ own  # over the levels
+            for own, h, kin in zip(at.by_term(f), H, at.kin, strict=True):
+                squares = np.swapaxes(own, 1, 2) @ between(own, kin)  # over the levels
                 slopes[some] += np.tensordot(squares, h, ((1, 2), (1, 2)))
             if W is not None:
                 moved = [at.mixed([h[i] for h in H], f) for i in range(k)]

@@ -115,7 +115,7 @@ class Predictor:
         joint = self._joined(new, state)
         turn = joint.turn
         levels = MixedModelEquations.of(self.rows, int(turn.max(initial=0)) + 1)
-        if levels is not None:
+        if levels is not None and all(kin is None for kin in new.kin):
             return self._by_levels(levels, new, state, errors, W)
         size = min(MOST, int(NUMBERS / (n * (1 + (k if W is not None else 0)))), bucket(int(turn.max()) + 1))
         size = max(1, size)

@@ -162,6 +162,8 @@ class Dropout:
     def __call__(self, key: Array, y: Array, data: Mapping[str, Any], **factors: Any) -> Array:
         """Which rows (n,) come after their subject has left."""
         hazard = resolved(self.hazard, factors, "hazard")
+        if not 0.0 <= hazard <= 1.0:
+            raise DataError(f"hazard: found {hazard:g}, expected a probability")
         subject, visit = (read_column(name, data[name]).as_factor() for name in (self.subject, self.time))
         visit = in_order(visit, "lost: Dropout")
         slope, center = (resolved(v, factors, n) for v, n in ((self.slope, "slope"), (self.center, "center")))

@@ -103,6 +103,10 @@ def test_chunks_of_rows(data, tmp_path, weighted):
     other = fit.statistics().fit_rows(str(tmp_path / "Y.parquet"), ["r3", "r1"])
     np.testing.assert_allclose(other.loglik, expected.loglik[[3, 1]], rtol=1e-7)
     Y[2, 5] = np.nan
+    masked = fit.statistics().fit_rows([np.ma.masked_array(Y.T[:5], np.tile(np.arange(5) == 1, (5, 1))), Y.T[5:]])
+    assert masked.status[1] == jaxlmm.Status.BAD_RESPONSE and masked.converged[0]
+    with pytest.raises(DataError, match="source: found .*, expected chunks of numbers"):
+        fit.statistics().fit_rows([Y.T.astype(str)])
     found = fit.statistics().fit_rows([Y.T])
     assert found.status[2] == jaxlmm.Status.BAD_RESPONSE and np.isfinite(np.delete(found.loglik, 2)).all()
     for source, columns, message in (

@@ -402,3 +402,6 @@ def test_other_hypotheses_of_the_same_rows():
     np.testing.assert_allclose(found.against(0.4).p[0, 0], 2 * stats.t.sf(0.6 / 0.5, 8), rtol=1e-12)
     with pytest.raises(DataError, match="side: found 'above'"):
         found.against(side="above")
+    for null in (np.nan, [0.0, 0.0, 0.0], [[0.0, 0.0]]):
+        with pytest.raises(DataError, match="null: found"):
+            found.against(null)

@@ -151,7 +151,10 @@ def test_relationship_is_gemma(data):
         (lambda f, x: f.scan(3.0), "values: found float"),
         (lambda f, x: f.scan(x, threshold=0), "threshold: expected a p value"),
         (lambda f, x: f.scan(x, df="none"), "df: found 'none'"),
+        (lambda f, x: f.scan(x, threshold="p"), "threshold: found 'p', expected a number"),
         (lambda f, x: f.scan(x, names=["a", "b"]), "names: expected 1"),
+        (lambda f, x: f.scan(x, threshold=1e-99, df=None, covariates=["a"]), "covariates: found 1 for"),
+        (lambda f, x: f.scan(x, threshold=1e-99, df=None, covariates=["a"] * 99), "covariates: found 99 for"),
         (lambda f, x: f.scan(x, np.full((2, N), np.nan)), "y: none of 2 responses could be fitted"),
     ],
 )

@@ -73,6 +73,8 @@ def linear_test(
     L = wald.checked(L)
     if not len(L):
         raise DataError("L: expected at least one row, found none")
+    if not np.all(np.isfinite(L)) or not np.all(L.any(1)):
+        raise DataError("L: found rows of zeros, or weights that are not finite")
     values = numbers_of("rhs", rhs)
     if not np.all(np.isfinite(values)):
         raise DataError(f"rhs: found {shown(rhs)}, expected finite numbers")

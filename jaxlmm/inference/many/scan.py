@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...arguments import check_number
 from ...batch.chunks import Progress, reporter
 from ...batch.fits import BatchFit
 from ...batch.refitting import as_batch, refit_batch
@@ -77,6 +78,7 @@ def scan(
     covariates: Sequence[Any] | None, progress: Progress,
 ) -> Scan:  # fmt: skip
     """See ``Fit.scan``."""
+    check_number("threshold", threshold)
     if not 0 < threshold <= 1:
         raise DataError(f"threshold: expected a p value between 0 and 1, found {threshold!r}")
     if df is not None and df not in METHODS:
@@ -85,6 +87,7 @@ def scan(
     Y = as_batch("y", np.atleast_2d(Y), len(model.y))
     if names is not None and len(names) != len(Y):
         raise DataError(f"names: expected {len(Y)}, one a response, found {len(names)}")
+    values = np.asarray(values) if hasattr(values, "iloc") else values  # a data frame of pandas
     null = refit_batch(model, Y, "ML", progress=False, names=fit.coef_names, kind=fit.frame.kind)
     good = np.flatnonzero(null.converged)
     if not len(good):
@@ -100,6 +103,8 @@ def scan(
     total = len(values) * len(good) if hasattr(values, "__len__") else 0
     with nullcontext() if to is None else Sink(to) as sink, reporter(progress if total else False, total) as report:
         for x in _blocks(values, len(model.y), max(1, int(NUMBERS / (len(good) * (model.X.shape[1] + 4))))):
+            if covariates is not None and start + len(x) > len(covariates):
+                raise DataError(f"covariates: found {len(covariates)} for {start + len(x)} covariates or more")
             usable = np.isfinite(x).all(1)
             scores = scanner(np.where(usable[:, None], x, 0.0))
             spanned += int(np.sum(np.isnan(scores.share[0])))
@@ -122,6 +127,8 @@ def scan(
                     sink.add(piece)
             start += len(x)
             report(start * len(good), total)
+        if covariates is not None and len(covariates) != start:
+            raise DataError(f"covariates: found {len(covariates)} for {start} covariates")
         if sink is not None and not found:
             sink.add({name: np.zeros(0) for name in COLUMNS})
     hits = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]} if pieces else {}

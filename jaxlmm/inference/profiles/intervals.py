@@ -80,7 +80,7 @@ def wald_intervals(fit: FitBase, level: float, which: Which, df: str) -> Interva
     others = [_wald_of(target, at, level) for target in targets if at is not None]
     limits = np.concatenate([np.reshape([pair for _, pair in others], (-1, 2)), wald.interval(rows, level)])
     names = (*(target.name for target in targets), *coefs)
-    return Intervals(names, np.array([*(value for value, _ in others), *fit.coef[places]]), limits)
+    return Intervals(names, np.array([*(value for value, _ in others), *rows.estimate]), limits)
 
 
 def _wald_of(target: ProfileTarget, at: Natural, level: float) -> tuple[float, tuple[float, float]]:

@@ -24,7 +24,7 @@ from ...estimates.fitted import FitBase
 from ...estimates.varcorr import entry_of, natural_parameters
 from ...runtime.devices import platform
 from ...runtime.programs import QUICKLY
-from ..delta import Parameters
+from ..uncertain import Parameters
 from .constrained import Function, Level
 from .joint import Chart, Joint
 

@@ -21,8 +21,8 @@ from ...likelihood.prepared import Prepared, prepare, weighted
 from ...runtime.precision import float64
 from ...runtime.programs import compiled
 from ...tolerances import INDEPENDENT
-from ..delta import uncertain
 from ..local import blocks_at, inverse, local, may_be_flat
+from ..uncertain import uncertain
 
 NUMBERS = ("value", "loglik", "edf", "of_theta", "residual")
 

@@ -22,8 +22,8 @@ from ...frames.tables import Shown, Table, format_column
 from ...linalg import quadratic
 from ...runtime.precision import float64
 from ...runtime.programs import compiled
-from ..delta import uncertain
 from ..local import inverse, may_be_flat
+from ..uncertain import uncertain
 from .deletion import deletion
 from .partition import Partition, Rowwise, labelled, require_converged
 
