@@ -15,11 +15,7 @@ from ..frames.levels import joined_labels, numbered
 from ..frames.relationship import Relatives
 from .encoding import Encoder, encode, finite, side_columns
 
-_FREE_STRUCTURES = (
-    None,
-    "us",
-    "diag",
-)  # with these, effects as many as rows cannot be told from the residual
+_FREE_STRUCTURES = (None, "us", "diag")  # with these, effects as many as rows cannot be told from the residual
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,7 +158,7 @@ class TermDesign:
 
 def random_terms(
     bar: Bar, formula: Formula, data: Mapping[str, Column], n: int, weights: np.ndarray | None, apart: bool = False
-) -> list[tuple[FrameTerm, TermDesign]]:  # fmt: skip
+) -> list[tuple[FrameTerm, TermDesign]]:
     """Evaluate one bar: its arrays, and what is needed to make them again; a term for each level of ``by=``.
 
     Parameters

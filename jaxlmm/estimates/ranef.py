@@ -16,6 +16,7 @@ from ..fitting.units import Estimate
 from ..frames.columns import Levels, make_frame
 from ..frames.tables import Shown, Table, format_column, notes
 from .effects import effects_of
+from .fitted import FitBase
 
 SHOWN = 10  # levels that are printed
 
@@ -116,7 +117,7 @@ def positions(group: str, known: Sequence[str], levels: Sequence[Any]) -> np.nda
 
 
 def random_effects(
-    fit: Any, all_levels: bool = False, chosen: Mapping[str, Sequence[Any]] | None = None
+    fit: FitBase, all_levels: bool = False, chosen: Mapping[str, Sequence[Any]] | None = None
 ) -> RandomEffects:  # fmt: skip
     """Predictors (BLUPs) with conditional covariances: an entry a grouping factor, and a structure over columns.
 
@@ -149,9 +150,7 @@ def random_effects(
     return RandomEffects(entries)
 
 
-def coefficients_by(
-    fit: Any, group: str, coef: np.ndarray | None = None, values: np.ndarray | None = None
-) -> Any:  # fmt: skip
+def coefficients_by(fit: FitBase, group: str, coef: np.ndarray | None = None, values: np.ndarray | None = None) -> Any:
     """See ``Fit.coef_by``. ``b:a`` and ``a:b`` are one name; effects by group are of the groups that a level is in.
 
     Of other coefficients (p,) and effects (m, q) where they are given.

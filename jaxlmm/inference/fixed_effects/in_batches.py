@@ -19,6 +19,7 @@ from ...batch.queue import sizes
 from ...batch.responses import Lane, Shared, assemble
 from ...distributions import f_tail, t_tail, two_sided
 from ...errors import DataError
+from ...estimates.fitted import FitBase
 from ...fitting.newton import Status
 from ...fitting.objective import Spec, in_chart
 from ...frames.alignment import refuse_masked
@@ -121,7 +122,7 @@ class LaneTests(Shown):
         statistic = way.statistic(self.estimate - at, self.se)
         return replace(self, statistic=statistic, p=way.p(statistic, self.df))
 
-    def response(self, fit: Any, means: bool = False, level: float = 0.95) -> Any:
+    def response(self, fit: FitBase, means: bool = False, level: float = 0.95) -> Any:
         """Estimates with limits on the scale of the response of a formula, a row a data set and hypothesis.
 
         Columns dataset, hypothesis, estimate, std_error (delta method), df, lower, upper. Of ``log(y)`` rows of L are
