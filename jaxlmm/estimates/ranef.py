@@ -132,7 +132,8 @@ def random_effects(
     found = effects_of(fit, kin if any(own is not None for own in kin) else None)
     if chosen and fit.model.evaluator.stochastic:
         firsts = [frame.parts[effects.terms[0]] for effects in found]
-        own = {t: positions(p.group, p.levels, chosen[p.group]) for t, p in enumerate(firsts) if p.group in chosen}
+        terms = [(t, p) for t, p in enumerate(firsts) if isinstance(p, FrameTerm) and p.group in chosen]
+        own = {t: positions(p.group, p.levels, chosen[p.group]) for t, p in terms}
         found = effects_of(fit, chosen=own)
     for effects in found:
         parts = [frame.parts[t] for t in effects.terms]
