@@ -35,11 +35,11 @@ from .fitting.newton import Status
 from .fitting.traceable import fit
 from .fitting.units import Estimates
 from .frames.relationship import Precision
-from .inference.delta import Parameters
 from .inference.fixed_effects.in_batches import LaneTests, Tests, TestStatus
 from .inference.papers import side_by_side
 from .inference.ratios.comparison import Comparison, compare
 from .inference.ratios.exact import rlrt
+from .inference.uncertain import Parameters
 from .interface import lmm, lmm_in_turn
 from .likelihood.engines import Iterative
 from .likelihood.loglik import gram, ml, reml

@@ -165,15 +165,17 @@ def fit_numbers(fit: Any) -> dict[str, Any]:
     groups = [
         {"group": g.group, "columns": g.columns, "sd": g.sd, "corr": g.corr, "cov": g.cov} for g in fit.varcorr().groups
     ]
+    rows = fit.wald("asymptotic").rows(np.eye(len(names)))  # NaN is what the data do not identify
+    known = np.isfinite(rows.se)
     scalars = ("loglik", "aic", "bic", "nobs", "npar", "df_resid", "converged", "singular", "status")
     return {
         "method": fit.method,
         "engine": fit.engine,
         **{name: getattr(fit, name) for name in scalars},
-        "coef": dict(zip(names, fit.coef, strict=True)),
-        "se": dict(zip(names, fit.se, strict=True)),
-        "vcov": fit.vcov,
-        "sigma": fit.sigma,
+        "coef": dict(zip(names, rows.estimate, strict=True)),
+        "se": dict(zip(names, rows.se, strict=True)),
+        "vcov": np.where(known[:, None] & known, fit.vcov, np.nan),
+        "sigma": fit.varcorr().sigma,
         "theta": fit.theta,
         "varcorr": groups,
         "certificate": fit.certificate,

@@ -21,6 +21,14 @@ T = TypeVar("T", bound=type)
 Seed = int | Any  # a whole number, a key of `jax.random` (runtime.keys), or None for a fresh one, which `door` draws
 
 JUDGED = ("level", "threshold")  # numbers with checks of their own, whose words say more
+ELSEWHERE = {  # words that are honoured in another place, of other functions and packages
+    "prior": "jaxlmm.fit(jaxlmm.lmm(formula, data).model, prior=f) adds f(theta, blocks) to the log-likelihood",
+    "through": "jaxlmm.fit(jaxlmm.lmm(formula, data).model, through=h, start=phi) fits theta = h(phi)",
+    "REML": "write method='REML' or method='ML'",
+    "family": "jaxlmm fits linear models, of normal errors",
+    "control": "write engine= or start=",
+    "na_action": "rows with missing values are dropped and counted",
+}
 TESTS = ("df", "information", "boundary_df", "robust", "cluster")  # options of tests that functions hand on
 
 
@@ -40,7 +48,7 @@ def unknown_option(function: str, given: Iterable[str], known: Collection[str]) 
     """What to say of the first option that there is not; empty where all are known."""
     for name in given:
         if name not in known:
-            return f"{function}: no option {name!r}; {nearest(name, known)}"
+            return f"{function}: no option {name!r}; {ELSEWHERE.get(name) or nearest(name, known)}"
     return ""
 
 
@@ -90,6 +98,13 @@ def check_word(name: str, value: Any) -> None:
         raise DataError(f"{name}: found {shown(value)}, expected text")
 
 
+def check_choice(name: str, value: Any, known: Iterable[Any]) -> None:
+    """Refuse what is not one of the values that there are."""
+    known = list(known)
+    if value not in known:
+        raise DataError(f"{name}: found {shown(value)}, expected one of {', '.join(map(str, known))}")
+
+
 def check_names(name: str, value: Any) -> None:
     """Refuse what is neither text nor several texts."""
     several = isinstance(value, Iterable) and not isinstance(value, Mapping | set | frozenset)
@@ -104,12 +119,26 @@ def check_function(name: str, value: Any) -> None:
         raise DataError(f"{name}: found {shown(value)}, expected a function")
 
 
+def check_progress(value: Any) -> None:
+    """Refuse for `progress` what says neither how to show it nor is a function of what is done and the total."""
+    if not callable(value):
+        if isinstance(value, bool) or (isinstance(value, str) and value == "auto"):
+            return
+        raise DataError(f"progress: found {shown(value)}, expected 'auto', True, False or a function")
+    try:
+        inspect.signature(value).bind(0, 1)
+    except TypeError:
+        raise DataError(f"progress: found {shown(value)}, expected a function of (done, total)") from None
+    except ValueError:  # built in, without a signature
+        return
+
+
 def numbers_of(name: str, value: Any, what: str = "numbers") -> np.ndarray:
-    """An array of floats, or the error of an argument that is none."""
+    """An array of floats, or the error of an argument that is none, such as text, complex numbers and dates."""
     try:
         found = np.asarray(value)
-        is_text = found.dtype.kind in "US" or (found.dtype == object and any(isinstance(v, str) for v in found.flat))
-        if not is_text:  # "9" is not 9
+        is_text = found.dtype == object and any(isinstance(v, str) for v in found.flat)
+        if found.dtype.kind in "biufVO" and not is_text:  # "9" is not 9
             return np.asarray(value, float)
     except (TypeError, ValueError):
         pass
@@ -145,7 +174,10 @@ def door(function: C) -> C:
     @functools.wraps(function)
     def checked(*args: Any, **kwargs: Any) -> Any:
         refuse_unknown(function.__qualname__, kwargs, known)
-        given = signature.bind_partial(*args, **kwargs).arguments
+        try:
+            given = signature.bind(*args, **kwargs).arguments
+        except TypeError as error:
+            raise TypeError(f"{function.__qualname__}: {error}; it takes {', '.join(names)}") from None
         for name, check in checks:
             if name in given:
                 check(f"{function.__qualname__}: {name}", given[name])
@@ -165,6 +197,8 @@ def _check_of(annotation: str) -> Callable[[str, Any], None] | None:
         "bool": check_flag, "<class 'bool'>": check_flag, "str": check_word, "str | Sequence[str]": check_names,
         "float": check_number, "bool | float": check_flag_or_number,
     }  # fmt: skip
+    if annotation == "Progress":
+        return lambda name, value: check_progress(value)
     generic = {"Mapping[": check_mapping, "Callable[": check_function}
     found = known.get(kinds) or next((c for start, c in generic.items() if kinds.startswith(start)), None)
     if found is None or " | " in kinds.partition("]")[2]:

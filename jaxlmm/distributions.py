@@ -33,6 +33,11 @@ def t_quantile(q: float, df: Any) -> np.ndarray:
     return np.where(np.isinf(df), ndtri(q), stdtrit(np.where(np.isinf(df), 1.0, df), q))
 
 
+def two_sided(level: Any, df: Any) -> np.ndarray:
+    """The quantile that t is within, on either side of zero, with probability `level`; refuses what is none."""
+    return t_quantile(0.5 * (1.0 + check_level(level)), df)
+
+
 def f_tail(F: Any, num_df: Any, den_df: Any) -> np.ndarray:
     """Upper tail of F; with infinite denominator degrees of freedom that of chi-squared."""
     from scipy.special import chdtrc, fdtrc
@@ -53,7 +58,7 @@ def f_quantile(q: float, num_df: int, den_df: Any) -> np.ndarray:
 
 def bounded_limits(value: Any, se: Any, bounds: tuple[float, float], level: float) -> tuple[float, float]:
     """Normal limits of a number between bounds, on a scale without any: logarithm or, between two, Fisher's z."""
-    z = float(t_quantile(0.5 * (1.0 + check_level(level)), np.inf))
+    z = float(two_sided(level, np.inf))
     value, (lower, upper) = np.float64(value), bounds
     with np.errstate(all="ignore"):
         if lower == 0.0 and upper == np.inf:

@@ -11,21 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from .arguments import Seed, doors
+from .arguments import Seed, check_choice, doors
 from .batch.chunks import Progress
 from .batch.fits import BatchFit
 from .batch.rebuilding import rebuilt
-from .batch.refitting import refit_batch
-from .batch.statistics import SufficientStatistics, is_sparse
+from .batch.refitting import is_sparse, refit_batch
+from .batch.statistics import SufficientStatistics
 from .design.frame import ModelFrame
 from .errors import DataError
 from .estimates.fitted import FitBase
-from .estimates.ranef import (
-    RandomEffects,
-    SingularDirection,
-    random_effects,
-    singular_directions,
-)
+from .estimates.ranef import RandomEffects, SingularDirection, random_effects, singular_directions
 from .estimates.varcorr import VarCorr, flat_parts, names_along, natural_parameters, parameter_frame, varcorr
 from .fitting.estimate import estimate, no_covariance
 from .fitting.newton import Status
@@ -34,7 +29,7 @@ from .frames.alignment import aligned
 from .frames.columns import extend_rows, make_frame
 from .frames.owned import check_index, frame_at
 from .frames.tables import Summary, Table, format_column, format_df, format_p, format_t, notes
-from .inference.delta import Delta, Parameters, delta, natural
+from .inference.delta import Delta, delta, natural
 from .inference.effect_sizes import effect_sizes, standardized
 from .inference.fixed_effects.anova import Anova, anova
 from .inference.fixed_effects.fieller import Ratio, fieller
@@ -42,13 +37,7 @@ from .inference.fixed_effects.in_batches import Tests
 from .inference.fixed_effects.linear import LinearTest, linear_test
 from .inference.fixed_effects.wald import Wald, wald
 from .inference.hypotheses.coding import coding_of
-from .inference.identified import (
-    known_bootstrap,
-    known_coefficients,
-    known_effects,
-    known_parameters,
-    known_varcorr,
-)
+from .inference.identified import known_bootstrap, known_coefficients, known_effects, known_parameters, known_varcorr
 from .inference.local import may_be_flat
 from .inference.many.permutation import Permutations, permutation_test
 from .inference.many.scan import Scan, scan
@@ -70,6 +59,7 @@ from .inference.selection.advice import Advice, advise
 from .inference.selection.steps import Steps, step
 from .inference.selection.terms import TermTests, drop1, ranova
 from .inference.shares import icc, r2
+from .inference.uncertain import Parameters
 from .likelihood.confounding import shared_effects
 from .likelihood.model import Model
 from .likelihood.parts import own_array
@@ -105,6 +95,13 @@ class Fit(FitBase):
     estimate : all numbers of the fit
     data : the columns that the model is made of, a copy of them as they were;  call : the other arguments of `lmm`
     given : the data that `lmm` was given, read for other columns (clusters, `by=`) while those of the model are as then
+
+    Notes
+    -----
+    `coef`, `vcov`, `se`, `sigma` and `theta` are the point that the solver found, at which ``jaxlmm.reml(fit.theta,
+    fit.model) == fit.loglik``. Where the data do not identify covariance parameters, it is one of many with the same
+    likelihood, between which those that depend on them differ; all tables (`tidy`, `summary`, `test`, `varcorr`,
+    `parameters`, `ranef`, ...) have NaN for these, with the reason.
     """
 
     call: Call
@@ -145,7 +142,9 @@ class Fit(FitBase):
         parts, at = natural_parameters(self.frame, self.model, self.estimate), natural(self)
         return parameter_frame(known_parameters(parts, at), at, self.frame.kind)
 
-    def ranef(self, all_levels: bool = False) -> RandomEffects:
+    def ranef(
+        self, all_levels: bool = False, levels: Mapping[str, Sequence[Any]] | None = None
+    ) -> RandomEffects:  # fmt: skip
         """Predicted random effects (BLUPs) with conditional covariances, by grouping factor.
 
         NaN where the data do not identify the covariance parameters that they depend on.
@@ -154,13 +153,22 @@ class Fit(FitBase):
         ----------
         all_levels : with the levels of relationship matrices that have no data, behind the others: what their relatives
             tell of them, with its prediction error variance (Henderson 1977)
+        levels : ``{"movie": ["Alien", "Brazil"]}``, these of these grouping factors alone, in this order. Their
+            covariances are found by the iterative engine too, at the cost of solving the equations for each
+
+        Raises
+        ------
+        DataError
+            For grouping factors and levels that are not there.
 
         Warns
         -----
         PrecisionWarning
             As in `predict`.
         """
-        return known_effects(random_effects(self, all_levels), self)
+        chosen = levels if isinstance(levels, Mapping) else None
+        found = known_effects(random_effects(self, all_levels, chosen), self)
+        return found if levels is None else found.at(levels)
 
     def coef_by(self, group: str) -> Any:
         """Coefficients of each level of a grouping factor, fixed plus predicted random effects (lme4's ``coef``).
@@ -225,7 +233,7 @@ class Fit(FitBase):
 
     def ratio(
         self, numerator: Any, denominator: Any, level: float = 0.95, df: str = "satterthwaite", **options: Any
-    ) -> Ratio:  # fmt: skip
+    ) -> Ratio:
         """Ratio of two linear functions of the coefficients, with Fieller's (1954) interval.
 
         Parameters
@@ -250,9 +258,7 @@ class Fit(FitBase):
         """
         return wald(self, df, information, boundary_df, robust, cluster)
 
-    def anova(
-        self, type: int | str = 3, df: str = "satterthwaite", definition: str = "sas", **options: Any
-    ) -> Anova:  # fmt: skip
+    def anova(self, type: int | str = 3, df: str = "satterthwaite", definition: str = "sas", **options: Any) -> Anova:
         """F tests of the terms of the fixed part.
 
         Parameters
@@ -368,7 +374,8 @@ class Fit(FitBase):
 
         Parameters
         ----------
-        formula : with dots for what was there: ``". ~ . - x"``, ``"log(.) ~ . + (1 | h)"``
+        formula : with dots for what was there: ``". ~ . - x"``, ``"log(.) ~ . + (1 | h)"``; after ``cbind`` that is the
+            formula of the stacked rows, in which a slope for each response is ``trait:x``
         data, method, weights, offset, residual, variance, relationship, structures, engine, start : see `jaxlmm.lmm`
 
         Raises
@@ -511,7 +518,7 @@ class Fit(FitBase):
 
     def influence(
         self, by: Any = "row", theta: bool = True, exact: str = "flagged", threshold: float | None = None
-    ) -> Influence:  # fmt: skip
+    ) -> Influence:
         """Cook's distance, DFBETAS, leverage and changes of covariance parameters, by row or by group.
 
         Parameters
@@ -583,7 +590,8 @@ class Fit(FitBase):
         return predict(self, newdata, random, se, interval, level, df, allow_new_levels, residual, type, **method)
 
     def predict_batch(
-        self, batch: BatchFit, y: Any, newdata: Any = None, random: Random = True, allow_new_levels: bool = False
+        self, batch: BatchFit, y: Any, newdata: Any = None, random: Random = True, allow_new_levels: bool = False,
+        type: str = "link",
     ) -> np.ndarray:  # fmt: skip
         """Predicted means (b, m) by every fit of a batch, as `predict` gives them by single fits.
 
@@ -593,14 +601,14 @@ class Fit(FitBase):
         Parameters
         ----------
         batch : of ``fit.refit(y)``;  y : (b, nobs) its responses
-        newdata, random, allow_new_levels : as in `predict`; default the rows of the fit
+        newdata, random, allow_new_levels, type : as in `predict`; default the rows of the fit
 
         Raises
         ------
         DataError
             For a batch of other responses, and random functions or relatives at new places.
         """
-        return predict_batch(self, batch, y, newdata, random, allow_new_levels)
+        return predict_batch(self, batch, y, newdata, random, allow_new_levels, type)
 
     def residuals(self, kind: str = "response", random: bool = True) -> np.ndarray:
         """Residuals (n,).
@@ -650,7 +658,8 @@ class Fit(FitBase):
         ----------
         y : (nobs,) a response, which gives a `Fit`; or (b, nobs) responses, which give a `BatchFit` with a row each;
             pandas' Series (and DataFrames by their columns) are put into the order of the rows used by their index.
-            Sparse matrices of SciPy (b, nobs) and iterators of blocks of responses go through `statistics`
+            Sparse matrices of SciPy (b, nobs), lists of them and iterators of blocks of responses go through
+            `statistics`
         missing, weights, values, pairs, progress, tests : for many responses, see `jaxlmm.fit_batch`
         column : name of the coefficient that has other `values`, row by row, as in scans. Where it is a number of the
             data, all columns of X and random slopes that depend on it (``tr:dose``, ``I(dose**2)``, ``(dose | donor)``)
@@ -662,7 +671,7 @@ class Fit(FitBase):
             For a wrong shape; a single response that is not finite or does not vary. Among many responses, such a
             one is a status in its row. For a column on which something depends that cannot be made again.
         """
-        if is_sparse(y) or isinstance(y, Iterator):
+        if is_sparse(y) or isinstance(y, Iterator) or (isinstance(y, list | tuple) and any(map(is_sparse, y))):
             if any(given is not None for given in (weights, column, values)):
                 raise DataError("y: weights=, column= and values= are for arrays (b, n), not sparse or streamed")
             coded = None if tests is None else tests.coded(coding_of(self))
@@ -677,8 +686,8 @@ class Fit(FitBase):
             for name, given in (("y", y), ("weights", weights), ("values", values))
         )
         if np.ndim(y) == 2:
-            if column is not None and column not in self.coef_names:
-                raise DataError(f"column: found {column!r}, expected one of {', '.join(self.coef_names)}")
+            if column is not None:
+                check_choice("column", column, self.coef_names)
             asked = None if tests is None else tests.coded(coding_of(self))
             if asked is not None and asked.needs_design:
                 if column is not None or (missing == "drop" and np.isnan(np.asarray(y, float)).any()):
@@ -782,12 +791,14 @@ class Fit(FitBase):
 
         Every response has an exact fit without a covariate (ML). At its ratio of variances all pairs have a score
         statistic, a likelihood ratio and an F test (EMMAX, GEMMA's score test); pairs that pass the threshold are
-        fitted again, all parameters free, for the likelihood ratio by ML and the test by REML.
+        fitted again, all parameters free, for the likelihood ratio by ML and the test by REML. With one grouping factor
+        or one relationship matrix all responses share coordinates in which pairs are products of matrices; several
+        factors, random functions and residual structures take a solution of V a pair.
 
         Parameters
         ----------
-        values : (m, nobs) covariates, an array also of a file (`numpy.memmap`), or an iterable of blocks of them;
-            without missing values
+        values : (m, nobs) covariates, an array also of a file (`numpy.memmap`), a sparse matrix of SciPy, or an
+            iterable of blocks of them; without missing values
         y : (b, nobs) responses; default that of the fit
         threshold : p value of the F test below which a pair is kept
         df : of the tests of these pairs, as in `test`; None for no fits of them
@@ -797,9 +808,10 @@ class Fit(FitBase):
         Raises
         ------
         DataError
-            For models with several grouping factors, random functions or residual structures, and wrong shapes.
+            For variances that are fixed or not proportional to those of y, and wrong shapes.
         """
         y = self.model.y if y is None else aligned("y", y, self.data, self.frame.rows)
+        values = aligned("values", values, self.data, self.frame.rows)
         return scan(self, values, y, threshold, df, to, names, covariates, progress)
 
     def power(
@@ -925,9 +937,8 @@ class Fit(FitBase):
     def tidy(self, df: str = "satterthwaite", **method: Any) -> Any:
         """Fixed effects as a frame: term, estimate, std_error, statistic, df, p_value; options are those of `test`."""
         rows = self.wald(df, **method).rows(np.eye(len(self.coef)))
-        columns = {
-            "estimate": self.coef, "std_error": rows.se, "statistic": rows.statistic, "df": rows.df, "p_value": rows.p
-        }  # fmt: skip
+        names = {"estimate": "estimate", "std_error": "se", "statistic": "statistic", "df": "df", "p_value": "p"}
+        columns = {name: getattr(rows, own) for name, own in names.items()}
         return make_frame(self.frame.kind, {"term": list(self.coef_names), **columns})
 
     def glance(self) -> Any:
@@ -977,7 +988,7 @@ class Fit(FitBase):
 
     def standardized(
         self, contrasts: EMMeans, sd: str | float = "total", edf: float = np.inf, level: float = 0.95
-    ) -> Any:  # fmt: skip
+    ) -> Any:
         """Means or contrasts in standard deviations: a frame (labels, effect_size, std_error, df, lower, upper).
 
         Parameters
@@ -985,7 +996,8 @@ class Fit(FitBase):
         contrasts : of `emmeans`, `comparisons` and the like, such as ``fit.emmeans("arm").pairs()``
         sd : "total", of all that varies around the fixed part (Westfall, Kenny & Judd 2014); "residual"; or a number,
             estimated with `edf` degrees of freedom (emmeans' ``eff_size``)
-        level : of the intervals, by the delta method with Student's t
+        level : of the intervals, by the delta method with Student's t, each by itself; those of one-sided contrasts
+            (`EMMeans.against`) have one limit
         """
         return standardized(self, contrasts, sd, edf, level)
 
@@ -1000,7 +1012,7 @@ class Fit(FitBase):
 
     def summary(
         self, df: str = "satterthwaite", residuals: bool = False, correlation: bool = False, **method: Any
-    ) -> Summary:  # fmt: skip
+    ) -> Summary:
         """The account that lme4's users expect, as text or HTML.
 
         Parameters
@@ -1038,7 +1050,7 @@ class Fit(FitBase):
 
     def _fixed(self, by: Wald) -> Table:
         r = by.rows(np.eye(len(self.coef)))
-        estimates, errors = format_column(self.coef, 6), format_column(r.se)
+        estimates, errors = format_column(r.estimate, 6), format_column(r.se)
         cells = (estimates, errors, format_df(r.df), format_t(r.statistic), map(format_p, r.p))
         rows = tuple(zip(self.coef_names, *cells, strict=True))
         names = ", ".join(self.frame.aliased)
@@ -1074,9 +1086,14 @@ class Fit(FitBase):
 
 
 def fit_frame(
-    data: Any, frame: ModelFrame, model: Model, method: str, call: Call, start: np.ndarray | None = None,
+    data: Any,
+    frame: ModelFrame,
+    model: Model,
+    method: str,
+    call: Call,
+    start: np.ndarray | None = None,
     given: Any = None,
-) -> Fit:  # fmt: skip
+) -> Fit:
     """Estimate a model whose rows are described by `frame`."""
     with float64():
         found = estimate(model, method, start)

@@ -95,12 +95,12 @@ def unit_columns(A: np.ndarray) -> np.ndarray:
     return A / np.where(norms > 0, norms, 1.0)
 
 
-def column_rank(A: np.ndarray, tolerance: float = ALIASED, moved: bool = True) -> int:
+def column_rank(A: np.ndarray, moved: bool = True) -> int:
     """Number of independent columns of A (n, p), whatever their units and, if `moved`, their origins (see `origin`)."""
     if not A.size:
         return 0
     R = np.linalg.qr(unit_columns(shifted(A, origin(A)) if moved else A), mode="r")
-    return int(np.sum(np.linalg.svd(R, compute_uv=False) > tolerance))
+    return int(np.sum(np.linalg.svd(R, compute_uv=False) > ALIASED))
 
 
 def origin(X: Any, xp: Any = np) -> Any:

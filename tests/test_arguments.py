@@ -8,6 +8,7 @@ import pytest
 
 import jaxlmm
 from jaxlmm.inference.ratios.mixtures import simulated_weights
+from jaxlmm.interface import model_of
 from jaxlmm.testing import check_covariance
 
 
@@ -200,6 +201,8 @@ def test_predict_with_some_random_functions():
         (lambda f: f.emmeans("x").contrast(methd="eff"), "EMMeans.contrast: .*did you mean 'method'"),
         (lambda f: f.emmeans("x").pairs(adjst="holm"), "EMMeans.pairs: .*did you mean 'adjust'"),
         (lambda f: jaxlmm.lmm("y ~ x", {}, residul="iid()"), "lmm: .*did you mean 'residual'"),
+        (lambda f: jaxlmm.lmm("y ~ x", {}, prior=abs), r"lmm: no option 'prior'; jaxlmm\.fit\(.*prior=f\)"),
+        (lambda f: jaxlmm.lmm("y ~ x", {}, REML=False), "lmm: no option 'REML'; write method='REML' or method='ML'"),
         (lambda f: f.bootstrap(nsim=9), "Fit.bootstrap: no option 'nsim'"),
         (lambda f: f.wald(roboust="CR2"), "Fit.wald: .*did you mean 'robust'"),
         (lambda f: jaxlmm.study.sample_size(None, "n", 0.8, 2, 9, "", worker=2), "sample_size: .*mean 'workers'"),
@@ -301,8 +304,8 @@ def test_structures_refuse_what_they_would_drop(groups, formula, given, said):
 
 def test_options_inside_and_behind_the_bar_both_count(groups):
     d = {k: v[:100] for k, v in groups.items()}
-    fit = jaxlmm.lmm("y ~ 1 + (1 | t)", d, residual="(ou(t, range=2.0) | s, variance=0.5)")
-    assert len(fit.theta) == 1  # of the term: both of the residual are fixed
+    _, model = model_of("y ~ 1 + (1 | t)", d, residual="(ou(t, range=2.0) | s, variance=0.5)")
+    assert model.size == 1  # of the term: both of the residual are fixed
 
 
 @pytest.mark.parametrize("term", ["(Days | Subject)", "(Days || Subject)", "ar1(Days | Subject)"])
@@ -318,7 +321,7 @@ def test_a_singular_fit_is_a_start(sleep, term):
     assert again.converged and again.singular
     assert again.loglik == pytest.approx(fit.loglik, abs=1e-8)
     for wrong in (np.full(len(fit.theta), np.nan), np.full(len(fit.theta), np.inf), fit.theta[:1], "zero"):
-        with pytest.raises(jaxlmm.DataError, match="start: expected"):
+        with pytest.raises(jaxlmm.DataError, match="start: (expected|found)"):
             jaxlmm.lmm(f"y ~ Days + {term}", data, start=wrong)
 
 
@@ -385,6 +388,20 @@ def test_mappings_are_mappings(sleep, fit, wrong):
         (lambda f: f.test(object()), "L: found .*, expected rows of numbers"),
         (lambda f: f.test({"Days": "no"}), "L: found .*, expected numbers as weights of coefficients"),
         (lambda f: f.test("Days", rhs="text"), "rhs: found 'text', expected numbers"),
+        (lambda f: f.test([[0, np.nan]]), "L: found rows of zeros, or weights that are not finite"),
+        (lambda f: f.test({"Days": 0.0}), "L: found rows of zeros, or weights that are not finite"),
+        (lambda f: f.ratio([1, np.nan], [0, 1]), "numerator: expected one function of the coefficients"),
+        (lambda f: f.ratio([1, 0], [0, 0]), "denominator: expected one function of the coefficients"),
+        (lambda f: f.emmeans("1").contrast({"a": [np.nan]}), "method: found .*, expected finite numbers"),
+        (lambda f: f.refit(f.model.y.astype(str)), "y: found a ndarray, expected numbers"),  # "9" is not 9
+        (lambda f: f.refit(f.model.y + 0j), "y: found a ndarray, expected numbers"),
+        (lambda f: f.model.replace(y=np.ma.masked_greater(f.model.y, 300.0)), "y: .* values are masked"),
+        (lambda f: f.model.replace(y=f.model.y.astype(str)), "y: found a ndarray, expected numbers"),
+        (lambda f: f.permutation([["0", "1"]], within="Subject"), "L: found .*, expected rows of numbers"),
+        (lambda f: f.permutation([[0, np.nan]], within="Subject"), "L: expected rows .* that are not zero"),
+        (lambda f: f.statistics().fit(f.model.y.astype(str)[None]), "Y: found a ndarray, expected numbers"),
+        (lambda f: jaxlmm.covariance.KnownMatrix(known=np.ma.masked_equal(np.eye(2), 0)), "known: .* masked"),
+        (lambda f: f.refit(f.model.y.astype("M8[D]")), "y: found a ndarray, expected numbers"),
         (lambda f: f.test("Days", rhs={"a": 1}), "rhs: found .*, expected numbers"),
         (lambda f: f.confint(which=3), "which: found 3, expected names, a function"),
         (lambda f: f.confint(which={"a": 1}), "which: found .*, expected names, a function"),
@@ -455,3 +472,16 @@ def test_false_of_numpy_adjusts_nothing(sleep):
     assert values[0] == values[1] and values[2] == values[3]
     adjusted = values[0] * (1 + 0.5 * 0.5**2)  # second derivative of exp
     assert values[4] == pytest.approx(adjusted) and values[2] != values[0]
+
+
+def test_calls_and_progress_of_another_kind_get_a_sentence(fit):
+    with pytest.raises(
+        TypeError, match=r"published: missing a required argument: 'treated'; it takes control, treated"
+    ):
+        jaxlmm.study.published(3)
+    with pytest.raises(jaxlmm.DataError, match=r"published: |control, treated, sds: .* found shapes \(\), \(\), \(\)"):
+        jaxlmm.study.published(3, 4, 5, 0.5)
+    for wrong in (3, "yes", [1], np.zeros(2), lambda: None, lambda done: None):
+        for call in (lambda p: fit.refit(np.ones((2, 180)), progress=p), lambda p: fit.bootstrap(2, progress=p)):
+            with pytest.raises(jaxlmm.DataError, match=r"progress: found .* expected .*function"):
+                call(wrong)

@@ -77,7 +77,7 @@ LME4 = [
     ("residuals(m, type = 'pearson')", "fit.residuals('pearson')[:3] * fit.sigma",
      [-4.103655798, -14.625217524, -42.195579249]),
     ("residuals(m, type = 'pearson'), with weights", "weighted.residuals('pearson')[:3] * weighted.sigma",
-     [2.797544768, -12.995129708, -66.206314408]),
+     [2.79852877109, -12.99397566824, -66.20519194337]),
     ("residuals(m, type = 'pearson', scaled = TRUE)", "fit.residuals('pearson')[:3]",
      [-0.1603504437, -0.5714807074, -1.6487932190]),
     ("predict(m, new, allow.new.levels = TRUE)", "fit.predict(new, allow_new_levels=True)", [312.662441, 293.2742487]),
@@ -170,8 +170,38 @@ def column(table, key):
     return [row[key] for row in MMRM[table].values()]
 
 
+def of_terms(ddf, *names):
+    return [[row[name] for name in names] for row in MMRM["anova"] if row["ddf"] == ddf]
+
+
+def of_means(ddf):
+    """Rows of emmeans(m, ~ ARMCD | AVISIT)."""
+    found = next(one for one in MMRM["emmeans"] if one["ddf"] == ddf)
+    return [[row[name] for name in ("emmean", "SE", "df", "lower.CL")] for row in found["rows"]]
+
+
 N, SUBJECTS = MMRM["n"], MMRM["n_subjects"]
+TREATED, MEANS_OF_MMRM = MMRM["satterthwaite"]["ARMCDTRT"], "[['estimate', 'std_error', 'df', 'lower']]"
 OF_MMRM = [
+    ("coef(m)", "trial.coef", list(MMRM["fixef"].values())),
+    ("logLik(m)", "trial.loglik", MMRM["loglik"]),
+    ("AIC(m)", "-2 * trial.loglik + 2 * len(trial.theta)", MMRM["aic_package"]),
+    ("BIC(m)", "-2 * trial.loglik + np.log(197) * len(trial.theta)", MMRM["bic_package"]),
+    ("vcov(m), vcov = 'Kenward-Roger-Linear'", "trial.wald('kenward-roger').vcov", MMRM["kenward_roger_linear_vcov"]),
+    ("df_1d(m, L)", "trial.tidy().loc[4, ['estimate', 'std_error', 'df', 'statistic', 'p_value']]",
+     [TREATED[name] for name in ("estimate", "se", "df", "t", "p")]),
+    ("car::Anova(m, type = 'III')", "trial.anova().frame()[['statistic', 'num_df']]",
+     of_terms("Satterthwaite", "F", "numDF")),
+    ("car::Anova(m, type = 'III'), Kenward-Roger-Linear",
+     "trial.anova(df='kenward-roger').frame()[['statistic', 'num_df', 'den_df']]",
+     of_terms("Kenward-Roger-Linear", "F", "numDF", "denDF")),
+    ("emmeans(m, ~ ARMCD | AVISIT)", f"trial.emmeans('ARMCD | AVISIT').frame(){MEANS_OF_MMRM}",
+     of_means("Satterthwaite")),
+    ("emmeans(m, ~ ARMCD | AVISIT), Kenward-Roger-Linear",
+     f"trial.emmeans('ARMCD | AVISIT', df='kenward-roger').frame(){MEANS_OF_MMRM}", of_means("Kenward-Roger-Linear")),
+    *((f"{name}(AVISIT | USUBJID)", f"trial.update(residual='{name}(AVISIT | USUBJID)').loglik",
+       load_case(f"fev_{name}_reml")["loglik"])
+      for name in ("cs", "csh", "toep", "toeph", "ar1", "ar1h", "ad", "adh")),
     ("method = 'Satterthwaite'", "trial.tidy()['df']", column("satterthwaite", "df")),
     ("method = 'Kenward-Roger', vcov = 'Kenward-Roger-Linear'", "trial.tidy(df='kenward-roger')['std_error']",
      column("kenward_roger_linear", "se_adj")),

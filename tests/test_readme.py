@@ -7,6 +7,8 @@ import io
 import re
 from pathlib import Path
 
+import pytest
+
 from printed import differences
 
 README = Path(__file__).parents[1] / "README.md"
@@ -24,6 +26,7 @@ def run_blocks(text: str) -> list[tuple[str, str]]:
     return pairs
 
 
+@pytest.mark.slow  # .ci/run has it beside the pages
 def test_the_readme_prints_what_it_says():
     text = README.read_text(encoding="utf-8")
     pairs = run_blocks(text)

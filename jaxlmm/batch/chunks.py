@@ -12,7 +12,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from ..errors import DataError
+from ..arguments import check_progress
 from ..runtime.devices import chosen_device, devices, numbers_at_once, platform
 from ..runtime.precision import float64
 from .queue import sizes
@@ -93,11 +93,10 @@ def _in_turn(pool: ThreadPoolExecutor, task: Callable[[int], int], count: int) -
 @contextmanager
 def reporter(progress: Progress, total: int) -> Any:
     """A function (done, total) that shows progress."""
+    check_progress(progress)
     if callable(progress):
         yield progress
         return
-    if progress != "auto" and not isinstance(progress, bool):
-        raise DataError(f"progress: found {progress!r}, expected 'auto', True, False or a function")
     bar = _bar(total, progress is True) if progress else None
     if bar is None:
         yield lambda done, total: None

@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from ..arguments import numbers_of
 from ..errors import DataError
+from ..frames.alignment import mask_of
 from ..tolerances import CANCELLED
 from .chunks import CHUNK_FLOATS
 
@@ -34,7 +36,9 @@ def summed(K: Any, X: np.ndarray, inner: np.ndarray, shift: Any, root: Any, sour
     def prepared() -> Iterator[tuple[slice, Any]]:
         start = 0
         for chunk in chunks():
-            chunk = np.atleast_2d(np.asarray(chunk.toarray() if hasattr(chunk, "toarray") else chunk, np.float64))
+            chunk, mask = chunk.toarray() if hasattr(chunk, "toarray") else chunk, mask_of(chunk)
+            chunk = chunk if mask is None else np.where(mask, np.nan, np.ma.getdata(chunk))
+            chunk = np.atleast_2d(numbers_of("source", chunk, "chunks of numbers (m, b)"))
             rows = slice(start, start + len(chunk))
             if rows.stop > n:
                 raise DataError(f"source: expected {n} rows in all, found more")

@@ -133,7 +133,7 @@ def place(tree: Leaf | Node, data: Mapping[str, Column], before: Mapping[str, Co
     if isinstance(tree, Leaf):
         return _place_leaf(tree, data, before, what)
     parts = [place(part, data, before, what) for part in tree.parts]
-    alike = all(_is_same(parts[0], part) for part in parts[1:])
+    alike = all((p.names, p.labels, p.dim) == (parts[0].names, parts[0].labels, parts[0].dim) for p in parts[1:])
     if tree.operator != "@" and alike:
         kind = Sum if tree.operator == "+" else Product
         notes = tuple(dict.fromkeys(note for p in parts for note in p.notes))
@@ -149,10 +149,6 @@ def place(tree: Leaf | Node, data: Mapping[str, Column], before: Mapping[str, Co
         tuple(k for p in parts for k in p.labels),
         tuple(note for p in parts for note in p.notes),
     )
-
-
-def _is_same(a: Placed, b: Placed) -> bool:
-    return a.names == b.names and a.labels == b.labels and a.dim == b.dim
 
 
 def _place_leaf(leaf: Leaf, data: Mapping[str, Column], before: Mapping[str, Column], what: str) -> Placed:

@@ -1,7 +1,8 @@
 """Responses that are made before the model: several as the rows of one, ``cbind(y1, y2) ~ x``, and ``scale(y)``.
 
 Of several every term is within traits, ``trait + trait:x``, random effects of a group are those of all traits together,
-and residuals of a row are correlated: what one writes by hand in lme4 and SAS.
+``ar1(time | id)`` is ``(us(trait) @ ar1(time) | id)``, and residuals of a row are correlated: what one writes by
+hand in lme4 and SAS.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 from ..errors import DataError, FormulaError
 from ..formula import expressions
 from ..formula.parser import parse
-from ..formula.syntax import Bar, Side
+from ..formula.syntax import Bar, Composed, Part, Side
 from ..formula.tokens import Reader
 from ..formula.update import Written
 from ..frames.columns import OpenTable, extend_rows, open_table
@@ -90,7 +91,7 @@ def stacked(
         name, why = (aliases[0], "cannot be stacked") if aliases else (taken[0], "is made for cbind")
         raise DataError(f"column {name!r}: a column of this name {why}; give it another one")
     terms = [within(parsed.side).text, *(f"offset({text})" for text in parsed.offsets)]
-    terms += [_bar(bar, formula) for bar in parsed.bars]
+    terms += [_bar(bar, parsed.text) for bar in parsed.bars]
     n, k = table.n, len(one)
     values = np.full((n, k), np.nan)
     for j, each in enumerate(one):
@@ -119,12 +120,27 @@ def within(side: Side) -> Side:
 
 
 def _bar(bar: Bar, formula: str) -> str:
-    if bar.structure not in PLAIN or not bar.group:
-        raise FormulaError(
-            f"cbind: {bar.structure}() has no form for several responses; stack them in the data and write, for "
-            f"example, (us({TRAIT}) @ ar1(time) | id)",
-            text=formula,
-            position=bar.position,
-        )
-    options = "".join(f", {name}={value!r}" for name, value in bar.options)
-    return f"{bar.structure or ''}({within(bar.side).text} | {bar.group_label}{options})"
+    """A bar of the stacked rows: effects within traits, those of a structure over columns correlated between traits."""
+    if isinstance(bar.shape, Composed):
+        return f"({_written(bar.shape)[1:-1]} | {bar.group_label})"
+    if bar.structure in PLAIN and bar.group:
+        return f"{bar.structure or ''}({within(bar.side).text} | {bar.group_label}{_options(bar.options)})"
+    if bar.shape is not None and bar.group:
+        return f"(us({TRAIT}) @ {_written(bar.shape)} | {bar.group_label})"
+    raise FormulaError(
+        f"cbind: {bar.structure}() of effects, or over all rows, has no form for several responses; stack them in the "
+        f"data and write, for example, (us({TRAIT}) @ ar1(time) | id)",
+        text=formula,
+        position=bar.position,
+    )
+
+
+def _written(shape: Part | Composed) -> str:
+    """A structure over columns as one writes it."""
+    if isinstance(shape, Composed):
+        return "(" + f" {shape.operator} ".join(map(_written, shape.parts)) + ")"
+    return f"{shape.name}({' + '.join(shape.columns)}{_options(shape.options)})"
+
+
+def _options(options: tuple[tuple[str, object], ...]) -> str:
+    return "".join(f", {name}={value!r}" for name, value in options)

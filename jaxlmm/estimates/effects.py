@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -26,8 +26,10 @@ from ..likelihood.prepared import Prepared, prepare, weighted
 from ..pytrees import once, replace
 from ..runtime.precision import float64
 from ..runtime.programs import compiled, compiled_by_size
+from .fitted import FitBase
 
 MOST = 2e7  # numbers in the covariances of levels without data with rows that are held at a time
+COLUMNS = 24  # effects of the iterative engine whose covariances are found at a time
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Effects:
         value is predicted at every row (m = n, q = 1)
     values : (m, q) predictors ``G Z'V^-1 (y - X beta)`` (Henderson 1975)
     condvar : (m, q, q) their covariance given y, theta and beta, ``G - G Z'V^-1 Z G`` (lme4's ``condVar``);
-        NaN by the iterative engine
+        NaN by the iterative engine but for chosen levels
     pev : (m, q, q) prediction error variance, of the predictors less the effects, with beta estimated: the blocks of
         the inverse of Henderson's mixed model equations, ``condvar + H vcov H'`` with ``H = G Z'V^-1 X``
     """
@@ -51,7 +53,9 @@ class Effects:
     pev: np.ndarray
 
 
-def effects_of(fit: Any, kin: Sequence[Relatives | None] | None = None) -> tuple[Effects, ...]:
+def effects_of(
+    fit: FitBase, kin: Sequence[Relatives | None] | None = None, chosen: Mapping[int, np.ndarray] | None = None
+) -> tuple[Effects, ...]:
     """`random_effects` of a fit; those of its own levels are predicted once.
 
     Warns
@@ -59,23 +63,25 @@ def effects_of(fit: Any, kin: Sequence[Relatives | None] | None = None) -> tuple
     PrecisionWarning
         Where 64-bit floats do not determine some of them.
     """
-    if kin is None:
+    if kin is None and not chosen:
         found = once(fit, "effects", lambda: random_effects(fit.model, fit.estimate))
     else:
-        found = random_effects(fit.model, fit.estimate, kin)
+        found = random_effects(fit.model, fit.estimate, kin, chosen)
     if not fit.model.evaluator.stochastic:
         require_accurate(*(x for e in found for x in (e.values, e.condvar)))
     return found
 
 
 def random_effects(
-    model: Model, estimate: Estimate, kin: Sequence[Relatives | None] | None = None
-) -> tuple[Effects, ...]:
+    model: Model, estimate: Estimate, kin: Sequence[Relatives | None] | None = None,
+    chosen: Mapping[int, np.ndarray] | None = None,
+) -> tuple[Effects, ...]:  # fmt: skip
     """Predictors and their covariances: an entry a grouping factor in order of first appearance, and a field.
 
     Parameters
     ----------
     kin : of each random part, levels without data to predict too, behind the others, through their relatives
+    chosen : by entry, the levels whose covariances the iterative engine finds
     """
     if not model.random:
         return ()
@@ -94,8 +100,11 @@ def random_effects(
     C = Blocks(tuple(block_diagonal([found.random[t] for t in terms]) for terms in shared), found.residual)
     with float64():
         if model.evaluator.by_level:
-            prepared = prepare(model if is_own else _replanned(model, merged), compact=False, orthogonal=is_own)
+            compact = model.evaluator.stochastic  # as for the fit
+            prepared = prepare(model if is_own else _replanned(model, merged), compact, orthogonal=is_own)
             out = _by_levels(merged, prepared, C, estimate)
+            for t, levels in (chosen or {}).items():
+                out[t][1] = _covariances_at(prepared.statistics, C, t, levels, out[t][1])
         else:
             turned = replace(model, random=merged)
             if is_own and model.evaluator is MARGINAL:
@@ -134,6 +143,23 @@ def _by_levels(terms: Sequence[Any], prepared: Prepared, C: Blocks, estimate: Es
     run = _posteriors(prepared.statistics, 1)
     found = jax.device_get(run(prepared, C, prepared.basis.R @ estimate.coef - prepared.basis.c))
     return [[a[: part.levels] for a in each] for part, each in zip(terms, found, strict=True)]
+
+
+def _covariances_at(statistics: Any, C: Blocks, t: int, levels: np.ndarray, cov: np.ndarray) -> np.ndarray:
+    """Covariances (m, q, q) of the effects of a term by the iterative engine, NaN but for some levels."""
+    f = next(i for i, terms in enumerate(statistics.members) if t in terms)
+    cov, size = np.full_like(cov, np.nan), max(1, COLUMNS // cov.shape[-1])
+    for some in np.split(levels, range(size, len(levels), size)):
+        found = _solutions_at(f, statistics, C, pad_first(some, bucket(len(some))))
+        cov[some] = np.asarray(found)[: len(some)]
+    return cov
+
+
+@compiled("f")
+def _solutions_at(f: int, statistics: Any, C: Blocks, levels: Array) -> Array:
+    C = Blocks(tuple(jnp.asarray(G) for G in C.random), jnp.asarray(C.residual))
+    found: Array = statistics.covariances_at(C, f, levels)
+    return found
 
 
 def _posterior(prepared: Prepared, C: Blocks, beta: Array) -> list[tuple[Array, Array, Array]]:

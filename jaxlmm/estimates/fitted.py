@@ -46,7 +46,7 @@ class FitBase(Shown):
 
     @property
     def coef(self) -> np.ndarray:
-        """Fixed effects (p,)."""
+        """Fixed effects (p,), as the solver found them, see `jaxlmm.Fit`."""
         return self.estimate.coef
 
     @property

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,9 +13,10 @@ from ..design.frame import ModelFrame
 from ..design.grouping import FrameTerm
 from ..errors import DataError
 from ..fitting.units import Estimate
-from ..frames.columns import make_frame
+from ..frames.columns import Levels, make_frame
 from ..frames.tables import Shown, Table, format_column, notes
 from .effects import effects_of
+from .fitted import FitBase
 
 SHOWN = 10  # levels that are printed
 
@@ -26,8 +27,9 @@ class GroupEffects(Shown):
 
     `values` (m, q) by level and column; `condvar` (m, q, q), their covariance given the data with theta and beta
     taken as known (lme4's ``condVar``); `pev` (m, q, q), the variance of their prediction errors, which includes that
-    of the estimated beta (Henderson 1975). Both are NaN by the iterative engine. Of a structure over columns, one row
-    an observation. Levels without data, where they were asked for, stand behind the others.
+    of the estimated beta (Henderson 1975). Both are NaN by the iterative engine but of levels that were
+    asked for. Of a structure over columns, one row an observation. Levels without data, where they were asked for,
+    stand behind the others.
     """
 
     group: str
@@ -38,6 +40,12 @@ class GroupEffects(Shown):
     pev: np.ndarray
     kind: str = "dict"
     note: str = ""
+
+    def at(self, levels: Sequence[Any]) -> GroupEffects:
+        """Those of some levels, given by their values or labels, in this order."""
+        at = positions(self.group, self.levels, levels)
+        rows = {name: getattr(self, name)[at] for name in ("values", "condvar", "pev")}
+        return replace(self, levels=tuple(self.levels[i] for i in at), **rows)
 
     def frame(self) -> Any:
         """One row a level: its label and the effects."""
@@ -58,6 +66,13 @@ class RandomEffects(Mapping[str, GroupEffects]):
 
     def __init__(self, entries: Mapping[str, GroupEffects]):
         self._entries = dict(entries)
+
+    def at(self, levels: Mapping[str, Sequence[Any]]) -> RandomEffects:
+        """Those of some levels of some grouping factors."""
+        if not isinstance(levels, Mapping) or not levels or not set(levels) <= set(self):
+            known = ", ".join(map(repr, self))
+            raise DataError(f"levels: found {levels!r}, expected lists of levels by grouping factor, which are {known}")
+        return RandomEffects({group: self[group].at(own) for group, own in levels.items()})
 
     def __getitem__(self, group: str) -> GroupEffects:
         return self._entries[group]
@@ -89,12 +104,38 @@ class SingularDirection:
         return f"{self.group}: no variance along {' '.join(parts)}"
 
 
-def random_effects(fit: Any, all_levels: bool = False) -> RandomEffects:
-    """Predictors (BLUPs) with conditional covariances: an entry a grouping factor, and a structure over columns."""
+def positions(group: str, known: Sequence[str], levels: Sequence[Any]) -> np.ndarray:
+    """Places of levels, given by their values or labels, among those of a grouping factor."""
+    if isinstance(levels, str) or not len(levels):
+        raise DataError(f"levels: found {levels!r} for {group!r}, expected a list of its levels")
+    find = (known if isinstance(known, Levels) else Levels.of_text(known)).find
+    found = [find(value) for value in levels]
+    if None in found:
+        missing = levels[found.index(None)]
+        raise DataError(f"levels: {missing!r} is no level of {group!r}; it has {known[0]!r}, ...")
+    return np.array(found)
+
+
+def random_effects(
+    fit: FitBase, all_levels: bool = False, chosen: Mapping[str, Sequence[Any]] | None = None
+) -> RandomEffects:  # fmt: skip
+    """Predictors (BLUPs) with conditional covariances: an entry a grouping factor, and a structure over columns.
+
+    Parameters
+    ----------
+    all_levels : with those of relationship matrices that have no data
+    chosen : by grouping factor, levels whose covariances the iterative engine finds; the entries are of all levels
+    """
     entries: dict[str, GroupEffects] = {}
     frame = fit.frame
     kin = [p.relatives if all_levels and isinstance(p, FrameTerm) else None for p in frame.parts]
-    for effects in effects_of(fit, kin if any(own is not None for own in kin) else None):
+    found = effects_of(fit, kin if any(own is not None for own in kin) else None)
+    if chosen and fit.model.evaluator.stochastic:
+        firsts = [frame.parts[effects.terms[0]] for effects in found]
+        terms = [(t, p) for t, p in enumerate(firsts) if isinstance(p, FrameTerm) and p.group in chosen]
+        own = {t: positions(p.group, p.levels, chosen[p.group]) for t, p in terms}
+        found = effects_of(fit, chosen=own)
+    for effects in found:
         parts = [frame.parts[t] for t in effects.terms]
         first = parts[0]
         columns: tuple[str, ...] = ("value",)
@@ -110,9 +151,7 @@ def random_effects(fit: Any, all_levels: bool = False) -> RandomEffects:
     return RandomEffects(entries)
 
 
-def coefficients_by(
-    fit: Any, group: str, coef: np.ndarray | None = None, values: np.ndarray | None = None
-) -> Any:  # fmt: skip
+def coefficients_by(fit: FitBase, group: str, coef: np.ndarray | None = None, values: np.ndarray | None = None) -> Any:
     """See ``Fit.coef_by``. ``b:a`` and ``a:b`` are one name; effects by group are of the groups that a level is in.
 
     Of other coefficients (p,) and effects (m, q) where they are given.

@@ -91,14 +91,15 @@ class Search:
         return self._run(lanes, s, known, most.astype(np.int32))
 
     def optimum(
-        self, lanes: np.ndarray, s: np.ndarray, further: bool = True, few: np.ndarray | bool = False
+        self, lanes: np.ndarray, s: np.ndarray, further: bool = True, few: np.ndarray | bool = False,
+        first: np.ndarray | None = None,
     ) -> tuple[Ends, np.ndarray]:  # fmt: skip
-        """Best points found from start coordinates s (b, k), and the dual slopes (b,; NaN where regular).
+        """Best points found from start coordinates s (b, k), or `first`, and the dual slopes (b,; NaN where regular).
 
         With `further`, problems that do not converge or whose covariance matrices come out singular are started from
         elsewhere too, and those with `few` groups from more places; see `_structured` for other structures.
         """
-        ends, dual = self._certified(lanes, self.run(lanes, s))
+        ends, dual = self._certified(lanes, self.run(lanes, s if first is None else first))
         if further:
             self._structured(lanes, s, ends, dual)
         if not further or not any(structure.is_matrix and dim > 1 for structure, dim in self.spec.parts):

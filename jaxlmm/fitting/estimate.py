@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from ..arguments import numbers_of
 from ..covariance.trial import ROUNDING, is_shipped
 from ..errors import DataError
 from ..likelihood.confounding import check_left_by
@@ -21,6 +22,7 @@ from ..pytrees import replace
 from ..runtime.precision import float64
 from ..runtime.programs import compiled, compiled_by_size
 from .boundary import Ends, Search, has_few_groups
+from .moments import at_moments
 from .monte_carlo import is_solved, monte_carlo, path_of
 from .newton import Evaluate, Point, Status, minimise
 from .objective import Spec, objective, packing_of, scale_of
@@ -51,8 +53,8 @@ def estimate(model: Model, method: str = "REML", start: np.ndarray | None = None
     prepared = prepare(model, orthogonal=True)
     s, scale = spec.start(prepared.coords), scale_of(spec, prepared.basis)
     s, scale = in_own_units(spec, prepared.statistics, prepared.coords[-1], s, scale, prepared.basis, model)
-    packing = packing_of(spec, model.X.shape[1], with_slopes=True)
     stochastic = model.evaluator.stochastic
+    packing = packing_of(spec, model.X.shape[1], with_slopes=True)
     at = partial(evaluator, spec, scale=scale)
     lost: list[np.ndarray] = []
     evaluate = path_of(spec, prepared, scale, packing, at, lost) if stochastic else at(prepared)
@@ -74,7 +76,8 @@ def estimate(model: Model, method: str = "REML", start: np.ndarray | None = None
         if not np.all(np.isfinite(s)):
             raise DataError(f"start: expected {model.size} covariance parameters as in fit.theta, found {theta}")
     search = Search(spec, packing, scale, run)
-    ends, dual = search.optimum(np.zeros(1, int), s[None], start is None, says_little(model))
+    first = s if start is not None or stochastic else at_moments(spec, model, prepared, s, scale)
+    ends, dual = search.optimum(np.zeros(1, int), s[None], start is None, says_little(model), first[None])
     if not any(np.array_equal(best, ends.best[0]) for best in reached):  # other signs: derivatives at these
         again = evaluate(packing.unpack(ends.best[0]).x)
         ends = ends._replace(best=again[None]) if np.all(np.isfinite(again)) else ends
@@ -156,10 +159,7 @@ def _local(spec: Spec, basis: Basis, scale: np.ndarray, point: Point) -> tuple[n
 
 def as_start(model: Model, spec: Spec, start: Any) -> np.ndarray:
     """Public theta (..., k) to start at."""
-    try:
-        theta = np.asarray(start, float)
-    except (TypeError, ValueError):
-        raise DataError(f"start: expected {model.size} numbers as in fit.theta, found {start!r}") from None
+    theta = numbers_of("start", start, f"{model.size} numbers as in fit.theta")
     if (
         theta.shape[-1:] != (model.size,)
         or np.any(np.isnan(theta))

@@ -11,21 +11,27 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 FIRM = 1e-8  # smallest pivot of a Hessian relative to its largest entry, above which eigenvalues say nothing more
 SHARE = 8  # of the problems one in so many is decomposed at a time
 
-Step = tuple[Array, Array, Array, Array]
+Step = tuple[Any, Any, Any, Any]
 
 
-def firmly(otherwise: Callable[[Array, Array, Array], Step], gradient: Array, hessian: Array, radius: Array) -> Step:
+def firmly(
+    otherwise: Callable[[Any, Any, Any], Step], gradient: Any, hessian: Any, radius: Any, xp: Any = jnp
+) -> Step:  # fmt: skip
     """Step, predicted decrease, Newton decrement and a number that is not negative where the Hessian is definite.
 
     Parameters
     ----------
     otherwise : the same of gradient (k,), Hessian (k, k) and trust radius () for any Hessian
     """
+    if xp is np:
+        firm, found = _on_host(gradient, hessian, radius)
+        return found if firm else otherwise(gradient, hessian, radius)
 
     @jax.custom_batching.custom_vmap
     def step(gradient: Array, hessian: Array, radius: Array) -> Step:
@@ -55,11 +61,24 @@ def firmly(otherwise: Callable[[Array, Array, Array], Step], gradient: Array, he
 def _by_cholesky(gradient: Array, hessian: Array, radius: Array) -> tuple[Array, Step]:
     """Whether the Hessian is positive definite to some digits, and then the step."""
     L = jax.lax.linalg.cholesky(hessian)
-    pivots, largest = jnp.diagonal(L) ** 2, jnp.max(jnp.diagonal(hessian))
-    smallest = jnp.min(pivots) / largest  # NaN where there is no factor
     newton = -jax.scipy.linalg.cho_solve((L, True), gradient)
-    decrement = -jnp.sum(gradient * newton)
-    length = jnp.sqrt(jnp.sum(newton**2))
-    move = newton * jnp.minimum(1.0, radius / jnp.maximum(length, 1e-300))
-    predicted = -jnp.sum(gradient * move) - 0.5 * jnp.sum(move * (hessian @ move))
+    return _clipped(L, newton, gradient, hessian, radius, jnp)
+
+
+def _on_host(gradient: np.ndarray, hessian: np.ndarray, radius: Any) -> tuple[Any, Step]:
+    from scipy.linalg import lapack
+
+    L, failed = lapack.dpotrf(hessian, lower=1)
+    if failed:
+        return False, (gradient, radius, radius, radius)
+    return _clipped(L, -lapack.dpotrs(L, gradient, lower=1)[0], gradient, hessian, radius, np)
+
+
+def _clipped(L: Any, newton: Any, gradient: Any, hessian: Any, radius: Any, xp: Any) -> tuple[Any, Step]:
+    pivots, largest = xp.diagonal(L) ** 2, xp.max(xp.diagonal(hessian))
+    smallest = xp.min(pivots) / largest  # NaN where there is no factor
+    decrement = -xp.sum(gradient * newton)
+    length = xp.sqrt(xp.sum(newton**2))
+    move = newton * xp.minimum(1.0, radius / xp.maximum(length, 1e-300))
+    predicted = -xp.sum(gradient * move) - 0.5 * xp.sum(move * (hessian @ move))
     return smallest > FIRM, (move, predicted, decrement, smallest)

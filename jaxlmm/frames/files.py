@@ -69,7 +69,8 @@ def _parquet(path: Path, mentioned: Iterable[str] | None) -> Any:
             return pq.read_table(path, columns=names)
         import pandas as pd
 
-        return pd.read_parquet(path, "pyarrow", names, dtype_backend="numpy_nullable")
+        with pd.option_context("mode.string_storage", "pyarrow"):  # not an object of Python a row
+            return pd.read_parquet(path, "pyarrow", names, dtype_backend="numpy_nullable")
 
     return _read(path, "Parquet", table)
 

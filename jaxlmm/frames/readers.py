@@ -14,7 +14,7 @@ import numpy as np
 
 from ..errors import DataError
 from .factors import Column, distinct, factor
-from .levels import Key, key_of, sort_keys, time_keys
+from .levels import key_of, sort_keys, time_keys
 
 _CONTAINERS = (list, tuple, dict, set, complex, np.ndarray)
 _NUMBERS = (int, float, Decimal, np.integer, np.floating)
@@ -182,12 +182,8 @@ def _read_times(name: str, array: np.ndarray, kind: str | None = None) -> Column
 def _read_categories(name: str, codes: np.ndarray, categories: Iterable[Any], is_ordered: bool) -> Column:
     """Read codes into categories in an order that was given, or is that of sorting."""
     keys = [key_of(value) for value in categories]
-    known = is_ordered or keys != _alphabetical(keys)
+    known = is_ordered or any(kind != "text" for kind, _ in keys) or keys != sort_keys(keys)
     return factor(name, codes, keys, sort=False, is_ordered=known, is_declared=True, is_ordinal=is_ordered)
-
-
-def _alphabetical(keys: list[Key]) -> list[Key]:
-    return sort_keys(keys) if all(kind == "text" for kind, _ in keys) else []
 
 
 # -- data frames

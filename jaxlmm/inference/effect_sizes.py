@@ -7,19 +7,20 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from ..distributions import check_level, t_quantile
+from ..distributions import check_level
 from ..errors import DataError
 from ..estimates.fitted import FitBase
 from ..frames.columns import make_frame
-from .delta import Parameters, delta
+from .delta import delta
 from .means.table import EMMeans
 from .shares import mean_residual, total_variance
+from .uncertain import Parameters
 
 SDS = ("total", "residual")
 
 
 def effect_sizes(
-    fit: Any, type: int | str = 3, df: str = "satterthwaite", level: float = 0.95, definition: str = "sas",
+    fit: FitBase, type: int | str = 3, df: str = "satterthwaite", level: float = 0.95, definition: str = "sas",
     **options: Any,
 ) -> Any:  # fmt: skip
     """See ``Fit.effect_sizes``."""
@@ -40,7 +41,10 @@ def effect_sizes(
 
 
 def noncentrality(F: float, r: float, den: float, below: float) -> float:
-    """The noncentrality of the F distribution that is below F with a probability; 0 where all are less."""
+    """The noncentrality of the F distribution that is below F with a probability; 0 where all are less.
+
+    NaN of F so large, above 1e8, that SciPy's distribution function has no value.
+    """
     from scipy.optimize import brentq
     from scipy.special import ncfdtr
 
@@ -52,7 +56,10 @@ def noncentrality(F: float, r: float, den: float, below: float) -> float:
     top = 1.0
     while gap(top) > 0.0:
         top *= 2.0
-    return float(brentq(gap, 0.0, top, xtol=1e-10, rtol=1e-12))
+    try:
+        return float(brentq(gap, 0.0, top, xtol=1e-10, rtol=1e-12))
+    except ValueError:
+        return np.nan
 
 
 def standardized(fit: FitBase, contrasts: EMMeans, sd: str | float, edf: float, level: float) -> Any:
@@ -62,6 +69,8 @@ def standardized(fit: FitBase, contrasts: EMMeans, sd: str | float, edf: float, 
     if contrasts.shown is not None:
         raise DataError("contrasts: on the scale of the response; standardise those with type='link'")
     if isinstance(sd, str) and sd in SDS:
+        if not np.array_equal(contrasts.wald.coef, fit.coef):
+            raise DataError("contrasts: expected those of this fit, found another's, or of predicted effects")
 
         def variance(p: Parameters) -> Any:
             return total_variance(fit.model, p) if sd == "total" else mean_residual(fit.model, p)
@@ -69,13 +78,14 @@ def standardized(fit: FitBase, contrasts: EMMeans, sd: str | float, edf: float, 
         found = delta(fit, lambda p: 0.5 * jnp.log(variance(p)))
         size, spread = float(np.exp(found.estimate[0])), float(found.vcov[0, 0])
     else:
-        if isinstance(sd, str) or not float(sd) > 0 or not edf > 0:
+        if isinstance(sd, str | bool) or not 0 < float(sd) < np.inf or not edf > 0:
             raise DataError(f"sd: found {sd!r} (edf={edf!r}), expected 'total', 'residual' or a positive number")
         size, spread = float(sd), 0.5 / edf
     frame = contrasts.frame()
     estimate, se, df = (np.asarray(frame[name], np.float64) for name in ("estimate", "std_error", "df"))
     d = estimate / size
     error = np.sqrt((se / size) ** 2 + d**2 * spread)
-    half = t_quantile(0.5 * (1.0 + check_level(level)), df) * error
-    columns = {"effect_size": d, "std_error": error, "df": df, "lower": d - half, "upper": d + half}
+    side = contrasts.side  # one-sided contrasts have one limit
+    lower, upper = side.limits(d, side.reach(check_level(level), df) * error)
+    columns = {"effect_size": d, "std_error": error, "df": df, "lower": lower, "upper": upper}
     return make_frame(contrasts.kind, {**contrasts.labels, **columns})

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..design.fields import FrameField
 from ..design.grouping import FrameTerm
+from ..estimates.fitted import FitBase
 from ..estimates.ranef import RandomEffects, coefficients_by
 from ..estimates.varcorr import GroupCovariance, PartParameters, VarCorr
 from ..frames.columns import make_frame
@@ -17,7 +18,7 @@ from ..frames.tables import Table, notes
 from ..simulation.bootstrap import Bootstrap
 from ..tolerances import INDEPENDENT
 from .delta import Natural, natural
-from .moved import moved
+from .unidentified import unidentified
 
 UNKNOWN = "the data do not identify all covariance parameters"
 REASON = "empty: the data do not identify these parameters, the likelihood is the same at other values of them"
@@ -59,9 +60,9 @@ def known_correlations(at: Natural, part: int, arm: int | None = None) -> np.nda
     return np.isfinite(at.correlations[part][here]) | (known & own[:, None] & own)
 
 
-def known_effects(found: RandomEffects, fit: Any) -> RandomEffects:
+def known_effects(found: RandomEffects, fit: FitBase) -> RandomEffects:
     """Predicted random effects, those that the data do not identify NaN; with the reason."""
-    moves = moved(fit)
+    moves = unidentified(fit)
     if moves is None:
         return found
     out, parts = dict(found), dict[str, list[np.ndarray]]()
@@ -81,9 +82,9 @@ def known_effects(found: RandomEffects, fit: Any) -> RandomEffects:
     return RandomEffects(out)
 
 
-def known_coefficients(fit: Any, group: str) -> Any:
+def known_coefficients(fit: FitBase, group: str) -> Any:
     """Coefficients of each level, those that the data do not identify NaN."""
-    table, moves = coefficients_by(fit, group), moved(fit)
+    table, moves = coefficients_by(fit, group), unidentified(fit)
     if moves is None:
         return table
     parts = [t for t, part in enumerate(fit.frame.parts) if isinstance(part, FrameTerm) and part.group == group]
@@ -105,7 +106,7 @@ def known_place(at: Natural, place: tuple[int, ...]) -> bool:
     return bool(at.identified[1 + part][i, i] if i == j else known_correlations(at, part)[i, j])
 
 
-def known_bootstrap(found: Bootstrap, fit: Any, is_standard: bool) -> Bootstrap:
+def known_bootstrap(found: Bootstrap, fit: FitBase, is_standard: bool) -> Bootstrap:
     """A parametric bootstrap, the standard statistics that the data do not identify NaN; with the reason."""
     at = natural(fit)
     if at.theta_identified.all():

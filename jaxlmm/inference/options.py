@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from ..arguments import check_choice
 from ..errors import DataError
 from .local import INFORMATION
 
 
 def check_information(information: str | None, optional: bool = False) -> None:
     """Refuse an unknown information matrix; where `optional`, None leaves the choice to `chart_of`."""
-    if not (optional and information is None) and information not in INFORMATION:
-        raise DataError(f"information: found {information!r}, expected one of {', '.join(INFORMATION)}")
+    if not (optional and information is None):
+        check_choice("information", information, INFORMATION)
 
 
 def check_options(information: str | None, boundary_df: str | None) -> None:

@@ -13,7 +13,7 @@ from ..errors import DataError
 from ..estimates.fitted import FitBase
 from ..frames.columns import make_frame
 from ..frames.tables import Shown, Table, format_p
-from ..tolerances import POSITIVE
+from ..tolerances import correlation_of
 from .hypotheses.coding import term_columns
 
 
@@ -104,7 +104,7 @@ def side_by_side(
 
     for i, fit in enumerate(fits):
         rows = fit.wald(df=df, **options).rows(np.eye(len(fit.coef)))
-        for name, estimate, se, chance in zip(fit.coef_names, fit.coef, rows.se, rows.p, strict=True):
+        for name, estimate, se, chance in zip(fit.coef_names, rows.estimate, rows.se, rows.p, strict=True):
             for into, value in ((coefficients, estimate), (errors, se), (p, chance)):
                 put(into, name, i, float(value))
         found = fit.varcorr().frame()
@@ -128,8 +128,7 @@ def vif(fit: FitBase) -> Any:
     if len(terms) < 2:
         raise DataError("vif: expected at least two terms besides the intercept, of which one can explain another")
     used = [j for members in terms.values() for j in members]
-    size = np.sqrt(np.diagonal(fit.vcov))
-    R = (fit.vcov / np.outer(size, size))[np.ix_(used, used)]
+    R = _correlation(fit)[np.ix_(used, used)]
     place = {j: i for i, j in enumerate(used)}
     rows = []
     for members in terms.values():
@@ -144,27 +143,33 @@ def vif(fit: FitBase) -> Any:
 
 def correlation(fit: FitBase) -> Any:
     """See ``Fit.correlation``."""
-    size = np.sqrt(np.maximum(np.diagonal(fit.vcov), POSITIVE * np.finfo(float).tiny))
-    R = fit.vcov / np.outer(size, size)
+    R = _correlation(fit)
     columns = {name: R[:, j] for j, name in enumerate(fit.coef_names)}
     return make_frame(fit.frame.kind, {"term": list(fit.coef_names), **columns})
+
+
+def _correlation(fit: FitBase) -> np.ndarray:
+    """Correlations (p, p) of the coefficients, NaN where the data do not identify what they depend on."""
+    se = fit.wald("asymptotic").rows(np.eye(len(fit.coef))).se
+    return np.where(np.isnan(se[:, None] + se), np.nan, correlation_of(fit.vcov))
 
 
 def correlations(fit: FitBase) -> Table:
     """The correlations of the coefficients below the diagonal, as lme4's summary has them."""
     frame, names = correlation(fit), fit.coef_names
     R = np.array([np.asarray(frame[name], np.float64) for name in names])
-    rows = tuple((name, *(f"{r:.3f}" for r in R[i, :i]), *[""] * (len(R) - i)) for i, name in enumerate(names))
+    cells = [["" if np.isnan(r) else f"{r:.3f}" for r in row[:i]] for i, row in enumerate(R)]
+    rows = tuple((name, *own, *[""] * (len(R) - len(own))) for name, own in zip(names, cells, strict=True))
     return Table("Correlation of fixed effects:", ("", *names), rows)
 
 
-def quartiles(fit: Any) -> Table:
+def quartiles(fit: FitBase) -> Table:
     """Quartiles of the scaled residuals, as lme4's summary has them."""
     cells = tuple(f"{q:.4f}" for q in np.quantile(fit.residuals("pearson"), [0.0, 0.25, 0.5, 0.75, 1.0]))
     return Table("Scaled residuals:", ("Min", "1Q", "Median", "3Q", "Max"), (cells,), labels=0)
 
 
-def report(fit: Any, df: str = "satterthwaite", **options: Any) -> str:
+def report(fit: FitBase, df: str = "satterthwaite", **options: Any) -> str:
     """See ``Fit.report``."""
     frame, call = fit.frame, fit.call
     how = "restricted maximum likelihood" if fit.method == "REML" else "maximum likelihood"

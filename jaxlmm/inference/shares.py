@@ -11,7 +11,8 @@ from jax import Array
 from ..errors import DataError
 from ..estimates.fitted import FitBase
 from ..likelihood.parts import Field, Residual, Term
-from .delta import Delta, Parameters, delta
+from .delta import Delta, delta
+from .uncertain import Parameters
 
 
 def r2(fit: FitBase, ddof: int = 0) -> Delta:

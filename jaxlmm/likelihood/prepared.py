@@ -137,7 +137,7 @@ def _prepare(model: Model, compact: bool, orthogonal: bool, xp: Any, varying: in
         if isinstance(part, Term):
             z = weighted(model, part.Z, xp)
             k, unit = conditioned(z, orthogonal and part.structure.is_matrix, xp, present)
-            z = turned(z, k) if orthogonal else z
+            z = turned(z, k) if orthogonal and not (xp is np and np.array_equal(k, np.eye(len(k)))) else z
         else:
             z = None if model.weights is None else weighted(model, xp.ones((n, 1)), xp)
             size = part.dim if part.coords is None else 1

@@ -103,9 +103,9 @@ def jitter(n: int, width: float) -> np.ndarray:
     return width * (np.mod(np.arange(n) * 0.6180339887498949, 1.0) - 0.5)
 
 
-def band(ax: Any, x: Any, lower: Any, upper: Any, text: str = "") -> None:
+def band(ax: Any, x: Any, lower: Any, upper: Any) -> None:
     """A pale band with thin edges that survive a copier."""
-    ax.fill_between(x, lower, upper, color=PALE, linewidth=0, zorder=0, label=text or None)
+    ax.fill_between(x, lower, upper, color=PALE, linewidth=0, zorder=0)
     for limit in (lower, upper):
         ax.plot(x, limit, color=GREY, linewidth=0.7, linestyle="--", zorder=1)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ..arguments import check_choice
 from ..distributions import check_level
 from ..errors import DataError
 from ..inference.many.discoveries import qvalues
@@ -21,8 +22,7 @@ def tests_of(batch: Any, tests: Any) -> Any:
     if not batch.tests:
         raise DataError("plot: the batch has no tests; fit it with tests=jaxlmm.Tests(...)")
     key = next(iter(batch.tests)) if tests is None else tests
-    if key not in batch.tests:
-        raise DataError(f"tests: found {key!r}, expected one of {', '.join(batch.tests)}")
+    check_choice("tests", key, batch.tests)
     return batch.tests[key]
 
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..arguments import Seed, doors
-from .batches import plot_convergence, plot_estimates
+from ..estimates.fitted import FitBase
+from .batches import plot_convergence, plot_estimates, plot_shares
 from .covariances import plot_covariances, plot_semivariogram
 from .deletions import plot_influence
 from .discoveries import plot_p_values, plot_volcano, tests_of
@@ -30,13 +31,13 @@ class FitPlots:
     those that are.
     """
 
-    fit: Any
+    fit: FitBase
 
     # -- random effects --------------------------------------------------------------------------------------
 
     def ranef(
         self, group: str | None = None, variance: str = "condvar", sort: str | None = None, level: float = 0.95,
-        ax: Any = None,
+        ax: Any = None, extremes: int | None = None,
     ) -> Any:  # fmt: skip
         """Caterpillar plot: predicted random effects with intervals, a panel a column.
 
@@ -47,8 +48,9 @@ class FitPlots:
             with estimated coefficients
         sort : the column by which levels are sorted, default the first; "" for the order of the data
         level : of the normal intervals
+        extremes : the lowest and highest so many of the levels alone, which have intervals by the iterative engine too
         """
-        return plot_caterpillar(self.fit, group, variance, sort, level, ax)
+        return plot_caterpillar(self.fit, group, variance, sort, level, ax, extremes)
 
     def shrinkage(self, group: str | None = None, coef: bool = False, ax: Any = None) -> Any:
         """Least-squares estimates of each group alone, with arrows to its predictors; a panel a pair of columns.
@@ -248,6 +250,15 @@ class BatchPlots:
         truth : true values by name, drawn as lines
         """
         return plot_estimates(self.batch, which, truth, ax)
+
+    def variances(self, names: Sequence[str] | None = None, ax: Any = None) -> Any:
+        """Violins of the shares of variance of each column of the random parts and of the residual, over all fits.
+
+        Parameters
+        ----------
+        names : of these, the residual's last; default "sd1.1", ... as in `estimates`
+        """
+        return plot_shares(self.batch, names, ax)
 
     def volcano(
         self, tests: str | Any = None, hypothesis: int = 0, q: float = 0.05, method: str = "bh", ax: Any = None

@@ -177,7 +177,7 @@ def plot_coefficients(
     y = np.arange(len(names))
     canvas.zero(ax, vertical=True)
     ax.hlines(y, limits[place, 0], limits[place, 1], color=canvas.INK, linewidth=1.4)
-    ax.plot(fit.coef[place], y, linestyle="", marker="o", markersize=5, color=canvas.ACCENT)
+    ax.plot(rows.estimate[place], y, linestyle="", marker="o", markersize=5, color=canvas.ACCENT)
     ax.set_ylim(len(names) - 0.4, -0.6)
     canvas.label(ax, f"coefficient, {100 * level:g} % interval")
     ax.set_yticks(y, [canvas.short(name, 40) for name in names])

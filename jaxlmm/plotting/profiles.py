@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..distributions import check_level, t_quantile
+from ..distributions import check_level, t_quantile, two_sided
 from ..errors import DataError
 from . import canvas
 
@@ -194,13 +194,13 @@ class DrawnCurve(Protocol):
         ...
 
 
-def plot_zeta(curves: Sequence[DrawnCurve], level: float = 0.95, ax: Any = None, columns: int = canvas.COLUMNS) -> Any:
+def plot_zeta(curves: Sequence[DrawnCurve], level: float = 0.95, ax: Any = None) -> Any:
     """A panel for each profile: zeta against the quantity, its interval of one level marked; see ``Profile.plot``."""
-    goal = float(t_quantile(0.5 * (1.0 + check_level(level)), np.inf))
-    axes = canvas.panels(len(curves), ax, columns, 3.2, 2.7)
+    goal = float(two_sided(level, np.inf))
+    axes = canvas.panels(len(curves), ax, canvas.COLUMNS, 3.2, 2.7)
     for i, (axis, curve) in enumerate(zip(axes, curves, strict=True)):
         draw_zeta(axis, curve, level, goal)
-        canvas.label(axis, curve.name, "zeta" if i % columns == 0 else "")
+        canvas.label(axis, curve.name, "zeta" if i % canvas.COLUMNS == 0 else "")
     return canvas.squeezed(axes)
 
 

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..distributions import check_level, t_quantile
+from ..arguments import check_choice
+from ..distributions import two_sided
 from ..errors import DataError
 from ..estimates.fitted import FitBase
 from ..likelihood.parts import Term
@@ -19,7 +20,6 @@ from . import canvas
 from .canvas import chosen
 
 LABELLED = 60  # most levels with their labels
-VARIANCES = ("condvar", "pev")
 
 
 class Caterpillar(NamedTuple):
@@ -32,17 +32,25 @@ class Caterpillar(NamedTuple):
     half: np.ndarray
 
 
-def caterpillar(fit: FitBase, group: str | None, variance: str, sort: str | None, level: float) -> Caterpillar:
-    """Effects with intervals, sorted by a column, or with `sort` "" as the levels come."""
-    if variance not in VARIANCES:
-        raise DataError(f"variance: found {variance!r}, expected 'condvar' or 'pev'")
+def caterpillar(
+    fit: FitBase, group: str | None, variance: str, sort: str | None, level: float, extremes: int | None = None
+) -> Caterpillar:  # fmt: skip
+    """Effects with intervals, sorted by a column, or with `sort` "" as the levels come; of the extreme levels alone."""
+    check_choice("variance", variance, ("condvar", "pev"))
     effects = fit.ranef()
     found = effects[chosen("group", group, tuple(effects))]
     order = np.arange(len(found.levels))
-    if sort != "":
-        column = chosen("sort", sort, found.columns, found.columns[0])
+    if sort != "" or extremes is not None:
+        column = chosen("sort", sort or None, found.columns, found.columns[0])
         order = np.argsort(found.values[:, found.columns.index(column)], kind="stable")
-    half = float(t_quantile(0.5 * (1.0 + check_level(level)), np.inf))
+    if extremes is not None:
+        if not isinstance(extremes, int | np.integer) or extremes < 1:
+            raise DataError(f"extremes: found {extremes!r}, expected a number of levels at each end")
+        if len(order) > 2 * extremes:
+            order = np.concatenate([order[:extremes], order[-extremes:]])
+        found = fit.ranef(levels={found.group: [found.levels[i] for i in order]})[found.group]
+        order = np.arange(len(order))
+    half = float(two_sided(level, np.inf))
     variances = np.diagonal(getattr(found, variance), axis1=1, axis2=2)
     return Caterpillar(
         found.group, tuple(found.levels[i] for i in order), found.columns, found.values[order],
@@ -51,10 +59,10 @@ def caterpillar(fit: FitBase, group: str | None, variance: str, sort: str | None
 
 
 def plot_caterpillar(
-    fit: FitBase, group: str | None, variance: str, sort: str | None, level: float, ax: Any
+    fit: FitBase, group: str | None, variance: str, sort: str | None, level: float, ax: Any, extremes: int | None
 ) -> Any:  # fmt: skip
     """See ``FitPlots.ranef``."""
-    found = caterpillar(fit, group, variance, sort, level)
+    found = caterpillar(fit, group, variance, sort, level, extremes)
     m, few = len(found.labels), len(found.labels) <= LABELLED
     height = 0.9 + 0.16 * m if few else 5.0
     axes = canvas.panels(len(found.columns), ax, 4, 3.0, max(height, 1.8), sharey=True)
@@ -176,5 +184,4 @@ def _draw_sorted(ax: Any, found: Shrinkage) -> None:
 def _explain(ax: Any, found: Shrinkage) -> None:
     lost = int((~np.isfinite(found.alone).all(1)).sum())
     title = f"{lost} levels with too few rows have no arrow" if lost else None
-    canvas.legend(ax, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, title=title,
-                  title_fontsize=canvas.TICK)  # fmt: skip
+    canvas.legend(ax, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, title=title, title_fontsize=canvas.TICK)

@@ -13,11 +13,10 @@ columns of X, which P takes to zero.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
-from ..inference.robust.equations import NUMBERS, MixedModelEquations
+from ..inference.robust.equations import NUMBERS, MixedModelEquations, between
 from ..likelihood.engines import Blocks
 from ..linalg import quadratic
 from .newdata import ABSENT, SHARED, NewRows
@@ -59,6 +58,9 @@ class ByLevels:
             codes.append(np.where(known & (how == SHARED), np.asarray(code), -1))
             designs.append(here)
             if how != ABSENT:  # an independent draw
+                kin, level = at.kin[t], np.minimum(np.asarray(code), count - 1)
+                if kin is not None:  # the variance is that of the level
+                    here = here * np.where(known, np.sqrt(np.diagonal(kin)[level]), 1.0)[:, None]
                 drawn = np.column_stack([quadratic(here, G) for G in (C.random[t], *D.random[t])])
                 others += np.where((codes[-1] < 0)[:, None], drawn, 0.0)
         if state(len(codes)) != ABSENT:
@@ -67,7 +69,8 @@ class ByLevels:
         z = at.design(codes, designs)
         relative = D.residual[:, 0, 0] / at.s2
         H = [d - relative[:, None, None] * G for d, G in zip(D.random, C.random, strict=True)]
-        P = self._projected() if W is not None else None
+        if W is not None:
+            P = self.levels.F @ self.levels.products - self.N @ self.Phi @ self.N.T  # Z'P Z (q, q)
         mse, slopes, extra = np.zeros(m), np.zeros((m, k)), np.zeros(m)
         step = max(1, int(NUMBERS / z.shape[1]))
         for start in range(0, m if errors else 0, step):
@@ -77,8 +80,8 @@ class ByLevels:
             mse[some] = rows.multiply(rows @ at.K).sum(1) + quadratic(gap, self.Phi)
             f = rows @ at.F.T - gap @ self.Phi @ self.N.T
             slopes[some] = relative * mse[some][:, None]
-            for own, h in zip(at.by_term(f), H, strict=True):
-                squares = np.swapaxes(own, 1, 2) @ own  # over the levels
+            for own, h, kin in zip(at.by_term(f), H, at.kin, strict=True):
+                squares = np.swapaxes(own, 1, 2) @ between(own, kin)  # over the levels
                 slopes[some] += np.tensordot(squares, h, ((1, 2), (1, 2)))
             if W is not None:
                 moved = [at.mixed([h[i] for h in H], f) for i in range(k)]
@@ -86,7 +89,3 @@ class ByLevels:
                 extra[some] = 2.0 * sum(W[i, j] * np.sum(moved[i] * solved[j], 1) for i in range(k) for j in range(k))
         mean = z @ self.effects
         return mean, np.maximum(mse + others[:, 0], 0.0), slopes + others[:, 1:], extra
-
-    def _projected(self) -> Any:
-        """Z'P Z (q, q)."""
-        return self.levels.F @ self.levels.products - self.N @ self.Phi @ self.N.T

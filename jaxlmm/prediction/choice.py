@@ -37,7 +37,10 @@ def parts_of(fit: FitBase, random: Random) -> tuple[bool, ...]:
             texts = _canonical(fit, name)
             wanted = [any(_matches(part, text) for text in texts) for part in own]
             if not texts or not all(any(_matches(part, text) for part in own) for text in texts):
-                _refuse(fit, name)
+                known = list(dict.fromkeys(text for part in own for text in (part.text, part.group_label)))
+                raise DataError(
+                    f"random: found {name!r}, expected True, False, or terms of the fit; {nearest(name, known)}"
+                )
         found = [a or b for a, b in zip(found, wanted, strict=True)]
     return tuple(found)
 
@@ -60,8 +63,3 @@ def _canonical(fit: FitBase, text: str) -> list[str]:
     except FormulaError:
         return []
     return [_plain(f"{bar.structure or ''}({bar.lhs} | {bar.group_label})") for bar in bars]
-
-
-def _refuse(fit: FitBase, name: str) -> None:
-    known = list(dict.fromkeys(text for part in fit.frame.parts for text in (part.text, part.group_label)))
-    raise DataError(f"random: found {name!r}, expected True, False, or terms of the fit; {nearest(name, known)}")

@@ -188,7 +188,7 @@ def combined(
     row_df, joint = degrees(df, root, -(back @ slopes @ back.T), found, found.W, hidden)
     return replace(
         by, names=names, coef=shares.T @ value, vcov=total, root=root_of(total), _coding=None, _row_df=row_df,
-        _joint=joint, _moves=True,
+        _joint=joint, _estimated_se=True,
     )  # fmt: skip
 
 

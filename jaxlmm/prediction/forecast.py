@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..distributions import check_level, t_quantile
+from ..distributions import check_level, two_sided
 from ..errors import DataError, NotEstimableWarning
 from ..estimates.effects import effects_by_term, effects_of, linear_predictor
 from ..estimates.fitted import FitBase
@@ -16,7 +16,7 @@ from ..frames.columns import extend_rows, index_of, make_frame, open_table
 from ..inference.fixed_effects.wald import Wald, check_tests
 from ..inference.hypotheses.grid import not_estimable
 from ..inference.means.table import type_of
-from ..inference.moved import moved
+from ..inference.unidentified import unidentified
 from ..likelihood.parts import Term
 from ..linalg import quadratic
 from ..tolerances import INDEPENDENT
@@ -89,7 +89,10 @@ def _known(fit: FitBase, mean: np.ndarray, new: NewRows, parts: Sequence[bool], 
     NotEstimableWarning
         With the number of these rows.
     """
-    moves, of_rows = moved(fit), newdata is not None and (fit.frame.fields or any(kin is not None for kin in new.kin))
+    moves, of_rows = (
+        unidentified(fit),
+        newdata is not None and (fit.frame.fields or any(kin is not None for kin in new.kin)),
+    )
     if moves is None or (of_rows and any(parts)):
         return mean
     terms = _terms(fit, new, parts)
@@ -184,7 +187,7 @@ def _with_errors(
 
 
 def _frame(fit: FitBase, mean: np.ndarray, error: np.ndarray, df: np.ndarray, level: float, newdata: Any) -> Any:
-    half = t_quantile(0.5 * (1.0 + check_level(level)), df) * error
+    half = two_sided(level, df) * error
     return _indexed(fit, dict(zip(COLUMNS, (mean, error, df, mean - half, mean + half), strict=True)), newdata)
 
 

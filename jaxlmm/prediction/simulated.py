@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 
 from .. import pytrees
+from ..arguments import check_choice
 from ..errors import DataError
 from ..estimates.effects import linear_predictor
+from ..estimates.fitted import FitBase
 from ..fitting.estimate import blocks_at
 from ..frames.columns import extend_rows
 from ..inference.hypotheses.grid import not_estimable
@@ -20,13 +22,10 @@ from ..runtime.sizes import check_count, check_draws
 from ..simulation.simulate import draw_rows, replicate_keys, simulate
 from .newdata import NewRows, rows_of_data, rows_of_fit
 
-EFFECTS = ("new", "predicted")
 
-
-def responses(fit: Any, n: int, seed: int, newdata: Any, effects: str) -> np.ndarray:
+def responses(fit: FitBase, n: int, seed: int, newdata: Any, effects: str) -> np.ndarray:
     """Draw (n, rows) responses; see ``Fit.simulate``."""
-    if effects not in EFFECTS:
-        raise DataError(f"effects: found {effects!r}, expected 'new' or 'predicted'")
+    check_choice("effects", effects, ("new", "predicted"))
     if newdata is None and effects == "new":
         return simulate(fit.model, fit.estimate, n, seed)
     check_count("n", n)

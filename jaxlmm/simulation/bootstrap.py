@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from ..arguments import check_choice
 from ..batch.chunks import Progress
 from ..batch.fits import BatchFit, Replicate
 from ..batch.refitting import fit_drawn, refit_batch
 from ..batch.responses import Design, Responses
 from ..distributions import check_level
-from ..errors import DataError
 from ..fitting.units import Estimate, Estimates
 from ..frames.columns import make_frame
 from ..frames.tables import Shown, Table, format_column
@@ -104,8 +104,7 @@ class Bootstrap(Shown):
             and skewness (Efron 1987), whose acceleration is that of leaving out groups of the factor with most levels
         """
         check_level(level)
-        if method not in METHODS:
-            raise DataError(f"method: found {method!r}, expected one of {', '.join(METHODS)}")
+        check_choice("method", method, METHODS)
         tails = np.array([0.5 * (1.0 - level), 0.5 * (1.0 + level)])
         acceleration = _acceleration(self._jackknife()) if method == "bca" else np.zeros(len(self.names))
         out = np.full((len(self.names), 2), np.nan)

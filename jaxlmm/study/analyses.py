@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from ..arguments import nearest, refuse_unknown
 from ..errors import DataError
 from ..interface import lmm
-from .estimators import Analysis, Estimator
+from .estimators import MODEL, Analysis, Estimator
 from .laws import CrossValidation, NestedBootstrap, PermutationTest, RLRTest
 from .selecting import Selection
 
@@ -45,6 +46,8 @@ class ClusterMeans:
 
     def __call__(self, data: Mapping[str, np.ndarray]) -> dict[str, tuple[float, float, float]]:
         """Estimate, standard error and degrees of freedom."""
+        if lacking := [name for name in (self.cluster, self.arm, self.response) if name not in data]:
+            raise DataError(f"the data have no column {lacking[0]!r}; {nearest(lacking[0], data)}")
         codes = np.unique(data[self.cluster], return_inverse=True)[1]
         arms, arm = np.unique(data[self.arm], return_inverse=True)
         counts = np.bincount(codes)
@@ -61,6 +64,12 @@ class ClusterMeans:
         return {self.target: (second.mean() - first.mean(), se, float(df))}
 
 
+def _model(name: str, formula: str, method: str, options: Mapping[str, Any]) -> Estimator:
+    """The model whose fits are compared; tests of its own are not asked for."""
+    refuse_unknown(f"estimator {name!r}", options, MODEL)
+    return Estimator(name, formula, method, **options)
+
+
 def bootstrap(
     formula: str, null: str, target: str, n: int = 199, method: str = "ML", name: str = "bootstrap", **options: Any
 ) -> NestedBootstrap:  # fmt: skip
@@ -74,9 +83,9 @@ def bootstrap(
     formula, null : of the model with the target and without it;  target : of the study: a coefficient, or a variance
     n : draws in a data set; 19, 39, 99, ... can reject exactly at 5 %
     method : "ML"; or "REML", where the fixed effects are the same
-    options : of both models, as for `Estimator`
+    options : of both models: `residual`, `variance`, `weights`, `offset`, `relationship`, `structures`, `engine`
     """
-    large, small = (Estimator(name, text, method, **options) for text in (formula, null))
+    large, small = (_model(name, text, method, options) for text in (formula, null))
     return NestedBootstrap(name, target, large, n, small)
 
 
@@ -88,9 +97,9 @@ def rlrt(
     Parameters
     ----------
     formula : of a model with one random term of one variance;  target : of the study, ``"sd_(Intercept)|cluster"``
-    method : "REML", or "ML" for the ordinary ratio;  options : of the model, as for `Estimator`
+    method : "REML", or "ML" for the ordinary ratio;  options : of the model, as for `bootstrap`
     """
-    return RLRTest(name, target, Estimator(name, formula, method, **options), n)
+    return RLRTest(name, target, _model(name, formula, method, options), n)
 
 
 def permutation(
@@ -107,9 +116,9 @@ def permutation(
     exchange : column of numbers that is dealt anew, such as the arm
     unit : column of those it belongs to, such as the cluster; rows without it
     within : column of strata among which units are exchanged;  n : assignments in a data set, each a fit
-    options : of the model, as for `Estimator`
+    options : of the model, as for `bootstrap`
     """
-    return PermutationTest(name, target, Estimator(name, formula, method, **options), n, exchange, unit, within)
+    return PermutationTest(name, target, _model(name, formula, method, options), n, exchange, unit, within)
 
 
 def cross_validation(
@@ -123,13 +132,13 @@ def cross_validation(
     formula : of the model;  target : of the study, ``Target(of="mse")`` under any name
     unit : column of those that are left out together, dealt to the folds in turns; rows without it
     folds : their number;  random : predict with random effects, those of units without rows being 0
-    options : of the model, as for `Estimator`
+    options : of the model, as for `bootstrap`
     """
-    return CrossValidation(name, target, Estimator(name, formula, method, **options), folds, unit, random)
+    return CrossValidation(name, target, _model(name, formula, method, options), folds, unit, random)
 
 
 def steps(
-    formula: str, targets: Sequence[str], df: str = "satterthwaite", alpha_random: float = 0.1,
+    formula: str, targets: str | Sequence[str], df: str = "satterthwaite", alpha_random: float = 0.1,
     alpha_fixed: float = 0.05, name: str = "backward steps", **options: Any,
 ) -> Analysis:  # fmt: skip
     """Backward elimination of random and fixed terms in every data set (``Fit.step``), then tests as if not.
@@ -141,9 +150,11 @@ def steps(
     ----------
     formula : the model to begin with;  targets : of the study, coefficients
     df, alpha_random, alpha_fixed : as for ``Fit.step``
-    options : of `jaxlmm.lmm`
+    options : of the model, as for `bootstrap`
     """
-    return Analysis(name, Elimination(formula, tuple(targets), df, alpha_random, alpha_fixed, options), df)
+    refuse_unknown(f"estimator {name!r}", options, MODEL)
+    names = (targets,) if isinstance(targets, str) else tuple(targets)
+    return Analysis(name, Elimination(formula, names, df, alpha_random, alpha_fixed, options), df)
 
 
 @dataclass(frozen=True)

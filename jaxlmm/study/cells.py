@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ..arguments import check_number, shown
 from ..errors import DataError
 from ..formula.expressions import ExpressionError, evaluate, normalise, variables
 from ..frames.columns import library_of
@@ -40,7 +41,10 @@ def cells_of(grid: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> tuple[dic
                 raise DataError(f"grid: {factor!r} has the level {label(values[again])!r} twice")
         cells = tuple(dict(zip(levels, chosen, strict=True)) for chosen in itertools.product(*levels.values()))
     else:
-        cells = tuple(dict(cell) for cell in grid) or ({},)
+        given = list(grid) if isinstance(grid, Iterable) else [grid]
+        if not all(isinstance(cell, Mapping) for cell in given):
+            raise DataError(f"grid: found {shown(grid)}, expected factors and their levels, or cells one by one")
+        cells = tuple(dict(cell) for cell in given) or ({},)
     if any(set(cell) != set(cells[0]) for cell in cells):
         raise DataError("grid: expected the same factors in every cell")
     for factor in cells[0]:
@@ -49,6 +53,26 @@ def cells_of(grid: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> tuple[dic
     if (again := _repeated(map(key_of, cells))) is not None:
         raise DataError(f"grid: the cell {in_words(cells[again])} is there twice")
     return cells
+
+
+def place_of(cells: Sequence[Mapping[str, Any]], cell: Any) -> int:
+    """Place of a cell, given by itself or by factors that only one of them has.
+
+    Raises
+    ------
+    DataError
+        Where there is none, or several.
+    """
+    if isinstance(cell, Mapping):
+        wanted = {name: key_of(value) for name, value in cell.items()}
+        found = [i for i, own in enumerate(cells) if all(n in own and key_of(own[n]) == k for n, k in wanted.items())]
+        if len(found) != 1:
+            raise DataError(f"cell: {len(found)} cells have {in_words(cell)}, expected one; the factors are "
+                            f"{', '.join(cells[0]) or '(none)'}")  # fmt: skip
+        return found[0]
+    if not isinstance(cell, int | np.integer) or isinstance(cell, bool) or not 0 <= cell < len(cells):
+        raise DataError(f"cell: found {shown(cell)}, expected 0 to {len(cells) - 1}, or factors")
+    return int(cell)
 
 
 def _levels(given: Any) -> list[Any]:
@@ -105,16 +129,20 @@ def accepted(function: Callable[..., Any], factors: Mapping[str, Any]) -> dict[s
 
 
 def resolved(value: Any, factors: Mapping[str, Any], what: str) -> float:
-    """A number, or the value of an expression of the factors."""
+    """A finite number, or the value of an expression of the factors."""
     if not isinstance(value, str):
+        check_number(what, float(value) if isinstance(value, bool | np.bool_) else value, finite=True)
         return float(value)
     columns = {k: np.array([v], float) for k, v in factors.items() if isinstance(v, int | float | np.number)}
     try:
-        return float(np.ravel(evaluate(normalise(value), columns))[0])
+        with np.errstate(all="ignore"):
+            found = float(np.ravel(evaluate(normalise(value), columns))[0])
     except (ExpressionError, KeyError, IndexError) as error:
         raise DataError(
             f"{what}: cannot evaluate {value!r} with the factors {', '.join(columns) or '(none)'}: {error}"
         ) from None
+    check_number(f"{what}, {value!r},", found, finite=True)
+    return found
 
 
 def named_in(value: Any) -> set[str]:

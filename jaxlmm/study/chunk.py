@@ -18,7 +18,7 @@ from ..runtime.devices import devices
 from ..runtime.precision import float64
 from .applying import attempt, fitter_of
 from .declare import Study, Task
-from .drawing import Drawer, columns_of, drawer
+from .drawing import Drawer, columns_of, completed, drawer
 from .estimate import FLAGS, FLOATS, Numbers
 from .parts import part_of
 
@@ -80,13 +80,17 @@ class Bench:
     def numbers(self, task: Task) -> list[Numbers]:
         """Numbers of each estimator."""
         study = self.study
-        if self.cell != task.cell:
+        is_new, b = self.cell != task.cell, task.hi - task.lo
+        if is_new:
             _forget()
+        draw = drawer(study, task.cell) if is_new else self.prepared[0]
+        drawn = draw(np.arange(task.lo, task.hi))
+        if is_new:
             data = columns_of(study.data(task.cell))
+            data = completed(data, drawn, draw, study.response)
             fitters = [fitter_of(study, e, task.cell, data) for e in study.estimators]
-            self.cell, self.prepared = task.cell, (drawer(study, task.cell), fitters)
-        draw, each = self.prepared
-        drawn, b = draw(np.arange(task.lo, task.hi)), task.hi - task.lo
+            self.cell, self.prepared = task.cell, (draw, fitters)
+        each = self.prepared[1]
         return [attempt(f, drawn, b) for f in each if not task.only or f.estimator.name in task.only]
 
 

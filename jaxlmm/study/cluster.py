@@ -13,7 +13,7 @@ from contextlib import ExitStack, suppress
 from typing import Any
 
 from .declare import Study, Task
-from .executors import GUARD, Finished, Lasting, payload_of
+from .executors import GUARD, Finished, Lasting, compiled, payload_of
 from .store import StudyError
 
 PATIENCE = 10  # seconds without any worker
@@ -42,6 +42,7 @@ class Dask:
         except ImportError as error:
             raise StudyError("executor: 'dask' needs distributed: pip install 'jaxlmm[study]'") from error
         payload, key = payload_of(study), study.hash
+        settings = compiled() if self.address is None else {}  # on this machine
         with ExitStack() as stack:
             client = self.address
             if not isinstance(client, distributed.Client):
@@ -56,7 +57,7 @@ class Dask:
                     f"dask: the scheduler has had no workers for {PATIENCE} seconds; start some (dask worker ADDRESS)"
                 ) from error
             try:
-                yield from _parts(distributed, client, payload, key, tasks)
+                yield from _parts(distributed, client, (payload, key, settings), tasks)
             finally:
                 with suppress(Exception):  # workers that are gone have nothing to release
                     client.run(_release, key)
@@ -71,15 +72,15 @@ def _local(distributed: Any, workers: int | None) -> Any:
 
 
 def _parts(
-    distributed: Any, client: Any, payload: bytes, key: str, tasks: Sequence[Task]
+    distributed: Any, client: Any, what: tuple[bytes, str, dict[str, str]], tasks: Sequence[Task]
 ) -> Generator[Finished, None, None]:
     """Parts as they come, with no more chunks at the scheduler than keep it busy."""
     waiting = iter(tasks)
 
     def submit() -> list[Any]:
         task = next(waiting, None)
-        name = None if task is None else f"jaxlmm-{key[:12]}-{task.cell}-{task.lo}"
-        return [] if task is None else [client.submit(work, payload, key, tuple(task), key=name, pure=False)]
+        name = None if task is None else f"jaxlmm-{what[1][:12]}-{task.cell}-{task.lo}"
+        return [] if task is None else [client.submit(work, *what, tuple(task), key=name, pure=False)]
 
     threads = max(sum(client.nthreads().values()), 1)
     pending = distributed.as_completed([f for _ in range(AHEAD * threads) for f in submit()])
@@ -94,13 +95,13 @@ def _parts(
         yield Finished(Task(*answer[0]), *answer[1:])
 
 
-def work(payload: bytes, key: str, task: tuple[int, int, int]) -> Any:
+def work(payload: bytes, key: str, settings: dict[str, str], task: tuple[int, int, int]) -> Any:
     """Do a chunk in the process that belongs to this thread of a dask worker; a text where it cannot be done."""
     from distributed import get_worker
 
     children = vars(get_worker()).setdefault(CHILDREN, {})
     place = key, threading.get_ident()
-    worker = children.setdefault(place, Lasting(payload))
+    worker = children.setdefault(place, Lasting(payload, settings=settings))
     try:
         return tuple(worker.run(Task(*task)))
     except StudyError as error:

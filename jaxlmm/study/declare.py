@@ -43,7 +43,7 @@ class Study:
     Parameters
     ----------
     design : a function of the cell's factors that returns the data without the response (data frame or dict of
-        columns), see `jaxlmm.study.designs`; or such data
+        columns), see `jaxlmm.study.designs`; or such data. Columns that only `generate` returns need not be there
     generate : `MixedModel`, or a function ``f(key, data, **factors)`` in JAX or ``f(rng, data, **factors)`` in NumPy
         that returns a response (n,), or a dict of columns that differ between data sets (of NumPy, of any length);
         NaN in the response are rows that were lost
@@ -89,12 +89,15 @@ class Study:
 
     def _check(self) -> None:
         check_count("seed", self.seed)
+        for name in ("name", "aims", "response"):
+            if not isinstance(getattr(self, name), str):
+                raise DataError(f"{name}: found {getattr(self, name)!r}, expected text")
         for name in ("replicates", "chunk"):
             check_count(name, getattr(self, name))
             if not 1 <= getattr(self, name) <= MOST_DRAWS:
                 raise DataError(f"{name}: expected at least 1, at most {MOST_DRAWS:,}, found {getattr(self, name)}")
         names = [e.name for e in self.estimators]
-        if not names or len(set(names)) < len(names):
+        if not names or len(set(map(str, names))) < len(names) or not all(isinstance(name, str) for name in names):
             raise DataError(f"estimators: expected one or more with different names, found {names}")
         if not self.targets:
             raise DataError("targets: expected at least one, such as the name of a coefficient")

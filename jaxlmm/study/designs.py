@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..arguments import door
+from ..arguments import door, numbers_of, shown
 from ..errors import DataError
 from ..runtime.sizes import check_memory
 
@@ -22,7 +22,10 @@ def cluster_trial(clusters: int, size: Any = 10) -> Columns:
     clusters : their number;  size : rows in each, or a sequence that is repeated over the clusters
     """
     (clusters,) = _counts(clusters=clusters)
-    each = np.atleast_1d(np.asarray(size, int))
+    each = np.atleast_1d(numbers_of("size", size, "numbers of rows"))
+    if each.ndim != 1 or not each.size or not np.all((each >= 0) & (each % 1 == 0)):
+        raise DataError(f"size: found {shown(size)}, expected a whole number of rows, or a sequence of them")
+    each = each.astype(int)
     check_memory("clusters, size", clusters, int(each.max(initial=1)))
     sizes = np.resize(each, clusters)
     cluster = np.repeat(np.arange(clusters), sizes)
@@ -90,7 +93,7 @@ def crossover(subjects: int, sequences: Sequence[str] = ("AB", "BA")) -> Columns
 
 def _counts(**counts: Any) -> tuple[int, ...]:
     for name, value in counts.items():
-        if int(value) != value or value < 1:
+        if not isinstance(value, int | float | np.number) or value != np.rint(value) or value < 1:
             raise DataError(f"{name}: expected a positive integer, found {value!r}")
     whole = tuple(map(int, counts.values()))
     check_memory(", ".join(counts), *whole)

@@ -23,6 +23,7 @@ from .cells import accepted, key_of
 from .declare import Study
 
 MESSAGE = 300  # characters of what was raised
+TRIED = 100  # replicates at most until one can be used
 ANALYSIS = 2_000_000  # what the keys of analyses are folded with, beyond any term's
 NO_KEYS = np.zeros((0, 2), np.uint32)
 
@@ -49,6 +50,11 @@ class Drawn(NamedTuple):
         errors = {j: self.errors[i] for j, i in enumerate(places.tolist()) if i in self.errors}
         columns = {name: values[places] for name, values in self.columns.items()}
         return Drawn(columns, tables, errors, self.keys[places] if len(self.keys) else self.keys)
+
+    @property
+    def names(self) -> set[str]:
+        """Columns that are drawn."""
+        return set(self.columns).union(*self.tables or ())
 
     @property
     def analysis_keys(self) -> Array:
@@ -109,6 +115,17 @@ def columns_of(data: Any) -> dict[str, Any]:
     for name in table.names:
         refuse_masked(f"design: column {name!r}", table.data[name])
     return {name: table.data[name] for name in table.names}
+
+
+def completed(data: dict[str, Any], drawn: Drawn, draw: Drawer, response: str) -> dict[str, Any]:
+    """A design to build models on: columns that only data sets have, as some of them are `drawn`, are of the first."""
+    if not drawn.errors and drawn.names <= {*data, response}:
+        return data
+    every = (draw(np.array([replicate])) for replicate in range(TRIED))
+    first = next((one.table(0, data) for one in every if not one.errors), data)
+    new = {name: values for name, values in first.items() if name not in data and name != response}
+    sizes = {len(values) for values in (*data.values(), *new.values())}
+    return {**data, **new} if len(sizes) == 1 else {name: first[name] for name in first if name != response}
 
 
 def arrays(data: Mapping[str, Any]) -> dict[str, np.ndarray]:

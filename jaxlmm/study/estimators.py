@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from ..arguments import check_mapping, check_names, check_number, shown
 from ..errors import DataError
 from ..inference.fixed_effects.in_batches import METHODS, Tests
 
 ESTIMATE = "estimate"  # the test of targets that have none: variances
 CHOSEN = "chosen"  # which model a selection has chosen
 LRT = "lrt"
+MODEL = ("residual", "variance", "weights", "offset", "relationship", "structures", "engine")  # arguments of `lmm`
 
 
 class Row(NamedTuple):
@@ -101,8 +103,7 @@ class Estimator:
     @property
     def options(self) -> dict[str, Any]:
         """Arguments of `jaxlmm.lmm` beside formula, data and method."""
-        names = ("residual", "variance", "weights", "offset", "relationship", "structures", "engine")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in MODEL}
 
     def null_formula(self, target: str) -> str | None:
         """The model without a target."""
@@ -120,6 +121,9 @@ class Estimator:
         """Refuse what cannot be done, before anything runs."""
         if self.method not in ("REML", "ML"):
             raise DataError(f"estimator {self.name!r}: method: found {self.method!r}, expected 'REML' or 'ML'")
+        check_names(f"estimator {self.name!r}: df", self.df)
+        if self.lrt is not None and not isinstance(self.lrt, str):
+            check_mapping(f"estimator {self.name!r}: lrt", self.lrt, "{'arm': 'y ~ 1 + (1 | cluster)'}")
         for method in self.methods:
             if method not in METHODS:
                 raise DataError(f"estimator {self.name!r}: df: found {method!r}, expected some of {', '.join(METHODS)}")
@@ -180,7 +184,7 @@ def is_estimator(one: Any) -> bool:
 
 def estimators_of(given: Any) -> tuple[Any, ...]:
     """Estimators, functions of a data set among them by their names."""
-    several = (given,) if is_estimator(given) or callable(given) else tuple(given)
+    several = (given,) if is_estimator(given) or callable(given) or not isinstance(given, Iterable) else tuple(given)
     out = []
     for one in several:
         if not is_estimator(one):
@@ -195,6 +199,8 @@ def targets_of(given: Any) -> dict[str, Target]:
     """Targets by name."""
     if isinstance(given, str):
         given = [given]
+    if not isinstance(given, Iterable):
+        raise DataError(f"targets: found {shown(given)}, expected names, or a mapping of names to true values")
     pairs = given.items() if isinstance(given, Mapping) else [(name, None) for name in given]
     out = {}
     for name, value in pairs:
@@ -202,6 +208,9 @@ def targets_of(given: Any) -> dict[str, Target]:
         of = name if target.of is None else target.of
         if not isinstance(of, str | Mapping | Sequence) or not of:
             raise DataError(f"targets[{name!r}]: of: expected a name, names or weights of coefficients, found {of!r}")
+        if not isinstance(target.truth, str) and target.truth is not None:
+            check_number(f"targets[{name!r}]: truth", target.truth)
+        check_number(f"targets[{name!r}]: null", target.null, finite=True)
         of = of if isinstance(of, str) else dict(of) if isinstance(of, Mapping) else tuple(of)
         out[name] = Target(target.truth, of, float(target.null))
     return out

@@ -11,9 +11,10 @@ import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 from ..batch.chunks import cores
@@ -62,8 +63,8 @@ def payload_of(study: Study) -> bytes:
     return cloudpickle.dumps(study)
 
 
-def _compiled() -> dict[str, str]:
-    """Where this process keeps compiled code, if it does, for those that it starts."""
+def compiled() -> dict[str, str]:
+    """Where this process keeps compiled code, if it does, as environment variables of those that it starts."""
     import jax
 
     names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs",
@@ -81,13 +82,13 @@ class Child:
 
     Parameters
     ----------
-    gpu : the only GPU that it may see
+    gpu : the only GPU that it may see;  settings : environment variables in addition
     """
 
-    def __init__(self, payload: bytes, gpu: str | None = None):
+    def __init__(self, payload: bytes, gpu: str | None = None, settings: Mapping[str, str] = MappingProxyType({})):
         package = str(Path(__file__).parents[2])
         paths = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH", "")]))
-        environ = {**os.environ, **_compiled(), **one_thread(), "PYTHONPATH": paths}
+        environ = {**os.environ, **compiled(), **settings, **one_thread(), "PYTHONPATH": paths}
         if gpu is not None:
             environ["CUDA_VISIBLE_DEVICES"] = gpu
         command = [sys.executable, "-P", "-c", f"from {__package__}.worker import main; main()"]
@@ -142,8 +143,8 @@ class Child:
 class Lasting:
     """A worker process that is replaced where it dies of something else than its chunk."""
 
-    def __init__(self, payload: bytes, gpu: str | None = None):
-        self.payload, self.gpu = payload, gpu
+    def __init__(self, payload: bytes, gpu: str | None = None, settings: Mapping[str, str] = MappingProxyType({})):
+        self.payload, self.gpu, self.settings = payload, gpu, settings
         self.child: Child | None = None
         self.killed = False
 
@@ -151,7 +152,7 @@ class Lasting:
         """Do a chunk."""
         for attempt in range(ATTEMPTS):
             try:
-                self.child = self.child or Child(self.payload, self.gpu)
+                self.child = self.child or Child(self.payload, self.gpu, self.settings)
                 return self.child.run(task)
             except Died as error:
                 self.close()

@@ -166,10 +166,6 @@ class PermutationTest(Resampled):
             dealt[:, members] = own[members][np.argsort(order[:, members], 1)]
         return dealt[:, unit]
 
-    def alone(self, data: Any, key: Any) -> Any:
-        """The fit of one data set, whose t is compared."""
-        return self.fitted(data, self.large)
-
 
 @dataclass(frozen=True, eq=False)
 class CrossValidation(Resampled):
@@ -201,7 +197,3 @@ class CrossValidation(Resampled):
     def p_values(self, design: TestedDesign, Y: np.ndarray, fits: Sequence[BatchFit], keys: Any) -> np.ndarray:
         """None."""
         return np.full(len(Y), np.nan)
-
-    def alone(self, data: Any, key: Any) -> Any:
-        """The fit of one data set."""
-        return self.fitted(data, self.large)

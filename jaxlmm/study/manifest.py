@@ -72,6 +72,9 @@ def check(found: Any) -> None:
                 _expect(truths.get(name), float, f"truths.{name}")
     for entry in found["environments"]:
         _expect(entry, dict, "environments")
+    shard = found.get("shard", [1, 1])
+    if not isinstance(shard, list) or [type(k) for k in shard] != [int, int] or not 1 <= shard[0] <= shard[1]:
+        raise ValueError(f"shard: found {str(shard)[:60]}, expected such as [3, 40]")
     if digest(study) != found["hash"] or found.get("sha256", signature(found)) != signature(found):
         raise ValueError("it is not as it was written: its digest differs")
 
@@ -81,6 +84,12 @@ def replicates_of(manifest: Mapping[str, Any]) -> list[int]:
     study = manifest["study"]
     given = study["replicates"]
     return list(given) if isinstance(given, list) else [given] * len(study["cells"])
+
+
+def share_of(manifest: Mapping[str, Any]) -> tuple[int, int]:
+    """Which share of how many is done in a directory, (1, 1) for all."""
+    which, of = manifest.get("shard", (1, 1))
+    return which, of
 
 
 def made(study: Mapping[str, Any], rows: Any, truths: Any) -> dict[str, Any]:

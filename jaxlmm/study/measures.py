@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..distributions import t_quantile
+from ..errors import DataError
 from .estimate import ABSENT
 
 BAND = 1.959963984540054  # Monte Carlo bands and bars are of 95 %
@@ -19,6 +20,12 @@ MEASURES = (
     "mean", "bias", "empirical_se", "mse", "model_se", "relative_error_se", "coverage", "type1_error", "power",
     "rejection", "converged", "singular", "usable",
 )  # fmt: skip
+
+
+def check_measure(name: str, value: Any) -> None:
+    """Refuse what is no measure."""
+    if value not in MEASURES:
+        raise DataError(f"{name}: found {value!r}, expected some of {', '.join(MEASURES)}")
 
 
 class Moments(NamedTuple):

@@ -7,6 +7,7 @@ import csv
 import html
 import io
 import json
+import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from ..arguments import shown
 from ..errors import DataError
 from ..saving.archive import write_atomically
 from . import plots
@@ -50,6 +52,8 @@ def report(path: Any, level: float = 0.95, alpha: float = 0.05, out: Any = None)
     results = read(path)
     if not results.tasks:
         raise DataError(f"{path}: no part is done yet, there is nothing to report")
+    if out is not None and not isinstance(out, str | os.PathLike):
+        raise StudyError(f"out: expected a file, found {shown(out)}")
     page = results.store.path / PAGE if out is None else Path(out)
     content = "".join(_page(results, results.summary(level, alpha))).encode()
     try:

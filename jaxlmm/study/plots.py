@@ -11,7 +11,7 @@ from ..distributions import t_quantile
 from ..errors import DataError
 from ..plotting import MARKERS, new_figure
 from .estimators import ESTIMATE, Row
-from .measures import BAND
+from .measures import BAND, check_measure
 from .results import Performance, Results
 from .sizing import SampleSize
 
@@ -63,6 +63,7 @@ def plot_curve(summary: Performance, factor: str, measure: str = "power", target
     -------
     matplotlib's Figure
     """
+    check_measure("measure", measure)
     results, value, mcse = summary.results, summary.value[measure], summary.mcse[measure]
     if factor not in results.factors:
         raise DataError(f"factor: found {factor!r}, expected one of {', '.join(results.factors) or '(no factors)'}")
@@ -117,6 +118,7 @@ def _band(ax: Any, nominal: float, n: np.ndarray, vertical: bool = False) -> Non
 
 def _shown(summary: Performance, measure: str, target: str | None) -> tuple[Results, np.ndarray, list[int], list[int]]:
     """The results, values of a measure, the rows of a target that have it, and the cells that do."""
+    check_measure("measure", measure)
     results, value = summary.results, summary.value[measure]
     rows = _rows(results, target, value)
     return results, value, rows, [c for c in range(len(results.cells)) if not np.isnan(value[c, rows]).all()]
@@ -185,7 +187,7 @@ def plot_lollipop(summary: Performance, measure: str = "coverage", target: str |
 
 
 def plot_zip(
-    results: Results, cell: int = 0, target: str | None = None, rows: Sequence[int] | None = None, level: float = 0.95
+    results: Results, cell: Any = 0, target: str | None = None, rows: Sequence[int] | None = None, level: float = 0.95
 ) -> Any:  # fmt: skip
     """Zip plot (Morris, White & Crowther 2019): intervals by the centile of their distance from the truth.
 
@@ -195,10 +197,12 @@ def plot_zip(
     -------
     matplotlib's Figure
     """
-    truth = results.truth[cell]
-    target = target or results.rows[0].target
+    cell = results.place(cell)
+    truth, target = results.truth[cell], target or results.rows[0].target
     if rows is None:
         rows = [k for k, row in enumerate(results.rows) if row.target == target and row.test not in (ESTIMATE, "lrt")]
+    if not rows:
+        raise DataError(f"target: there is nothing to draw of {target!r}")
     found: list[list[np.ndarray]] = [[] for _ in rows]
     read = 0
     for task, part in results.parts(cell):
@@ -248,8 +252,8 @@ def plot_nested_loop(summary: Performance, measure: str = "coverage", target: st
     -------
     matplotlib's Figure
     """
-    results, value = summary.results, summary.value[measure]
-    rows, factors = _rows(results, target, value), _varying(results)
+    results, value, rows, _ = _shown(summary, measure, target)
+    factors = _varying(results)
     count = len(results.cells)
     edges = np.arange(count + 1) - 0.5
     figure = new_figure(max(6.0, 0.16 * count + 3.5), 3.2 + 0.55 * len(factors))

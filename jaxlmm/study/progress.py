@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .declare import Task, tasks_of
-from .manifest import replicates_of
+from .manifest import replicates_of, share_of
 from .store import Store
 
 RECENT = 50  # parts from whose times the rate is taken
@@ -24,6 +24,7 @@ class Progress:
     done, total : data sets;  parts, all_parts : chunks
     running : whether a process holds the directory
     rate : data sets a second over the latest parts, NaN where not known;  left : seconds, NaN where not known
+    share : (k, n) where the directory has the k-th of n shares, which all these numbers are of; else (1, 1)
     """
 
     done: int
@@ -33,10 +34,13 @@ class Progress:
     running: bool
     rate: float
     left: float
+    share: tuple[int, int] = (1, 1)
 
     def __str__(self) -> str:
-        share = 100.0 * self.done / self.total
+        share = 100.0 * self.done / max(self.total, 1)
         text = f"{self.done:,} of {self.total:,} data sets ({share:.1f} %), {self.parts} of {self.all_parts} parts"
+        if self.share[1] > 1:
+            text = f"share {self.share[0]}/{self.share[1]}: {text}"
         if self.done == self.total:
             return text + ", complete"
         if not self.running:
@@ -55,15 +59,19 @@ def status(path: Any) -> Progress:
     store = Store(path)
     manifest = store.manifest()
     counts = replicates_of(manifest)
+    chunk, (which, of) = manifest["study"]["chunk"], share_of(manifest)
     every = store.there(counts)
-    left = tasks_of(counts, manifest["study"]["chunk"], every)
+    left = tasks_of(counts, chunk, every)
+    if of > 1:
+        starts = {(task.cell, task.lo) for task in tasks_of(counts, chunk)[which - 1 :: of]}
+        every, left = ([t for t in some if (t.cell, t.lo // chunk * chunk) in starts] for some in (every, left))
     short = {task._replace(only=()) for task in store.short(manifest, every)}
     there = [task for task in every if task not in short]
-    total, done = sum(counts), sum(t.hi - t.lo for t in there)
+    total, done = (sum(t.hi - t.lo for t in some) for some in ([*every, *left], there))
     running = store.is_locked()
     rate = _rate(store, there) if running else float("nan")
     left_s = (total - done) / rate if rate else float("nan")
-    return Progress(done, total, len(there), len(every) + len(left), running, rate, left_s)
+    return Progress(done, total, len(there), len(every) + len(left), running, rate, left_s, (which, of))
 
 
 def _rate(store: Store, there: Sequence[Task]) -> float:

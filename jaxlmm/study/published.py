@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..arguments import door, numbers_of
 from ..errors import DataError
 from ..interface import model_of
 from ..tolerances import not_semidefinite
@@ -16,6 +17,7 @@ from .generate import MixedModel, stand_in
 FORMULA, RESIDUAL = "y ~ arm * visit", "us(visit | subject)"
 
 
+@door
 def published(
     control: Sequence[float], treated: Sequence[float], sds: Sequence[float], correlations: Any,
     lost: Callable[..., Any] | None = None,
@@ -39,31 +41,32 @@ def published(
     DataError
         For lengths that differ, and correlations that no responses can have.
     """
-    means = np.array([np.asarray(control, float), np.asarray(treated, float)])
-    spread, T = np.asarray(sds, float), means.shape[-1]
-    if means.ndim != 2 or spread.shape != (T,) or T < 2 or not (spread > 0).all():
-        raise DataError(f"control, treated, sds: expected as many numbers as visits, two or more, sds positive; found "
-                        f"shapes {means.shape[1:]} and {spread.shape}")  # fmt: skip
+    given = {"control": control, "treated": treated, "sds": sds}
+    first, second, spread = (numbers_of(name, value) for name, value in given.items())
+    shapes, T = [found.shape for found in (first, second, spread)], spread.size
+    if shapes != [(T,)] * 3 or T < 2 or not (spread > 0).all() or not np.isfinite([first, second, spread]).all():
+        raise DataError(f"control, treated, sds: expected as many finite numbers as visits, two or more, sds positive; "
+                        f"found shapes {', '.join(map(str, shapes))}")  # fmt: skip
     R = _correlations(correlations, T)
     covariance = spread[:, None] * R * spread
     if problem := not_semidefinite(R):
         raise DataError(f"correlations: no responses have these: {problem}")
     data = designs.visits(2 * T + 2, T)
     names = model_of(FORMULA, {**data, "y": stand_in(len(data["arm"]))}, residual=RESIDUAL)[0].coef_names
-    own = means[:, 1:] - means[:, :1]
-    values = [means[0, 0], means[1, 0] - means[0, 0], *own[0], *(own[1] - own[0])]
+    change, other = first[1:] - first[0], second[1:] - second[0]
+    values = [first[0], second[0] - first[0], *change, *(other - change)]
     return MixedModel(FORMULA, dict(zip(names, values, strict=True)), {"residual": covariance}, RESIDUAL, lost=lost)
 
 
 def _correlations(given: Any, T: int) -> np.ndarray:
     """A matrix (T, T)."""
-    found = np.asarray(given, float)
+    found = numbers_of("correlations", given)
     lags = np.abs(np.subtract.outer(np.arange(T), np.arange(T)))
     if found.ndim == 0:
         found = np.full(T - 1, float(found))
     if found.shape == (T - 1,):
         found = np.append(1.0, found)[lags]
-    if found.shape != (T, T) or np.abs(found - found.T).max() > 1e-12 or (np.diag(found) != 1.0).any():
+    if found.shape != (T, T) or not np.abs(found - found.T).max() <= 1e-12 or (np.diag(found) != 1.0).any():
         raise DataError(f"correlations: expected a number, {T - 1} of them by lag, or a symmetric matrix ({T}, {T}) "
                         f"with ones in its diagonal, found shape {np.shape(given)}")  # fmt: skip
     return found

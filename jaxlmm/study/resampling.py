@@ -86,6 +86,10 @@ class Resampled:
             return parameter(fits[0], design.built[0][0], str(target.of))
         return np.full(len(Y), np.nan) if target.is_joint else fits[0].coef @ design.weights
 
+    def alone(self, data: Any, key: Any) -> Any:
+        """The fit of one data set."""
+        return self.fitted(data, self.large)
+
     def fitted(self, data: Any, model: Estimator) -> Any:
         """The fit of one data set."""
         return lmm(model.formula, data, model.method, **model.options)

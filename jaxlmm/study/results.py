@@ -10,18 +10,19 @@ from typing import Any
 
 import numpy as np
 
+from ..arguments import shown
 from ..distributions import check_level
 from ..errors import DataError
 from ..frames.columns import make_frame
 from ..frames.tables import Shown, Table
 from ..saving.archive import sentence
 from .ademp import Ademp, ademp
-from .cells import label
+from .cells import label, place_of
 from .declare import Task, tasks_of
 from .estimate import ABSENT, FLAGS, FLOATS, STATUSES
 from .estimators import Row
 from .manifest import replicates_of
-from .measures import MEASURES, QUANTITIES, Moments, paired, performance, quantities
+from .measures import MEASURES, QUANTITIES, Moments, check_measure, paired, performance, quantities
 from .parts import messages_of, numbers_of
 from .store import Store, StudyError
 from .tables import performance_table
@@ -46,7 +47,7 @@ class Performance(Shown):
     mcse: Mapping[str, np.ndarray]
     n: Mapping[str, np.ndarray]
 
-    def frame(self, measures: Sequence[str] = MEASURES) -> Any:
+    def frame(self, measures: str | Sequence[str] = MEASURES) -> Any:
         """A tidy frame: the factors, estimator, test, target, measure, value, mcse, count.
 
         Measures: mean (of the estimates, where the truth is not known), bias, empirical_se, mse, model_se,
@@ -54,9 +55,9 @@ class Performance(Shown):
         is true), power (where it is not), rejection (where the truth is not known), converged, singular, usable (data
         sets with a result, of all); those without a value are left out.
         """
+        measures = [measures] if isinstance(measures, str) else list(measures)
         for measure in measures:
-            if measure not in MEASURES:
-                raise DataError(f"measures: found {measure!r}, expected some of {', '.join(MEASURES)}")
+            check_measure("measures", measure)
         r = self.results
         every = itertools.product(range(len(r.cells)), range(len(r.rows)), measures)
         places = [(c, k, m) for c, k, m in every if not np.isnan(self.value[m][c, k])]
@@ -77,6 +78,7 @@ class Performance(Shown):
 
     def measure(self, name: str, estimator: str, test: str, target: str) -> tuple[np.ndarray, np.ndarray]:
         """Value and error (cells,) of one measure of one row."""
+        check_measure("name", name)
         k = self.results.row(estimator, test, target)
         return self.value[name][:, k], self.mcse[name][:, k]
 
@@ -133,8 +135,20 @@ class Results:
             raise DataError(f"estimator, test, target: {what} fit {wanted}, expected one of: {listed}")
         return found[0]
 
-    def parts(self, cell: int | None = None) -> Iterator[tuple[Task, dict[str, np.ndarray]]]:
-        """Chunks in order, with arrays (R, b); `status` as codes of `jaxlmm.study.estimate.STATUSES`."""
+    def place(self, cell: Any) -> int:
+        """Place of a cell, given by itself or by factors that only one cell has."""
+        return place_of(self.manifest["study"]["cells"], cell)
+
+    def _places(self, rows: Any, *more: Any) -> list[int]:
+        """Positions of rows, each given by words."""
+        several = isinstance(rows, list | tuple) and len(rows) > 0
+        if not several or not all(isinstance(one, list | tuple) and 0 < len(one) + len(more) <= 3 for one in rows):
+            raise DataError(f"expected (estimator, test{'' if more else ', target'}) of each row, found {shown(rows)}")
+        return [self.row(*one, *more) for one in rows]
+
+    def parts(self, cell: Any = None) -> Iterator[tuple[Task, dict[str, np.ndarray]]]:
+        """Chunks in order, with arrays (R, b); `status` as codes of `jaxlmm.study.estimate.STATUSES`; see `frame`."""
+        cell = None if cell is None else self.place(cell)
         for task in self.tasks:
             if cell is None or task.cell == cell:
                 yield task, self._numbers(task)
@@ -154,8 +168,10 @@ class Results:
             total.update(np.stack(every).astype(np.float64).transpose(2, 0, 1).tobytes())  # data set by data set
         return total.hexdigest()
 
-    def frame(self, cell: int | None = None) -> Any:
-        """All rows: the factors, replicate, estimator, test, target, estimate, se, df, p, status, converged, singular.
+    def frame(self, cell: Any = None) -> Any:
+        """All rows, or those of a cell, by its place or factors that only one has.
+
+        Columns: the factors, replicate, estimator, test, target, estimate, se, df, p, status, converged, singular.
 
         One row for a data set, estimator, test and target. Status is "ok", or why there is no result.
         """
@@ -233,7 +249,7 @@ class Results:
         use the pairing; and "relative_precision", percent.
         """
         check_level(level), check_level(alpha)
-        pair = [self.row(*one, target) for one in (first, second)]
+        pair = self._places([first, second], target)
         places = [QUANTITIES.index(name) for name in PAIRED]
         truth, rows = self.truth, []
         for cell in range(len(self.cells)):
@@ -265,7 +281,7 @@ class Results:
         check_level(alpha)
         if how not in ("all", "any"):
             raise DataError(f"how: found {how!r}, expected 'all' or 'any'")
-        rows = [self.row(*one) for one in tests]
+        rows = self._places(tests)
         counts = np.zeros((2, len(self.cells)))
         for task, part in self.parts():
             p = np.where(part["status"][rows] == 0, part["p"][rows], np.nan)

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from ..arguments import door
+from ..arguments import check_progress, door, shown
+from ..batch.chunks import Progress
 from ..errors import DataError
 from .cells import in_words, key_of
 from .declare import Study, Task
@@ -28,13 +29,14 @@ from .rehearsal import rehearse
 from .results import Results, read
 from .store import OpenStore, StudyError, locked
 
+RUNNING = ("executor", "workers", "progress", "mixed")  # options of `run` of functions that run studies
 EVERY = 1.0  # seconds between lines of progress
 
 
 @door
 def run(
     study: Study, out: Any, executor: Executor | str = "processes", workers: int | None = None,
-    progress: Callable[[int, int], Any] | bool | str = "auto", mixed: bool = False,
+    progress: Progress = "auto", mixed: bool = False,
     shard: str | tuple[int, int] | None = None,
 ) -> Results:  # fmt: skip
     """Run a study in a directory, or what is left of it there.
@@ -81,7 +83,10 @@ def run(
     """
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         raise StudyError(f"a process that works for a study began it again; {GUARD}")
-    who, share = _executor(executor, workers), _share(shard)
+    if not isinstance(study, Study):
+        raise DataError(f"study: found {shown(study)}, expected a jaxlmm.study.Study")
+    check_progress(progress)
+    who, (which, of) = _executor(executor, workers), _share(shard)
     for factor in study.unused:
         warnings.warn(f"grid: nothing uses the factor {factor!r}: its levels are the same", UserWarning, stacklevel=3)
     study = study.changed()  # what its functions are now, before they keep anything for themselves
@@ -89,7 +94,7 @@ def run(
         joined, manifest, is_new = store.refuse(study)
         own = {key_of(cell) for cell in study.cells}
         cells = {i for i, cell in enumerate(joined.cells) if key_of(cell) in own}
-        mine = [task for task in joined.tasks if task.cell in cells][share]
+        mine = [task for task in joined.tasks if task.cell in cells][which - 1 :: of]
         starts, chunk = {(task.cell, task.lo) for task in mine}, joined.chunk
         total = sum(task.hi - task.lo for task in mine)
 
@@ -105,6 +110,7 @@ def run(
             rehearse(joined, sorted({task.cell for task in missing}))
         if is_new:  # a study that cannot start does not claim the directory
             store.begin(study)
+        store.note((which, of))
         try:
             parts = who.parts(joined, missing) if missing else _none()
             with closing(_written(parts, store, joined, mixed)) as sizes:  # what is being written is written
@@ -177,10 +183,10 @@ class Watch:
             )
 
 
-def _share(shard: Any) -> slice:
-    """Which of the chunks are done."""
+def _share(shard: Any) -> tuple[int, int]:
+    """Which of how many shares of the chunks is done."""
     if shard is None:
-        return slice(None)
+        return 1, 1
     pair = shard.split("/") if isinstance(shard, str) else shard
     try:
         which, of = map(int, pair)
@@ -188,15 +194,19 @@ def _share(shard: Any) -> slice:
         which, of = 0, 0
     if not 1 <= which <= of:
         raise DataError(f"shard: found {shard!r}, expected such as '3/40', the third of forty")
-    return slice(which - 1, None, of)
+    return which, of
 
 
 def _executor(executor: Executor | str, workers: int | None) -> Executor:
     if not isinstance(executor, str):
         if workers is not None:
             raise DataError("workers: give it to the executor, or the executor's name")
+        if not hasattr(executor, "parts"):
+            raise DataError(f"executor: found {shown(executor)}, expected 'inline', 'processes', 'dask' or an executor")
         return executor
     if executor == "inline":
+        if workers not in (None, 1):
+            raise DataError(f"workers: found {workers!r}, but 'inline' does one chunk at a time; use 'processes'")
         return Inline()
     if executor == "processes":
         return Processes(workers)
@@ -207,14 +217,10 @@ def _executor(executor: Executor | str, workers: int | None) -> Executor:
     raise DataError(f"executor: found {executor!r}, expected 'inline', 'processes', 'dask' or an executor")
 
 
-def _reporter(
-    progress: Callable[[int, int], Any] | bool | str
-) -> Callable[[int, int], Any]:  # fmt: skip
+def _reporter(progress: Progress) -> Callable[[int, int], Any]:
     """A function (done, total) that shows progress."""
     if callable(progress):
         return progress
-    if progress != "auto" and not isinstance(progress, bool):
-        raise DataError(f"progress: found {progress!r}, expected 'auto', True, False or a function")
     if not progress or (progress == "auto" and not sys.stderr.isatty()):
         return lambda done, total: None
     last = [0.0]

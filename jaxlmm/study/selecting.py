@@ -61,13 +61,14 @@ class Selection:
         if self.by not in RULES:
             raise DataError(f"{where}: by: found {self.by!r}, expected one of {', '.join(RULES)}")
         check_level(self.alpha, f"{where}: alpha")
-        if len(self.candidates) < 2 or not all(isinstance(one, Estimator) for one in self.candidates):
+        own = self.candidates if isinstance(self.candidates, Sequence) else ()
+        if len(own) < 2 or not all(isinstance(one, Estimator) for one in own):
             raise DataError(f"{where}: candidates: expected two or more jaxlmm.study.Estimator, from small to large")
         for one in self.candidates:
             one.check(targets)
         tests = [[row[1:] for row in one.rows(targets)] for one in self.candidates]
         names = {one.name for one in self.candidates}
-        if any(own != tests[0] for own in tests) or len(names) < len(tests):
+        if any(one != tests[0] for one in tests) or len(names) < len(tests):
             raise DataError(f"{where}: candidates: expected different names and the same tests (df, robust, lrt)")
 
     def fitter(self, targets: Mapping[str, Target], data: Mapping[str, Any], factors: Any, response: str) -> Selector:

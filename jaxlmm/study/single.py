@@ -14,10 +14,10 @@ from ..frames.columns import make_frame
 from ..runtime.precision import float64
 from ..runtime.sizes import check_count
 from .applying import Analyst, attempt, fitter_of
-from .cells import in_words, key_of
+from .cells import in_words, place_of
 from .chunk import columns_of_numbers
 from .declare import Study
-from .drawing import Drawn, columns_of, drawer
+from .drawing import Drawn, columns_of, completed, drawer
 from .estimate import STATUSES
 from .estimators import Row
 from .results import library
@@ -91,7 +91,8 @@ class StudyReplicate:
         return make_frame(library(), columns)
 
     def _fitter(self, estimator: Any) -> Any:
-        return fitter_of(self.study, estimator, self.cell, dict(self.design))
+        data = completed(dict(self.design), self.drawn, lambda _: self.drawn, self.study.response)
+        return fitter_of(self.study, estimator, self.cell, data)
 
 
 def replicate(study: Study, cell: int | Mapping[str, Any] = 0, number: int = 0) -> StudyReplicate:
@@ -108,17 +109,7 @@ def replicate(study: Study, cell: int | Mapping[str, Any] = 0, number: int = 0) 
         With `data`, `fits` (full `jaxlmm.Fit` objects) and `rows`.
     """
     check_count("replicate", number)
-    if isinstance(cell, Mapping):
-        wanted = {name: key_of(value) for name, value in cell.items()}
-        found = [
-            i for i, own in enumerate(study.cells) if all(n in own and key_of(own[n]) == k for n, k in wanted.items())
-        ]
-        if len(found) != 1:
-            raise DataError(f"cell: {len(found)} cells have {in_words(cell)}, expected one; the factors are "
-                            f"{', '.join(study.cells[0]) or '(none)'}")  # fmt: skip
-        cell = found[0]
-    if not 0 <= cell < len(study.cells):
-        raise DataError(f"cell: found {cell}, expected 0 to {len(study.cells) - 1}")
+    cell = place_of(study.cells, cell)
     design = columns_of(study.data(cell))
     with float64(), np.errstate(all="ignore"):
         drawn = drawer(study, cell)(np.array([number]))

@@ -20,11 +20,11 @@ from ..distributions import check_level
 from ..errors import DataError
 from ..frames.columns import make_frame
 from ..linalg import quadratic
+from ..runtime.sizes import check_count
 from .declare import Study
 from .results import library
-from .running import run
+from .running import RUNNING, run
 
-RUNNING = ("executor", "workers", "progress", "mixed")  # options of `run`
 SEED_STEP = 1_000_003  # stages have seeds of their own
 NEAR = 1.0  # probits from the power asked for, within which a size counts in the fit
 STEPS = 30  # of Newton's method
@@ -111,6 +111,8 @@ def sample_size(
     if factor not in study.cells[0]:
         raise DataError(f"factor: found {factor!r}, expected one of {', '.join(study.cells[0]) or '(no factors)'}")
     check_level(power, "power"), check_level(alpha, "alpha")
+    for name, value in (("low", low), ("high", high), ("step", step), ("stages", stages)):
+        check_count(name, value)
     if not 0 < low < high or step < 1 or stages < 1:
         raise DataError(f"low, high, step, stages: expected 0 < low < high and positive integers, found {low}, {high}, "
                         f"{step}, {stages}")  # fmt: skip

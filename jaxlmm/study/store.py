@@ -21,13 +21,14 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from ..arguments import shown
 from ..errors import JaxlmmError
 from ..saving.archive import TEMPORARY, sentence, write_atomically
 from .cells import key_of
 from .declare import Study, Task, tasks_of
 from .describe import described, differences
 from .estimators import Row
-from .manifest import FORMAT, check, conflicts, made, replicates_of
+from .manifest import FORMAT, check, conflicts, made, replicates_of, share_of
 from .parts import lacking, merged
 
 MANIFEST, PARTS, LOCK = "manifest.json", "parts", "lock"
@@ -49,6 +50,8 @@ class Store:
     """A study's directory, to read."""
 
     def __init__(self, path: Any):
+        if not isinstance(path, str | os.PathLike):
+            raise StudyError(f"expected the directory of a study, found {shown(path)}")
         self.path = Path(path)
         self.parts = self.path / PARTS
 
@@ -165,7 +168,13 @@ class OpenStore(Store):
 
     def copy_manifest(self, manifest: dict[str, Any]) -> None:
         """Begin the study of another directory, whatever computes it."""
-        self._write({**manifest, "environments": []})
+        self._write({**{k: v for k, v in manifest.items() if k != "shard"}, "environments": []})
+
+    def note(self, shard: tuple[int, int]) -> None:
+        """Record which share of the chunks is done here, for `status`."""
+        manifest = self.manifest()
+        if share_of(manifest) != shard:
+            self._write({**manifest, "shard": list(shard)})
 
     def admit(self, environment: dict[str, Any], mixed: bool) -> None:
         """Record what a worker computes with, or refuse one whose numbers would differ from those that are there."""

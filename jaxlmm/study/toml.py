@@ -14,6 +14,7 @@ formula = "y ~ arm + (1 | cluster)"
 beta = { arm = 0.0 }
 covariance = { cluster = "icc", residual = "1 - icc" }
 # lost = { hazard = 0.1 }           # dropout, where there are subjects and times
+# or control, treated, sds, correlations: the arguments of jaxlmm.study.published
 
 [[estimators]]
 name = "mixed"
@@ -24,6 +25,18 @@ df = ["asymptotic", "kenward-roger"]
 name = "own"
 function = "file.py:function"
 
+[[estimators]]                      # one of jaxlmm.study.analyses, with its arguments
+analysis = "bootstrap"
+formula = "y ~ arm + (1 | cluster)"
+null = "y ~ 1 + (1 | cluster)"
+target = "arm"
+
+[[estimators]]
+analysis = "selection"
+name = "by AIC"
+by = "aic"
+candidates = [{ name = "small", formula = "y ~ arm", residual = "iid()" }, { name = "large", formula = "..." }]
+
 [targets]
 arm = 0.0                           # or { truth = 0.0, of = "arm", null = 0.0 }
 """
@@ -32,6 +45,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import inspect
 import sys
 import tomllib
 from collections.abc import Mapping
@@ -39,13 +53,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from ..arguments import nearest
 from ..errors import DataError, JaxlmmError
-from . import designs
+from . import analyses, designs
 from .declare import Study
-from .estimators import Analysis, Estimator, Target
+from .estimators import MODEL, Analysis, Estimator, Target
 from .generate import Dropout, MixedModel
+from .published import published
 
 NEEDED = ("design", "generate", "estimators", "targets", "replicates")
+ANALYSES = {name.lower(): getattr(analyses, name) for name in analyses.__all__}
 
 
 def read_study(path: Any) -> Study:
@@ -73,13 +90,12 @@ def read_study(path: Any) -> Study:
         raise DataError(f"{path}: {missing[0]!r} is missing")
     found["design"] = _design(found["design"], path)
     generate = found["generate"]
-    found["generate"] = _made(MixedModel, generate, path, "generate") if isinstance(generate, Mapping) else _function(
-        generate, path, "generate"
+    kind: Any = published if isinstance(generate, Mapping) and "formula" not in generate else MixedModel
+    found["generate"] = (
+        _made(kind, generate, path, "generate") if isinstance(generate, Mapping)
+        else _function(generate, path, "generate")
     )  # fmt: skip
-    estimators = found["estimators"]
-    if not isinstance(estimators, list) or not all(isinstance(e, Mapping) for e in estimators):
-        raise DataError(f"{path}: estimators: expected tables [[estimators]]")
-    found["estimators"] = [_made(Analysis if "function" in e else Estimator, e, path, "estimators") for e in estimators]
+    found["estimators"] = [_estimator(one, path) for one in _tables(found["estimators"], path, "estimators")]
     targets = found["targets"]
     if isinstance(targets, Mapping):
         found["targets"] = {
@@ -94,11 +110,37 @@ def read_study(path: Any) -> Study:
         raise DataError(f"{path}: a value is of another kind than expected: {error}") from error
 
 
+def _tables(value: Any, path: Path, where: str) -> list[Mapping[str, Any]]:
+    if not isinstance(value, list) or not all(isinstance(one, Mapping) for one in value):
+        raise DataError(f"{path}: {where}: expected tables [[{where}]]")
+    return value
+
+
+def _estimator(values: Mapping[str, Any], path: Path) -> Any:
+    """A model, a function of one's own, or one of `analyses`."""
+    where, values = f"estimators, {values.get('name', values.get('analysis'))!r}", dict(values)
+    if "analysis" not in values:
+        return _made(Analysis if "function" in values else Estimator, values, path, where)
+    name = values.pop("analysis")
+    if (kind := ANALYSES.get(str(name).lower())) is None:
+        raise DataError(f"{path}: {where}: analysis: found {name!r}; {nearest(name, ANALYSES)}; a function of your own "
+                        "is function = 'file.py:function'")  # fmt: skip
+    if "candidates" in values:
+        tables = _tables(values["candidates"], path, "estimators.candidates")
+        values["candidates"] = [_made(Estimator, one, path, f"{where}, candidates") for one in tables]
+    return _made(kind, values, path, where)
+
+
 def _made(kind: Any, values: Mapping[str, Any], path: Path, where: str) -> Any:
     """An object of plain values; what is not text, numbers and tables of these is for Python."""
-    known = [f.name for f in dataclasses.fields(kind)]
+    parameters = dict(inspect.signature(kind).parameters)
+    known = [*parameters, *MODEL] if parameters.pop("options", None) else list(parameters)
     if unknown := [name for name in values if name not in known]:
         raise DataError(f"{path}: {where}: found {unknown[0]!r}, expected {', '.join(known)}")
+    if missing := [name for name, p in parameters.items() if p.default is p.empty and name not in values]:
+        raise DataError(f"{path}: {where}: {missing[0]!r} is missing")
+    if "structures" in values:
+        raise DataError(f"{path}: {where}: structures are classes: write the study in Python, as a file with a `study`")
     values = dict(values)
     lost = values.get("lost")
     if lost is not None:
@@ -108,8 +150,10 @@ def _made(kind: Any, values: Mapping[str, Any], path: Path, where: str) -> Any:
         values["function"] = _function(values["function"], path, f"{where}.function")
     try:
         return kind(**values)
-    except TypeError as error:
+    except JaxlmmError as error:
         raise DataError(f"{path}: {where}: {error}") from None
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{path}: {where}: a value is of another kind than expected: {error}") from error
 
 
 def _design(value: Any, path: Path) -> Any:

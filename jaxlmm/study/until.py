@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 
+from ..arguments import check_number, refuse_unknown
 from ..errors import DataError
 from .cells import key_of
 from .declare import Study
 from .manifest import replicates_of
-from .measures import MEASURES
+from .measures import check_measure
 from .results import Results
-from .running import run
+from .running import RUNNING, run
 
 RATES = ("coverage", "type1_error", "power", "rejection", "converged", "singular", "usable")
 ROUNDS, SPARE = 20, 1.05  # at most; replicates beyond those that the error now asks for
@@ -28,7 +29,8 @@ def run_until(
     ----------
     study, out : as for `run`; the study's replicates are the first ones of every cell
     measure : of `Performance.frame`, such as "power";  error : its Monte Carlo standard error, wherever it has a value
-    most : replicates of a cell at most;  level, alpha : of intervals and tests;  options : of `run`
+    most : replicates of a cell at most;  level, alpha : of intervals and tests;  options : `executor`,
+        `workers`, `progress`, `mixed` of `run`
 
     Returns
     -------
@@ -36,8 +38,9 @@ def run_until(
         Of all replicates. Errors of rates, 0 by the formula for 0 and 1, are taken as if there were four more data
         sets, two on each side (Agresti & Coull 1998).
     """
-    if measure not in MEASURES:
-        raise DataError(f"measure: found {measure!r}, expected one of {', '.join(MEASURES)}")
+    refuse_unknown("run_until", options, RUNNING)
+    check_measure("measure", measure)
+    check_number("error", error)
     if not error > 0:
         raise DataError(f"error: expected a positive number, found {error!r}")
     study = study.changed()  # what its functions are now

@@ -77,8 +77,9 @@ def reference(model, Y):
     with float64():
         design = Design(model)
         shared, lanes = Shared(design.template, scale_of(spec, design.template.basis)), Lane(design.responses(Y), None)
-        start, packing = _starts(spec, shared, lanes, b), packing_of(spec, model.X.shape[1])
-        search = Search(spec, packing, np.broadcast_to(shared.scale, start.shape), Runner(spec, shared, lanes, b))
+        packing = packing_of(spec, model.X.shape[1])
+        start, scale = _starts(spec, design.template, lanes.data, shared.scale, b, model)
+        search = Search(spec, packing, scale, Runner(spec, shared, lanes, b))
         best = np.full(b, np.inf)
         for correlation, factor in EVERY_START:
             ends = search.run(np.arange(b), factor * search._correlated(start, correlation))

@@ -69,7 +69,7 @@ SAME = [  # variance function, unit, origin: the functions of the same form, wit
 ]
 
 
-@pytest.mark.parametrize(("name", "unit", "origin"), some(SAME, ("exp", 1.0, 100.0), ("const_power", 1e6, 0.0)))
+@pytest.mark.parametrize(("name", "unit", "origin"), some(SAME, ("const_power", 1e6, 0.0)))
 def test_variance_functions_have_one_fit_in_every_unit(name, unit, origin):
     d = data()
     fits = [jaxlmm.lmm(f"{name} ~ 1", d.assign(z=z), variance=f"{name}(z)") for z in (d.z, d.z * unit + origin)]

@@ -99,9 +99,7 @@ CASES = {
 }
 
 
-DAILY = (
-    "sum", "kronecker with low rank", "by group, shared", "power", "fixed in a part", "tied correlations",
-)  # fmt: skip
+DAILY = ("sum", "kronecker with low rank", "fixed in a part")
 
 
 @pytest.mark.parametrize("name", some(CASES, *DAILY))

@@ -677,9 +677,7 @@ def search(case: Case, d: Data, start: Sequence[Any], reml: bool = True) -> tupl
     return -float(best.fun), case.natural(best.x)
 
 
-DAILY = {
-    "matern 1.5", "fa(1) residual", "us @ ar1 effects", "relationship beside the animals' own",
-}  # fmt: skip
+DAILY = {"fa(1) residual", "us @ ar1 effects", "relationship beside the animals' own"}
 
 
 def each() -> list[Any]:

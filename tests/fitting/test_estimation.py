@@ -50,8 +50,7 @@ def same_fit(found, expected, rtol=1e-6):
 # ---------------------------------------------------------------------------- self-consistency
 
 
-@pytest.mark.smoke
-@pytest.mark.parametrize("method", ["REML", "ML"])
+@pytest.mark.parametrize("method", [pytest.param("REML", marks=pytest.mark.smoke), "ML"])
 def test_loglik_is_the_likelihood_at_theta(method):
     fit = base(method)
     function = jaxlmm.reml if method == "REML" else jaxlmm.ml
@@ -199,8 +198,9 @@ def mentions_singular(fit):
     return text
 
 
-@pytest.mark.smoke
-@pytest.mark.parametrize("name", ["dyestuff2_singular_reml", "dyestuff2_singular_ml"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("dyestuff2_singular_reml", marks=pytest.mark.smoke), "dyestuff2_singular_ml"]
+)
 def test_zero_variance(name):
     case = load_case(name)
     fit = jaxlmm.lmm(case["formula"], load_data(case), method=case["method"])

@@ -92,7 +92,8 @@ def test_a_variance_of_zero_stays_there():
     kind = "one-way"
     i = next(i for i, one in enumerate(batches.singles(kind)) if any(one.boundary))
     model, y = batches.design(kind), batches.responses(kind)[i]
-    found, change = jax.jvp(lambda y: jaxlmm.fit(model.replace(y=y)), (jnp.asarray(y),), (jnp.ones_like(y),))
+    slopes = jax.jit(lambda y: jax.jvp(lambda y: jaxlmm.fit(model.replace(y=y)), (y,), (jnp.ones_like(y),)))
+    found, change = slopes(jnp.asarray(y))
     assert float(found.theta[0]) == -np.inf and float(found.covariances[0][0, 0]) == 0.0
     assert float(change.covariances[0][0, 0]) == 0.0 and found.boundary.tolist() == [True] and bool(found.singular)
     assert all(np.isfinite(leaf).all() for leaf in (change.coef, change.theta, change.loglik, change.vcov))
@@ -101,7 +102,7 @@ def test_a_variance_of_zero_stays_there():
 def test_vmap_over_data_sets():
     kind = "uneven slopes"
     model, Y = batches.design(kind), batches.responses(kind)[:8]
-    found = jax.vmap(lambda y: jaxlmm.fit(model.replace(y=y)))(Y)
+    found = jax.jit(jax.vmap(lambda y: jaxlmm.fit(model.replace(y=y))))(Y)
     np.testing.assert_allclose(found.loglik, batches.batch(kind).loglik[:8], atol=1e-7)
 
 

@@ -55,7 +55,7 @@ def plain(case):
     return numbers(case)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", some(CASES, "slopes", "intercepts"))
 @pytest.mark.parametrize(
     ("unit", "name"),
     some([(unit, name) for unit in (1e-12, 1e-9, 1e9, 1e12) for name in ("x", "z")], (1e12, "z")),
@@ -70,8 +70,11 @@ def test_units_of_covariates_change_nothing(case, unit, name):
 
 @pytest.mark.parametrize(
     ("case", "origin", "rtol"),
-    [("slopes", 2000, 1e-8), ("intercepts", 2000, 1e-10), ("intercepts", 1.7e9, 1e-6), ("marginal", 1.7e9, 1e-6)],
-)
+    some(
+        [("slopes", 2000, 1e-8), ("intercepts", 2000, 1e-10), ("intercepts", 1.7e9, 1e-6), ("marginal", 1.7e9, 1e-6)],
+        ("slopes", 2000, 1e-8), ("intercepts", 1.7e9, 1e-6),
+    ),
+)  # fmt: skip
 def test_origins_of_covariates_change_nothing(case, origin, rtol):
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -131,7 +131,8 @@ def test_against_the_mixed_model_equations_of_all_animals():
     ("name", "form", "singular", "kind"),
     [
         ("spectral", "frame", True, "text"), ("slopes", "precision", False, "numbers"),
-        ("herds", "frame", True, "text"), ("apart", "pair", True, "numbers"), ("residuals", "precision", False, "text"),
+        pytest.param("herds", "frame", True, "text", marks=pytest.mark.slow), ("apart", "pair", True, "numbers"),
+        ("residuals", "precision", False, "text"),
     ],
 )  # fmt: skip
 def test_against_dense_matrices(name, form, singular, kind):

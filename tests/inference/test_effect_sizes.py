@@ -35,6 +35,7 @@ def test_noncentrality_has_its_probability():
         nc = noncentrality(37.0, 3.0, 45.0, below)
         np.testing.assert_allclose(stats.ncf.cdf(37.0, 3.0, 45.0, nc), below, rtol=1e-6)
     assert noncentrality(0.1, 3.0, 45.0, 0.975) == 0.0
+    assert np.isnan(noncentrality(1e12, 1.0, 5.3, 0.975))  # beyond SciPy's distribution function
 
 
 def test_differences_in_standard_deviations():
@@ -71,6 +72,16 @@ def test_what_cannot_be_standardised():
         fit.standardized(fit.anova())
     with pytest.raises(DataError, match="sd: found 'sigma'"):
         fit.standardized(fit.emmeans("Variety"), sd="sigma")
+    for sd in (True, np.inf, np.nan, -1.0):
+        with pytest.raises(DataError, match="sd: found"):
+            fit.standardized(fit.emmeans("Variety"), sd=sd)
+    other = fit.refit(fit.model.y[::-1].copy())
+    with pytest.raises(DataError, match="contrasts: expected those of this fit"):
+        fit.standardized(other.emmeans("Variety"))
+    one_sided = fit.standardized(fit.emmeans("Variety").pairs(adjust="none").against(side="greater"), sd=fit.sigma)
+    both = fit.standardized(fit.emmeans("Variety").pairs(), sd=fit.sigma, level=0.9)
+    np.testing.assert_allclose(one_sided["lower"], both["lower"])
+    assert np.isposinf(one_sided["upper"]).all()
 
 
 def test_summary_with_residuals_and_correlations():

@@ -221,7 +221,7 @@ def test_only_the_flagged_are_fitted_again():
 
 
 def test_tables():
-    fit = fitted("serial")
+    fit = fitted("both")
     found = fit.influence("id", exact="none")
     frame = found.frame()
     assert list(frame.columns[:7]) == ["id", *(*NAMES[:1], "cooks_theta"), *NAMES[1:], "leverage_conditional"]

@@ -234,10 +234,15 @@ def test_ml_lanes():
         jaxlmm.fit_batch(fit("crossed").model, drawn()[:2], method="ML", tests=Tests(L, df="kenward-roger"))
 
 
-def test_bad_lanes_have_a_status_and_change_nothing():
+@pytest.mark.parametrize(
+    "methods",
+    [("satterthwaite", "residual"), pytest.param(METHODS, marks=pytest.mark.slow)],
+    ids=lambda given: str(len(given)),
+)
+def test_bad_lanes_have_a_status_and_change_nothing(methods):
     Y = drawn()[:5].copy()
     Y[1, 3], Y[3] = np.nan, 2.5
-    tests = Tests(L, RHS, df=("satterthwaite", "kenward-roger", "asymptotic"))
+    tests = Tests(L, RHS, df=methods)
     batch, alone = fit("slopes").refit(Y, tests=tests), fit("slopes").refit(drawn()[:5], tests=tests)
     for method, found in batch.tests.items():
         good = [0, 2, 4]
@@ -319,13 +324,15 @@ def test_balanced_one_way_data(b):
         (lambda: Tests(L, boundary_df="no"), "boundary_df: found 'no'"),
         (lambda: Tests(L, robust="CR2"), "robust: found 'CR2'"),
         (lambda: fit("slopes").refit(drawn()[:2], tests=Tests([[1.0, 0.0]])), "L has 2 columns, expected 3"),
-        (
+        pytest.param(
             lambda: fit("slopes").refit(drawn()[:2], weights=np.ones((2, 72)), tests=Tests(L, robust="CR0")),
             "robust= needs one model",
+            marks=pytest.mark.slow,
         ),
-        (
+        pytest.param(
             lambda: fit("crossed").refit(drawn()[:2], tests=Tests(L, df="residual", robust="CR0")),
             "at least 2 independent clusters",
+            marks=pytest.mark.slow,
         ),
     ],
 )
@@ -395,3 +402,6 @@ def test_other_hypotheses_of_the_same_rows():
     np.testing.assert_allclose(found.against(0.4).p[0, 0], 2 * stats.t.sf(0.6 / 0.5, 8), rtol=1e-12)
     with pytest.raises(DataError, match="side: found 'above'"):
         found.against(side="above")
+    for null in (np.nan, [0.0, 0.0, 0.0], [[0.0, 0.0]]):
+        with pytest.raises(DataError, match="null: found"):
+            found.against(null)

@@ -7,12 +7,15 @@ from itertools import permutations, product
 import numpy as np
 import pytest
 from scipy import sparse
+from scipy.optimize import minimize_scalar
 
 import jaxlmm
 from jaxlmm.errors import DataError
 from jaxlmm.fitting.newton import Status
 from jaxlmm.inference.many.neighbours import edges_of, masses
+from jaxlmm.inference.many.one_variance import OneVariance, independent
 from jaxlmm.inference.many.rearrangements import Scheme
+from jaxlmm.runtime.precision import float64
 
 
 def responses(v, n, groups, seed=0, effect=0.8):
@@ -63,6 +66,59 @@ def test_all_sign_flips_of_groups():
     assert np.mean(found.maxima >= found.critical(0.1)) <= 0.1 and found.critical(0.01) == np.inf
     table = found.frame()
     assert list(table["response"]) == [0, 1, 2] and "p (max)" in str(found)
+
+
+def unbalanced(v=3):
+    """A design of 8 groups with weights, columns between and within them; responses with more or less between them."""
+    rng = np.random.default_rng(4)
+    g = np.sort(np.append(np.arange(8), rng.integers(0, 8, 22)))
+    X = np.column_stack([np.ones(30), rng.normal(size=(8, 1))[g], rng.normal(size=30)])
+    Y = rng.normal(size=(v, 30)) + np.linspace(0, 3, v)[:, None] * rng.normal(size=(v, 8))[:, g]
+    return g, X, Y, rng.uniform(0.5, 2, 30)
+
+
+@pytest.mark.parametrize("method", ["REML", "ML"])
+def test_one_variance_is_found_without_fits(method):
+    """Statistics at the maximum of dense likelihoods, by a search of one dimension."""
+    g, X, Y, w = unbalanced()
+    root, reml = np.sqrt(w)[:, None], method == "REML"
+    model = jaxlmm.Model(Y[0], X, [jaxlmm.Term(np.ones((30, 1)), g)], weights=w)
+    L, free = independent(np.array([[0.0, 1.0, 0.0], [0.0, 0.0, 2.0], [0.0, 1.0, 1.0]]))
+    with float64():
+        found, good = OneVariance.of(model, L, free, method)(root * Y.T)
+    assert good.all()
+    W = root * X
+    for y, F in zip(Y * root[:, 0], found, strict=True):
+
+        def at(log, y=y):
+            V = np.exp(log) * np.outer(root, root) * np.equal.outer(g, g) + np.eye(30)
+            inverse = np.linalg.inv(V)
+            A = W.T @ inverse @ W
+            beta = np.linalg.solve(A, W.T @ inverse @ y)
+            rss, nu = (y - W @ beta) @ inverse @ (y - W @ beta), 30 - 3 * reml
+            value = nu * np.log(rss) + np.linalg.slogdet(V)[1] + reml * np.linalg.slogdet(A)[1]
+            return value, (L @ beta) @ np.linalg.solve(L @ np.linalg.inv(A) @ L.T, L @ beta) / (rss / nu) / 2
+
+        best = minimize_scalar(lambda log: at(log)[0], bounds=(-30, 6), method="bounded", options={"xatol": 1e-10}).x
+        assert F == pytest.approx(at(best)[1], rel=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("L", "method"), [("x", "REML"), ("z", "ML"), (["x", "z"], "REML")])
+def test_statistics_without_fits_are_those_of_fits(L, method, monkeypatch):
+    g, X, Y, w = unbalanced()
+    Y = np.vstack([Y, np.full(30, 2.0), 3 * X[:, 1], Y[0] + 1e8])  # constant, fitted by X, far from zero
+    data = {"y": Y[0], "g": g, "x": X[:, 1], "z": X[:, 2]}
+    fit = jaxlmm.lmm("y ~ x + z + (1 | g)", data, weights=w, offset=X[:, 2], method=method)
+    run = lambda: fit.permutation(L, Y, 150, flip="g", seed=1, rhs=0.0 if len(L) > 1 else 0.2, progress=False)  # noqa: E731
+    quick = run()
+    monkeypatch.setattr(OneVariance, "of", lambda *_: None)
+    slow = run()
+    np.testing.assert_allclose(quick.statistic, slow.statistic, rtol=1e-6)
+    np.testing.assert_allclose(quick.maxima, slow.maxima, rtol=1e-6)
+    assert (quick.status == Status.BAD_RESPONSE).sum() == 2
+    for name in ("p", "p_max", "status", "lost"):
+        np.testing.assert_array_equal(getattr(quick, name), getattr(slow, name))
 
 
 @pytest.mark.slow

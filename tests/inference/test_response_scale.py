@@ -324,3 +324,25 @@ def test_a_response_of_two_columns_has_no_scale(data):
     fit = jaxlmm.lmm("log(Reaction) - Days ~ cond + (1 | Subject)", data)
     with pytest.raises(DataError, match=r"type: log\(Reaction\) - Days is no function of one column"):
         fit.emmeans("cond", type="response")
+
+
+@pytest.mark.slow
+def test_batches_have_the_ratios_and_means_of_single_fits(fit):
+    Y = fit.simulate(3, seed=4)
+    rows = np.array([[0, 0, -1.0, 0], [0, 0, 0, -1.0], [1, 4.5, 0, 0]])  # a / b, a / c; the mean of a
+    batch = fit.refit(Y, tests=jaxlmm.Tests(rows))
+    tests, one = batch.tests["satterthwaite"], fit.refit(Y[1])
+    ratios, means = tests.response(fit).iloc[3:5], tests.response(fit, means=True, level=0.9).iloc[[5]]
+    single = one.emmeans("cond", type="response", level=0.9)
+    pairs = single.pairs(adjust="none").contrast("identity", level=0.95).frame().iloc[:2]
+    names = ("estimate", "std_error", "df", "lower", "upper")
+    check(ratios, 1e-6, **{name: pairs[name].to_numpy() for name in names})
+    check(means, 1e-6, **{name: single.frame()[name].to_numpy()[:1] for name in names})
+    new = {"Days": [3.0], "cond": ["b"], "Subject": ["308"]}
+    back = fit.predict_batch(batch, Y, new, type="response")
+    np.testing.assert_allclose(back[1], one.predict(new, type="response"), rtol=1e-7)
+    root = jaxlmm.lmm("sqrt(Reaction) ~ Days + (1 | Subject)", fit.data)
+    with pytest.raises(DataError, match="means: differences of sqrt"):
+        tests.response(root)
+    with pytest.raises(DataError, match="batch: found ndarray"):
+        fit.predict_batch(Y, Y)

@@ -67,7 +67,7 @@ def by_hand(fit, kind, labels):
     ("kind", "model"),
     some(
         [(kind, model) for kind in KINDS for model in MODELS],
-        *((kind, "slopes") for kind in KINDS), *(("CR2", model) for model in MODELS),
+        *((kind, "slopes") for kind in KINDS), ("CR2", "both"), ("CR2", "serial"),
     ),
 )  # fmt: skip
 def test_every_kind_by_hand(model, kind):
@@ -166,7 +166,8 @@ def irregular(which):
 
 @pytest.mark.parametrize(
     ("which", "kind", "expected"),
-    [("sleepstudy", *x) for x in SLEEP.items()] + [("orthodont", *x) for x in ORTHODONT.items()],
+    [("sleepstudy", *x) for x in SLEEP.items()]
+    + [pytest.param("orthodont", *x, marks=pytest.mark.slow) for x in ORTHODONT.items()],
 )
 def test_clubsandwich(which, kind, expected):
     se, df, (F, den) = expected

@@ -123,7 +123,7 @@ def test_kenward_roger_with_expected_information_of_unstructured_covariances(nam
     check_coefficients(wald(name, "kenward-roger", "expected"), case["kenward_roger_expected_info"]["coef"])
 
 
-@pytest.mark.parametrize("name", some(MARGINAL, "fev_us_reml", "orthodont_cs_reml"))
+@pytest.mark.parametrize("name", some(MARGINAL, "fev_us_reml"))
 def test_kenward_roger_of_mmrm_without_second_derivatives(name):
     case, _ = recorded(name)
     by = wald(name, "kenward-roger")
@@ -210,7 +210,6 @@ FIRST, FULL = "kenward-roger", "kenward-roger-full"
     ("structure", "df"),
     some(
         [(s, df) for df in (FIRST, FULL) for s in STRUCTURES],
-        ("us", FIRST),
         ("ar1", FIRST),
         ("ar1", FULL),
     ),

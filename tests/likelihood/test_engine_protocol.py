@@ -151,7 +151,8 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("name", some(MODELS, "weights"))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
 def test_the_likelihood_and_its_derivatives(name):
     own, known = (jaxlmm.lmm(data=data(), engine=e, **MODELS[name]) for e in (Inverse(), "auto"))
     assert own.loglik == pytest.approx(known.loglik, abs=1e-8)

@@ -162,7 +162,7 @@ DESIGNS = {
 }
 
 
-LONG = ("q8", "nested outer first", "q3", "identity")
+LONG = ("q8", "nested outer first", "q3", "identity", "diagonal", "compound symmetry")
 DAILY = ("q2", "crossed")  # by the dense engine
 DENSE = ("q2", "q3", "balanced", "weights", "nested", "crossed", "q8")  # the others differ in nothing dense
 

@@ -94,6 +94,25 @@ def test_caterpillar_is_ranef_with_intervals(variance):
     assert [t.get_text() for t in axes[0].get_yticklabels()] == list(found.labels)
 
 
+def test_the_extremes_alone():
+    fit = sleep()
+    every, found = (ranef.caterpillar(fit, None, "pev", "Days", 0.9, few) for few in (None, 2))
+    assert found.labels == every.labels[:2] + every.labels[-2:]
+    np.testing.assert_array_equal(found.half, every.half[[0, 1, -2, -1]])
+    assert (
+        ranef.caterpillar(fit, None, "pev", None, 0.9, 9).labels
+        == ranef.caterpillar(fit, None, "pev", None, 0.9).labels
+    )
+    for given, message in (({"extremes": 0}, "extremes: found 0"), ({"extremes": 1.5}, "a number of levels")):
+        with pytest.raises(jaxlmm.DataError, match=message):
+            fit.plot.ranef(**given)
+    some = fit.ranef(levels={"Subject": ["335", 308]})["Subject"]
+    assert some.levels == ("335", "308")
+    for levels in ({"Subject": ["335", 1]}, {"Subject": "335"}, {"subject": ["335"]}, ["335"], {"Subject": []}):
+        with pytest.raises(jaxlmm.DataError, match="levels: "):
+            fit.ranef(levels=levels)
+
+
 def test_many_levels_have_no_labels(monkeypatch):
     monkeypatch.setattr(ranef, "LABELLED", 5)
     ax = sleep().plot.ranef(sort="")[0]

@@ -37,6 +37,18 @@ def test_means_are_those_of_single_fits(sleep):
         fit.predict_batch(Y, Y)
 
 
+@pytest.mark.parametrize("random", [True, False])
+def test_fits_of_other_data_are_refused(sleep, random):
+    """They gave means of no model: coefficients of some responses, effects of others, and without their weights."""
+    fit, Y = sleep
+    twice = np.tile(2.0 * np.asarray(fit.data["Days"]), (4, 1))
+    weights = np.tile(np.linspace(0.5, 2.0, 180), (4, 1))
+    others = (fit.refit(Y), Y[::-1]), (fit.refit(Y, column="Days", values=twice), Y), (fit.refit(Y, weights=weights), Y)
+    for batch, y in others[: 3 if random else 1]:
+        with pytest.raises(DataError, match="batch: 4 fits are not those of these responses"):
+            fit.predict_batch(batch, y, random=random)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("unit", ["subjects", "rows"])
 def test_cross_validation_is_the_loop(sleep, unit):

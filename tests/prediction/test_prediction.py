@@ -179,7 +179,7 @@ TARGETS = {
     ("name", "target"),
     some(
         [(name, target) for target in TARGETS for name in MODELS],
-        ("slopes", "mean"), *((name, "observation") for name in DAILY),
+        ("slopes", "mean"),
     ),
 )  # fmt: skip
 def test_against_dense_matrices(name, target):
@@ -270,6 +270,28 @@ def test_by_levels_and_by_solutions(options, monkeypatch):
     expected = by_row.predict(rows, interval="prediction", allow_new_levels=True, **options)
     for name in expected:
         np.testing.assert_allclose(found[name], expected[name], rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{}, {"random": "id", "df": "kenward-roger"}, {"random": False}])
+def test_relatives_beside_crossed_factors_by_levels_and_by_solutions(options, monkeypatch):
+    """Slopes that relatives share; rows of the fit and new ones, strangers among them; influence too."""
+    model = "y ~ x + (0 + x | id) + (1 | site)", data()
+    A = np.random.default_rng(4).normal(size=(10, 30))
+    related = {"id": A @ A.T / 30.0}
+    rows = {k: np.concatenate([v, w]) for (k, v), w in zip(data().items(), new().values(), strict=False)}
+
+    def everything():
+        fit = jaxlmm.lmm(*model, relationship=related)
+        found = fit.influence(exact="none")
+        assert not fit.singular
+        numbers = fit.predict(rows, interval="prediction", allow_new_levels=True, **options)
+        return {**numbers, **{name: getattr(found, name) for name in ("cooks", "cooks_theta", "leverage_conditional")}}
+
+    found = everything()
+    monkeypatch.setattr("jaxlmm.inference.robust.equations.DIGITS", 0.0)
+    for name, expected in everything().items():
+        np.testing.assert_allclose(found[name], expected, rtol=1e-8, atol=1e-11, err_msg=name)
 
 
 def test_an_observation_predicts_itself_when_its_residual_is_correlated_with_itself():

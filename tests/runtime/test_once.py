@@ -9,7 +9,7 @@ import pytest
 
 import jaxlmm
 from jaxlmm import datasets
-from jaxlmm.inference.delta import uncertain
+from jaxlmm.inference.uncertain import uncertain
 from jaxlmm.likelihood import prepared as prepared_module
 from jaxlmm.runtime.programs import PROGRAMS
 

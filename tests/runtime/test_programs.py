@@ -150,7 +150,7 @@ def test_what_is_rounded_up_contributes_nothing(kind, monkeypatch):
         D = jax.tree_util.tree_map(lambda G: np.stack([np.eye(len(G)), np.ones(G.shape)]), C)
         expansion = jax.jit(lambda s, C, D: s.expand(C, D, jnp.linalg.inv))(compact, C, D)
         solved = jax.jit(lambda s, C, B: s.solve(C, B))(full, C, np.column_stack([data["y"], data["x"]]))
-        found.append((jax.tree_util.tree_leaves(compact), jax.tree_util.tree_leaves((expansion, solved))))
+        found.append((jax.tree_util.tree_leaves((compact, full)), jax.tree_util.tree_leaves((expansion, solved))))
     (padded, first), (own, second) = found
     assert sum(np.size(a) for a in padded) > sum(np.size(a) for a in own)
     for a, b in zip(first, second, strict=True):

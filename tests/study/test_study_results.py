@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +20,7 @@ from scipy import stats
 import jaxlmm
 from jaxlmm.__main__ import main
 from jaxlmm.errors import DataError
-from jaxlmm.study import Estimator, MixedModel, Study, Target, designs, plots, read, status
+from jaxlmm.study import Estimator, MixedModel, Study, Target, analyses, designs, plots, published, read, status
 from jaxlmm.study.chunk import Bench
 from jaxlmm.study.executors import Finished
 from jaxlmm.study.measures import Moments
@@ -283,6 +287,58 @@ arm = { truth = 0.5 }
 """
 
 
+LAST, ANOTHER = "[targets]\narm = { truth = 0.5 }", "[targets]\narm = 0.5\n[[estimators]]\nanalysis ="
+MIXED = TOML[TOML.index("formula") : TOML.index("[[est")]
+SHIPPED = """
+[[estimators]]
+analysis = "bootstrap"
+formula = "y ~ arm + (1 | cluster)"
+null = "y ~ 1 + (1 | cluster)"
+target = "arm"
+n = 19
+[[estimators]]
+analysis = "Selection"
+name = "aic"
+by = "aic"
+candidates = [{ name = "a", formula = "y ~ arm", residual = "iid()" }, { name = "b", formula = "y ~ (1 | cluster)" }]
+[[estimators]]
+analysis = "steps"
+formula = "y ~ arm + (1 | cluster)"
+targets = "arm"
+[[estimators]]
+analysis = "permutation"
+formula = "y ~ arm"
+target = "arm"
+exchange = "arm"
+unit = "cluster"
+residual = "iid()"
+[[estimators]]
+analysis = "cluster_means"
+[[estimators]]
+analysis = "ols"
+name = "least squares"
+formula = "y ~ arm"
+"""
+
+
+def test_toml_names_shipped_analyses_and_published_tables(tmp_path):
+    file, table = tmp_path / "study.toml", "control = [1, 2]\ntreated = [1, 3]\nsds = [1, 1]\ncorrelations = 0.5\n"
+    file.write_text(TOML.replace("[targets]", SHIPPED + "[targets]").replace(MIXED, table))
+    ols = Estimator("plain", "y ~ arm", df="residual", residual="iid()")
+    small = Estimator("b", "y ~ (1 | cluster)")
+    own = [
+        ols, analyses.bootstrap(MODEL, "y ~ 1 + (1 | cluster)", "arm", n=19),
+        analyses.Selection("aic", [dataclasses.replace(ols, name="a", df="satterthwaite"), small], by="aic"),
+        analyses.steps(MODEL, ["arm"]), analyses.permutation("y ~ arm", "arm", "arm", "cluster", residual="iid()"),
+        analyses.cluster_means(), analyses.ols("y ~ arm", "least squares"),
+    ]  # fmt: skip
+    same = Study(
+        design=designs.cluster_trial, grid={"clusters": [8]}, generate=published([1, 2], [1, 3], [1, 1], 0.5),
+        estimators=own, targets={"arm": 0.5}, replicates=40, chunk=20,
+    )  # fmt: skip
+    assert read_study(file).hash == same.hash
+
+
 def test_toml_says_the_same_as_python(tmp_path):
     (tmp_path / "study.toml").write_text(TOML)
     study = read_study(tmp_path / "study.toml")
@@ -302,8 +358,15 @@ def test_toml_says_the_same_as_python(tmp_path):
         ("replicates = 40", "", "'replicates' is missing"),
         ('"cluster_trial"', '"cluster_trail"', "design: found 'cluster_trail', expected one of cluster_trial"),
         ('"cluster_trial"', '"own.py:design"', "design: found 'own.py:design', expected 'file.py:function'"),
-        ('df = "residual"', 'dg = "residual"', "estimators: found 'dg'"),
+        ('df = "residual"', 'dg = "residual"', "estimators, 'plain': found 'dg'"),
         ("[grid]", "[grid", "is not TOML"),
+        (LAST, f'{ANOTHER} "bootstap"', "analysis: found 'bootstap'; did you mean 'bootstrap'? there are selection"),
+        (LAST, f'{ANOTHER} "bootstrap"\nformula = "y ~ arm"\ntarget = "arm"', "'bootstrap': 'null' is missing"),
+        (LAST, f'{ANOTHER} "ols"\nformula = "y ~ arm"\ndf = "residual"', "found 'df', expected formula, name"),
+        (LAST, f'{ANOTHER} "rlrt"\nformula = "y ~ 1"\ntarget = "arm"\nn = "9"', "n: expected a non-negative integer"),
+        (LAST, f'{ANOTHER} "selection"\nname = "s"\ncandidates = [1]', "expected tables [[estimators.candidates]]"),
+        ("[targets]", 'structures = { own = "own" }\n[targets]', "structures are classes: write the study in Python"),
+        (MIXED, "control = [1, 2]\ntreated = [1, 2]\nsds = [1, 1]\n", "generate: 'correlations' is missing"),
     ],
 )
 def test_toml_that_cannot_be_used_gets_a_sentence(tmp_path, capsys, old, new, message):
@@ -349,3 +412,31 @@ def test_shares_on_the_command_line_end_with_the_same_bytes(tmp_path, capsys):
     frame = read(tmp_path / "all").frame().set_index("estimator")
     np.testing.assert_allclose(frame.estimate["own"], frame.estimate["plain"], rtol=1e-9)
     assert main(["merge", str(tmp_path / "all"), str(tmp_path / "nothing")]) == 2
+
+
+@pytest.mark.slow
+def test_the_loop_of_the_page_runs_as_it_stands(tmp_path):
+    page = Path(__file__).parents[2] / "notebooks" / "clusters_of_machines.md"
+    if not page.is_file():
+        pytest.skip("pages are in the repository, not in packages")
+    (loop,) = re.findall(r"```sh\n(for .*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    (tmp_path / "own.py").write_text(OWN + "def drawn(rng, data):\n    return rng.standard_normal(len(data['arm']))\n")
+    text = TOML.replace("[generate]\n" + MIXED, "").replace("[grid]", 'generate = "own.py:drawn"\n[grid]')
+    text = re.sub(
+        r"chunk = 20",
+        "chunk = 6",
+        re.sub(r'formula = .*?"iid\(\)"', 'function = "own.py:weighed"', text, flags=re.DOTALL),
+    )
+    (tmp_path / "study.toml").write_text(text)
+    python = tmp_path / "bin" / "python"
+    python.parent.mkdir()
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    paths = {
+        "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(Path(jaxlmm.__file__).parents[1]),
+    }
+    environ = {**os.environ, **paths}
+    done = subprocess.run(["bash", "-ec", loop], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0 and read(tmp_path / "all").complete, done.stderr
+    assert status(tmp_path / "shares" / "1").done == 12 and status(tmp_path / "all").done == 40

@@ -212,6 +212,7 @@ def test_one_run_at_a_time(tmp_path):
         pass
 
 
+@pytest.mark.slow
 def test_no_room_is_one_sentence_and_can_be_gone_on_with(script, reference, tmp_path):
     out = tmp_path / "out"
     size = max(len(content) for content in parts_of(reference).values())
@@ -274,13 +275,37 @@ def test_dask_without_a_main_guard_says_what_to_do(tmp_path):
 def test_workers_share_the_cache_of_compiled_code():
     import jax
 
-    from jaxlmm.study.executors import _compiled
+    from jaxlmm.study.executors import compiled
 
     before = jax.config.values["jax_compilation_cache_dir"]
     try:
         jax.config.update("jax_compilation_cache_dir", "/somewhere")
-        assert _compiled()["JAX_COMPILATION_CACHE_DIR"] == "/somewhere"
+        assert compiled()["JAX_COMPILATION_CACHE_DIR"] == "/somewhere"
         jax.config.update("jax_compilation_cache_dir", None)
-        assert _compiled() == {}
+        assert compiled() == {}
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
+
+
+@pytest.mark.slow
+def test_workers_of_a_cluster_on_this_machine_share_it_too(monkeypatch):
+    from contextlib import nullcontext
+
+    from jaxlmm.study import cluster
+    from studies import plain
+
+    distributed, seen = pytest.importorskip("distributed"), []
+
+    class Client:
+        def __init__(self, address):
+            self.run = self.wait_for_workers = lambda *args, **options: None
+
+        __enter__, __exit__ = (lambda self: self), (lambda self, *error: None)
+
+    monkeypatch.setattr(distributed, "Client", Client)
+    monkeypatch.setattr(cluster, "_local", lambda *args: nullcontext("here"))
+    monkeypatch.setattr(cluster, "_parts", lambda module, client, what, tasks: iter([seen.append(what[2])]))
+    monkeypatch.setattr(cluster, "compiled", lambda: {"JAX_COMPILATION_CACHE_DIR": "/somewhere"})
+    for address in (None, "tcp://elsewhere"):
+        list(cluster.Dask(address).parts(plain(), []))
+    assert seen == [{"JAX_COMPILATION_CACHE_DIR": "/somewhere"}, {}]

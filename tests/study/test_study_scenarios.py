@@ -54,8 +54,22 @@ def test_published_tables_are_the_model_that_they_say():
     for wrong, words in ((-0.9, "no responses have these"), ([0.1], "by lag"), (np.eye(2), "by lag")):
         with pytest.raises(DataError, match=words):
             published(control, treated, sds, wrong)
-    with pytest.raises(DataError, match="as many numbers as visits"):
+    with pytest.raises(DataError, match="as many finite numbers as visits"):
         published(control, treated, sds[:2], 0.5)
+    for wrong in ((control[:2], treated, sds), (control, treated, [1.0, np.nan]), ([1.0, np.nan, 2.0], treated, sds)):
+        with pytest.raises(DataError, match="expected as many finite numbers"):
+            published(*wrong, 0.5)
+    with pytest.raises(DataError, match="correlations: found 'half'"):
+        published(control, treated, sds, "half")
+    for size in (2.5, -1, "ten", np.nan, []):
+        with pytest.raises(DataError, match="size: "):
+            designs.cluster_trial(4, size)
+    key, y = jax.random.key(0), np.zeros(12)
+    for hazard in (1.2, -0.1, np.nan, "log(-1.0)"):
+        with pytest.raises(DataError, match="hazard"):
+            Dropout(hazard)(key, y, data)
+    with pytest.raises(DataError, match="control: found"):
+        published(["a", "b"], [1, 2], [1, 1], 0.5)
 
 
 def test_shapes_are_refused_in_one_sentence():

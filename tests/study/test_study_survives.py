@@ -159,6 +159,40 @@ def test_what_no_replicate_can_do_is_said_before(changes, message):
         rehearse(plain(**(NOTHING | changes)))
 
 
+def drawn_dose(rng, data):
+    dose = rng.standard_normal(20)
+    return {"dose": dose, "y": dose + rng.standard_normal(5)[data["g"]] + rng.standard_normal(20)}
+
+
+def new_patients(rng, data):
+    return {"dose": rng.standard_normal(n := int(rng.integers(20, 40))), "g": np.arange(n) % 5, "y": rng.random(n)}
+
+
+@pytest.mark.parametrize("generate", [drawn_dose, new_patients])
+def test_columns_that_only_the_generating_function_has(generate):
+    formula, design = "y ~ dose + (1 | g)", {"g": np.arange(20) // 4}
+    study = plain(
+        design=design, generate=generate, estimators=[Estimator("m", formula)], targets={"dose": 1.0}, grid={}
+    )
+    rehearse(study)
+    wrong = Estimator("m", "y ~ doze + (1 | g)")
+    with pytest.raises(jaxlmm.DataError, match="no column 'doze'"):
+        rehearse(plain(design=design, generate=generate, estimators=[wrong], targets=["x"], grid={}))
+
+
+@pytest.mark.slow
+def test_estimates_of_columns_that_only_the_generating_function_has(tmp_path):
+    formula, design = "y ~ dose + (1 | g)", {"g": np.arange(20) // 4}
+    study = plain(
+        design=design, generate=drawn_dose, estimators=[Estimator("m", formula)], targets={"dose": 1.0}, grid={}
+    )
+    frame = run(study, tmp_path, Here()).frame()
+    for i in (0, 23):
+        fit = jaxlmm.lmm(formula, study.replicate(0, i).data)
+        np.testing.assert_allclose(frame.estimate[i], fit.coef[1], rtol=1e-6)
+        np.testing.assert_allclose(study.replicate(0, i).rows()["estimate"], fit.coef[1], rtol=1e-6)
+
+
 def test_every_cell_is_rehearsed(tmp_path):
     study = plain(design=designs.cluster_trial, generate=normal, estimators=analyses.cluster_means(),
                   grid={"clusters": [6, 8, 2]}, targets={"arm": 0.0})  # fmt: skip
@@ -447,8 +481,11 @@ def test_shares_are_merged_into_the_same_bytes(tmp_path):
     for k in (1, 2, 3, 4):
         run(plain(), tmp_path / f"{k}", Here(), shard=f"{k}/4")
     assert status(tmp_path / "4").parts == 1 and not read(tmp_path / "4").complete
-    merged = merge(tmp_path / "all", [tmp_path / f"{k}" for k in (3, 1, 4)])
-    assert not merged.complete
+    assert str(status(tmp_path / "2")) == "share 2/4: 14 of 14 data sets (100.0 %), 2 of 2 parts, complete"
+    run(plain(), tmp_path / "nothing", Here(), shard="9/9")  # more shares than chunks
+    assert str(status(tmp_path / "nothing")) == "share 9/9: 0 of 0 data sets (0.0 %), 0 of 0 parts, complete"
+    merged = merge(tmp_path / "all", [tmp_path / k for k in ("nothing", "3", "1", "4")])
+    assert not merged.complete and str(status(tmp_path / "all")).startswith("34 of 48 data sets")
     assert merge(tmp_path / "all", [tmp_path / "2"]).complete
     for path in (tmp_path / "whole" / "parts").iterdir():
         assert path.read_bytes() == (tmp_path / "all" / "parts" / path.name).read_bytes()
@@ -459,6 +496,10 @@ def test_shares_are_merged_into_the_same_bytes(tmp_path):
     for shard in ("5/4", "0/4", "x", (1, 2, 3)):
         with pytest.raises(jaxlmm.DataError, match="shard: found"):
             run(plain(), tmp_path / "bad", Here(), shard=shard)
+    with pytest.raises(jaxlmm.DataError, match="workers: found 3, but 'inline'"):
+        run(plain(), tmp_path / "bad", "inline", workers=3)
+    with pytest.raises(TypeError, match="run_until: no option 'shard'"):
+        jaxlmm.study.run_until(plain(), tmp_path / "bad", "power", 0.1, shard="1/2")
 
 
 def test_reports_of_studies_that_run_or_cannot_be_written(tmp_path, capsys):

@@ -19,9 +19,8 @@ from torture.hostile import CASES
 
 SEEDS = 20  # of the slow runs
 DAILY = (
-    "scales of every column", "weights unlike each other", "offsets of x", "repeated and empty columns of z",
-    "every row its own group with weights", "two groups", "groups in x", "nested with single members",
-    "perfect correlations", "degenerate responses", "not finite", "beyond the range of squares",
+    "scales of every column", "repeated and empty columns of z", "every row its own group with weights", "two groups",
+    "groups in x", "nested with single members", "not finite", "beyond the range of squares",
 )  # fmt: skip
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ...distributions import check_level, t_quantile
+from ...arguments import shown
+from ...distributions import two_sided
 from ...errors import DataError
 from ...frames.columns import make_frame
 from ...frames.tables import Shown, Table, format_column, format_df, notes
@@ -59,8 +60,8 @@ def fieller(wald: Wald, numerator: Any, denominator: Any, level: float, kind: st
     rows = []
     for what, given in (("numerator", numerator), ("denominator", denominator)):
         row = wald.checked(hypotheses(given, wald.names)[1])
-        if len(row) != 1:
-            raise DataError(f"{what}: expected one function of the coefficients, found {len(row)}")
+        if len(row) != 1 or not np.isfinite(row).all() or not row.any():
+            raise DataError(f"{what}: expected one function of the coefficients, found {shown(given)}")
         rows.append(row[0])
     L = np.array(rows)
     (a, b), V = L @ wald.coef, L @ wald.vcov @ L.T
@@ -70,7 +71,7 @@ def fieller(wald: Wald, numerator: Any, denominator: Any, level: float, kind: st
         return Ratio(name, nan, nan, nan, nan, level, wald.label, wald.note, kind)
     estimate = float(a / b) if b else float("nan")
     df = float(wald.rows(L[:1] - estimate * L[1:]).df[0])
-    t = float(t_quantile(0.5 * (1.0 + check_level(level)), df))
+    t = float(two_sided(level, df))
     # b^2 (1 - g) r^2 - 2 (a b - t^2 V01) r + a^2 - t^2 V00 <= 0
     second, first, zeroth = b**2 - t**2 * V[1, 1], a * b - t**2 * V[0, 1], a**2 - t**2 * V[0, 0]
     inside, note = first**2 - second * zeroth, ""

@@ -13,12 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ...arguments import check_names, check_word, numbers_of, shown
+from ...arguments import check_flag, check_names, check_word, numbers_of, shown
 from ...batch.fits import Fitted
 from ...batch.queue import sizes
 from ...batch.responses import Lane, Shared, assemble
-from ...distributions import f_tail, t_tail
+from ...distributions import f_tail, t_tail, two_sided
 from ...errors import DataError
+from ...estimates.fitted import FitBase
 from ...fitting.newton import Status
 from ...fitting.objective import Spec, in_chart
 from ...frames.alignment import refuse_masked
@@ -36,6 +37,7 @@ from ..hypotheses.coding import Coding
 from ..local import INFORMATION, Inverse, Local, blocks_at, expanded, inverse, local_of
 from ..many.discoveries import qvalues
 from ..many.moderated import moderation
+from ..means.scale import response_scale
 from ..options import chart_of, check_options
 from ..robust import sandwich
 from ..robust.partition import dependent
@@ -44,7 +46,7 @@ from ..small_sample.degrees import DESIGN, rule_of
 
 METHODS = ("satterthwaite", "kenward-roger", "kenward-roger-full", "residual", "asymptotic", *DESIGN)
 SMALL_SAMPLE = METHODS[:3]
-FEW = 5000  # data sets in a chunk
+FEW = 1000  # data sets in a chunk, which compiling quickly is for
 
 
 class TestStatus(IntEnum):
@@ -112,9 +114,43 @@ class LaneTests(Shown):
         null : number or (m,), what estimates are compared with
         side, delta : "two-sided", "greater" or "less", and a margin (equivalence, non-inferiority)
         """
-        way = alternative_of(side, delta)
-        statistic = way.statistic(self.estimate - numbers_of("null", null), self.se)
+        way, at = alternative_of(side, delta), numbers_of("null", null)
+        if at.shape not in ((), self.estimate.shape[1:]) or not np.isfinite(at).all():
+            raise DataError(
+                f"null: found {shown(null)}, expected a number, or {self.estimate.shape[1]}, one a row of L"
+            )
+        statistic = way.statistic(self.estimate - at, self.se)
         return replace(self, statistic=statistic, p=way.p(statistic, self.df))
+
+    def response(self, fit: FitBase, means: bool = False, level: float = 0.95) -> Any:
+        """Estimates with limits on the scale of the response of a formula, a row a data set and hypothesis.
+
+        Columns dataset, hypothesis, estimate, std_error (delta method), df, lower, upper. Of ``log(y)`` rows of L are
+        read as differences, which are ratios; of logits odds ratios. A response that stands as it is stays.
+
+        Parameters
+        ----------
+        fit : the fit of a formula whose batch it is
+        means : rows of L are means, transformed back, as those of ``fit.emmeans(type="response")``
+        level : of the intervals
+
+        Raises
+        ------
+        DataError
+            For differences that have no such scale (``sqrt(y)``), and a response without a known inverse.
+        """
+        check_flag("means", means)
+        scale = response_scale(fit.frame.formula)
+        if scale is not None and not means and scale.differences is None:
+            raise DataError(f"means: differences of {fit.frame.response} have no scale of the response")
+        scale = scale if means or scale is None else scale.differences
+        half = two_sided(level, self.df) * self.se
+        columns = {"estimate": self.estimate, "std_error": self.se, "df": self.df}
+        columns |= {"lower": self.estimate - half, "upper": self.estimate + half}
+        columns = columns if scale is None else scale.of_table(columns)
+        b, m = self.estimate.shape
+        rows = {"dataset": np.repeat(np.arange(b), m), "hypothesis": np.tile(np.arange(m), b)}
+        return make_frame(self.kind, rows | {name: x.ravel() for name, x in columns.items()})
 
     def moderated(self, sigma: Any) -> LaneTests:
         """The tests by residual variances that are shrunk to what all data sets have in common (limma, dream).

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ...arguments import numbers_of
-from ...distributions import check_level, f_tail, t_quantile, t_tail
+from ...arguments import check_choice, numbers_of
+from ...distributions import f_tail, t_tail, two_sided
 from ...errors import DataError
 from ...estimates.fitted import FitBase
 from ...fitting.objective import Spec, coordinates
@@ -24,11 +24,11 @@ from ...runtime.programs import compiled_by_size
 from ...tolerances import CONTRADICTED, INDEPENDENT, REPEATED
 from ..hypotheses.coding import coding_of
 from ..local import INFORMATION, Inverse, expanded, inverse, local_of, may_be_flat, prepared_for
-from ..moved import Moved, moved
 from ..options import chart_of, check_options
 from ..robust.sandwich import KINDS, sandwich
 from ..small_sample import kenward_roger, satterthwaite
 from ..small_sample.degrees import rule_of
+from ..unidentified import Unidentified, unidentified
 
 DF = (
     "satterthwaite", "kenward-roger", "kenward-roger-full", "containment", "between-within", "between-within-sas",
@@ -75,7 +75,7 @@ class Wald:
     label : the method in words, for the output;  note : what to know about it, or empty
     method, information : as asked for, or as chosen (``information`` is None where none is used)
     parameters : chart of the covariance parameters and the inverse of their information, where the method uses them
-    moved : what estimates and errors do along directions about which the data say nothing; those that move are NaN
+    unidentified : what moves along directions about which the data say nothing; estimates and errors that do are NaN
     """
 
     names: tuple[str, ...]
@@ -90,26 +90,26 @@ class Wald:
     _joint: Callable[[np.ndarray], tuple[float, float]] = field(repr=False)  # scale of F, denominator df
     parameters: tuple[str, Inverse] | None = field(default=None, repr=False)
     _coding: Callable[[], Any] | None = field(default=None, repr=False)
-    _moves: bool = field(default=False, repr=False)  # whether what is not identified leaves no standard error
-    moved: Moved | None = field(default=None, repr=False)
+    _estimated_se: bool = field(default=False, repr=False)  # whether standard errors depend on the parameters too
+    unidentified: Unidentified | None = field(default=None, repr=False)
 
     def rows(self, L: Any, rhs: Any = 0.0) -> RowTests:
         """Test ``L beta = rhs`` row by row, L (m, p)."""
         L = self.checked(L)
         estimate, se = L @ self.coef - rhs, np.linalg.norm(L @ self.root, axis=1)
         df = np.asarray(self._row_df(L), float) if len(L) else np.zeros(0)
-        if self._moves or self.method.startswith("kenward"):  # standard errors depend on the parameters too
+        if self._estimated_se or self.method.startswith("kenward"):
             se = np.where(np.isnan(df), np.nan, se)
-        if self.moved is not None:
-            estimate = np.where(self.moved.estimates(L), np.nan, estimate)
-            se = np.where(self.moved.variances(L) | np.isnan(estimate), np.nan, se)
+        if self.unidentified is not None:
+            estimate = np.where(self.unidentified.estimates(L), np.nan, estimate)
+            se = np.where(self.unidentified.variances(L) | np.isnan(estimate), np.nan, se)
         with np.errstate(divide="ignore", invalid="ignore"):
             t = estimate / se
         return RowTests(estimate + rhs, se, df, t, t_tail(t, df))
 
     def interval(self, rows: RowTests, level: float = 0.95) -> np.ndarray:
         """Confidence limits (m, 2) of rows."""
-        half = t_quantile(0.5 * (1.0 + check_level(level)), rows.df) * rows.se
+        half = two_sided(level, rows.df) * rows.se
         return np.stack([rows.estimate - half, rows.estimate + half], -1)
 
     def joint(self, L: Any, rhs: Any = 0.0) -> FTest:
@@ -118,7 +118,7 @@ class Wald:
         Satterthwaite's degrees of freedom are those of the rows as they are given, see `canonical`.
         """
         L = self.checked(L)
-        if self.moved is not None and (self.moved.estimates(L) | self.moved.variances(L)).any():
+        if self.unidentified is not None and (self.unidentified.estimates(L) | self.unidentified.variances(L)).any():
             return FTest(np.nan, float(np.linalg.matrix_rank(L)), np.nan, np.nan)
         gap = np.broadcast_to(L @ self.coef - rhs, (len(L),))
         scaled = L * np.sqrt(np.maximum(np.diagonal(self.vcov), 0.0))
@@ -178,8 +178,8 @@ def check_tests(
         sandwiches = f"; with robust= {HOTELLING} too" if df == HOTELLING else ""
         raise DataError(f"df: found {df!r}, expected one of {', '.join(DF)}{sandwiches}")
     check_options(information, boundary_df)
-    if robust is not None and robust not in KINDS:
-        raise DataError(f"robust: found {robust!r}, expected one of {', '.join(KINDS)}")
+    if robust is not None:
+        check_choice("robust", robust, KINDS)
     if cluster is not None and robust is None:
         raise DataError("cluster: only with robust=, such as robust='CR2'")
 
@@ -196,12 +196,12 @@ def wald(
         found = _plain(fit, df, fit.vcov, fit.estimate.inner[0], "")
     else:
         found = _small_sample(fit, df, information, boundary_df)
-    moves = moved(fit)
-    if moves is None:
+    unknown = unidentified(fit)
+    if unknown is None:
         return found
     every = np.eye(len(fit.coef))
-    note = NOT_IDENTIFIED if (moves.estimates(every) | moves.variances(every)).any() else ""
-    return replace(found, moved=moves, note=found.note or note)
+    note = NOT_IDENTIFIED if (unknown.estimates(every) | unknown.variances(every)).any() else ""
+    return replace(found, unidentified=unknown, note=found.note or note)
 
 
 def _plain(fit: FitBase, df: str, vcov: np.ndarray, root: np.ndarray, prefix: str) -> Wald:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...batch.chunks import Progress, reporter
+from ...arguments import check_number, numbers_of
+from ...batch.chunks import Progress, reporter, run
 from ...batch.fits import BatchFit
 from ...batch.refitting import as_batch, refit_batch
 from ...errors import DataError
@@ -20,17 +22,19 @@ from ...likelihood.prepared import orthonormal, weighted
 from ...runtime.keys import generator_of
 from ...runtime.precision import float64
 from ...runtime.sizes import check_count
-from ...tolerances import REPEATED, TIED
+from ...tolerances import FITTED_BY_X, REPEATED, TIED
 from ..fixed_effects.linear import expression, hypotheses
 from ..hypotheses.alternatives import Alternative, alternative_of
 from ..robust.partition import labelled
 from .neighbours import edges_of, masses
+from .one_variance import OneVariance, independent
 from .rearrangements import Scheme
 
 if TYPE_CHECKING:
     from ...estimates.fitted import FitBase
 
-NUMBERS = 2e7  # of rearranged responses that are fitted at a time
+NUMBERS = 2e7  # of rearranged responses that are worked on at a time
+LANES = 4096  # of them side by side, where none has to be fitted
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,17 +126,19 @@ def permutation_test(
     """See ``Fit.permutation``."""
     check_count("n", n)
     model = fit.model
-    Y = as_batch("y", np.atleast_2d(Y), len(model.y))
+    Y = as_batch("y", Y, len(model.y), one=True)
     v = len(Y)
     if names is not None and len(names) != v:
         raise DataError(f"names: expected {v}, one a response, found {len(names)}")
     if (threshold is None) != (neighbours is None):
         raise DataError("threshold, neighbours: give both, for clusters, or neither")
+    if threshold is not None:
+        check_number("threshold", threshold)
     if threshold is not None and not threshold > 0:
         raise DataError(f"threshold: expected a positive number, found {threshold!r}")
     labels, rows = hypotheses(L, fit.coef_names)
-    rows = np.atleast_2d(np.asarray(rows, float))
-    if rows.shape[1] != len(fit.coef_names) or not np.all(np.any(rows, 1)):
+    rows = np.atleast_2d(numbers_of("L", rows, "rows of numbers, or names of coefficients"))
+    if rows.shape[1:] != fit.coef.shape or not (np.all(np.any(rows, 1)) and np.isfinite(rows).all()):
         raise DataError(f"L: expected rows (m, {len(fit.coef_names)}) that are not zero, found shape {rows.shape}")
     way = alternative_of(side, 0.0)
     if len(rows) > 1 and way.way:
@@ -151,13 +157,10 @@ def permutation_test(
         errors = _Errors(model, rows, rhs, Y[usable])
         size, done = max(1, int(NUMBERS // max(Y.size, 1))), 0
         count = scheme.count if exact else n
+        of = partial(_of_rearranged, errors, OneVariance.of(model, errors.L, errors.free, fit.method), rows, fit.method)
         with reporter(progress, count * v) as report:
             while some := list(islice(todo, size)):
-                stars = np.concatenate([errors.rearranged(*one) for one in some])
-                fits = refit_batch(model, stars, fit.method, progress=False)
-                if np.any(fits.status == Status.NOT_RUN):
-                    raise KeyboardInterrupt
-                found.add(_statistics(rows, fits).reshape(len(some), -1), fits.status)
+                found.add(*of(some, max(1, min(count, LANES // int(usable.sum())))))
                 done += len(some)
                 report(done * v, count * v)
     own = names if names is not None else range(v)
@@ -173,24 +176,66 @@ class _Errors:
     """
 
     def __init__(self, model: Any, L: np.ndarray, rhs: float, Y: np.ndarray):
-        unit = L / np.linalg.norm(L, axis=1, keepdims=True)
-        _, s, Vt = np.linalg.svd(unit)
-        free = Vt[int(np.sum(s > REPEATED * s[0])) :].T
+        self.L, self.free = independent(L)
         self.model = model
         self.fixed = model.X @ np.linalg.lstsq(L, np.full(len(L), rhs), rcond=None)[0]
         self.fixed = self.fixed if model.offset is None else self.fixed + model.offset
         y = weighted(model, (Y - self.fixed).T)
-        Q, _, _ = orthonormal(model.X @ free, model.weights)
+        size = np.sum(y**2, 0)
+        Q, _, _ = orthonormal(model.X @ self.free, model.weights)
         self.fitted = Q @ (Q.T @ y)
         self.residuals = y - self.fitted
         again = Q @ (Q.T @ self.residuals)
         self.fitted, self.residuals = self.fitted + again, self.residuals - again
+        self.varies = np.sum(self.residuals**2, 0) > FITTED_BY_X**2 * size
 
-    def rearranged(self, index: np.ndarray, sign: np.ndarray) -> np.ndarray:
-        """Responses (v, n) with rearranged residuals, from which `rhs` is taken, so that the hypothesis is of zero."""
-        y = self.fitted + sign[:, None] * self.residuals[index]
+    def rearranged(self, index: np.ndarray, sign: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Responses `rows` (m, n) with rearranged residuals, without `rhs`, so that the hypothesis is of zero."""
+        y = self.fitted[:, rows] + sign[:, None] * self.residuals[:, rows][index]
         y = y if self.model.weights is None else y / np.sqrt(self.model.weights)[:, None]
         return (y if self.model.offset is None else y + self.model.offset[:, None]).T
+
+
+def _of_rearranged(
+    errors: _Errors, quick: OneVariance | None, L: np.ndarray, method: str, some: list[tuple[np.ndarray, np.ndarray]],
+    many: int,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """Statistics and statuses (len(some), v), by fits where there is no quicker way, which takes `many` at a time."""
+    shape = len(some), errors.residuals.shape[1]
+    out, status = np.full(shape, np.nan), np.full(shape, Status.RUNNING, int)
+    if quick is not None:
+        _quickly(errors, quick, some, many, out, status)
+        out = out**2 if len(L) > len(errors.L) == 1 else out
+    left = np.nonzero(status == Status.RUNNING)
+    if len(left[0]):
+        every = np.split(left[1], np.cumsum(np.bincount(left[0], minlength=len(some)))[:-1])
+        stars = [errors.rearranged(*one, rows) for one, rows in zip(some, every, strict=True) if len(rows)]
+        fits = refit_batch(errors.model, np.concatenate(stars), method, progress=False)
+        if np.any(fits.status == Status.NOT_RUN):
+            raise KeyboardInterrupt
+        out[left], status[left] = _statistics(L, fits), fits.status
+    return out, status
+
+
+def _quickly(
+    errors: _Errors, quick: OneVariance, some: list[Any], many: int, out: np.ndarray, status: np.ndarray
+) -> None:  # fmt: skip
+    """Fill in statistics that need no fit, and their statuses, in blocks of one shape on all cores."""
+    v = out.shape[1]
+    width = min(v, LANES)
+
+    def block(i: int, j: int) -> None:
+        own = (some[i : i + many] * many)[:many]
+        t, good = quick(np.concatenate([sign[:, None] * errors.residuals[:, j : j + width][index]
+                                        for index, sign in own], 1))  # fmt: skip
+        here = np.s_[i : i + many, j : j + width]
+        rows = len(out[here])
+        out[here] = t.reshape(many, width)[:rows]
+        good = good.reshape(many, width)[:rows] & errors.varies[j : j + width]
+        status[here] = np.where(good, Status.CONVERGED, Status.RUNNING)
+
+    places = [(i, min(j, v - width)) for i in range(0, len(some), many) for j in range(0, v, width)]
+    run([partial(block, *place) for place in places], [1] * len(places), False)
 
 
 def _statistics(L: np.ndarray, fits: BatchFit) -> np.ndarray:
@@ -219,7 +264,7 @@ class _Counts:
         """Statistics (b, v') of the responses that can be fitted."""
         evidence = self.way.evidence(statistics)
         if not self.total:
-            self.first, self.status = statistics[0], status[: len(evidence[0])]
+            self.first, self.status = statistics[0], status[0]
             self.least = evidence[0] - TIED * np.abs(evidence[0])
         none = np.isnan(evidence)
         with np.errstate(invalid="ignore"):

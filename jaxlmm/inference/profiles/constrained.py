@@ -138,13 +138,9 @@ class Branch:
 
 def center_of(point: Point, at: Level) -> CurvePoint:
     """The node at the estimate; where the function is stationary there, its tangent and slope are zero."""
-    if _is_stationary(at):
+    if np.linalg.norm(at.gradient) <= STATIONARY * np.linalg.norm(at.hessian):
         return CurvePoint(at.value, point.x, np.zeros_like(point.x), float(point.value), 0.0, 0.0)
     return node(point, at, float(point.value))
-
-
-def _is_stationary(at: Level) -> bool:
-    return float(np.linalg.norm(at.gradient)) <= STATIONARY * float(np.linalg.norm(at.hessian))
 
 
 def _departure(evaluate: Evaluate, function: Function, center: CurvePoint, side: int, zeta: float) -> CurvePoint | None:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ...arguments import check_choice
 from ...distributions import bounded_limits, check_level
 from ...errors import DataError
 from ...estimates.fitted import FitBase
@@ -39,8 +40,7 @@ def confint(fit: FitBase, level: float, method: str, which: Which, df: str, n: i
     if isinstance(level, str):
         raise DataError(f"level: found {level!r}, expected a number between 0 and 1; quantities are chosen by which=")
     check_level(level)
-    if method not in METHODS:
-        raise DataError(f"method: found {method!r}, expected one of {', '.join(METHODS)}")
+    check_choice("method", method, METHODS)
     check_tests(df)
     if method == "wald":
         found = wald_intervals(fit, level, which, df)
@@ -80,7 +80,7 @@ def wald_intervals(fit: FitBase, level: float, which: Which, df: str) -> Interva
     others = [_wald_of(target, at, level) for target in targets if at is not None]
     limits = np.concatenate([np.reshape([pair for _, pair in others], (-1, 2)), wald.interval(rows, level)])
     names = (*(target.name for target in targets), *coefs)
-    return Intervals(names, np.array([*(value for value, _ in others), *fit.coef[places]]), limits)
+    return Intervals(names, np.array([*(value for value, _ in others), *rows.estimate]), limits)
 
 
 def _wald_of(target: ProfileTarget, at: Natural, level: float) -> tuple[float, tuple[float, float]]:

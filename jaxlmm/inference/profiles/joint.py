@@ -27,8 +27,8 @@ from ...likelihood.model import Model
 from ...likelihood.prepared import Prepared
 from ...linalg import lower_from_vector, psd_cholesky, tril_indices
 from ...runtime.programs import compiled_by_size
-from ..delta import Parameters, Uncertain
 from ..local import prepared_for
+from ..uncertain import Parameters, Uncertain
 
 MAX_ITERATIONS = 100
 

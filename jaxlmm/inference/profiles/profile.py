@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...distributions import check_level, t_quantile
+from ...distributions import two_sided
 from ...errors import DataError
 from ...estimates.fitted import FitBase
 from ...frames.columns import make_frame
@@ -165,7 +165,7 @@ class Profile(Shown):
 
 
 def _normal_quantile(level: float) -> float:
-    return float(t_quantile(0.5 * (1.0 + check_level(level)), np.inf))
+    return float(two_sided(level, np.inf))
 
 
 def profiled(fit: FitBase, which: Which) -> tuple[Joint, list[ProfileTarget]]:
@@ -188,9 +188,7 @@ def curve_of(joint: Joint, target: ProfileTarget, goals: np.ndarray, known: bool
     if not np.isfinite(at.value) or not np.all(np.isfinite(at.gradient)):  # a correlation beside a variance of zero
         both, psi = np.array(target.limits), np.array(target.bounds)
         zeros, nowhere = np.zeros(2), np.full((2, len(target.z)), np.nan)
-        return Curve(
-            target.name, target.criterion, np.nan, both, zeros, "bound", "bound", target, psi, zeros, nowhere
-        )  # fmt: skip
+        return Curve(target.name, target.criterion, np.nan, both, zeros, "bound", "bound", target, psi, zeros, nowhere)
     center = center_of(evaluate(target.z), at)
     goals, is_cut = _cut(joint, target, center, goals)
     down, up = (follow(evaluate, target.function, center, side, goals, b) for side, b in ((-1, low), (1, high)))

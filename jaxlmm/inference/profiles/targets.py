@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from math import sin
 from typing import Any, NamedTuple
 
 import jax
@@ -23,7 +24,7 @@ from ...estimates.fitted import FitBase
 from ...estimates.varcorr import entry_of, natural_parameters
 from ...runtime.devices import platform
 from ...runtime.programs import QUICKLY
-from ..delta import Parameters
+from ..uncertain import Parameters
 from .constrained import Function, Level
 from .joint import Chart, Joint
 
@@ -204,13 +205,7 @@ def _matrix(joint: Joint, effects: ShownEffects, criterion: str) -> Iterator[Pro
         else:
             chart, z = joint.chart(state, t, (j, i))
             function, ends, needs = angle(begin + 1, begin + q), (-1.0, 1.0), (sds[i], sds[j])
-            yield ProfileTarget(
-                name, criterion, "covariance", chart, z, function, _sine, "sine", ends, (t, i, j), needs
-            )
-
-
-def _sine(psi: float) -> float:
-    return float(np.sin(psi))
+            yield ProfileTarget(name, criterion, "covariance", chart, z, function, sin, "sine", ends, (t, i, j), needs)
 
 
 def _names(effects: ShownEffects) -> Iterator[tuple[int, int, str]]:

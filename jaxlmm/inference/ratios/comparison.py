@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...arguments import Seed, door
+from ...arguments import Seed, check_choice, door
 from ...batch.chunks import Progress
 from ...errors import DataError
 from ...estimates.fitted import FitBase
@@ -116,8 +116,7 @@ def compare(
         likelihoods are of different contrasts of the data. X may be another basis of the same space: log-likelihoods
         are then those in the basis of the first fit.
     """
-    if method not in METHODS:
-        raise DataError(f"method: found {method!r}, expected one of {', '.join(METHODS)}")
+    check_choice("method", method, METHODS)
     fits = sorted((small, large, *more), key=lambda fit: fit.npar)
     _check_data(fits, refit)
     notes = []
@@ -158,9 +157,7 @@ class _Pair(NamedTuple):
     note: str = ""
 
 
-def _pair(
-    small: Any, large: Any, loglik: np.ndarray, method: str, n: int, seed: int, progress: Progress
-) -> _Pair:  # fmt: skip
+def _pair(small: Any, large: Any, loglik: np.ndarray, method: str, n: int, seed: int, progress: Progress) -> _Pair:
     statistic = float(cleaned(2.0 * (loglik[1] - loglik[0]), loglik[1]))
     obstacle = _obstacle(small, large, statistic)
     if obstacle:

@@ -14,6 +14,7 @@ import numpy as np
 
 from ...linalg import tril_indices
 from ...runtime.keys import generator_of
+from ...tolerances import correlation_of
 
 DRAWS = 20_000
 DIAGONAL = 1e-8  # correlation below which coordinates are independent
@@ -66,21 +67,20 @@ class Mixture:
         return " + ".join(shown) + (" (simulated weights)" if self.simulated else "")
 
 
-def cone_mixture(covariance: np.ndarray, sizes: tuple[int, ...], draws: int = DRAWS, seed: int = 0) -> Mixture:
+def cone_mixture(covariance: np.ndarray, sizes: tuple[int, ...], seed: int = 0) -> Mixture:
     """Law of the squared length of the projection of ``z ~ N(0, covariance)`` on a product of cones, in z's metric.
 
     Parameters
     ----------
     covariance : (c, c) of z, for every cone in turn the lower triangle of a matrix, column by column
     sizes : of the positive semidefinite matrices whose cones they are; 1 is a half-line
-    draws, seed : of the simulation, where the weights have no closed form: matrices of two rows and more, and more
+    seed : of the simulation, where the weights have no closed form: matrices of two rows and more, and more
         than three half-lines that are correlated
     """
-    sd = np.sqrt(np.diagonal(covariance))
-    weights = orthant_weights(covariance / np.outer(sd, sd)) if set(sizes) <= {1} else None
+    weights = orthant_weights(correlation_of(covariance)) if set(sizes) <= {1} else None
     if weights is not None:
         return Mixture(np.arange(len(weights)), weights)
-    weights = simulated_weights(covariance, sizes, draws, seed)
+    weights = simulated_weights(covariance, sizes, DRAWS, seed)
     return Mixture(np.arange(len(weights)), weights, simulated=True)
 
 
@@ -107,8 +107,7 @@ def orthant_weights(R: np.ndarray) -> np.ndarray | None:
 
 def _orthant_probability(S: np.ndarray) -> float:
     """Probability that a centred normal vector of up to three entries is positive."""
-    sd = np.sqrt(np.diagonal(S))
-    angles = np.arcsin(np.clip(S / np.outer(sd, sd), -1.0, 1.0))[np.tril_indices(len(S), -1)]
+    angles = np.arcsin(np.clip(correlation_of(S), -1.0, 1.0))[np.tril_indices(len(S), -1)]
     return 0.5 ** len(S) + float(np.sum(angles)) / (2.0 * np.pi) * (0.5 if len(S) == 3 else 1.0)
 
 

@@ -1,8 +1,8 @@
-"""V^-1 by the levels of the grouping factors, where terms have independent levels and residuals are independent.
+"""V^-1 by the levels of the grouping factors, where residuals are independent; levels may be relatives.
 
 With crossed factors all rows depend on each other, and V^-1 is a solution a row; but rows meet in their levels only.
-With ``R = s2 I``, designs Z of all levels side by side (q columns) and ``G = L L'`` (Henderson, Kempthorne, Searle &
-von Krosigk 1959)::
+With ``R = s2 I``, designs Z of all levels side by side (q columns) and ``G = L L'``, by term the covariance of the
+effects of a level, times the relationships between levels (Henderson, Kempthorne, Searle & von Krosigk 1959)::
 
     K = Cov(u | y, beta) = L S^-1 L',   S = I + L'Z'Z L / s2,   F = I - Z'Z K / s2,   Z'V^-1 = F Z' / s2
 
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from ...estimates.rows import sparse_rows
-from ...likelihood.engines.layout import lacks_terms
+from ...fitting.units import root_of
 from ...linalg import psd_cholesky
 from ...pytrees import once
 from .partition import Partition, Rowwise
@@ -41,16 +41,18 @@ class MixedModelEquations:
         self.rows = rows
         terms, (C, self.D) = rows.model.terms, rows.blocks("solver", rows.x)
         self.levels = [part.levels for part in terms]
+        self.kin = [part.relationship for part in terms]
         self.G, self.s2 = C.random, float(C.residual[0, 0])
         designs = [part.Z @ k * rows.root[:, None] for part, k in zip(terms, rows.prepared.basis.K, strict=True)]
         self.Z = self.design([part.group for part in terms], designs)
         self.products = (self.Z.T @ self.Z).toarray() / self.s2
         L = [psd_cholesky(block) for block in self.G]
-        S = np.eye(len(self.products)) + self.mixed(L, self.mixed(L, self.products).T)
+        kin = [None if A is None else _root(A) for A in self.kin]
+        S = np.eye(len(self.products)) + self.mixed(L, self.mixed(L, self.products, kin).T, kin)
         inverse = np.linalg.inv(S)
         self.condition = float(np.abs(S).sum(0).max() * np.abs(inverse).sum(0).max())
-        turned = [root.T for root in L]
-        self.K = self.mixed(turned, self.mixed(turned, 0.5 * (inverse + inverse.T)).T)
+        turned, kin = [root.T for root in L], [None if root is None else root.T for root in kin]
+        self.K = self.mixed(turned, self.mixed(turned, 0.5 * (inverse + inverse.T), kin).T, kin)
         self.F = np.eye(len(S)) - self.products @ self.K
 
     @classmethod
@@ -58,7 +60,8 @@ class MixedModelEquations:
         """Made once, where it replaces solutions for more columns than there are effects, and keeps their digits."""
         model = rows.model
         effects = sum(part.levels * part.dim for part in model.terms)
-        if lacks_terms(model) is not None or not 0 < effects < columns or effects > MOST or model.evaluator.stochastic:
+        lacks_terms = model.residual.group is not None or len(model.terms) < len(model.random)
+        if lacks_terms or not 0 < effects < columns or effects > MOST or model.evaluator.stochastic:
             return None
         found = once(rows, "levels", lambda: cls(rows))
         return found if found.condition < DIGITS else None
@@ -79,9 +82,10 @@ class MixedModelEquations:
         parts = zip(self.levels, ends[:-1], ends[1:], strict=True)
         return [f[:, a:b].reshape(len(f), m, -1) for m, a, b in parts]
 
-    def mixed(self, blocks: Sequence[np.ndarray], f: np.ndarray) -> np.ndarray:
-        """Each row of f (b, q) times the block diagonal matrix that has a block (q_t, q_t) for every level."""
-        return np.concatenate([(x @ G).reshape(len(f), -1) for x, G in zip(self.by_term(f), blocks, strict=True)], 1)
+    def mixed(self, blocks: Sequence[np.ndarray], f: np.ndarray, kin: Sequence[Any] | None = None) -> np.ndarray:
+        """Each row of f (b, q) times the matrix of blocks (q_t, q_t) times `kin`, by default the relationships."""
+        parts = zip(self.by_term(f), blocks, self.kin if kin is None else kin, strict=True)
+        return np.concatenate([between(x @ G, A).reshape(len(f), -1) for x, G, A in parts], 1)
 
     def within(self, groups: Partition, slopes: bool) -> Iterator[np.ndarray]:
         """Entries of V^-1 between rows of a group (m, T, T), then `slopes`: in each of the solver's coordinates.
@@ -110,3 +114,16 @@ class MixedModelEquations:
                 out[1 + i, here] = -self.mixed(H, E).reshape(shape) @ np.swapaxes(E3, 1, 2)
                 out[1 + i, here] -= relative[i] * out[0, here]
         yield from out
+
+
+def between(x: np.ndarray, kin: np.ndarray | None) -> np.ndarray:
+    """Effects (b, levels, q) times a matrix between levels, None for that of levels that are independent."""
+    return x if kin is None else np.swapaxes(np.swapaxes(x, 1, 2) @ kin, 1, 2)
+
+
+def _root(kin: np.ndarray) -> np.ndarray:
+    """A root of a relationship matrix."""
+    try:
+        return np.linalg.cholesky(kin)
+    except np.linalg.LinAlgError:
+        return root_of(kin)

@@ -14,6 +14,7 @@ from jax import Array
 from ...arguments import numbers_of
 from ...batch.refitting import refit_batch
 from ...errors import DataError
+from ...estimates.fitted import FitBase
 from ...fitting.newton import Status
 from ...fitting.objective import Spec, coordinates
 from ...frames.columns import make_frame
@@ -21,8 +22,8 @@ from ...frames.tables import Shown, Table, format_column
 from ...linalg import quadratic
 from ...runtime.precision import float64
 from ...runtime.programs import compiled
-from ..delta import uncertain
 from ..local import inverse, may_be_flat
+from ..uncertain import uncertain
 from .deletion import deletion
 from .partition import Partition, Rowwise, labelled, require_converged
 
@@ -93,7 +94,7 @@ class Influence(Shown):
 
 
 def influence(
-    fit: Any, by: Any = "row", theta: bool = True, exact: str = "flagged", threshold: float | None = None,
+    fit: FitBase, by: Any = "row", theta: bool = True, exact: str = "flagged", threshold: float | None = None,
     parameters: tuple[str, ...] | None = None,
 ) -> Influence:  # fmt: skip
     """Influence of single rows or of groups of rows on coefficients and covariance parameters.

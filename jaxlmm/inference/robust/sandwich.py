@@ -15,9 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from ...arguments import check_choice
 from ...covariance.kinds import module_of
 from ...distributions import t_tail
 from ...errors import DataError, require_accurate
+from ...estimates.fitted import FitBase
 from ...frames.columns import make_frame
 from ...frames.tables import Shown, Table, format_column, format_df, format_p, format_t
 from ...linalg import eigh
@@ -220,7 +222,7 @@ class Sandwich(Shown):
         return F * (eta - r + 1) / eta, float(r), eta - r + 1
 
 
-def sandwich(fit: Any, kind: str = "CR2", cluster: Any = None) -> Sandwich:
+def sandwich(fit: FitBase, kind: str = "CR2", cluster: Any = None) -> Sandwich:
     """Cluster-robust ("sandwich") covariance of the coefficients, with V as estimated for the working covariance.
 
     Parameters
@@ -239,8 +241,7 @@ def sandwich(fit: Any, kind: str = "CR2", cluster: Any = None) -> Sandwich:
     DataError
         For an unknown kind; where V is not block diagonal by `cluster`, or there are too few clusters.
     """
-    if kind not in KINDS:
-        raise DataError(f"robust: found {kind!r}, expected one of {', '.join(KINDS)}")
+    check_choice("robust", kind, KINDS)
     clusters = robust_clusters(fit, cluster)
     n, p = fit.model.X.shape
     if kind == "CR1p" and clusters.size <= p:

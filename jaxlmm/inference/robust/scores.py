@@ -16,8 +16,8 @@ from ...frames.columns import make_frame
 from ...frames.tables import Shown, Table, format_column
 from ...runtime.precision import float64
 from ...tolerances import POSITIVE
-from ..delta import Uncertain, uncertain
 from ..local import may_be_flat
+from ..uncertain import Uncertain, uncertain
 from .partition import Rowwise, dependent, require_converged, robust_clusters
 from .sandwich import factor_of
 

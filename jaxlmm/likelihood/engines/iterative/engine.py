@@ -92,7 +92,8 @@ class Krylov(Statistics):
     @classmethod
     def prepare(cls, rows: Rows, layout: Incidence, compact: bool = True) -> Krylov:
         """Statistics from concrete rows (NumPy); without `compact` rows are kept for `solve`."""
-        Z = tuple(np.concatenate([rows.Z[t] for t in terms], 1) for terms in layout.members)
+        columns = ([rows.Z[t] for t in terms] for terms in layout.members)
+        Z = tuple(own[0] if len(own) == 1 else np.concatenate(own, 1) for own in columns)
         A, B = [], []
         for z, codes, m in zip(Z, layout.codes, layout.levels, strict=True):
             q = range(z.shape[1])
@@ -174,8 +175,21 @@ class Krylov(Statistics):
         times = through_terms(Z, layout.codes, layout.levels, C._replace(random=self._factors(C.random)))
         return jax.lax.custom_linear_solve(times, jnp.asarray(B), direct, symmetric=True)
 
+    def covariances_at(self, C: Blocks, f: int, levels: Array) -> Array:
+        """Covariances given the data (b, q, q) of the effects of factor f at some levels (b,): a solution for each."""
+        s2 = C.residual[0, 0]
+        at = self._at(self._factors(tuple(G / s2 for G in C.random)))
+        own = [v.shape[:2] for v in self.B]
+        b, q = len(levels), own[f][1]
+        row, effect, column = levels[:, None], jnp.arange(q)[None], jnp.arange(b * q).reshape(b, q)
+        h = [jnp.zeros((*size, b * q)) for size in own]
+        h[f] = h[f].at[row, effect, column].set(1.0)
+        u = at.system.solve(tuple(h), self._finely, self.options.max_iterations).u[f]
+        found = u[row[..., None], effect[..., None], column[:, None]]
+        return 0.5 * s2 * (found + jnp.swapaxes(found, 1, 2))
+
     def posterior(self, C: Blocks) -> Posterior:
-        """Means of the effects of every term by level; covariances are NaN, random vectors do not give them."""
+        """Means of the effects of every term by level; covariances are NaN, see `covariances_at` for those of some."""
         s2 = C.residual[0, 0]
         at = self._at(self._factors(tuple(G / s2 for G in C.random)))
         found = {}
@@ -266,7 +280,7 @@ class Krylov(Statistics):
             return jnp.linalg.qr(apply(V) - V)[0]
 
         def forms(z: Array) -> Array:
-            return quadratic_forms(apply, z, steps, lambda x: jnp.log(x) - (x - 1.0))
+            return quadratic_forms(apply, z, steps, lambda x: jnp.log(x) - (x - 1.0), self.options.tolerance)
 
         V = jax.lax.fori_loop(0, POWERS, power, jnp.asarray(self.sketch, jnp.float64))
         z = jnp.asarray(self.starts, jnp.float64)

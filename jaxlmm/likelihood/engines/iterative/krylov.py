@@ -66,36 +66,47 @@ def by_parts(function: Callable[[Array], Any], columns: Array, size: int) -> Any
     return jax.tree_util.tree_map(back, found)
 
 
-def quadratic_forms(apply: Apply, z: Array, steps: int, function: Callable[[Array], Array]) -> Array:
+def quadratic_forms(
+    apply: Apply, z: Array, steps: int, function: Callable[[Array], Array], tolerance: float = 0.0
+) -> Array:
     """``z'f(S) z`` for columns z (Q, b), by Lanczos tridiagonalisation and Gauss quadrature (Golub & Meurant 2010).
 
-    With full reorthogonalisation; exact after as many steps as S has different eigenvalues.
+    With full reorthogonalisation; exact after as many steps as S has different eigenvalues. A column ends where
+    conjugate gradients for it would have residuals of `tolerance`, relative to it: the same steps in other words.
     """
     size = jnp.sum(z * z, 0)
     unit = z / jnp.sqrt(jnp.where(size > 0, size, 1.0))
-    diagonal, beside = _tridiagonal(apply, unit, min(steps, len(z)))
+    diagonal, beside = _tridiagonal(apply, unit, min(steps, len(z)), tolerance)
     T = jax.vmap(lambda a, b: jnp.diag(a) + jnp.diag(b, 1) + jnp.diag(b, -1))(diagonal.T, beside[:-1].T)
     nodes, vectors = jnp.linalg.eigh(T)
     return size * jnp.sum(vectors[:, 0] ** 2 * function(nodes), -1)
 
 
-def _tridiagonal(apply: Apply, start: Array, steps: int) -> tuple[Array, Array]:
-    """Diagonal and what stands beside it (steps, b); ones and zeros once the space is exhausted."""
+def _tridiagonal(apply: Apply, start: Array, steps: int, tolerance: float) -> tuple[Array, Array]:
+    """Diagonal and what stands beside it (steps, b); ones and zeros once a column has ended.
 
-    def step(state: Any, k: Array) -> Any:
-        basis, v, before, alive = state
+    With the pivots of ``L D L'`` of this matrix go the residuals of conjugate gradients, `left`.
+    """
+
+    def step(state: Any) -> Any:
+        k, basis, v, before, alive, pivot, left, diagonal, beside = state
         basis = basis.at[k].set(v)
         w = apply(v)
         alpha = jnp.sum(v * w, 0)
         for _ in range(2):
             w = w - jnp.sum(basis * jnp.sum(basis * w, 1, keepdims=True), 0)
         beta = jnp.sqrt(jnp.sum(w * w, 0))
-        found = (alive, alpha)
-        alive = alive & (beta > EXHAUSTED * (jnp.abs(alpha) + before))
-        beta = jnp.where(alive, beta, 0.0)
-        v = jnp.where(alive, w / jnp.where(alive, beta, 1.0), 0.0)
-        return (basis, v, beta, alive), (jnp.where(found[0], found[1], 1.0), beta)
+        pivot = alpha - before**2 / pivot
+        left = left * beta / jnp.abs(pivot)
+        going = alive & (beta > EXHAUSTED * (jnp.abs(alpha) + before)) & ~(left <= tolerance)
+        beta = jnp.where(going, beta, 0.0)
+        v = jnp.where(going, w / jnp.where(going, beta, 1.0), 0.0)
+        diagonal = diagonal.at[k].set(jnp.where(alive, alpha, 1.0))
+        return k + 1, basis, v, beta, going, jnp.where(going, pivot, 1.0), left, diagonal, beside.at[k].set(beta)
 
-    state = (jnp.zeros((steps, *start.shape)), start, jnp.zeros(start.shape[1]), jnp.any(start != 0.0, 0))
-    _, (diagonal, beside) = jax.lax.scan(step, state, jnp.arange(steps, dtype=jnp.int32))
-    return diagonal, beside
+    ones = jnp.ones((steps, start.shape[1]))
+    basis, first = jnp.zeros((steps, *start.shape)), jnp.zeros((), jnp.int32)
+    alive = jnp.any(start != 0.0, 0)
+    state = (first, basis, start, 0.0 * ones[0], alive, ones[0], ones[0], ones, 0.0 * ones)
+    found = jax.lax.while_loop(lambda s: jnp.any(s[4]) & (s[0] < steps), step, state)
+    return found[-2], found[-1]

@@ -7,6 +7,7 @@ gathering a whole row at once, take twenty times as long).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +30,7 @@ class Meeting:
     Attributes
     ----------
     index : (rows, width) level of the other factor
-    value : (rows, width, q, r), zeros where there is no entry
+    value : (rows, width, q, r), zeros where there is no entry; of the smallest type that has these numbers exactly
     owner : (rows,) level of the first factor, ascending; rows of zeros behind belong to the last
     """
 
@@ -39,16 +40,18 @@ class Meeting:
     levels: int
 
     @classmethod
-    def of(cls, first: np.ndarray, other: np.ndarray, value: np.ndarray, levels: int) -> Meeting:
-        """From entries with their levels, sorted by the first (NumPy)."""
-        width = max(1, WIDTH // value.shape[-1])
-        count = np.bincount(first, minlength=levels)
+    def of(cls, start: np.ndarray, other: np.ndarray, value: np.ndarray) -> Meeting:
+        """From entries, those of level i from start[i] on: levels of the other factor, and blocks (NumPy)."""
+        width, levels = max(1, WIDTH // value.shape[-1]), len(start) - 1
+        count = np.diff(start)
         rows = -(-count // width)
-        place = np.arange(len(first)) + np.repeat((np.cumsum(rows) - rows) * width - (np.cumsum(count) - count), count)
+        place = np.repeat((np.cumsum(rows) - rows) * width - start[:-1], count)
+        place += np.arange(len(place))
         total = fine(int(rows.sum()))  # few sizes, so that programs are shared
         index = np.zeros(total * width, np.int32)
         index[place] = other
-        values = np.zeros((total * width, *value.shape[1:]))
+        kind = next((k for k in (np.int8, np.float32) if np.array_equal(_cast(value, k), value)), value.dtype)
+        values = np.zeros((total * width, *value.shape[1:]), kind)
         values[place] = value
         owner = pad_first(np.repeat(np.arange(levels, dtype=np.int32), rows), total, levels - 1)
         return cls(index.reshape(total, width), values.reshape(total, width, *value.shape[1:]), owner, levels)
@@ -58,7 +61,9 @@ class Meeting:
         index, value = jnp.asarray(self.index), jnp.asarray(self.value)
         _, width, _, r = value.shape
         parts = [
-            value[:, w, :, d, None] * _taken(x[:, d], index[:, w])[:, None] for w in range(width) for d in range(r)
+            value[:, w, :, d, None].astype(x.dtype) * _taken(x[:, d], index[:, w])[:, None]
+            for w in range(width)
+            for d in range(r)
         ]
         return self._summed(sum(parts[1:], parts[0]))
 
@@ -66,8 +71,12 @@ class Meeting:
         """Sums (q, q, m) of ``B_j K_j B_j'`` over the blocks of each level, for K (r, r, levels of the other)."""
         index, value = jnp.asarray(self.index), jnp.asarray(self.value)
         _, width, _, r = value.shape
+
+        def entry(w: int, c: int) -> Array:
+            return value[:, w, :, c].astype(K.dtype)
+
         parts = [
-            value[:, w, :, None, c] * value[:, w, None, :, d] * _taken(K[c, d], index[:, w])[:, None, None]
+            entry(w, c)[:, :, None] * entry(w, d)[:, None] * _taken(K[c, d], index[:, w])[:, None, None]
             for w in range(width)
             for c in range(r)
             for d in range(r)
@@ -82,20 +91,28 @@ def _taken(x: Array, index: Array) -> Array:
     return x.at[index].get(mode="promise_in_bounds")
 
 
+def _cast(value: np.ndarray, kind: Any) -> np.ndarray:
+    with np.errstate(all="ignore"):
+        return value.astype(kind)
+
+
 def meetings(
     codes: tuple[np.ndarray, ...], Z: tuple[np.ndarray, ...], levels: tuple[int, ...]
 ) -> tuple[tuple[Meeting | None, ...], ...]:
     """Meetings of each factor with each other one from rows: codes (n,), designs (n, q) (NumPy)."""
+    from scipy.sparse import coo_array
+
     found: list[list[Meeting | None]] = [[None] * len(codes) for _ in codes]
     for t in range(len(codes)):
         for u in range(t + 1, len(codes)):
-            key, where = np.unique(codes[t].astype(np.int64) * levels[u] + codes[u], return_inverse=True)
-            value = np.empty((len(key), Z[t].shape[1], Z[u].shape[1]))
-            for a in range(value.shape[1]):
-                for d in range(value.shape[2]):
-                    value[:, a, d] = np.bincount(where, Z[t][:, a] * Z[u][:, d], len(key))
-            first, other = key // levels[u], key % levels[u]
-            found[t][u] = Meeting.of(first, other, value, levels[t])
-            order = np.argsort(other, kind="stable")
-            found[u][t] = Meeting.of(other[order], first[order], np.swapaxes(value[order], 1, 2), levels[u])
+            shape, pair = (levels[t], levels[u]), (codes[t], codes[u])
+            blocks = [[coo_array((a * d, pair), shape).tocsr() for d in Z[u].T] for a in Z[t].T]
+            found[t][u] = _of_blocks(blocks)
+            found[u][t] = _of_blocks([[block.T.tocsr() for block in column] for column in zip(*blocks, strict=True)])
     return tuple(tuple(row) for row in found)
+
+
+def _of_blocks(blocks: Sequence[Sequence[Any]]) -> Meeting:
+    """From sparse matrices with the same places, one an entry of the blocks (q, r)."""
+    value = np.stack([np.stack([block.data for block in row], -1) for row in blocks], 1)
+    return Meeting.of(blocks[0][0].indptr, blocks[0][0].indices, value)

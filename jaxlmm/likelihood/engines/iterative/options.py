@@ -37,7 +37,7 @@ class Iterative(Engine):
         computed at the estimate
     seed : of all of them; the same seed gives the same fit; a key of `jax.random` is turned into a number, None
         into a fresh one, which is kept
-    steps : of the Lanczos process for the log-determinant
+    steps : at most, of the Lanczos process for the log-determinant
     tolerance : relative residual at which conjugate gradients stop for random vectors; its square is that for the
         coefficients. What enters gradients has errors of the order of its square throughout
     max_iterations : of conjugate gradients, after which the fit ends as "not_solved"

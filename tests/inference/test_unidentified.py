@@ -60,3 +60,10 @@ def test_fixed_effects_that_take_part_of_a_slope():
     assert "do not determine" in fit.wald("asymptotic").note
     assert not same(fit.fitted, other.fitted).any()
     np.testing.assert_array_equal(same(*(f.ranef()["g"].values for f in (fit, other)))[0], [True, False])
+    for frame in (fit.tidy(), fit.tidy("asymptotic"), fit.confint(which="coef", method="wald")):
+        assert np.isnan(frame["estimate"]).all()
+    assert str(fit.coef[0])[:5] not in str(fit.summary()) and str(fit.coef[0])[:5] not in str(jaxlmm.side_by_side(fit))
+    assert np.isnan(fit.correlation()["g[a]"]).all() and np.isnan(fit.r2().estimate[0])
+    g = fit.delta(lambda p: (p.coef[0], p.coef[0] - p.coef[1], p.sigma))
+    np.testing.assert_array_equal(np.isnan(g.estimate), [True, True, False])
+    np.testing.assert_array_equal(np.isnan(g.se), [True, True, False])

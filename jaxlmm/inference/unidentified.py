@@ -22,21 +22,23 @@ from ..pytrees import once
 from ..runtime.precision import float64
 from ..runtime.programs import compiled
 from ..tolerances import INDEPENDENT
-from .delta import Uncertain, uncertain
 from .local import may_be_flat
+from .uncertain import Uncertain, uncertain
 
 
-class Moved(NamedTuple):
+class Unidentified(NamedTuple):
     """Changes along each of d directions.
 
     Attributes
     ----------
+    along (d, k) : the directions, in the solver's coordinates
     coef (d, p), vcov (d, p, p) : of the coefficients and their covariance
     values : of the predicted effects of each random part (d, m, q)
     at : the coefficients' covariance (p, p) and the predicted effects, which they are changes of
     sd : standard deviation of what X leaves of y
     """
 
+    along: np.ndarray
     coef: np.ndarray
     vcov: np.ndarray
     values: tuple[np.ndarray, ...]
@@ -65,12 +67,12 @@ class Moved(NamedTuple):
         return np.max(np.abs(change), 0, initial=0.0) > INDEPENDENT * self.sd
 
 
-def moved(fit: FitBase) -> Moved | None:
+def unidentified(fit: FitBase) -> Unidentified | None:
     """What moves along the directions about which the data say nothing; None where there are none."""
-    return once(fit, "moved", lambda: _moved(fit))
+    return once(fit, "unidentified", lambda: _unidentified(fit))
 
 
-def _moved(fit: FitBase) -> Moved | None:
+def _unidentified(fit: FitBase) -> Unidentified | None:
     if not may_be_flat(fit):
         return None
     at = uncertain(fit)
@@ -82,7 +84,7 @@ def _moved(fit: FitBase) -> Moved | None:
         run = [_along(at.spec, at.K, at.coords, at.x, v, fit.model, prepared) for v in directions]
     values = tuple(np.stack(each) for each in zip(*(change.values for _, change in run), strict=True))
     coef, vcov = (np.stack([np.asarray(getattr(change, name)) for _, change in run]) for name in ("coef", "vcov"))
-    return Moved(coef, vcov, values, jax.device_get(run[0][0]), float(prepared.basis.residual_sd))
+    return Unidentified(directions, coef, vcov, values, jax.device_get(run[0][0]), float(prepared.basis.residual_sd))
 
 
 @compiled()
