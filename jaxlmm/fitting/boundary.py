@@ -37,6 +37,7 @@ FIELD, FLAT = 0.3, 1e-6  # times the start value of the last variance, where a r
 STRONG = 1.2  # the correlations, as an angle, of one more start where there are several that data tell little of:
 VAGUE = 0.15  # standard error, as an angle, above which they do
 LITTLE = 0.1  # times the start value of a residual that effects may leave nothing for
+RICH = 0.75  # parameters of factors, of those of a free matrix, above which each level may be the one without a rest
 MAX_ITERATIONS = 100  # evaluations of a fit, its further starts included; twice where no optimum is known yet
 TYPICAL = 20  # evaluations of a further run: without room for them there is none
 
@@ -137,6 +138,11 @@ class Search:
             moved += [
                 s * np.where(loadings, change, 1.0) for change in ((-1.0) ** index, 1.0 + 0.8 * np.cos(1 + 3 * index))
             ]
+            rich = {i for i, (c, q) in enumerate(self.spec.parts) if c.size(q) > RICH * q * (q + 1) / 2}
+            ranked = rich & {part for (_, part), loading in zip(kinds, loadings, strict=True) if loading}
+            own = np.array([part in ranked and kind.has_scale for kind, part in kinds], bool) & ~loadings
+            # a common factor may be all that there is of one level, of any
+            moved += [s * np.where(one, LITTLE, 1.0) for one in np.eye(len(kinds), dtype=bool)[own]]
         moved += [np.where(np.isnan(other), s, other) for other in self.spec.alternatives]
         last = np.array([i == len(self.spec.parts) - 1 > 0 and not self.spec.profiled for _, i in kinds], bool)
         levels = np.array([isinstance(kind, PositiveKind) and kind.first is not None for kind, _ in kinds], bool) & last

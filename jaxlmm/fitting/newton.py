@@ -29,6 +29,7 @@ CURVATURE = 1e-7  # negative eigenvalue of the Hessian, relative to the largest,
 LAST = 1e-10  # decrement from which one step more tells a saddle from level lines that are curved
 BENT = 10.0  # negative eigenvalue, relative to the gradient of scaled coordinates, that such lines may have
 FLATTEST = 1e-10  # eigenvalue relative to the largest that smaller ones are raised to, in the quadratic model
+SHALLOW = 1e-4  # negative eigenvalue, relative to the largest, that may be of a fall that rounding hides
 NOISE = 1e-11  # change of the criterion, relative to it, that is rounding: neither a gain nor a loss
 FIRST_RADIUS = 1.0  # of the trust region, in scaled coordinates
 LARGEST_RADIUS = 1e8
@@ -253,6 +254,7 @@ def advance(packing: Packing, state: State, evaluated: Any, xp: Any = jnp, chart
     hidden = (radius < SMALLEST_RADIUS) | (~accept & ~first & (state.predicted < noise))  # by rounding, what is left
     exhausted = exhausted | ((decrement < STATIONARY) & hidden)
     done = (small | exhausted) & (curvature >= -CURVATURE)
+    done = done | ((decrement < STATIONARY) & hidden & (curvature > -SHALLOW))  # a saddle that leads nowhere
     done = done | ((decrement < STATIONARY) & (xp.abs(gain) <= noise) & (state.iteration >= PATIENCE))
     status = xp.where(done, Status.CONVERGED, Status.RUNNING)
     status = xp.where(~done & hidden, Status.STALLED, status)

@@ -97,3 +97,22 @@ def test_no_optimum_is_missed_in_tiny_data(shape, sd):
     assert np.all(found.status == Status.CONVERGED)
     assert np.sum(-2 * found.loglik > best + 1e-4) <= 1
     assert found.iterations.mean() < 60  # there were 105
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("shape", "sd", "corr", "lane"), [(SHAPE, (0, 0), 0.0, 271), ((10, 4, 8), (15, 4), 0.5, 1746)])
+def test_a_saddle_that_rounding_hides_is_an_optimum(shape, sd, corr, lane):
+    """A pivot of nearly zero, from which the likelihood rises by less than its rounding; runs there stalled."""
+    rng, (count, fewest, most) = np.random.default_rng([shape[0], shape[2]]), shape
+    group = np.repeat(np.arange(count), rng.integers(fewest, most + 1, count))
+    X = np.column_stack([np.ones(len(group)), rng.uniform(0, 9, len(group))])
+    mixed = np.linalg.cholesky([[1.0, corr], [corr, 1.0]]).T * sd
+    u, y = rng.standard_normal((2000, count, 2))[lane] @ mixed, 25.0 * rng.standard_normal((2000, len(group)))[lane]
+    y = y + np.sum(X * u[group], -1)
+    model = Model(y, X, [Term(X, group)])
+    best, found = reference(model, np.stack([y, y]))
+    with float64():
+        single = fitting.estimate(model)
+    assert found.converged.all() and single.status == Status.CONVERGED
+    np.testing.assert_allclose(found.loglik, single.loglik, atol=1e-8)
+    np.testing.assert_allclose(-2.0 * single.loglik, best, atol=1e-7)

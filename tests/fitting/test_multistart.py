@@ -21,6 +21,9 @@ MODELS = {
     "field": ("y ~ x + matern(time, nu=1.5)", {}),
     "car1 by group": ("y ~ x + car1(time | id)", {}),
     "const_power": ("y ~ x + (1 | id)", {"variance": "const_power(z)"}),
+    "const_power alone": ("y ~ x", {"variance": "const_power(z)"}),
+    "const_power, car1": ("y ~ x", {"variance": "const_power(z)", "residual": "car1(time | id)"}),
+    "const_power, toep": ("y ~ x", {"variance": "const_power(z)", "residual": "toep(visit | id)"}),
 }
 
 
@@ -67,3 +70,19 @@ def test_as_good_as_the_best_of_random_starts(name):
         assert found.iterations <= MAX_ITERATIONS
         missed += found.status == Status.CONVERGED and found.loglik < best - 1e-3
     assert missed <= 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 19])
+def test_a_common_factor_may_be_all_of_any_level(seed):
+    """Of little data one of the own variances is often zero, and there is an optimum for each (Heywood cases)."""
+    rng, subjects = np.random.default_rng(seed), 24
+    effects = rng.normal(size=(subjects, 4))
+    sizes = rng.choice([0, 0.5, 1.0]), rng.choice([0, 0.5, 1.0])
+    y = np.ravel(2.0 + sizes[0] * effects[:, :1] + sizes[1] * effects[:, 1:]) + rng.normal(size=3 * subjects)
+    d = {"y": y, "id": np.repeat(np.arange(subjects), 3), "end": np.tile(list("abc"), subjects)}
+    fit = jaxlmm.lmm("y ~ 0 + end", d, residual="fa(end | id, d=1)")
+    with float64():
+        best = best_of_random_starts(fit.model, rng)
+    assert fit.status == "converged" and fit.loglik > best - 1e-6
+    assert fit.certificate.iterations <= MAX_ITERATIONS
