@@ -254,9 +254,7 @@ def _sealed(array: Any) -> Any:
     return unwritten(array)
 
 
-def _term(
-    term: FrameTerm, known: Structures, matrix: np.ndarray | None, frame: ModelFrame
-) -> Term:  # fmt: skip
+def _term(term: FrameTerm, known: Structures, matrix: np.ndarray | None, frame: ModelFrame) -> Term:
     """The random effects of a term with the structure that it asks for."""
     name, text = term.structure or "us", frame.formula.text
     structure = make_structure(known, name, term.options, text, term.position)

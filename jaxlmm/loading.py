@@ -47,9 +47,7 @@ RECORDS |= {"Estimate": _estimate, "BatchFit": _batch}
 SAME = 1e-9  # relative difference of sums of columns that is rounding
 
 
-def load(
-    path: Any, structures: Structures | None = None, engines: Sequence[Engine] = ()
-) -> Fit | BatchFit:  # fmt: skip
+def load(path: Any, structures: Structures | None = None, engines: Sequence[Engine] = ()) -> Fit | BatchFit:
     """Read what ``fit.save(path)`` or ``batch.save(path)`` has written.
 
     A fit does all that the original does, with the same numbers: the estimates are read bit for bit, the model is made

@@ -20,12 +20,7 @@ from .batch.statistics import SufficientStatistics
 from .design.frame import ModelFrame
 from .errors import DataError
 from .estimates.fitted import FitBase
-from .estimates.ranef import (
-    RandomEffects,
-    SingularDirection,
-    random_effects,
-    singular_directions,
-)
+from .estimates.ranef import RandomEffects, SingularDirection, random_effects, singular_directions
 from .estimates.varcorr import VarCorr, flat_parts, names_along, natural_parameters, parameter_frame, varcorr
 from .fitting.estimate import estimate, no_covariance
 from .fitting.newton import Status
@@ -42,13 +37,7 @@ from .inference.fixed_effects.in_batches import Tests
 from .inference.fixed_effects.linear import LinearTest, linear_test
 from .inference.fixed_effects.wald import Wald, wald
 from .inference.hypotheses.coding import coding_of
-from .inference.identified import (
-    known_bootstrap,
-    known_coefficients,
-    known_effects,
-    known_parameters,
-    known_varcorr,
-)
+from .inference.identified import known_bootstrap, known_coefficients, known_effects, known_parameters, known_varcorr
 from .inference.local import may_be_flat
 from .inference.many.permutation import Permutations, permutation_test
 from .inference.many.scan import Scan, scan
@@ -244,7 +233,7 @@ class Fit(FitBase):
 
     def ratio(
         self, numerator: Any, denominator: Any, level: float = 0.95, df: str = "satterthwaite", **options: Any
-    ) -> Ratio:  # fmt: skip
+    ) -> Ratio:
         """Ratio of two linear functions of the coefficients, with Fieller's (1954) interval.
 
         Parameters
@@ -269,9 +258,7 @@ class Fit(FitBase):
         """
         return wald(self, df, information, boundary_df, robust, cluster)
 
-    def anova(
-        self, type: int | str = 3, df: str = "satterthwaite", definition: str = "sas", **options: Any
-    ) -> Anova:  # fmt: skip
+    def anova(self, type: int | str = 3, df: str = "satterthwaite", definition: str = "sas", **options: Any) -> Anova:
         """F tests of the terms of the fixed part.
 
         Parameters
@@ -531,7 +518,7 @@ class Fit(FitBase):
 
     def influence(
         self, by: Any = "row", theta: bool = True, exact: str = "flagged", threshold: float | None = None
-    ) -> Influence:  # fmt: skip
+    ) -> Influence:
         """Cook's distance, DFBETAS, leverage and changes of covariance parameters, by row or by group.
 
         Parameters
@@ -1001,7 +988,7 @@ class Fit(FitBase):
 
     def standardized(
         self, contrasts: EMMeans, sd: str | float = "total", edf: float = np.inf, level: float = 0.95
-    ) -> Any:  # fmt: skip
+    ) -> Any:
         """Means or contrasts in standard deviations: a frame (labels, effect_size, std_error, df, lower, upper).
 
         Parameters
@@ -1025,7 +1012,7 @@ class Fit(FitBase):
 
     def summary(
         self, df: str = "satterthwaite", residuals: bool = False, correlation: bool = False, **method: Any
-    ) -> Summary:  # fmt: skip
+    ) -> Summary:
         """The account that lme4's users expect, as text or HTML.
 
         Parameters
@@ -1099,9 +1086,14 @@ class Fit(FitBase):
 
 
 def fit_frame(
-    data: Any, frame: ModelFrame, model: Model, method: str, call: Call, start: np.ndarray | None = None,
+    data: Any,
+    frame: ModelFrame,
+    model: Model,
+    method: str,
+    call: Call,
+    start: np.ndarray | None = None,
     given: Any = None,
-) -> Fit:  # fmt: skip
+) -> Fit:
     """Estimate a model whose rows are described by `frame`."""
     with float64():
         found = estimate(model, method, start)

@@ -87,9 +87,4 @@ class Ident(VarianceFunction):
         return jnp.concatenate([jnp.ones(1), self.ratios])[codes(x)]
 
 
-FUNCTIONS: dict[str, type[VarianceFunction]] = {
-    "power": Power,
-    "exp": Exp,
-    "const_power": ConstPower,
-    "ident": Ident,
-}
+FUNCTIONS: dict[str, type[VarianceFunction]] = {"power": Power, "exp": Exp, "const_power": ConstPower, "ident": Ident}

@@ -132,10 +132,4 @@ class FactorAnalytic(Covariance):
         return submatrix(self.common, levels) + own
 
 
-__all__ = [
-    "BandedUnstructured",
-    "FactorAnalytic",
-    "HeterogeneousCompoundSymmetry",
-    "HuynhFeldt",
-    "ReducedRank",
-]
+__all__ = ["BandedUnstructured", "FactorAnalytic", "HeterogeneousCompoundSymmetry", "HuynhFeldt", "ReducedRank"]

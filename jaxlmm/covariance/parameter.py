@@ -14,15 +14,7 @@ from jax import Array
 from ..errors import JaxlmmError
 from ..linalg import tril_indices
 from .bands import BandKind
-from .kinds import (
-    Bound,
-    CovarianceMatrixKind,
-    IntervalKind,
-    Kind,
-    PositiveKind,
-    RealKind,
-    VarianceKind,
-)
+from .kinds import Bound, CovarianceMatrixKind, IntervalKind, Kind, PositiveKind, RealKind, VarianceKind
 
 MOST_LEVELS = 5000  # above which a covariance matrix between levels is too large, as one of dependent rows
 MOST_PARAMETERS = 10_000  # above which their Hessian is

@@ -26,6 +26,7 @@ from ..likelihood.prepared import Prepared, prepare, weighted
 from ..pytrees import once, replace
 from ..runtime.precision import float64
 from ..runtime.programs import compiled, compiled_by_size
+from .fitted import FitBase
 
 MOST = 2e7  # numbers in the covariances of levels without data with rows that are held at a time
 COLUMNS = 24  # effects of the iterative engine whose covariances are found at a time
@@ -53,7 +54,7 @@ class Effects:
 
 
 def effects_of(
-    fit: Any, kin: Sequence[Relatives | None] | None = None, chosen: Mapping[int, np.ndarray] | None = None
+    fit: FitBase, kin: Sequence[Relatives | None] | None = None, chosen: Mapping[int, np.ndarray] | None = None
 ) -> tuple[Effects, ...]:
     """`random_effects` of a fit; those of its own levels are predicted once.
 

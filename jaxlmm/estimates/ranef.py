@@ -16,6 +16,7 @@ from ..fitting.units import Estimate
 from ..frames.columns import Levels, make_frame
 from ..frames.tables import Shown, Table, format_column, notes
 from .effects import effects_of
+from .fitted import FitBase
 
 SHOWN = 10  # levels that are printed
 
@@ -116,7 +117,7 @@ def positions(group: str, known: Sequence[str], levels: Sequence[Any]) -> np.nda
 
 
 def random_effects(
-    fit: Any, all_levels: bool = False, chosen: Mapping[str, Sequence[Any]] | None = None
+    fit: FitBase, all_levels: bool = False, chosen: Mapping[str, Sequence[Any]] | None = None
 ) -> RandomEffects:  # fmt: skip
     """Predictors (BLUPs) with conditional covariances: an entry a grouping factor, and a structure over columns.
 
@@ -131,7 +132,8 @@ def random_effects(
     found = effects_of(fit, kin if any(own is not None for own in kin) else None)
     if chosen and fit.model.evaluator.stochastic:
         firsts = [frame.parts[effects.terms[0]] for effects in found]
-        own = {t: positions(p.group, p.levels, chosen[p.group]) for t, p in enumerate(firsts) if p.group in chosen}
+        terms = [(t, p) for t, p in enumerate(firsts) if isinstance(p, FrameTerm) and p.group in chosen]
+        own = {t: positions(p.group, p.levels, chosen[p.group]) for t, p in terms}
         found = effects_of(fit, chosen=own)
     for effects in found:
         parts = [frame.parts[t] for t in effects.terms]
@@ -149,9 +151,7 @@ def random_effects(
     return RandomEffects(entries)
 
 
-def coefficients_by(
-    fit: Any, group: str, coef: np.ndarray | None = None, values: np.ndarray | None = None
-) -> Any:  # fmt: skip
+def coefficients_by(fit: FitBase, group: str, coef: np.ndarray | None = None, values: np.ndarray | None = None) -> Any:
     """See ``Fit.coef_by``. ``b:a`` and ``a:b`` are one name; effects by group are of the groups that a level is in.
 
     Of other coefficients (p,) and effects (m, q) where they are given.

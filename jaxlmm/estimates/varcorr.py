@@ -44,7 +44,7 @@ class GroupCovariance:
     @classmethod
     def of(
         cls, group: str, columns: tuple[str, ...], G: np.ndarray, place: int, arm: int | None = None
-    ) -> GroupCovariance:  # fmt: skip
+    ) -> GroupCovariance:
         """From the covariance matrix of a part of the model."""
         sd = np.sqrt(np.diagonal(G))
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -158,14 +158,7 @@ class VarCorr(Shown):
         most = max((len(r[4]) for r in rows), default=0)
         header = ("Groups", "Name", "Variance", "Std.Dev.", *(("Corr",) + ("",) * (most - 1) if most else ()))
         body = tuple(
-            (
-                r[0],
-                r[1],
-                v,
-                s,
-                *("" if np.isnan(c) else f"{c:.2f}" for c in r[4]),
-                *("",) * (most - len(r[4])),
-            )
+            (r[0], r[1], v, s, *("" if np.isnan(c) else f"{c:.2f}" for c in r[4]), *("",) * (most - len(r[4])))
             for r, v, s in zip(rows, variances, sds, strict=True)
         )
         return Table("Random effects:" if self.groups else "Residual covariance:", header, body, labels=2, note=note)
@@ -186,7 +179,7 @@ class VarCorr(Shown):
 
 def varcorr(
     frame: ModelFrame, model: Model, estimate: Estimate, uncertainty: Callable[[], Any] | None = None
-) -> VarCorr:  # fmt: skip
+) -> VarCorr:
     """Covariance matrices of the parts over effects and levels, natural parameters of the others."""
     own = [*frame.parts, *([] if frame.residual is None else [frame.residual])]
     by_name = any(not part.columns and not _has_arms(part) for part in own)  # else their compilation is saved

@@ -70,7 +70,7 @@ def parse(
 
 def _without_dots(
     text: str, known: frozenset[str] | None, columns: tuple[str, ...], reserved: frozenset[str], elsewhere: set[str]
-) -> str:  # fmt: skip
+) -> str:
     """The text with the names of columns in the place of ``.``."""
     reader = Reader(text)
     dots = [token.position for token in reader.tokens if token.text == "." and token.kind == "operator"]
@@ -411,9 +411,7 @@ class _Parser(StructureReader):
             self.fail("products of structures do not nest: write a term for each grouping factor", bar.position)
         return (), levels[0]
 
-    def bar(
-        self, inner: _Parsed, position: int, structure: str | None, columns: tuple[str, ...] = ()
-    ) -> list[Bar]:  # fmt: skip
+    def bar(self, inner: _Parsed, position: int, structure: str | None, columns: tuple[str, ...] = ()) -> list[Bar]:
         """Parse from the bar up to the closing parenthesis; nesting and ``||`` are expanded as in lme4."""
         operator = self.next()
         if inner.bars:

@@ -211,10 +211,7 @@ class Reader:
         try:
             return _frozen(ast.literal_eval(" ".join(words)))
         except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
-            self.fail(
-                "an option must be a number, text, True, False or a list of these",
-                self.tokens[start].position,
-            )
+            self.fail("an option must be a number, text, True, False or a list of these", self.tokens[start].position)
 
 
 def _frozen(value: object) -> object:

@@ -20,7 +20,7 @@ SDS = ("total", "residual")
 
 
 def effect_sizes(
-    fit: Any, type: int | str = 3, df: str = "satterthwaite", level: float = 0.95, definition: str = "sas",
+    fit: FitBase, type: int | str = 3, df: str = "satterthwaite", level: float = 0.95, definition: str = "sas",
     **options: Any,
 ) -> Any:  # fmt: skip
     """See ``Fit.effect_sizes``."""

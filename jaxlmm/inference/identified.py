@@ -10,6 +10,7 @@ import numpy as np
 
 from ..design.fields import FrameField
 from ..design.grouping import FrameTerm
+from ..estimates.fitted import FitBase
 from ..estimates.ranef import RandomEffects, coefficients_by
 from ..estimates.varcorr import GroupCovariance, PartParameters, VarCorr
 from ..frames.columns import make_frame
@@ -59,7 +60,7 @@ def known_correlations(at: Natural, part: int, arm: int | None = None) -> np.nda
     return np.isfinite(at.correlations[part][here]) | (known & own[:, None] & own)
 
 
-def known_effects(found: RandomEffects, fit: Any) -> RandomEffects:
+def known_effects(found: RandomEffects, fit: FitBase) -> RandomEffects:
     """Predicted random effects, those that the data do not identify NaN; with the reason."""
     moves = unidentified(fit)
     if moves is None:
@@ -81,7 +82,7 @@ def known_effects(found: RandomEffects, fit: Any) -> RandomEffects:
     return RandomEffects(out)
 
 
-def known_coefficients(fit: Any, group: str) -> Any:
+def known_coefficients(fit: FitBase, group: str) -> Any:
     """Coefficients of each level, those that the data do not identify NaN."""
     table, moves = coefficients_by(fit, group), unidentified(fit)
     if moves is None:
@@ -105,7 +106,7 @@ def known_place(at: Natural, place: tuple[int, ...]) -> bool:
     return bool(at.identified[1 + part][i, i] if i == j else known_correlations(at, part)[i, j])
 
 
-def known_bootstrap(found: Bootstrap, fit: Any, is_standard: bool) -> Bootstrap:
+def known_bootstrap(found: Bootstrap, fit: FitBase, is_standard: bool) -> Bootstrap:
     """A parametric bootstrap, the standard statistics that the data do not identify NaN; with the reason."""
     at = natural(fit)
     if at.theta_identified.all():

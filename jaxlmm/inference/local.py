@@ -23,6 +23,7 @@ import numpy as np
 from jax import Array
 
 from ..covariance.kinds import module_of
+from ..estimates.fitted import FitBase
 from ..fitting.newton import DECREMENT
 from ..fitting.objective import Spec, along_coordinates, pulled_back, scale_of
 from ..likelihood.criterion import Normal, gram_curvature, gram_slopes, solve_normal
@@ -144,7 +145,7 @@ class Inverse(NamedTuple):
         return module_of(self.W).all(self.known(P @ Phi))
 
 
-def may_be_flat(fit: Any) -> bool:
+def may_be_flat(fit: FitBase) -> bool:
     """Whether the observed information may have directions without any, so that algebra has to decide."""
     information = fit.estimate.information
     if not fit.converged or fit.monte_carlo is not None or not np.all(np.isfinite(information)):
@@ -156,7 +157,7 @@ def may_be_flat(fit: Any) -> bool:
     return fit.estimate.decrement >= DECREMENT or _is_near_boundary(fit)
 
 
-def _is_near_boundary(fit: Any) -> bool:
+def _is_near_boundary(fit: FitBase) -> bool:
     """Whether a variance is small, of which what the gradient lacks to zero looks like information."""
     spec, prepared = prepared_for(fit.model, fit.method)
     s = spec.coordinates(np.asarray(fit.theta), prepared.basis.K) / scale_of(spec, prepared.basis)

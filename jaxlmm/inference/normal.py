@@ -10,6 +10,7 @@ import numpy as np
 from jax import Array
 
 from ..errors import DataError
+from ..estimates.fitted import FitBase
 from ..likelihood.engines.orthogonal import bucket
 from ..likelihood.model import Model
 from ..likelihood.parts import Term
@@ -24,7 +25,7 @@ from .identified import REASON
 from .robust.partition import require_converged
 
 
-def normal_draws(fit: Any, n: int = 1000, seed: int = 0, chains: int = 4) -> Draws:
+def normal_draws(fit: FitBase, n: int = 1000, seed: int = 0, chains: int = 4) -> Draws:
     """Draws from normal distributions around the estimates, see ``Fit.draws``."""
     check_count("n", n)
     if not isinstance(chains, int) or chains < 1:

@@ -163,13 +163,13 @@ def correlations(fit: FitBase) -> Table:
     return Table("Correlation of fixed effects:", ("", *names), rows)
 
 
-def quartiles(fit: Any) -> Table:
+def quartiles(fit: FitBase) -> Table:
     """Quartiles of the scaled residuals, as lme4's summary has them."""
     cells = tuple(f"{q:.4f}" for q in np.quantile(fit.residuals("pearson"), [0.0, 0.25, 0.5, 0.75, 1.0]))
     return Table("Scaled residuals:", ("Min", "1Q", "Median", "3Q", "Max"), (cells,), labels=0)
 
 
-def report(fit: Any, df: str = "satterthwaite", **options: Any) -> str:
+def report(fit: FitBase, df: str = "satterthwaite", **options: Any) -> str:
     """See ``Fit.report``."""
     frame, call = fit.frame, fit.call
     how = "restricted maximum likelihood" if fit.method == "REML" else "maximum likelihood"

@@ -13,6 +13,7 @@ from ..batch.chunks import Progress
 from ..batch.refitting import refit_batch
 from ..distributions import check_level
 from ..errors import DataError
+from ..estimates.fitted import FitBase
 from ..frames.columns import make_frame
 from ..frames.tables import Shown, Table
 from ..likelihood.model import Model
@@ -153,7 +154,7 @@ def rejections(
 
 
 def power(
-    fit: Any, target: Any, effect: Any, n: int, tests: str | Sequence[str], null: float, alpha: float, seed: int,
+    fit: FitBase, target: Any, effect: Any, n: int, tests: str | Sequence[str], null: float, alpha: float, seed: int,
     progress: Progress,
 ) -> PowerTable:  # fmt: skip
     """See ``Fit.power``."""

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ..estimates.fitted import FitBase
 from . import canvas
 from .canvas import chosen
 
@@ -19,7 +20,7 @@ FEW = 30  # groups that are all labelled on the axis
 
 
 def plot_influence(
-    fit: Any, by: Any, measure: str, theta: bool, exact: str, threshold: float | None, ax: Any
+    fit: FitBase, by: Any, measure: str, theta: bool, exact: str, threshold: float | None, ax: Any
 ) -> Any:  # fmt: skip
     """See ``FitPlots.influence``."""
     chosen("measure", measure, MEASURES)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..arguments import Seed, doors
+from ..estimates.fitted import FitBase
 from .batches import plot_convergence, plot_estimates, plot_shares
 from .covariances import plot_covariances, plot_semivariogram
 from .deletions import plot_influence
@@ -30,7 +31,7 @@ class FitPlots:
     those that are.
     """
 
-    fit: Any
+    fit: FitBase
 
     # -- random effects --------------------------------------------------------------------------------------
 

@@ -184,5 +184,4 @@ def _draw_sorted(ax: Any, found: Shrinkage) -> None:
 def _explain(ax: Any, found: Shrinkage) -> None:
     lost = int((~np.isfinite(found.alone).all(1)).sum())
     title = f"{lost} levels with too few rows have no arrow" if lost else None
-    canvas.legend(ax, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, title=title,
-                  title_fontsize=canvas.TICK)  # fmt: skip
+    canvas.legend(ax, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, title=title, title_fontsize=canvas.TICK)

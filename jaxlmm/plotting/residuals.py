@@ -40,8 +40,7 @@ def plot_diagnostics(fit: FitBase, kind: str, n: int, seed: int, level: float, a
     axes = canvas.panels(4, ax, 2, 4.0, 3.2)
     draw_trend(axes[0], fit, kind, True, None, places, mean(fit), around[0])
     draw_quantiles(axes[1], ordered(fit), name, around[2])
-    draw_trend(axes[2], fit, kind, True, None, places, spread(fit), around[1], root_size,
-               f"root of |{name}|")  # fmt: skip
+    draw_trend(axes[2], fit, kind, True, None, places, spread(fit), around[1], root_size, f"root of |{name}|")
     if groups:
         draw_quantiles(axes[3], effects(fit), text, around[3])
     else:
@@ -137,7 +136,7 @@ def level_means(codes: np.ndarray, values: np.ndarray, levels: int) -> np.ndarra
 
 def trend(
     fit: FitBase, against: str, kind: str, random: bool, size: Callable[[np.ndarray], np.ndarray] = np.asarray
-) -> tuple[np.ndarray, Callable[[Any], np.ndarray], Column | None]:  # fmt: skip
+) -> tuple[np.ndarray, Callable[[Any], np.ndarray], Column | None]:
     """Places (m,), the function that gives the curve of any fit there, and the column if it is not fitted values.
 
     A smooth curve over numbers, the means at the levels of a factor; `size` is a function of the residuals.
@@ -157,7 +156,7 @@ def trend(
 
 def plot_residuals(
     fit: FitBase, kind: str, against: str, random: bool, n: int, seed: int, level: float, simultaneous: bool, ax: Any
-) -> Any:  # fmt: skip
+) -> Any:
     """See ``FitPlots.residuals``."""
     places, curve, column = trend(fit, against, kind, random)
     found = simulated(fit, n, seed, curve)

@@ -24,6 +24,7 @@ import numpy as np
 
 from ..errors import require_accurate
 from ..estimates.effects import effects_by_term, effects_of
+from ..estimates.fitted import FitBase
 from ..estimates.rows import Part, TermRows, through
 from ..fitting.objective import coordinates
 from ..inference.robust.equations import MixedModelEquations
@@ -77,7 +78,7 @@ class Predictor:
     chart : "solver" or "natural", of the coordinates in which `Predicted.slopes` are
     """
 
-    def __init__(self, fit: Any, chart: str = "solver"):
+    def __init__(self, fit: FitBase, chart: str = "solver"):
         self.rows, self.model, self.chart, self.coef = Rowwise(fit), fit.model, chart, fit.coef
         self.x = self.rows.x
         if chart != "solver":
@@ -88,7 +89,7 @@ class Predictor:
         self.effects = effects_by_term(fit.model, effects_of(fit))
 
     @classmethod
-    def of(cls, fit: Any, chart: str = "solver") -> Predictor:
+    def of(cls, fit: FitBase, chart: str = "solver") -> Predictor:
         """The predictor of a fit in a chart, made once."""
         return once(fit, ("predictor", chart), lambda: cls(fit, chart))
 

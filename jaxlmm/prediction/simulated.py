@@ -10,6 +10,7 @@ from .. import pytrees
 from ..arguments import check_choice
 from ..errors import DataError
 from ..estimates.effects import linear_predictor
+from ..estimates.fitted import FitBase
 from ..fitting.estimate import blocks_at
 from ..frames.columns import extend_rows
 from ..inference.hypotheses.grid import not_estimable
@@ -22,7 +23,7 @@ from ..simulation.simulate import draw_rows, replicate_keys, simulate
 from .newdata import NewRows, rows_of_data, rows_of_fit
 
 
-def responses(fit: Any, n: int, seed: int, newdata: Any, effects: str) -> np.ndarray:
+def responses(fit: FitBase, n: int, seed: int, newdata: Any, effects: str) -> np.ndarray:
     """Draw (n, rows) responses; see ``Fit.simulate``."""
     check_choice("effects", effects, ("new", "predicted"))
     if newdata is None and effects == "new":

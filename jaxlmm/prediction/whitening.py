@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from ..arguments import check_choice
 from ..errors import DataError
+from ..estimates.fitted import FitBase
 from ..estimates.rows import Part, covariance, parts_of
 from ..inference.robust.partition import Partition, dependent
 from ..likelihood.engines.dense import MAX_DENSE_ROWS
@@ -15,7 +14,7 @@ from ..likelihood.engines.dense import MAX_DENSE_ROWS
 KINDS = ("response", "pearson", "normalized")
 
 
-def residuals(fit: Any, kind: str = "response", random: bool = True) -> np.ndarray:
+def residuals(fit: FitBase, kind: str = "response", random: bool = True) -> np.ndarray:
     """Residuals (n,); see ``Fit.residuals``."""
     check_choice("kind", kind, KINDS)
     rest = fit.model.y - (fit.fitted if random else fit.predict(random=False))

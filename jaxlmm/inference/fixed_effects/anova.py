@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ...estimates.fitted import FitBase
 from ...frames.columns import make_frame
 from ...frames.tables import Shown, Table, format_column, format_df, format_p, notes
 from ..hypotheses.coding import TYPES, term_hypotheses
@@ -64,7 +65,7 @@ class Anova(Shown):
 
 
 def anova(
-    fit: Any, type: int | str = 3, df: str = "satterthwaite", definition: str = "sas", **options: Any
+    fit: FitBase, type: int | str = 3, df: str = "satterthwaite", definition: str = "sas", **options: Any
 ) -> Anova:  # fmt: skip
     """F tests of the terms of the fixed part; see `term_hypotheses` for the types and ``Fit.test`` for `df`.
 

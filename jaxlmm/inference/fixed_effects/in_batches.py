@@ -17,8 +17,9 @@ from ...arguments import check_flag, check_names, check_word, numbers_of, shown
 from ...batch.fits import Fitted
 from ...batch.queue import sizes
 from ...batch.responses import Lane, Shared, assemble
-from ...distributions import check_level, f_tail, t_quantile, t_tail
+from ...distributions import f_tail, t_tail, two_sided
 from ...errors import DataError
+from ...estimates.fitted import FitBase
 from ...fitting.newton import Status
 from ...fitting.objective import Spec, in_chart
 from ...frames.alignment import refuse_masked
@@ -121,7 +122,7 @@ class LaneTests(Shown):
         statistic = way.statistic(self.estimate - at, self.se)
         return replace(self, statistic=statistic, p=way.p(statistic, self.df))
 
-    def response(self, fit: Any, means: bool = False, level: float = 0.95) -> Any:
+    def response(self, fit: FitBase, means: bool = False, level: float = 0.95) -> Any:
         """Estimates with limits on the scale of the response of a formula, a row a data set and hypothesis.
 
         Columns dataset, hypothesis, estimate, std_error (delta method), df, lower, upper. Of ``log(y)`` rows of L are
@@ -143,7 +144,7 @@ class LaneTests(Shown):
         if scale is not None and not means and scale.differences is None:
             raise DataError(f"means: differences of {fit.frame.response} have no scale of the response")
         scale = scale if means or scale is None else scale.differences
-        half = t_quantile(0.5 * (1.0 + check_level(level)), self.df) * self.se
+        half = two_sided(level, self.df) * self.se
         columns = {"estimate": self.estimate, "std_error": self.se, "df": self.df}
         columns |= {"lower": self.estimate - half, "upper": self.estimate + half}
         columns = columns if scale is None else scale.of_table(columns)

@@ -88,9 +88,7 @@ def linear_test(
     names = names or tuple(expression(row, wald.names) for row in L)
     names = tuple(f"{name} = {v:g}" if v else name for name, v in zip(names, values, strict=True))
     limits = np.stack(way.limits(rows.estimate, way.reach(check_level(level), rows.df) * rows.se), -1)
-    return LinearTest(
-        names, L, values, rows, wald.joint_of(L, values), limits, level, wald.label, wald.note, kind, way
-    )  # fmt: skip
+    return LinearTest(names, L, values, rows, wald.joint_of(L, values), limits, level, wald.label, wald.note, kind, way)
 
 
 def hypotheses(L: Any, coefficients: tuple[str, ...]) -> tuple[tuple[str, ...], Any]:

@@ -211,9 +211,7 @@ def _terms(fit: FitBase, basis: np.ndarray) -> list[_CodedTerm]:
     raise DataError(f"anova: the terms of {formula.fixed!r} are coded so that their hypotheses are not defined")
 
 
-def _columns_of(
-    text: str, is_class: bool, formula: Any, data: dict[str, Column], n: int, centred: bool
-) -> np.ndarray:  # fmt: skip
+def _columns_of(text: str, is_class: bool, formula: Any, data: dict[str, Column], n: int, centred: bool) -> np.ndarray:
     """An indicator for each level of a factor; the columns of a covariate, together of size 1."""
     columns = encode(Side(False, ((text,),)), formula, data, n)[0]
     if is_class:

@@ -94,7 +94,7 @@ class Grid:
 
 def reference_grid(
     fit: FitBase, at: Mapping[str, Any] | None = None, means_of: Sequence[str] = (), slope: str | None = None
-) -> Grid:  # fmt: skip
+) -> Grid:
     """Make the reference grid of the fixed part.
 
     Factors (and true/false, and numbers with at most two values, as in R's emmeans) have all their levels, other
@@ -207,7 +207,7 @@ def _counts(
 
 def count_cells(
     fit: FitBase, data: Mapping[str, Column], grid: Grid, weight: np.ndarray, slope: str | None = None
-) -> np.ndarray:  # fmt: skip
+) -> np.ndarray:
     """`Grid.counts` (g,) of other rows: their predictors and weights."""
     coded = coded_columns(fit.frame.formula)
     factors = {n for n in data if n in coded or _has_levels(column_at(fit, n).take(fit.frame.rows))} - {slope}
@@ -231,9 +231,7 @@ def _nests(formula: Formula, data: Mapping[str, Column], names: Sequence[str]) -
     return {inner: outer for inner, outer in found.items() if outer}
 
 
-def _shares(
-    data: Mapping[str, Column], values: Mapping[str, list[Any]], columns: Values, size: int
-) -> np.ndarray:  # fmt: skip
+def _shares(data: Mapping[str, Column], values: Mapping[str, list[Any]], columns: Values, size: int) -> np.ndarray:
     """One over how many levels of the last factor of `data` occur with those of the others (g,), or zero if not."""
     *outer, inner = (_levels(column) for column in data.values())
     *around, own = (_levels(columns[n]) for n in data)
@@ -280,9 +278,7 @@ def not_estimable(fit: FitBase, newdata: Any) -> np.ndarray:
     return np.any(np.abs(extra(fit, X)) > ESTIMABLE, axis=1)
 
 
-def derivative(
-    frame: Any, columns: Values, data: Mapping[str, Column], name: str
-) -> np.ndarray:  # fmt: skip
+def derivative(frame: Any, columns: Values, data: Mapping[str, Column], name: str) -> np.ndarray:
     """Derivative of the columns and the offset with respect to a covariate.
 
     Central differences at steps h, h/2 and h/4, extrapolated twice to h = 0 (Richardson): exact but for rounding for

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...arguments import check_number
+from ...arguments import check_number, numbers_of
 from ...batch.chunks import Progress, reporter, run
 from ...batch.fits import BatchFit
 from ...batch.refitting import as_batch, refit_batch
@@ -137,8 +137,8 @@ def permutation_test(
     if threshold is not None and not threshold > 0:
         raise DataError(f"threshold: expected a positive number, found {threshold!r}")
     labels, rows = hypotheses(L, fit.coef_names)
-    rows = np.atleast_2d(np.asarray(rows, float))
-    if rows.shape[1] != len(fit.coef_names) or not np.all(np.any(rows, 1)):
+    rows = np.atleast_2d(numbers_of("L", rows, "rows of numbers, or names of coefficients"))
+    if rows.shape[1:] != fit.coef.shape or not (np.all(np.any(rows, 1)) and np.isfinite(rows).all()):
         raise DataError(f"L: expected rows (m, {len(fit.coef_names)}) that are not zero, found shape {rows.shape}")
     way = alternative_of(side, 0.0)
     if len(rows) > 1 and way.way:

@@ -90,9 +90,7 @@ def comparisons(
     def changes(columns: Columns, name: str, column: Column, n: int) -> list[tuple[str, np.ndarray]]:
         found = []
         for label, low, high in _pairs(column, name in coded, columns[name], change):
-            low, high = (
-                _functions(fit, evaluate(fit.frame, {**columns, name: x}, n), scale[0]) for x in (low, high)
-            )  # fmt: skip
+            low, high = (_functions(fit, evaluate(fit.frame, {**columns, name: x}, n), scale[0]) for x in (low, high))
             found.append((label, high - low))
         return found
 
@@ -282,9 +280,7 @@ def averaged_rows(fit: FitBase, by: Names, newdata: Any, replaced: Sequence[str]
     if not names:
         return _AveragedRows(columns, n, np.zeros(n, int), 1, {}, offset, kept, note)
     found, groups = np.unique(np.stack([codes for codes, _ in factors]), axis=1, return_inverse=True)
-    labels = {
-        name: [levels[c] for c in row] for name, row, (_, levels) in zip(names, found, factors, strict=True)
-    }  # fmt: skip
+    labels = {name: [levels[c] for c in row] for name, row, (_, levels) in zip(names, found, factors, strict=True)}
     return _AveragedRows(columns, n, groups.reshape(-1)[kept], found.shape[1], labels, offset, kept, note)
 
 

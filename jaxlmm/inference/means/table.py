@@ -14,6 +14,7 @@ from ...arguments import check_choice, check_names, check_number, doors
 from ...design.encoding import expression_columns
 from ...distributions import check_level
 from ...errors import DataError
+from ...estimates.fitted import FitBase
 from ...frames.columns import make_frame, number_label
 from ...frames.tables import Shown, Table, format_column, format_df, format_p, format_t, notes
 from ...tolerances import ESTIMABLE, correlation_of
@@ -281,9 +282,13 @@ class EMMeans(Shown):
         return make_frame(self.kind, {**self.labels, **{name: found._tests[name] for name in wanted}})
 
     def test(
-        self, joint: bool = False, null: float | None = None, side: str | None = None, delta: float = 0.0,
+        self,
+        joint: bool = False,
+        null: float | None = None,
+        side: str | None = None,
+        delta: float = 0.0,
         adjust: str | None = None,
-    ) -> Any:  # fmt: skip
+    ) -> Any:
         """Tests as a frame: each row, or with `joint` an F test of all rows in each combination of `by`.
 
         Parameters
@@ -318,15 +323,7 @@ class EMMeans(Shown):
         """As it prints."""
         numbers = self._tests
         first = "Estimate" if self.shown is None else self.shown.header
-        header = (
-            first,
-            "Std. Error",
-            "df",
-            f"{100 * self.level:g}% from",
-            "to",
-            "t value",
-            self.side.probability,
-        )
+        header = (first, "Std. Error", "df", f"{100 * self.level:g}% from", "to", "t value", self.side.probability)
         columns = [texts_of(values) for values in self.labels.values()]
         columns += [format_column(numbers["estimate"], 6), format_column(numbers["std_error"])]
         columns += [format_df(numbers["df"])]
@@ -376,14 +373,14 @@ def text_of(value: Any) -> str:
     return value if isinstance(value, str) else number_label(round(value, 6) if isinstance(value, float) else value)
 
 
-def scale_of(fit: Any) -> list[str]:
+def scale_of(fit: FitBase) -> list[str]:
     """What says the scale of means, where the response is not a column as it stands."""
     formula = fit.frame.formula
     plain = expression_columns((formula.response,), formula) == (fit.frame.response,)
     return [] if plain else [f"on the scale of {fit.frame.response}"]
 
 
-def type_of(fit: Any, kind: str, bias_adjust: bool | float = False) -> tuple[Scale | None, list[str]]:
+def type_of(fit: FitBase, kind: str, bias_adjust: bool | float = False) -> tuple[Scale | None, list[str]]:
     """What means are shown on by ``type=``, and what to say of it.
 
     Raises
@@ -403,7 +400,7 @@ def type_of(fit: Any, kind: str, bias_adjust: bool | float = False) -> tuple[Sca
     return scale.corrected(_spread(fit, bias_adjust)), []
 
 
-def _spread(fit: Any, given: bool | float) -> float:
+def _spread(fit: FitBase, given: bool | float) -> float:
     """The standard deviation that means are adjusted for: given, or that of the rows around the fixed part."""
     if isinstance(given, bool | np.bool_):
         return float(np.sqrt(marginal_variance(fit)))

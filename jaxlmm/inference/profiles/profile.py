@@ -188,9 +188,7 @@ def curve_of(joint: Joint, target: ProfileTarget, goals: np.ndarray, known: bool
     if not np.isfinite(at.value) or not np.all(np.isfinite(at.gradient)):  # a correlation beside a variance of zero
         both, psi = np.array(target.limits), np.array(target.bounds)
         zeros, nowhere = np.zeros(2), np.full((2, len(target.z)), np.nan)
-        return Curve(
-            target.name, target.criterion, np.nan, both, zeros, "bound", "bound", target, psi, zeros, nowhere
-        )  # fmt: skip
+        return Curve(target.name, target.criterion, np.nan, both, zeros, "bound", "bound", target, psi, zeros, nowhere)
     center = center_of(evaluate(target.z), at)
     goals, is_cut = _cut(joint, target, center, goals)
     down, up = (follow(evaluate, target.function, center, side, goals, b) for side, b in ((-1, low), (1, high)))

@@ -157,9 +157,7 @@ class _Pair(NamedTuple):
     note: str = ""
 
 
-def _pair(
-    small: Any, large: Any, loglik: np.ndarray, method: str, n: int, seed: int, progress: Progress
-) -> _Pair:  # fmt: skip
+def _pair(small: Any, large: Any, loglik: np.ndarray, method: str, n: int, seed: int, progress: Progress) -> _Pair:
     statistic = float(cleaned(2.0 * (loglik[1] - loglik[0]), loglik[1]))
     obstacle = _obstacle(small, large, statistic)
     if obstacle:

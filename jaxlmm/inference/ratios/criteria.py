@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from ...estimates.fitted import FitBase
 from ...fitting.objective import Spec, coordinates
 from ...frames.columns import make_frame
 from ...frames.tables import Shown, Table
@@ -66,7 +67,7 @@ def aicc(loglik: float, npar: int, nobs: int) -> float:
     return -2.0 * loglik + 2.0 * npar * nobs / left if left > 0 else np.inf
 
 
-def conditional_aic(fit: Any) -> ConditionalAIC:
+def conditional_aic(fit: FitBase) -> ConditionalAIC:
     """Conditional AIC of a fit (Vaida & Blanchard 2005), corrected for estimated covariance parameters.
 
     The degrees of freedom are those of the fitted values as a function of y, covariance parameters included (Liang, Wu

@@ -14,6 +14,7 @@ from jax import Array
 from ...arguments import numbers_of
 from ...batch.refitting import refit_batch
 from ...errors import DataError
+from ...estimates.fitted import FitBase
 from ...fitting.newton import Status
 from ...fitting.objective import Spec, coordinates
 from ...frames.columns import make_frame
@@ -93,7 +94,7 @@ class Influence(Shown):
 
 
 def influence(
-    fit: Any, by: Any = "row", theta: bool = True, exact: str = "flagged", threshold: float | None = None,
+    fit: FitBase, by: Any = "row", theta: bool = True, exact: str = "flagged", threshold: float | None = None,
     parameters: tuple[str, ...] | None = None,
 ) -> Influence:  # fmt: skip
     """Influence of single rows or of groups of rows on coefficients and covariance parameters.

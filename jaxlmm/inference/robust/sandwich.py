@@ -19,6 +19,7 @@ from ...arguments import check_choice
 from ...covariance.kinds import module_of
 from ...distributions import t_tail
 from ...errors import DataError, require_accurate
+from ...estimates.fitted import FitBase
 from ...frames.columns import make_frame
 from ...frames.tables import Shown, Table, format_column, format_df, format_p, format_t
 from ...linalg import eigh
@@ -221,7 +222,7 @@ class Sandwich(Shown):
         return F * (eta - r + 1) / eta, float(r), eta - r + 1
 
 
-def sandwich(fit: Any, kind: str = "CR2", cluster: Any = None) -> Sandwich:
+def sandwich(fit: FitBase, kind: str = "CR2", cluster: Any = None) -> Sandwich:
     """Cluster-robust ("sandwich") covariance of the coefficients, with V as estimated for the working covariance.
 
     Parameters

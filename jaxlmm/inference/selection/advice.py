@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from ...errors import DataError
+from ...estimates.fitted import FitBase
 from ...estimates.varcorr import natural_parameters
 from ...frames.tables import Shown, format_p
 from ...runtime.keys import check_seed
@@ -29,7 +29,7 @@ class Advice(Shown):
         return self.sentences
 
 
-def advise(fit: Any, n: int = 10_000, seed: int = 0) -> Advice:
+def advise(fit: FitBase, n: int = 10_000, seed: int = 0) -> Advice:
     """See ``Fit.advise``."""
     check_count("n", n)
     check_seed("seed", seed)
@@ -47,7 +47,7 @@ def advise(fit: Any, n: int = 10_000, seed: int = 0) -> Advice:
     return Advice(tuple(said))
 
 
-def _unknown(fit: Any) -> list[str]:
+def _unknown(fit: FitBase) -> list[str]:
     parts = known_parameters(natural_parameters(fit.frame, fit.model, fit.estimate), natural(fit))
     return [
         f"{name} of {part.part}"
@@ -55,7 +55,7 @@ def _unknown(fit: Any) -> list[str]:
     ]  # fmt: skip
 
 
-def _without(fit: Any, n: int, seed: int) -> list[str]:
+def _without(fit: FitBase, n: int, seed: int) -> list[str]:
     """Each random effect that can be left out: AIC with and without, and how likely the data are without it."""
     found, said = ranova(fit), []
     texts = [part.text for part in fit.frame.parts]

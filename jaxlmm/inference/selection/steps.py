@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ...distributions import check_level
+from ...estimates.fitted import FitBase
 from ...formula.update import updated
 from ...frames.columns import make_frame
 from ...frames.tables import Shown, Table, format_p
@@ -25,7 +26,7 @@ class Steps(Shown):
     formulas : (m,) that remained
     """
 
-    fit: Any
+    fit: FitBase
     kinds: tuple[str, ...]
     terms: tuple[str, ...]
     p: np.ndarray
@@ -48,7 +49,7 @@ class Steps(Shown):
 
 
 def step(
-    fit: Any, alpha_random: float = 0.1, alpha_fixed: float = 0.05, df: str = "satterthwaite", **options: Any
+    fit: FitBase, alpha_random: float = 0.1, alpha_fixed: float = 0.05, df: str = "satterthwaite", **options: Any
 ) -> Steps:
     """See ``Fit.step``."""
     check_level(alpha_random, "alpha_random")

@@ -96,7 +96,7 @@ def drop1(fit: FitBase, type: int | str = 3, definition: str = "sas") -> TermTes
     return _table(rows, "Likelihood-ratio tests of fixed effects:", note, fit.frame.kind)
 
 
-def ranova(fit: Any, law: str = "mixture", left: list[tuple[str, str]] | None = None) -> TermTests:
+def ranova(fit: FitBase, law: str = "mixture", left: list[tuple[str, str]] | None = None) -> TermTests:
     """See ``Fit.ranova``; `left` are the `reductions`, where these are known."""
     check_choice("law", law, LAWS)
     rows, said = [_Dropped("(the model)", fit.npar, fit.loglik)], list[str]()
@@ -117,7 +117,7 @@ def ranova(fit: Any, law: str = "mixture", left: list[tuple[str, str]] | None = 
     )
 
 
-def reductions(fit: Any) -> list[tuple[str, str]]:
+def reductions(fit: FitBase) -> list[tuple[str, str]]:
     """What can be left out of the random effects of a fit, and the formula without it.
 
     Each effect of a plain term, ``Days in (Days | Subject)``; a term with one effect, and one with a structure, whole.
@@ -133,7 +133,7 @@ def reductions(fit: Any) -> list[tuple[str, str]]:
     return found
 
 
-def _reduced(item: Summand, fit: Any) -> list[tuple[str, list[str]]]:
+def _reduced(item: Summand, fit: FitBase) -> list[tuple[str, list[str]]]:
     """Labels of what a random-effect term can lose, and the terms that are left of it."""
     if not item.text.startswith("("):
         return [(item.text, [])]
@@ -155,19 +155,19 @@ def _reduced(item: Summand, fit: Any) -> list[tuple[str, list[str]]]:
     return found
 
 
-def smaller_fit(fit: Any, formula: str) -> Any:
+def smaller_fit(fit: FitBase, formula: str) -> Any:
     """The fit of another formula to the same rows; a linear model where no random effects are left."""
     items = Written(formula).parts()[1]
     alone = not any(item.is_random for item in items) and fit.call.residual is None and fit.call.variance is None
     return fit.update(formula, data=same_rows(fit), **({"residual": "iid()"} if alone else {}), **_arrays(fit))
 
 
-def same_rows(fit: Any) -> Any:
+def same_rows(fit: FitBase) -> Any:
     """The data of a fit at the rows that it used, which smaller models are to be fitted to."""
     return extend_rows(frame_at(fit), fit.frame.rows, {})
 
 
-def _arrays(fit: Any) -> dict[str, Any]:
+def _arrays(fit: FitBase) -> dict[str, Any]:
     """Weights and offsets that were given as arrays, at these rows."""
     given = {name: getattr(fit.call, name) for name in ("weights", "offset")}
     return {

@@ -15,6 +15,7 @@ import numpy as np
 from ...covariance import ByGroup, Unstructured
 from ...design.encoding import INTERCEPT
 from ...errors import DataError
+from ...estimates.fitted import FitBase
 from ...formula import expressions
 from ...frames.columns import open_table
 from ...tolerances import OUTSIDE, unit_columns
@@ -25,7 +26,7 @@ _LARGEST = 2e8  # numbers in [X Z]
 DESIGN = ("containment", "between-within", "between-within-sas")  # that need the formula
 
 
-def rule_of(fit: Any, df: str) -> Callable[[np.ndarray], np.ndarray]:
+def rule_of(fit: FitBase, df: str) -> Callable[[np.ndarray], np.ndarray]:
     """Degrees of freedom (m,) of rows of L (m, p) by a method of the design, as a function.
 
     Parameters
@@ -70,7 +71,7 @@ def containment_of(frame: Any) -> Callable[[np.ndarray], np.ndarray]:
     return degrees
 
 
-def between_within(fit: Any, L: np.ndarray, sas: bool = False) -> np.ndarray:
+def between_within(fit: FitBase, L: np.ndarray, sas: bool = False) -> np.ndarray:
     """Degrees of freedom (m,) of rows of L (m, p) between and within subjects (Schluchter & Elashoff 1990).
 
     A coefficient belongs to the coarsest level of nested groups within whose groups its column of X is constant: with
@@ -123,7 +124,7 @@ def between_within(fit: Any, L: np.ndarray, sas: bool = False) -> np.ndarray:
     return _least(involved, of_column, df[-1])
 
 
-def _by_interactions(fit: Any, subject: np.ndarray, within: np.ndarray, df: np.ndarray) -> np.ndarray:
+def _by_interactions(fit: FitBase, subject: np.ndarray, within: np.ndarray, df: np.ndarray) -> np.ndarray:
     """Degrees of freedom `df` (p,) with those within subjects divided, see `between_within`."""
     frame, df = fit.frame, df.copy()
     parts = [_changing(fit, factors, subject) for factors in frame.formula.side.terms]
@@ -159,7 +160,7 @@ def _first_rows(codes: np.ndarray) -> np.ndarray:
     return first[codes]
 
 
-def _changing(fit: Any, factors: tuple[str, ...], subject: np.ndarray) -> frozenset[str]:
+def _changing(fit: FitBase, factors: tuple[str, ...], subject: np.ndarray) -> frozenset[str]:
     """The factors of a term that change within a subject."""
     first, table = _first_rows(subject), open_table(fit.data)
     names = dict(fit.frame.formula.aliases)
