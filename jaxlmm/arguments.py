@@ -134,11 +134,11 @@ def check_progress(value: Any) -> None:
 
 
 def numbers_of(name: str, value: Any, what: str = "numbers") -> np.ndarray:
-    """An array of floats, or the error of an argument that is none."""
+    """An array of floats, or the error of an argument that is none, such as text, complex numbers and dates."""
     try:
         found = np.asarray(value)
-        is_text = found.dtype.kind in "US" or (found.dtype == object and any(isinstance(v, str) for v in found.flat))
-        if not is_text:  # "9" is not 9
+        is_text = found.dtype == object and any(isinstance(v, str) for v in found.flat)
+        if found.dtype.kind in "biufVO" and not is_text:  # "9" is not 9
             return np.asarray(value, float)
     except (TypeError, ValueError):
         pass

@@ -15,8 +15,8 @@ from .arguments import Seed, check_choice, doors
 from .batch.chunks import Progress
 from .batch.fits import BatchFit
 from .batch.rebuilding import rebuilt
-from .batch.refitting import refit_batch
-from .batch.statistics import SufficientStatistics, is_sparse
+from .batch.refitting import is_sparse, refit_batch
+from .batch.statistics import SufficientStatistics
 from .design.frame import ModelFrame
 from .errors import DataError
 from .estimates.fitted import FitBase
@@ -658,7 +658,8 @@ class Fit(FitBase):
         ----------
         y : (nobs,) a response, which gives a `Fit`; or (b, nobs) responses, which give a `BatchFit` with a row each;
             pandas' Series (and DataFrames by their columns) are put into the order of the rows used by their index.
-            Sparse matrices of SciPy (b, nobs) and iterators of blocks of responses go through `statistics`
+            Sparse matrices of SciPy (b, nobs), lists of them and iterators of blocks of responses go through
+            `statistics`
         missing, weights, values, pairs, progress, tests : for many responses, see `jaxlmm.fit_batch`
         column : name of the coefficient that has other `values`, row by row, as in scans. Where it is a number of the
             data, all columns of X and random slopes that depend on it (``tr:dose``, ``I(dose**2)``, ``(dose | donor)``)
@@ -670,7 +671,7 @@ class Fit(FitBase):
             For a wrong shape; a single response that is not finite or does not vary. Among many responses, such a
             one is a status in its row. For a column on which something depends that cannot be made again.
         """
-        if is_sparse(y) or isinstance(y, Iterator):
+        if is_sparse(y) or isinstance(y, Iterator) or (isinstance(y, list | tuple) and any(map(is_sparse, y))):
             if any(given is not None for given in (weights, column, values)):
                 raise DataError("y: weights=, column= and values= are for arrays (b, n), not sparse or streamed")
             coded = None if tests is None else tests.coded(coding_of(self))
@@ -790,12 +791,14 @@ class Fit(FitBase):
 
         Every response has an exact fit without a covariate (ML). At its ratio of variances all pairs have a score
         statistic, a likelihood ratio and an F test (EMMAX, GEMMA's score test); pairs that pass the threshold are
-        fitted again, all parameters free, for the likelihood ratio by ML and the test by REML.
+        fitted again, all parameters free, for the likelihood ratio by ML and the test by REML. With one grouping factor
+        or one relationship matrix all responses share coordinates in which pairs are products of matrices; several
+        factors, random functions and residual structures take a solution of V a pair.
 
         Parameters
         ----------
-        values : (m, nobs) covariates, an array also of a file (`numpy.memmap`), or an iterable of blocks of them;
-            without missing values
+        values : (m, nobs) covariates, an array also of a file (`numpy.memmap`), a sparse matrix of SciPy, or an
+            iterable of blocks of them; without missing values
         y : (b, nobs) responses; default that of the fit
         threshold : p value of the F test below which a pair is kept
         df : of the tests of these pairs, as in `test`; None for no fits of them
@@ -805,7 +808,7 @@ class Fit(FitBase):
         Raises
         ------
         DataError
-            For models with several grouping factors, random functions or residual structures, and wrong shapes.
+            For variances that are fixed or not proportional to those of y, and wrong shapes.
         """
         y = self.model.y if y is None else aligned("y", y, self.data, self.frame.rows)
         values = aligned("values", values, self.data, self.frame.rows)

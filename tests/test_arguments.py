@@ -321,7 +321,7 @@ def test_a_singular_fit_is_a_start(sleep, term):
     assert again.converged and again.singular
     assert again.loglik == pytest.approx(fit.loglik, abs=1e-8)
     for wrong in (np.full(len(fit.theta), np.nan), np.full(len(fit.theta), np.inf), fit.theta[:1], "zero"):
-        with pytest.raises(jaxlmm.DataError, match="start: expected"):
+        with pytest.raises(jaxlmm.DataError, match="start: (expected|found)"):
             jaxlmm.lmm(f"y ~ Days + {term}", data, start=wrong)
 
 
@@ -388,6 +388,20 @@ def test_mappings_are_mappings(sleep, fit, wrong):
         (lambda f: f.test(object()), "L: found .*, expected rows of numbers"),
         (lambda f: f.test({"Days": "no"}), "L: found .*, expected numbers as weights of coefficients"),
         (lambda f: f.test("Days", rhs="text"), "rhs: found 'text', expected numbers"),
+        (lambda f: f.test([[0, np.nan]]), "L: found rows of zeros, or weights that are not finite"),
+        (lambda f: f.test({"Days": 0.0}), "L: found rows of zeros, or weights that are not finite"),
+        (lambda f: f.ratio([1, np.nan], [0, 1]), "numerator: expected one function of the coefficients"),
+        (lambda f: f.ratio([1, 0], [0, 0]), "denominator: expected one function of the coefficients"),
+        (lambda f: f.emmeans("1").contrast({"a": [np.nan]}), "method: found .*, expected finite numbers"),
+        (lambda f: f.refit(f.model.y.astype(str)), "y: found a ndarray, expected numbers"),  # "9" is not 9
+        (lambda f: f.refit(f.model.y + 0j), "y: found a ndarray, expected numbers"),
+        (lambda f: f.model.replace(y=np.ma.masked_greater(f.model.y, 300.0)), "y: .* values are masked"),
+        (lambda f: f.model.replace(y=f.model.y.astype(str)), "y: found a ndarray, expected numbers"),
+        (lambda f: f.permutation([["0", "1"]], within="Subject"), "L: found .*, expected rows of numbers"),
+        (lambda f: f.permutation([[0, np.nan]], within="Subject"), "L: expected rows .* that are not zero"),
+        (lambda f: f.statistics().fit(f.model.y.astype(str)[None]), "Y: found a ndarray, expected numbers"),
+        (lambda f: jaxlmm.covariance.KnownMatrix(known=np.ma.masked_equal(np.eye(2), 0)), "known: .* masked"),
+        (lambda f: f.refit(f.model.y.astype("M8[D]")), "y: found a ndarray, expected numbers"),
         (lambda f: f.test("Days", rhs={"a": 1}), "rhs: found .*, expected numbers"),
         (lambda f: f.confint(which=3), "which: found 3, expected names, a function"),
         (lambda f: f.confint(which={"a": 1}), "which: found .*, expected names, a function"),

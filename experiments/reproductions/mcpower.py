@@ -246,7 +246,7 @@ def main() -> None:
             print(rows[-1], flush=True)
     versions = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in ("jax", "jaxlib", "numpy"))
     text = TEXT.format(
-        replicates=options.replicates, few=options.replicates, many=MANY, version="1.1.0",
+        replicates=options.replicates, few=options.replicates, many=MANY, version=VERSION,
         far=f"Of {len(apart)} differences the largest |z| is {np.abs(apart).max():.1f}.",
         where=f"{datetime.date.today()}, Python {platform.python_version()}, {versions}",
         power=table(["case", "rows", "study", "exact", "MCPower", "CPU us", "MCPower, CPU us"], rows),

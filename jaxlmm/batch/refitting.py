@@ -246,13 +246,30 @@ def fit_drawn(
     return out
 
 
-def as_batch(name: str, value: Any, n: int) -> np.ndarray:
-    """A float64 array (b, n), any values."""
+def as_batch(name: str, value: Any, n: int, one: bool = False) -> np.ndarray:
+    """A float64 array (b, n), any values; with `one` a single row (n,) will do."""
+    if is_sparse(value):
+        raise DataError(
+            f"{name}: found a sparse matrix, expected an array; give {name}.toarray() where memory holds it"
+        )
     mask = mask_of(value)
     value = numbers_of(name, value if mask is None else np.where(mask, np.nan, np.ma.getdata(value)))
+    value = np.atleast_2d(value) if one else value
     if value.ndim != 2 or value.shape[1] != n:
-        raise DataError(f"{name}: expected an array of shape (batch, {n}), found shape {value.shape}")
+        raise DataError(
+            f"{name}: expected an array of shape (batch, {n}), found shape {value.shape}{turned(value.shape, n)}"
+        )
     return value
+
+
+def is_sparse(Y: Any) -> bool:
+    """Whether it is a matrix of scipy.sparse, which need not be imported to say no."""
+    return type(Y).__module__.startswith("scipy.sparse")
+
+
+def turned(shape: tuple[int, ...], n: int) -> str:
+    """What to do with a matrix of a row an observation, as tables of cells or of times are."""
+    return "; a row an observation: give its transpose" if len(shape) == 2 and shape[0] == n else ""
 
 
 def _refit_chunk(

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
-from ..frames.alignment import mask_of
 from ..likelihood.engines.orthogonal import Projection, orthogonalise
 from ..likelihood.model import Model
 from ..likelihood.parts import Term
@@ -25,7 +24,7 @@ from ..runtime.precision import float64
 from ..tolerances import ALIASED, CANCELLED
 from .chunks import CHUNK_FLOATS, Progress
 from .fits import BatchFit, Testing, joined
-from .refitting import refit_batch, refit_design
+from .refitting import as_batch, is_sparse, refit_batch, refit_design, turned
 from .responses import Design
 from .rows import summed
 
@@ -186,8 +185,7 @@ class SufficientStatistics:
             self._check(Y.shape)
             size = max(1, int(CHUNK_FLOATS // self.nobs))
             for i in range(0, len(Y), size):
-                block, mask = Y[i : i + size], mask_of(Y[i : i + size])
-                block = np.asarray(block, np.float64) if mask is None else np.where(mask, np.nan, np.ma.getdata(block))
+                block = as_batch("Y", Y[i : i + size], self.nobs)
                 yield block, self._of_dense(block)
         elif isinstance(Y, Iterable):
             for block in Y:
@@ -199,7 +197,8 @@ class SufficientStatistics:
 
     def _check(self, shape: tuple[int, ...]) -> None:
         if len(shape) != 2 or shape[1] != self.nobs:
-            raise DataError(f"Y: expected responses of {self.nobs} rows, (b, {self.nobs}), found shape {shape}")
+            hint = turned(shape, self.nobs)
+            raise DataError(f"Y: expected responses of {self.nobs} rows, (b, {self.nobs}), found shape {shape}{hint}")
 
     def _of_dense(self, Y: np.ndarray) -> np.ndarray:
         """Reduced rows of a block; a response that is not finite stays so in all its rows."""
@@ -263,8 +262,3 @@ def sparse_rows(T: Any, rows: np.ndarray, Q: np.ndarray) -> Any:
     from scipy.sparse import csc_array, vstack
 
     return csc_array(vstack([T[rows], csc_array(Q)]))
-
-
-def is_sparse(Y: Any) -> bool:
-    """Whether it is a matrix of scipy.sparse, which need not be imported to say no."""
-    return type(Y).__module__.startswith("scipy.sparse")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from jax import Array
 
+from ..arguments import numbers_of
 from ..errors import JaxlmmError
+from ..frames.alignment import refuse_masked
 from ..tolerances import not_semidefinite
 from .base import Covariance
 from .helpers import submatrix
@@ -31,7 +32,8 @@ class KnownMatrix(Covariance):
     known: Any
 
     def __post_init__(self) -> None:
-        self.__dict__["known"] = np.asarray(self.known, float)
+        refuse_masked("KnownMatrix: known", self.known)
+        self.__dict__["known"] = numbers_of("KnownMatrix: known", self.known, "a covariance matrix (levels, levels)")
         super().__post_init__()
         if self.known.ndim != 2 or self.known.shape[0] != self.known.shape[1]:
             raise JaxlmmError(f"KnownMatrix: expected a matrix (levels, levels), found shape {self.known.shape}")

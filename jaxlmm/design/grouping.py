@@ -11,7 +11,7 @@ from ..errors import DataError
 from ..formula.structures import take_arm
 from ..formula.syntax import Bar, Formula
 from ..frames.columns import Column, Levels
-from ..frames.levels import joined_labels
+from ..frames.levels import joined_labels, numbered
 from ..frames.relationship import Relatives
 from .encoding import Encoder, encode, finite, side_columns
 
@@ -205,11 +205,11 @@ def random_terms(
 def group_codes(names: tuple[str, ...], data: Mapping[str, Column]) -> tuple[np.ndarray, Grouping]:
     """The place of each row (n,) among the combinations of the levels of columns, and these."""
     factors = [data[name].as_factor() for name in names]
-    codes, found = factors[0].values.astype(np.int64), []
+    codes, found = factors[0].values.astype(np.int32), []
     for factor in factors[1:]:
-        pairs, codes = np.unique(codes * len(factor.levels) + factor.values, return_inverse=True)
+        pairs, codes = numbered(codes.astype(np.int64) * len(factor.levels) + factor.values)
         found.append(pairs)
-    return codes.astype(np.int32), Grouping(names, tuple(f.levels for f in factors), tuple(found))
+    return codes, Grouping(names, tuple(f.levels for f in factors), tuple(found))
 
 
 def _check_size(bar: Bar, levels: int, q: int, n: int, weights: np.ndarray | None, apart: bool) -> None:

@@ -131,11 +131,9 @@ def random_effects(
     kin = [p.relatives if all_levels and isinstance(p, FrameTerm) else None for p in frame.parts]
     found = effects_of(fit, kin if any(own is not None for own in kin) else None)
     if chosen and fit.model.evaluator.stochastic:
-        own = {}
-        for t, effects in enumerate(found):
-            part = frame.parts[effects.terms[0]]
-            if isinstance(part, FrameTerm) and part.group in chosen:
-                own[t] = positions(part.group, part.levels, chosen[part.group])
+        firsts = [frame.parts[effects.terms[0]] for effects in found]
+        terms = [(t, p) for t, p in enumerate(firsts) if isinstance(p, FrameTerm) and p.group in chosen]
+        own = {t: positions(p.group, p.levels, chosen[p.group]) for t, p in terms}
         found = effects_of(fit, chosen=own)
     for effects in found:
         parts = [frame.parts[t] for t in effects.terms]

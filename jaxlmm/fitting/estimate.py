@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from ..arguments import numbers_of
 from ..covariance.trial import ROUNDING, is_shipped
 from ..errors import DataError
 from ..likelihood.confounding import check_left_by
@@ -158,10 +159,7 @@ def _local(spec: Spec, basis: Basis, scale: np.ndarray, point: Point) -> tuple[n
 
 def as_start(model: Model, spec: Spec, start: Any) -> np.ndarray:
     """Public theta (..., k) to start at."""
-    try:
-        theta = np.asarray(start, float)
-    except (TypeError, ValueError):
-        raise DataError(f"start: expected {model.size} numbers as in fit.theta, found {start!r}") from None
+    theta = numbers_of("start", start, f"{model.size} numbers as in fit.theta")
     if (
         theta.shape[-1:] != (model.size,)
         or np.any(np.isnan(theta))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
-from .levels import Key, Levels, check_alike, key_of, sort_keys
+from .levels import Key, Levels, check_alike, key_of, numbered, sort_keys
 
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 
@@ -106,7 +106,7 @@ class Column:
             return factor(self.name, *distinct(self.exact, self.missing), missing=self.missing)
         present = self.values[there]
         _check_distinct(self.name, present)
-        unique, inner = np.unique(present, return_inverse=True)
+        unique, inner = numbered(present)
         codes = np.full(len(self.values), -1, dtype=np.int32)
         codes[there] = inner
         kind = "number" if self.kind == "number" else "logical"

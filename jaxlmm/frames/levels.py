@@ -80,6 +80,21 @@ class Levels(tuple[str, ...]):
 # -- values
 
 
+def numbered(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Distinct values, sorted, and the place (n,) of each among them; whole numbers of no wide range are not sorted."""
+    if values.dtype.kind in "iu" and len(values):
+        low, high = int(values.min()), int(values.max())
+        if high - low <= 4 * len(values) and high < 2**63:
+            place = np.subtract(values, low, dtype=np.int64)
+            there = np.zeros(high - low + 1, bool)
+            there[place] = True
+            codes = np.cumsum(there, dtype=np.int32)[place]
+            codes -= 1
+            return (np.flatnonzero(there) + low).astype(values.dtype), codes
+    labels, codes = np.unique(values, return_inverse=True)
+    return labels, codes.astype(np.int32)
+
+
 def key_of(value: Any) -> Key:
     """What identifies a level: 7, 7.0 and ``Decimal("7")`` are one, "7" and True are others.
 

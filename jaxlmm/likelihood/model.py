@@ -13,9 +13,10 @@ import numpy as np
 from jax import Array
 
 from .. import pytrees
-from ..arguments import check_flag, refuse_unknown, shown
+from ..arguments import check_flag, numbers_of, refuse_unknown, shown
 from ..covariance import Covariance
 from ..errors import DataError
+from ..frames.alignment import refuse_masked
 from ..frames.columns import same_index
 from ..pytrees import frozen_pytree, is_traced, set_all
 from ..runtime.precision import float64
@@ -239,7 +240,9 @@ def _blocks(structures: Structures, coords: tuple[Any, ...], theta: Array) -> Bl
 
 def _of_rows(name: str, value: Any, n: int, dims: int) -> Any:
     """An array with a row for each of the data, its values not looked at; lists and frames become arrays."""
-    value = value if isinstance(value, jax.Array) else np.asarray(value, np.float64)
+    if not isinstance(value, jax.Array):
+        refuse_masked(name, value)
+        value = numbers_of(name, value)
     if len(value.shape) != dims or value.shape[0] != n:
         expected = f"({n},)" if dims == 1 else f"({n}, columns)"
         raise DataError(f"{name}: expected an array of shape {expected}, found shape {tuple(value.shape)}")

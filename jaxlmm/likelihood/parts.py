@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from ..arguments import numbers_of
 from ..covariance import ByGroup, Covariance, Identity, Scaled, Unstructured
 from ..covariance.charts import typical
 from ..covariance.trial import tried
 from ..errors import DataError
 from ..frames.alignment import refuse_masked
 from ..frames.columns import same_index
+from ..frames.levels import numbered
 from ..pytrees import frozen_pytree, is_traced, replace, set_all
 from ..tolerances import FITTED_BY_X, column_rank, not_semidefinite, origin, shifted, unit_columns
 
@@ -27,12 +29,7 @@ def as_array(name: str, value: Any, shape: tuple[int | None, ...]) -> Any:
     """`value` as a float64 NumPy array of `shape` (None: any length), or unchanged if traced."""
     if not is_traced(value):
         refuse_masked(name, value)
-        try:
-            if np.iscomplexobj(value):
-                raise TypeError("complex numbers")
-            value = np.asarray(value, dtype=np.float64)
-        except (TypeError, ValueError) as error:
-            raise DataError(f"{name}: expected numbers, found {type(value).__name__} ({error})") from None
+        value = numbers_of(name, value)
     if len(value.shape) != len(shape) or any(s is not None and s != v for s, v in zip(shape, value.shape, strict=True)):
         expected = "(" + ", ".join("any" if s is None else str(s) for s in shape) + ")"
         raise DataError(f"{name}: expected an array of shape {expected}, found shape {tuple(value.shape)}")
@@ -68,8 +65,8 @@ def as_codes(name: str, group: Any, n: int) -> tuple[np.ndarray, int]:
     missing = _missing(group)
     if missing:
         raise DataError(f"{name}: {missing} labels are missing (NaN or None); drop these rows, or give them a label")
-    labels, codes = np.unique(group, return_inverse=True)
-    return codes.astype(np.int32), len(labels)
+    labels, codes = numbered(group)
+    return codes, len(labels)
 
 
 @frozen_pytree(data=("Z", "group", "relationship"), meta=("structure", "levels", "name"))

@@ -111,6 +111,24 @@ def plot_estimates(batch: Any, which: str | Sequence[str] | None, truth: Mapping
     return canvas.squeezed(axes)
 
 
+def plot_shares(batch: Any, names: Sequence[str] | None, ax: Any) -> Any:
+    """See ``BatchPlots.variances``."""
+    sd = {name: own for name, own in columns_of(batch).items() if name not in batch.coef_names}
+    sd = {name: own for name, own in sd.items() if name == "sigma" or name.startswith("sd")}
+    variances = np.stack([own[np.asarray(batch.converged)] ** 2 for own in sd.values()])
+    if "sigma" not in sd or not variances.size:
+        raise DataError("plot: shares of variance are of fits with independent residuals that converged; found none")
+    if names is not None and len(names) != len(sd):
+        raise DataError(f"names: expected {len(sd)}, for {', '.join(sd)}; found {len(names)}")
+    ax = canvas.one_panel(ax, 1.2 + 1.1 * len(sd), 3.4)
+    found = ax.violinplot(list(variances / variances.sum(0)), showmedians=True, widths=0.8)
+    for body in found["bodies"]:
+        body.set(facecolor="0.75", edgecolor=canvas.INK, alpha=1.0)
+    ax.set_xticks(np.arange(1, len(sd) + 1), list(sd if names is None else names))
+    canvas.label(ax, "", "share of variance")
+    return ax
+
+
 def columns_of(batch: Any) -> dict[str, np.ndarray]:
     """Estimates (b,) by name: coefficients, standard deviations of random effects by term and column, sigma."""
     names = batch.coef_names or tuple(f"coef{j + 1}" for j in range(batch.coef.shape[1]))

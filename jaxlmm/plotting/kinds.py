@@ -8,7 +8,7 @@ from typing import Any
 
 from ..arguments import Seed, doors
 from ..estimates.fitted import FitBase
-from .batches import plot_convergence, plot_estimates
+from .batches import plot_convergence, plot_estimates, plot_shares
 from .covariances import plot_covariances, plot_semivariogram
 from .deletions import plot_influence
 from .discoveries import plot_p_values, plot_volcano, tests_of
@@ -250,6 +250,15 @@ class BatchPlots:
         truth : true values by name, drawn as lines
         """
         return plot_estimates(self.batch, which, truth, ax)
+
+    def variances(self, names: Sequence[str] | None = None, ax: Any = None) -> Any:
+        """Violins of the shares of variance of each column of the random parts and of the residual, over all fits.
+
+        Parameters
+        ----------
+        names : of these, the residual's last; default "sd1.1", ... as in `estimates`
+        """
+        return plot_shares(self.batch, names, ax)
 
     def volcano(
         self, tests: str | Any = None, hypothesis: int = 0, q: float = 0.05, method: str = "bh", ax: Any = None

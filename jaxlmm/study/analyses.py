@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..arguments import refuse_unknown
+from ..arguments import nearest, refuse_unknown
 from ..errors import DataError
 from ..interface import lmm
 from .estimators import MODEL, Analysis, Estimator
@@ -46,6 +46,8 @@ class ClusterMeans:
 
     def __call__(self, data: Mapping[str, np.ndarray]) -> dict[str, tuple[float, float, float]]:
         """Estimate, standard error and degrees of freedom."""
+        if lacking := [name for name in (self.cluster, self.arm, self.response) if name not in data]:
+            raise DataError(f"the data have no column {lacking[0]!r}; {nearest(lacking[0], data)}")
         codes = np.unique(data[self.cluster], return_inverse=True)[1]
         arms, arm = np.unique(data[self.arm], return_inverse=True)
         counts = np.bincount(codes)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from ..arguments import check_function, check_mapping, nearest
 from ..covariance import Covariance
 from ..design.frame import ModelFrame
 from ..design.placing import in_order
@@ -78,6 +79,13 @@ class MixedModel:
     lost: Callable[..., Any] | None = None
     skew: Mapping[str, Any] | None = None
     tails: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("beta", "covariance", "skew", "tails"):
+            if getattr(self, name) is not None:
+                check_mapping(name, getattr(self, name), "{'arm': 0.5}")
+        if self.lost is not None:
+            check_function("lost", self.lost)
 
     def drawer(
         self, data: dict[str, Any], factors: Mapping[str, Any], response: str
@@ -164,6 +172,8 @@ class Dropout:
         hazard = resolved(self.hazard, factors, "hazard")
         if not 0.0 <= hazard <= 1.0:
             raise DataError(f"hazard: found {hazard:g}, expected a probability")
+        if lacking := [name for name in (self.subject, self.time) if name not in data]:
+            raise DataError(f"lost: Dropout: the design has no column {lacking[0]!r}; {nearest(lacking[0], data)}")
         subject, visit = (read_column(name, data[name]).as_factor() for name in (self.subject, self.time))
         visit = in_order(visit, "lost: Dropout")
         slope, center = (resolved(v, factors, n) for v, n in ((self.slope, "slope"), (self.center, "center")))

@@ -10,7 +10,6 @@ import numpy as np
 from ..distributions import t_quantile
 from ..errors import DataError
 from ..plotting import MARKERS, new_figure
-from .cells import place_of
 from .estimators import ESTIMATE, Row
 from .measures import BAND, check_measure
 from .results import Performance, Results
@@ -198,7 +197,7 @@ def plot_zip(
     -------
     matplotlib's Figure
     """
-    cell = place_of(results.cells, cell)
+    cell = results.place(cell)
     truth, target = results.truth[cell], target or results.rows[0].target
     if rows is None:
         rows = [k for k, row in enumerate(results.rows) if row.target == target and row.test not in (ESTIMATE, "lrt")]

@@ -44,6 +44,8 @@ def _rehearse(study: Study, cell: int) -> None:
     data = columns_of(study.data(cell))
     rows = len(next(iter(data.values()), ()))
     check_memory("chunk", min(study.chunk, study.replicates), rows, advice="make the chunks smaller")
+    is_model = hasattr(study.generate, "drawer")  # which draws responses only
+    fitters = _fitters(study, cell, data) if is_model else []
     try:
         draw = drawer(study, cell, FEW)
         drawn = draw(np.arange(FEW))
@@ -52,11 +54,9 @@ def _rehearse(study: Study, cell: int) -> None:
         raise
     except Exception as error:
         raise DataError(f"generate: {sentence_of(error)}{_hint(study)}") from error
-    data = completed(data, drawn, draw, study.response)
-    fitters = [fitter_of(study, e, cell, data) for e in study.estimators]
-    _check_targets(study, fitters)
-    if hasattr(study.generate, "truth"):
-        _check_truths(study, cell, data, [f for f in fitters if isinstance(f, Fitter)])
+    if not is_model:
+        data = completed(data, drawn, draw, study.response)
+        fitters = _fitters(study, cell, data)
     good = [i for i in range(FEW) if i not in drawn.errors]
     if len(good) > 1 and all(_same(drawn, drawn, good[0], i) for i in good[1:]):
         raise DataError("generate: replicates 0, 1 and 2 are all alike; draw from the key (jax.random) or the rng that "
@@ -71,6 +71,15 @@ def _rehearse(study: Study, cell: int) -> None:
             if own or lost or np.isnan(drawn.columns.get(study.response, 0.0)).any():
                 raise DataError(f"estimator {fitter.estimator.name!r}: {ROBUST}")
     _check_usable(draw, drawn, data, fitters, min(TRIED, study.replicates))
+
+
+def _fitters(study: Study, cell: int, data: dict[str, Any]) -> list[Any]:
+    """What applies the estimators to data sets of a cell, its targets looked at."""
+    fitters = [fitter_of(study, e, cell, data) for e in study.estimators]
+    _check_targets(study, fitters)
+    if hasattr(study.generate, "truth"):
+        _check_truths(study, cell, data, [f for f in fitters if isinstance(f, Fitter)])
+    return fitters
 
 
 def _check_targets(study: Study, fitters: Sequence[Any]) -> None:

@@ -135,6 +135,10 @@ class Results:
             raise DataError(f"estimator, test, target: {what} fit {wanted}, expected one of: {listed}")
         return found[0]
 
+    def place(self, cell: Any) -> int:
+        """Place of a cell, given by itself or by factors that only one cell has."""
+        return place_of(self.manifest["study"]["cells"], cell)
+
     def _places(self, rows: Any, *more: Any) -> list[int]:
         """Positions of rows, each given by words."""
         several = isinstance(rows, list | tuple) and len(rows) > 0
@@ -144,7 +148,7 @@ class Results:
 
     def parts(self, cell: Any = None) -> Iterator[tuple[Task, dict[str, np.ndarray]]]:
         """Chunks in order, with arrays (R, b); `status` as codes of `jaxlmm.study.estimate.STATUSES`; see `frame`."""
-        cell = None if cell is None else place_of(self.cells, cell)
+        cell = None if cell is None else self.place(cell)
         for task in self.tasks:
             if cell is None or task.cell == cell:
                 yield task, self._numbers(task)

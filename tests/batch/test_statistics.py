@@ -77,7 +77,8 @@ def test_any_source(data, tmp_path):
     same(fit.statistics().fit(mapped, names=fit.coef_names), expected, 1e-7)
     for form in (sparse.csr_array, sparse.csc_matrix, sparse.coo_array):
         same(fit.refit(form(Y)), expected, 1e-7)
-    same(fit.refit(iter([Y[:2], sparse.csr_array(Y[2:5]), Y[5:]])), expected, 1e-7)
+    for blocks in (iter, list):
+        same(fit.refit(blocks([Y[:2], sparse.csr_array(Y[2:5]), Y[5:]])), expected, 1e-7)
     assert fit.refit(sparse.csr_array(Y)).coef_names == fit.coef_names
 
 
@@ -149,6 +150,7 @@ def test_what_cannot_be_fitted_has_a_status(data):
     ("call", "message"),
     [
         (lambda f: f.statistics().fit(np.zeros((2, 7))), r"Y: expected responses of 240 rows"),
+        (lambda f: f.refit(sparse.csc_array((240, 2))), "a row an observation: give its transpose"),
         (lambda f: f.statistics().fit(3.0), "Y: found float"),
         (lambda f: f.refit(sparse.csr_array(np.ones((2, 240))), weights=np.ones((2, 240))), "not sparse or streamed"),
         (lambda f: f.statistics().fit(np.zeros((2, 240)), missing="no"), "missing: found 'no'"),

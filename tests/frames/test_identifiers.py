@@ -19,7 +19,7 @@ from jaxlmm.design.grouping import group_codes
 from jaxlmm.errors import DataError, FormulaError, LevelsWarning
 from jaxlmm.formula.parser import parse
 from jaxlmm.frames.columns import read_column
-from jaxlmm.frames.levels import Levels, key_of
+from jaxlmm.frames.levels import Levels, key_of, numbered
 
 BASE = 1_234_567_890_123_456_700  # 19 digits
 G, N = 10, 60
@@ -422,3 +422,19 @@ def test_files_keep_identifiers_beside_missing_values(kind, largest, tmp_path):
 def test_levels_find_values_and_labels():
     levels = Levels.of([key_of(v) for v in (1, "1", 0.5)])
     assert [levels.find(v) for v in (1, 1.0, "1", "'1'", "0.5", 2, "b")] == [0, 0, 1, 1, 2, None, None]
+
+
+@pytest.mark.parametrize("kind", ["int8", "uint8", "int32", "int64", "uint64", "float64", "bool", "U1", "O"])
+@pytest.mark.parametrize("least", ["lowest", "highest", 3])
+def test_values_are_numbered_as_by_sorting(kind, least):
+    rng = np.random.default_rng(0)
+    info = np.iinfo(kind) if np.dtype(kind).kind in "iu" else np.iinfo("int8")
+    start = {"lowest": info.min, "highest": info.max - 9, 3: 3}[least]
+    near = np.array([start + int(k) for k in rng.integers(0, 10, 40)], "O").astype(kind)
+    far = np.array([info.min, info.max, 0, info.max], "O").astype(kind)
+    for values in (near, far, near[:0]):
+        labels, codes = np.unique(values, return_inverse=True)
+        found = numbered(values)
+        np.testing.assert_array_equal(found[0], labels)
+        np.testing.assert_array_equal(found[1], codes)
+        assert found[0].dtype == values.dtype and found[1].dtype == np.int32

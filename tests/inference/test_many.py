@@ -84,6 +84,9 @@ def test_pictures(linear):
     assert ax.get_ylabel() == "-log10 p" and "with q" in ax.get_legend().get_texts()[0].get_text()
     axes = linear.plot.p_values(linear.tests["residual"].moderated(linear.sigma))
     assert len(axes) == 2
+    assert [t.get_text() for t in linear.plot.variances(["residual"]).get_xticklabels()] == ["residual"]
+    with pytest.raises(DataError, match="names: expected 1, for sigma; found 2"):
+        linear.plot.variances(["a", "b"])
     with pytest.raises(DataError, match="tests: found 'kr', expected one of residual"):
         linear.plot.volcano("kr")
 

@@ -107,6 +107,7 @@ def test_one_variance_is_found_without_fits(method):
 @pytest.mark.parametrize(("L", "method"), [("x", "REML"), ("z", "ML"), (["x", "z"], "REML")])
 def test_statistics_without_fits_are_those_of_fits(L, method, monkeypatch):
     g, X, Y, w = unbalanced()
+    Y = np.vstack([Y, np.full(30, 2.0), 3 * X[:, 1], Y[0] + 1e8])  # constant, fitted by X, far from zero
     data = {"y": Y[0], "g": g, "x": X[:, 1], "z": X[:, 2]}
     fit = jaxlmm.lmm("y ~ x + z + (1 | g)", data, weights=w, offset=X[:, 2], method=method)
     run = lambda: fit.permutation(L, Y, 150, flip="g", seed=1, rhs=0.0 if len(L) > 1 else 0.2, progress=False)  # noqa: E731
@@ -115,6 +116,7 @@ def test_statistics_without_fits_are_those_of_fits(L, method, monkeypatch):
     slow = run()
     np.testing.assert_allclose(quick.statistic, slow.statistic, rtol=1e-6)
     np.testing.assert_allclose(quick.maxima, slow.maxima, rtol=1e-6)
+    assert (quick.status == Status.BAD_RESPONSE).sum() == 2
     for name in ("p", "p_max", "status", "lost"):
         np.testing.assert_array_equal(getattr(quick, name), getattr(slow, name))
 

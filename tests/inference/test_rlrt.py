@@ -7,7 +7,7 @@ import functools
 import jax
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import sparse, stats
 
 import jaxlmm
 from jaxlmm.inference.ratios.exact import draw
@@ -99,6 +99,28 @@ def test_draws_do_not_depend_on_their_number():
     np.testing.assert_allclose(few.replicates, many.replicates[:40], atol=1e-9)
     assert np.abs(jaxlmm.rlrt(fit, n=40, seed=6).replicates - few.replicates).max() > 0.1
     assert "RLRT" in str(few) and "(1 | Subject) 32.2539" in str(few) and "300 draws" in repr(many)
+
+
+@pytest.mark.slow
+def test_many_responses_share_a_law():
+    """Each as a test of its own fit, dense and sparse; one without variation and one with a missing value."""
+    rng = np.random.default_rng(6)
+    g = np.repeat(np.arange(8), 4)
+    Y = rng.poisson(1.5, (4, 32)) + np.linspace(0, 1.5, 4)[:, None] * rng.normal(size=(4, 8))[:, g]
+    fit = jaxlmm.lmm("y ~ 1 + (1 | g)", {"y": Y[3], "g": g})
+    bad = np.vstack([Y, np.full(32, 2.0), np.where(np.arange(32) == 3, np.nan, Y[0])])
+    many = jaxlmm.rlrt(fit, n=500, y=bad)
+    for i, y in enumerate(Y):
+        one = jaxlmm.rlrt(fit.refit(y), n=500)
+        assert (many.statistic[i], many.p[i]) == pytest.approx((one.statistic, one.p), abs=1e-8)
+    assert np.isnan(many.p[4:]).all() and list(many.frame()["status"][4:]) == ["bad_response", "bad_response"]
+    counts = rng.poisson(1.0, (3, 32)).astype(float)
+    np.testing.assert_allclose(jaxlmm.rlrt(fit, n=500, y=sparse.csr_array(counts)).p,
+                               jaxlmm.rlrt(fit, n=500, y=counts).p, rtol=1e-12)  # fmt: skip
+    assert "(1 | g) in 6 responses" in str(many)
+    other = jaxlmm.lmm("y ~ 1 + (1 | g) + (1 | h)", {"y": Y[3], "g": g, "h": np.tile(np.arange(4), 8)})
+    with pytest.raises(jaxlmm.errors.DataError, match="y: many responses have one law"):
+        jaxlmm.rlrt(other, "(1 | g)", y=Y)
 
 
 def test_weights_and_other_terms_by_dense_algebra():

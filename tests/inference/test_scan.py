@@ -6,11 +6,14 @@ import csv
 
 import numpy as np
 import pytest
+from scipy import sparse
 from scipy.optimize import minimize_scalar
 
 import jaxlmm
+from jaxlmm.covariance.basic import Identity
 from jaxlmm.errors import DataError
-from jaxlmm.inference.many.scanning import Scanner, statistics_of
+from jaxlmm.inference.many.scanning import Scanner, scanner_of, statistics_of
+from jaxlmm.likelihood.products import marginal_covariance
 
 N, M, B = 36, 5, 3
 
@@ -96,7 +99,7 @@ def test_pairs_are_those_of_single_fits(data, tmp_path):
         text = str(fit.scan(x, Y, threshold=threshold, df=None))
         assert "1 covariates without a test; 1 responses without a fit" in text
     for name in ("hits.csv", "hits.parquet"):
-        streamed = fit.scan(iter([x[:1], x[1:]]), Y, threshold=1.0, df=None, to=tmp_path / name)
+        streamed = fit.scan(iter([sparse.csr_array(x[:1]), x[1:]]), Y, threshold=1.0, df=None, to=tmp_path / name)
         assert streamed.found == 6 and not streamed.hits
     import pyarrow.parquet
 
@@ -144,10 +147,57 @@ def test_relationship_is_gemma(data):
             np.testing.assert_allclose(found.hits["exact_lrt"][k], 2 * (null - other), atol=1e-5)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["crossed", "residual", "function"])
+def test_scans_of_any_covariance(data, kind):
+    """Several factors, with weights; a residual structure; a random function: dense null fits, exact fits of hits."""
+    g, t, w = data["g"], np.arange(N) - np.searchsorted(data["g"], data["g"]), data["w"]
+    columns = {"g": g, "x": data["x"], "y": data["Y"][0], "h": np.arange(N) % 4, "t": t}
+    random, options = {
+        "crossed": (" + (1 | g) + (1 | h)", {"weights": w}), "residual": ("", {"residual": "ar1(t | g)"}),
+        "function": (" + ou(t | g)", {}),
+    }[kind]  # fmt: skip
+    fit = jaxlmm.lmm(f"y ~ x{random}", columns, **options)
+    found = fit.scan(data["snps"], data["Y"], threshold=1.0)
+    assert (found.pairs, found.found, found.spanned) == (B * M, B * M, 0)
+    X, s2 = np.column_stack([np.ones(N), data["x"]]), found.null.sigma**2
+    for i, y in enumerate(data["Y"]):
+        V = np.asarray(marginal_covariance(found.null.theta[i], fit.model))
+        if kind == "crossed":
+            own = sum(
+                C[i] * np.equal.outer(c, c) for C, c in zip(found.null.covariances, (g, columns["h"]), strict=True)
+            )
+            np.testing.assert_allclose(V, own + s2[i] * np.diag(1 / w), rtol=1e-10)
+        inverse = np.linalg.inv(V)
+        P = inverse - inverse @ X @ np.linalg.solve(X.T @ inverse @ X, X.T @ inverse)
+        for j, x in enumerate(data["snps"]):
+            k = i * M + j
+            assert found.hits["estimate"][k] == pytest.approx((x @ P @ y) / (x @ P @ x), rel=1e-7)
+            share = (x @ P @ y) ** 2 / ((x @ P @ x) * (y @ P @ y))
+            assert found.hits["score"][k] == pytest.approx(N * share, rel=1e-7, abs=1e-12)
+            assert found.hits["lrt"][k] <= found.hits["exact_lrt"][k] + 1e-7
+    wide, null = (
+        jaxlmm.lmm(f"y ~ x{more}{random}", {**columns, "s": data["snps"][0]}, method="ML", **options)
+        for more in (" + s", "")
+    )
+    assert found.hits["exact_lrt"][0] == pytest.approx(2 * (wide.loglik - null.loglik), abs=1e-6)
+
+
+def test_scores_are_of_a_scale_that_is_estimated(data):
+    """Known residual variances were tested as if they were not."""
+    known = jaxlmm.Residual(Identity(variance=1.0))
+    for terms in ([], [jaxlmm.Term(np.ones((N, 1)), data["g"])]):
+        model = jaxlmm.Model(data["Y"][0], np.ones((N, 1)), terms, residual=known)
+        with pytest.raises(DataError, match="scan: score statistics .* fixed"):
+            scanner_of(model, data["Y"], None, np.arange(B))
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda f, x: f.scan(x[:, 1:]), "values: expected covariates of 36 rows"),
+        (lambda f, x: f.scan(x.T), "found shape .36, 5.; a row an observation: give its transpose"),
+        (lambda f, x: f.scan(x, sparse.csr_array(x)), "y: found a sparse matrix"),
         (lambda f, x: f.scan(3.0), "values: found float"),
         (lambda f, x: f.scan(x, threshold=0), "threshold: expected a p value"),
         (lambda f, x: f.scan(x, df="none"), "df: found 'none'"),

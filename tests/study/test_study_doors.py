@@ -9,7 +9,9 @@ pytest.importorskip("pyarrow")
 
 from jaxlmm.errors import DataError, JaxlmmError
 from jaxlmm.study import (
+    Dropout,
     Estimator,
+    MixedModel,
     Target,
     analyses,
     designs,
@@ -24,6 +26,7 @@ from jaxlmm.study import (
 )
 from studies import Here, plain
 
+CLUSTERS = {**designs.cluster_trial(6, 5), "y": np.zeros(30)}
 MIXED = "y ~ arm + (1 | cluster)"
 DECLARED = [
     ("grid", lambda: plain(grid=3)),
@@ -40,6 +43,11 @@ DECLARED = [
     ("aims", lambda: plain(aims=3)),
     ("clusters", lambda: designs.cluster_trial("x")),
     ("size", lambda: designs.cluster_trial(4, "a")),
+    ("beta", lambda: MixedModel(MIXED, 3, {"cluster": 1.0})),
+    ("covariance", lambda: MixedModel(MIXED, {}, 3)),
+    ("lost", lambda: MixedModel(MIXED, {}, {"cluster": 1.0}, lost=3)),
+    ("no column 'subject'; there are", lambda: Dropout(0.1)(None, np.zeros(2), {"id": np.arange(2)})),
+    ("no column 'clusters'; did you mean 'cluster'", lambda: analyses.cluster_means("clusters").function(CLUSTERS)),
     ("executor", lambda: run(plain(), "nowhere", 3)),
     ("study", lambda: run(3, "nowhere", Here())),
     ("error", lambda: run_until(plain(), "nowhere", "power", "x")),
@@ -90,4 +98,8 @@ def test_what_is_read(tmp_path):
     whole, own = results.frame(), results.frame({"shift": 1})
     np.testing.assert_array_equal(own.estimate, whole.estimate[whole["shift"] == 1.0])
     np.testing.assert_array_equal(results.frame(np.int64(1)).estimate, own.estimate)
+    lists = {"design": lambda size: designs.cluster_trial(6, size), "grid": {"size": [[5], [4, 6]]}}
+    study = plain(**lists, generate=lambda rng, data: rng.random(30), targets={"arm": 0.0})
+    sizes = run(study, tmp_path / "sizes", Here())
+    assert len(sizes.frame({"size": [4, 6]})) == 24 and sizes.place({"size": [5]}) == 0
     assert list(summary.frame("bias").measure.unique()) == ["bias"]

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ...arguments import shown
 from ...distributions import two_sided
 from ...errors import DataError
 from ...frames.columns import make_frame
@@ -59,8 +60,8 @@ def fieller(wald: Wald, numerator: Any, denominator: Any, level: float, kind: st
     rows = []
     for what, given in (("numerator", numerator), ("denominator", denominator)):
         row = wald.checked(hypotheses(given, wald.names)[1])
-        if len(row) != 1:
-            raise DataError(f"{what}: expected one function of the coefficients, found {len(row)}")
+        if len(row) != 1 or not np.isfinite(row).all() or not row.any():
+            raise DataError(f"{what}: expected one function of the coefficients, found {shown(given)}")
         rows.append(row[0])
     L = np.array(rows)
     (a, b), V = L @ wald.coef, L @ wald.vcov @ L.T

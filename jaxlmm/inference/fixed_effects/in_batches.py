@@ -17,7 +17,7 @@ from ...arguments import check_flag, check_names, check_word, numbers_of, shown
 from ...batch.fits import Fitted
 from ...batch.queue import sizes
 from ...batch.responses import Lane, Shared, assemble
-from ...distributions import check_level, f_tail, t_quantile, t_tail
+from ...distributions import f_tail, t_tail, two_sided
 from ...errors import DataError
 from ...estimates.fitted import FitBase
 from ...fitting.newton import Status
@@ -46,7 +46,7 @@ from ..small_sample.degrees import DESIGN, rule_of
 
 METHODS = ("satterthwaite", "kenward-roger", "kenward-roger-full", "residual", "asymptotic", *DESIGN)
 SMALL_SAMPLE = METHODS[:3]
-FEW = 5000  # data sets in a chunk
+FEW = 1000  # data sets in a chunk, which compiling quickly is for
 
 
 class TestStatus(IntEnum):
@@ -144,7 +144,7 @@ class LaneTests(Shown):
         if scale is not None and not means and scale.differences is None:
             raise DataError(f"means: differences of {fit.frame.response} have no scale of the response")
         scale = scale if means or scale is None else scale.differences
-        half = t_quantile(0.5 * (1.0 + check_level(level)), self.df) * self.se
+        half = two_sided(level, self.df) * self.se
         columns = {"estimate": self.estimate, "std_error": self.se, "df": self.df}
         columns |= {"lower": self.estimate - half, "upper": self.estimate + half}
         columns = columns if scale is None else scale.of_table(columns)

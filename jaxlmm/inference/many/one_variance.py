@@ -184,10 +184,11 @@ def _newton(spectrum: Spectrum, yy: Array, xy: Array, start: Array) -> tuple[Arr
         least = criterion(u)
         for other in ELSEWHERE:
             single &= criterion(jnp.full(b, other)) >= least
+    good = done & single & (rss > CANCELLED * jnp.sum(yy, 0))
     s2 = rss / spectrum.nu
     if h == 1:
-        return beta[0] * jnp.sqrt(A[0, 0] / s2), done & single
-    return jnp.sum(beta * matmul(A, beta[:, None])[:, 0], 0) / s2 / h, done & single
+        return beta[0] * jnp.sqrt(A[0, 0] / s2), good
+    return jnp.sum(beta * matmul(A, beta[:, None])[:, 0], 0) / s2 / h, good
 
 
 def independent(L: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...arguments import check_number
+from ...arguments import check_number, numbers_of
 from ...batch.chunks import Progress, reporter, run
 from ...batch.fits import BatchFit
 from ...batch.refitting import as_batch, refit_batch
@@ -22,7 +22,7 @@ from ...likelihood.prepared import orthonormal, weighted
 from ...runtime.keys import generator_of
 from ...runtime.precision import float64
 from ...runtime.sizes import check_count
-from ...tolerances import REPEATED, TIED
+from ...tolerances import FITTED_BY_X, REPEATED, TIED
 from ..fixed_effects.linear import expression, hypotheses
 from ..hypotheses.alternatives import Alternative, alternative_of
 from ..robust.partition import labelled
@@ -126,7 +126,7 @@ def permutation_test(
     """See ``Fit.permutation``."""
     check_count("n", n)
     model = fit.model
-    Y = as_batch("y", np.atleast_2d(Y), len(model.y))
+    Y = as_batch("y", Y, len(model.y), one=True)
     v = len(Y)
     if names is not None and len(names) != v:
         raise DataError(f"names: expected {v}, one a response, found {len(names)}")
@@ -137,8 +137,8 @@ def permutation_test(
     if threshold is not None and not threshold > 0:
         raise DataError(f"threshold: expected a positive number, found {threshold!r}")
     labels, rows = hypotheses(L, fit.coef_names)
-    rows = np.atleast_2d(np.asarray(rows, float))
-    if rows.shape[1] != len(fit.coef_names) or not np.all(np.any(rows, 1)):
+    rows = np.atleast_2d(numbers_of("L", rows, "rows of numbers, or names of coefficients"))
+    if rows.shape[1:] != fit.coef.shape or not (np.all(np.any(rows, 1)) and np.isfinite(rows).all()):
         raise DataError(f"L: expected rows (m, {len(fit.coef_names)}) that are not zero, found shape {rows.shape}")
     way = alternative_of(side, 0.0)
     if len(rows) > 1 and way.way:
@@ -181,11 +181,13 @@ class _Errors:
         self.fixed = model.X @ np.linalg.lstsq(L, np.full(len(L), rhs), rcond=None)[0]
         self.fixed = self.fixed if model.offset is None else self.fixed + model.offset
         y = weighted(model, (Y - self.fixed).T)
+        size = np.sum(y**2, 0)
         Q, _, _ = orthonormal(model.X @ self.free, model.weights)
         self.fitted = Q @ (Q.T @ y)
         self.residuals = y - self.fitted
         again = Q @ (Q.T @ self.residuals)
         self.fitted, self.residuals = self.fitted + again, self.residuals - again
+        self.varies = np.sum(self.residuals**2, 0) > FITTED_BY_X**2 * size
 
     def rearranged(self, index: np.ndarray, sign: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Responses `rows` (m, n) with rearranged residuals, without `rhs`, so that the hypothesis is of zero."""
@@ -228,7 +230,8 @@ def _quickly(
                                         for index, sign in own], 1))  # fmt: skip
         here = np.s_[i : i + many, j : j + width]
         rows = len(out[here])
-        out[here], good = t.reshape(many, width)[:rows], good.reshape(many, width)[:rows]
+        out[here] = t.reshape(many, width)[:rows]
+        good = good.reshape(many, width)[:rows] & errors.varies[j : j + width]
         status[here] = np.where(good, Status.CONVERGED, Status.RUNNING)
 
     places = [(i, min(j, v - width)) for i in range(0, len(some), many) for j in range(0, v, width)]

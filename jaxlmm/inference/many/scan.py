@@ -12,7 +12,7 @@ import numpy as np
 from ...arguments import check_number
 from ...batch.chunks import Progress, reporter
 from ...batch.fits import BatchFit
-from ...batch.refitting import as_batch, refit_batch
+from ...batch.refitting import as_batch, is_sparse, refit_batch, turned
 from ...distributions import f_tail, t_quantile
 from ...errors import DataError
 from ...fitting.newton import Status
@@ -21,7 +21,7 @@ from ...frames.files import Sink
 from ...frames.tables import Shown, Table, format_column, format_p
 from ...runtime.precision import float64
 from ..fixed_effects.in_batches import METHODS, Tests
-from .scanning import Scanner, statistics_of
+from .scanning import scanner_of, statistics_of
 
 if TYPE_CHECKING:
     from ...estimates.fitted import FitBase
@@ -84,23 +84,23 @@ def scan(
     if df is not None and df not in METHODS:
         raise DataError(f"df: found {df!r}, expected one of {', '.join(METHODS)}, or None for no refits")
     model = fit.model
-    Y = as_batch("y", np.atleast_2d(Y), len(model.y))
+    Y = as_batch("y", Y, len(model.y), one=True)
     if names is not None and len(names) != len(Y):
         raise DataError(f"names: expected {len(Y)}, one a response, found {len(names)}")
-    values = np.asarray(values) if hasattr(values, "iloc") else values  # a data frame of pandas
     null = refit_batch(model, Y, "ML", progress=False, names=fit.coef_names, kind=fit.frame.kind)
     good = np.flatnonzero(null.converged)
     if not len(good):
         raise DataError(f"y: none of {len(Y)} responses could be fitted, see their status in fit.refit(y)")
     with float64():
-        scanner = Scanner(model, Y[good], tuple(C[good] for C in null.covariances), null.sigma[good])
+        scanner = scanner_of(model, Y[good], null, good)
     if scanner.df < 1:
         raise DataError(f"values: {scanner.n} rows are too few for {scanner.p + 1} coefficients")
     least = float(t_quantile(0.5 * threshold, scanner.df)) ** 2
     least = least / (scanner.df + least)
     pieces: list[dict[str, np.ndarray]] = []
     start = found = spanned = 0
-    total = len(values) * len(good) if hasattr(values, "__len__") else 0
+    values = np.asarray(values) if hasattr(values, "columns") else values  # a data frame
+    total = np.shape(values)[0] * len(good) if hasattr(values, "shape") else 0
     with nullcontext() if to is None else Sink(to) as sink, reporter(progress if total else False, total) as report:
         for x in _blocks(values, len(model.y), max(1, int(NUMBERS / (len(good) * (model.X.shape[1] + 4))))):
             if covariates is not None and start + len(x) > len(covariates):
@@ -151,14 +151,17 @@ def _exact(model: Any, Y: np.ndarray, x: np.ndarray, null: np.ndarray, df: str) 
 
 
 def _blocks(values: Any, n: int, size: int) -> Iterator[np.ndarray]:
-    """Covariates (m, n), an array also of a file, or blocks of them, at most `size` at a time."""
-    if isinstance(values, np.ndarray):
+    """Covariates (m, n), an array also of a file or a sparse matrix, or blocks of them, at most `size` at a time."""
+    sparse = is_sparse(values)
+    if isinstance(values, np.ndarray) or sparse:
         if values.ndim != 2 or values.shape[1] != n:
-            raise DataError(f"values: expected covariates of {n} rows, (m, {n}), found shape {values.shape}")
-        for i in range(0, len(values), size):
-            yield as_batch("values", values[i : i + size], n)
+            hint = turned(values.shape, n)
+            raise DataError(f"values: expected covariates of {n} rows, (m, {n}), found shape {values.shape}{hint}")
+        values = values.tocsr() if sparse else values
+        for i in range(0, values.shape[0], size):
+            yield as_batch("values", values[i : i + size].toarray() if sparse else values[i : i + size], n)
     elif isinstance(values, Iterable):
         for block in values:
-            yield from _blocks(np.atleast_2d(np.asanyarray(block)), n, size)
+            yield from _blocks(block if is_sparse(block) else np.atleast_2d(np.asanyarray(block)), n, size)
     else:
         raise DataError(f"values: found {type(values).__name__}, expected covariates (m, {n}), or blocks of them")

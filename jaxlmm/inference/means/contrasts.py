@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ...arguments import check_choice, numbers_of
+from ...arguments import check_choice, numbers_of, shown
 from ...errors import DataError
 from ...frames.alignment import refuse_masked
 
@@ -132,7 +132,10 @@ def _custom(method: Custom, m: int) -> tuple[list[str], np.ndarray]:
     for name, row in zip(names, rows, strict=True):
         if np.shape(row) != (m,):
             raise DataError(f"contrast {name!r}: expected {m} coefficients, one a mean, found shape {np.shape(row)}")
-    return names, numbers_of("method", rows, EXPECTED).reshape(-1, m)
+    found = numbers_of("method", rows, EXPECTED).reshape(-1, m)
+    if not np.isfinite(found).all():
+        raise DataError(f"method: found {shown(rows)}, expected finite numbers")
+    return names, found
 
 
 def _polynomials(m: int, degrees: int) -> np.ndarray:

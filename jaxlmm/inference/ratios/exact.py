@@ -25,9 +25,12 @@ import numpy as np
 from jax import Array
 
 from ...arguments import Seed, door
+from ...batch.refitting import as_batch, is_sparse, refit_batch
+from ...batch.statistics import SufficientStatistics
 from ...errors import DataError
 from ...estimates.fitted import FitBase
 from ...fitting.estimate import blocks_at, estimate
+from ...fitting.newton import Status
 from ...fitting.objective import Spec, criterion_at
 from ...frames.columns import make_frame
 from ...frames.tables import Shown, Table, format_p
@@ -60,19 +63,21 @@ class ExactTest(Shown):
 
     Attributes
     ----------
-    statistic : likelihood ratio;  p : ``(1 + #{replicates >= statistic}) / (n + 1)``
+    statistic : likelihood ratio;  p : ``(1 + #{replicates >= statistic}) / (n + 1)``; of many responses (b,) each
     replicates : (n,) draws from its law when the variance is zero;  term, method : what was tested, "REML" or "ML"
     exact : whether the tested variance is the only one besides the residual's
     kind : library of data frames
+    status : (b,) of the fits of many responses, `jaxlmm.Status`
     """
 
-    statistic: float
-    p: float
+    statistic: Any
+    p: Any
     replicates: np.ndarray
     term: str
     method: str
     exact: bool
     kind: str
+    status: np.ndarray | None = None
 
     @property
     def zero(self) -> float:
@@ -80,22 +85,30 @@ class ExactTest(Shown):
         return float(np.mean(self.replicates == 0.0))
 
     def frame(self) -> Any:
-        """One row: term, method, statistic, p_value, draws, zero (their share of zeros)."""
-        columns = {"term": self.term, "method": self.method, "statistic": self.statistic, "p_value": self.p}
-        columns |= {"draws": len(self.replicates), "zero": self.zero}
-        return make_frame(self.kind, {name: [value] for name, value in columns.items()})
+        """One row, or one a response: term, method, statistic, p_value, draws, zero (their share of zeros)."""
+        columns: dict[str, Any] = {"term": self.term, "method": self.method, "statistic": self.statistic}
+        columns |= {"p_value": self.p, "draws": len(self.replicates), "zero": self.zero}
+        if self.status is not None:
+            columns |= {"response": np.arange(len(self.p)), "status": [Status(s).name.lower() for s in self.status]}
+        size = np.size(self.p)
+        return make_frame(self.kind, {name: [v] * size if np.ndim(v) == 0 else v for name, v in columns.items()})
 
     def table(self) -> Table:
         """The test with its law."""
         name = "RLRT" if self.method == "REML" else "LRT"
         law = "finite-sample law" if self.exact else "finite-sample law given the other covariances"
         note = f"{law}, {len(self.replicates)} draws, {self.zero:.3f} of them zero"
-        row = (self.term, f"{self.statistic:.4f}", format_p(self.p))
-        return Table("Test of a variance of zero:", ("", name, "p value"), (row,), note=note)
+        if self.status is None:
+            rows = [(self.term, f"{self.statistic:.4f}", format_p(self.p))]
+            return Table("Test of a variance of zero:", ("", name, "p value"), tuple(rows), note=note)
+        first = np.argsort(np.where(np.isnan(self.p), np.inf, self.p), kind="stable")[:10]
+        rows = [(str(i), f"{self.statistic[i]:.4f}", format_p(self.p[i])) for i in first]
+        title = f"Tests of a variance of zero, {self.term} in {len(self.p)} responses:"
+        return Table(title, ("", name, "p value"), tuple(rows), note=note)
 
 
 @door
-def rlrt(fit: FitBase, term: str | int | None = None, n: int = 10_000, seed: Seed = 0) -> ExactTest:
+def rlrt(fit: FitBase, term: str | int | None = None, n: int = 10_000, seed: Seed = 0, y: Any = None) -> ExactTest:
     """Test that the variance of one random term is zero, with the finite-sample law of the likelihood ratio.
 
     Restricted for REML fits, the ordinary one for ML fits. Exact for a single variance besides that of the residuals,
@@ -107,11 +120,13 @@ def rlrt(fit: FitBase, term: str | int | None = None, n: int = 10_000, seed: See
     fit : with the variance
     term : random term as it stands in the formula, ``"(1 | g)"``, or its position; needed when there are several
     n, seed : draws; draw r depends on the seed and r alone
+    y : (b, nobs) responses to test instead, an array or a sparse matrix of SciPy; all share one law
 
     Raises
     ------
     DataError
-        For a term with more than one parameter, and where the scale of the residuals is fixed.
+        For a term with more than one parameter, and where the scale of the residuals is fixed; many responses of a
+        model with other terms or a residual structure, whose estimates the law depends on.
     """
     check_draws("n", n, 3)
     t = _position(fit, term)
@@ -119,14 +134,36 @@ def rlrt(fit: FitBase, term: str | int | None = None, n: int = 10_000, seed: See
     part: Any = model.random[t]
     check_tested(model, part, fit.frame.parts[t].text)
     others = [other for i, other in enumerate(model.random) if i != t]
+    if y is not None and (others or not model.residual.is_iid):
+        raise DataError("y: many responses have one law where the tested variance is alone beside the residual's")
     with float64():
         null = Model(model.y, model.X, others, model.residual, weights=model.weights, offset=model.offset)
+        if y is not None:
+            return _of_many(fit, t, null, y, law_of(model, part, fit.method, n, seed))
         loglik, solve = _without(null, fit.method)
         statistic = float(cleaned(2.0 * (fit.loglik - loglik), loglik))
         replicates = law_of(model, part, fit.method, n, seed, solve)
     p = np.nan if np.isnan(statistic) else (1.0 + np.sum(replicates >= statistic)) / (n + 1.0)
     exact = not others and model.residual.is_iid
     return ExactTest(statistic, float(p), replicates, fit.frame.parts[t].text, fit.method, exact, fit.frame.kind)
+
+
+def _of_many(fit: FitBase, t: int, null: Model, y: Any, law: np.ndarray) -> ExactTest:
+    """Tests of responses y (b, n) that share the draws of a law."""
+    if not is_sparse(y):
+        y = as_batch("y", y, len(null.y), one=True)
+    small, large = (
+        SufficientStatistics(model).fit(y, fit.method, progress=False)
+        if is_sparse(y)
+        else refit_batch(model, y, fit.method, progress=False)
+        for model in (null, fit.model)
+    )
+    good = small.converged & large.converged
+    statistic = np.where(good, cleaned(2.0 * (large.loglik - small.loglik), small.loglik), np.nan)
+    above = len(law) - np.searchsorted(np.sort(law), statistic, side="left")
+    p = np.where(good, (1.0 + above) / (len(law) + 1.0), np.nan)
+    status = np.where(large.converged, small.status, large.status)
+    return ExactTest(statistic, p, law, fit.frame.parts[t].text, fit.method, True, fit.frame.kind, status)
 
 
 def _position(fit: FitBase, term: str | int | None) -> int:
