@@ -21,7 +21,7 @@ from jax import Array
 from ..covariance.charts import IDENTITY, Charts
 from ..linalg import JACOBI, eigh
 from ..runtime.sharding import alike
-from .firm import firmly
+from .firm import firmly, in_one_thread
 
 DECREMENT = 1e-13  # Newton decrement below which a run has converged: twice what -2 log-likelihood can still fall
 STATIONARY = 1e-6  # decrement below which a point may be left along negative curvature, or rounding may end the run
@@ -197,7 +197,7 @@ def newton_step(gradient: Any, hessian: Any, radius: Any, xp: Any) -> tuple[Any,
 
 
 def _by_eigenvalues(gradient: Any, hessian: Any, radius: Any, xp: Any) -> tuple[Any, Any, Any, Any]:
-    w, Q = eigh(hessian) if xp is jnp else np.linalg.eigh(hessian)
+    w, Q = eigh(hessian) if xp is jnp else in_one_thread(hessian)
     largest = xp.max(xp.abs(w), initial=0.0)
     modified = xp.maximum(xp.abs(w), FLATTEST * largest + 1e-300)
     c = Q.T @ gradient
