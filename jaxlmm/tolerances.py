@@ -18,6 +18,8 @@ ARITHMETIC = 64.0 * EPS
 # Of a column of arrays, relative to its length, that others leave: less, and it has no coefficient. Also the smallest
 # singular value of columns of length one that are independent.
 ALIASED = 1e-10
+# Smallest eigenvalue of their products above which they clearly are, without a factorisation of all rows.
+CLEARLY = 1e-6
 # Of a column of Z within a group, relative to its length there: less, and the group says nothing about its effect.
 ABSENT = 1e-13
 # Of columns of X over the groups of a pattern, each of length one, that others leave.
@@ -99,7 +101,10 @@ def column_rank(A: np.ndarray, moved: bool = True) -> int:
     """Number of independent columns of A (n, p), whatever their units and, if `moved`, their origins (see `origin`)."""
     if not A.size:
         return 0
-    R = np.linalg.qr(unit_columns(shifted(A, origin(A)) if moved else A), mode="r")
+    A = unit_columns(shifted(A, origin(A)) if moved else A)
+    if np.linalg.eigvalsh(A.T @ A)[0] > CLEARLY:
+        return A.shape[1]
+    R = np.linalg.qr(A, mode="r")
     return int(np.sum(np.linalg.svd(R, compute_uv=False) > ALIASED))
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from jax import Array
 
 FIRM = 1e-8  # smallest pivot of a Hessian relative to its largest entry, above which eigenvalues say nothing more
+THREADED = 24  # rows from which OpenBLAS takes threads
 SHARE = 8  # of the problems one in so many is decomposed at a time
 
 Step = tuple[Any, Any, Any, Any]
@@ -72,6 +73,24 @@ def _on_host(gradient: np.ndarray, hessian: np.ndarray, radius: Any) -> tuple[An
     if failed:
         return False, (gradient, radius, radius, radius)
     return _clipped(L, -lapack.dpotrs(L, gradient, lower=1)[0], gradient, hessian, radius, np)
+
+
+def in_one_thread(S: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvalues and vectors of a symmetric matrix, as `numpy.linalg.eigh`.
+
+    For that, OpenBLAS starts threads from some 30 rows on, which wait for each other far longer than they work where
+    cores are shared, with XLA's threads at least. None of the routines here does for the sizes of Hessians.
+    """
+    from scipy.linalg import eigh_tridiagonal, lapack
+
+    if len(S) < THREADED or not np.all(np.isfinite(S)):
+        return np.linalg.eigh(S)
+    reflectors, diagonal, beside, factors, _ = lapack.dsytrd(S, lower=1)
+    w, Q = eigh_tridiagonal(diagonal, beside)
+    for i in range(len(S) - 2, -1, -1):
+        v = np.append(1.0, reflectors[i + 2 :, i])
+        Q[i + 1 :] -= np.multiply.outer(factors[i] * v, v @ Q[i + 1 :])
+    return w, Q
 
 
 def _clipped(L: Any, newton: Any, gradient: Any, hessian: Any, radius: Any, xp: Any) -> tuple[Any, Step]:

@@ -21,13 +21,11 @@ from jax import Array
 from ..covariance.charts import IDENTITY, Charts
 from ..linalg import JACOBI, eigh
 from ..runtime.sharding import alike
-from .firm import firmly
+from .firm import firmly, in_one_thread
 
 DECREMENT = 1e-13  # Newton decrement below which a run has converged: twice what -2 log-likelihood can still fall
 STATIONARY = 1e-6  # decrement below which a point may be left along negative curvature, or rounding may end the run
 CURVATURE = 1e-7  # negative eigenvalue of the Hessian, relative to the largest, that counts
-LAST = 1e-10  # decrement from which one step more tells a saddle from level lines that are curved
-BENT = 10.0  # negative eigenvalue, relative to the gradient of scaled coordinates, that such lines may have
 FLATTEST = 1e-10  # eigenvalue relative to the largest that smaller ones are raised to, in the quadratic model
 SHALLOW = 1e-4  # negative eigenvalue, relative to the largest, that may be of a fall that rounding hides
 NOISE = 1e-11  # change of the criterion, relative to it, that is rounding: neither a gain nor a loss
@@ -200,18 +198,16 @@ def newton_step(gradient: Any, hessian: Any, radius: Any, xp: Any) -> tuple[Any,
 
 
 def _by_eigenvalues(gradient: Any, hessian: Any, radius: Any, xp: Any) -> tuple[Any, Any, Any, Any]:
-    w, Q = eigh(hessian) if xp is jnp else np.linalg.eigh(hessian)
+    w, Q = eigh(hessian) if xp is jnp else in_one_thread(hessian)
     largest = xp.max(xp.abs(w), initial=0.0)
     modified = xp.maximum(xp.abs(w), FLATTEST * largest + 1e-300)
     c = Q.T @ gradient
     decrement = xp.sum(c**2 / modified)
-    lowest = xp.min(w, initial=xp.inf)
-    bent = (lowest < 0) & (decrement < LAST) & (-lowest < BENT * xp.sqrt(xp.sum(c**2)))  # it goes with the gradient
-    curvature = xp.where(bent, 0.0, lowest) / (largest + 1e-300)
+    curvature = xp.min(w, initial=xp.inf) / (largest + 1e-300)
     saddle = (curvature < -CURVATURE) & (decrement < STATIONARY)
-    along = xp.arange(w.shape[0]) == (xp.argmin(w) if w.shape[0] else 0)
+    lowest = xp.arange(w.shape[0]) == (xp.argmin(w) if w.shape[0] else 0)
     away = xp.where(c > 0, -radius, radius)
-    coefficients = -c / modified + xp.where(saddle & along, away, 0.0)
+    coefficients = -c / modified + xp.where(saddle & lowest, away, 0.0)
     length = xp.sqrt(xp.sum(coefficients**2))
     coefficients = coefficients * xp.minimum(1.0, radius / xp.maximum(length, 1e-300))
     predicted = -xp.sum(c * coefficients + 0.5 * w * coefficients**2)

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from jaxlmm.fitting import newton
+from jaxlmm.fitting.firm import in_one_thread
 
 
 def test_steps_of_many_are_those_of_eigenvalues(monkeypatch):
@@ -40,3 +41,12 @@ def test_steps_of_many_are_those_of_eigenvalues(monkeypatch):
         np.testing.assert_allclose(alone[i], found[i][1], rtol=1e-12)
     np.testing.assert_array_equal(found[3][others] < 0, [r[3] < 0 for r in right])
     assert np.isnan(found[2][3])
+
+
+def test_eigenvalues_in_one_thread():
+    A = np.random.default_rng(1).normal(size=(40, 40))
+    for S in (A + A.T, A[:, :3] @ A[:, :3].T, np.diag(np.arange(40.0) // 3), np.zeros((30, 30))):
+        w, Q = in_one_thread(S)
+        np.testing.assert_allclose(w, np.linalg.eigvalsh(S), atol=1e-12 * max(1.0, np.abs(S).max()))
+        np.testing.assert_allclose(Q * w @ Q.T, S, atol=1e-12)
+        np.testing.assert_allclose(Q.T @ Q, np.eye(len(S)), atol=1e-12)
