@@ -34,6 +34,7 @@ FURTHER_RANGES = (0.2, 5.0)
 FURTHER_CORRELATIONS = (0.6, -0.6)
 LAST_STEPS = (-0.5, 0.5, -2.0, 2.0, -4.0)  # of all ranges and shapes, while no start has a finite criterion
 FIELD, FLAT = 0.3, 1e-6  # times the start value of the last variance, where a range came out without curvature
+NOTHING = 1e-3 - 0.5 * np.pi  # the correlation over one unit of distance, as an angle, that is as good as none
 STRONG = 1.2  # the correlations, as an angle, of one more start where there are several that data tell little of:
 VAGUE = 0.15  # standard error, as an angle, above which they do
 LITTLE = 0.1  # times the start value of a residual that effects may leave nothing for
@@ -133,6 +134,12 @@ class Search:
             for factor in FURTHER_RANGES:
                 angle = 2.0 * np.arcsin(np.exp(0.5 * log / factor)) - 0.5 * np.pi
                 moved.append(np.where(decays, angle, s + np.log(factor) * ranges))
+        if decays.any():  # a field without correlation is what the residual is: a little of a strong one, for a shorter
+            owners = {part for (_, part), decay in zip(kinds, decays, strict=True) if decay}
+            own = np.array([kind.has_scale and part in owners for kind, part in kinds], bool)
+            weak = np.where(decays, FURTHER_CORRELATIONS[0], s * np.where(own, FIELD, 1.0))
+            none = np.any(self.point(ends).x[:, decays] < NOTHING, -1, keepdims=True)
+            moved[0] = np.where(none, weak, moved[0])
         if loadings.any():
             index = np.arange(len(kinds))
             moved += [

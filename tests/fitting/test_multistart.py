@@ -86,3 +86,16 @@ def test_a_common_factor_may_be_all_of_any_level(seed):
         best = best_of_random_starts(fit.model, rng)
     assert fit.status == "converged" and fit.loglik > best - 1e-6
     assert fit.certificate.iterations <= MAX_ITERATIONS
+
+
+@pytest.mark.slow
+def test_an_intercept_may_stand_where_a_serial_correlation_of_nothing_does_too():
+    """With a correlation of zero over any distance a field is residual: a stationary point, flat in its share."""
+    rng = np.random.default_rng(3)
+    t = np.sort(rng.uniform(0, 2.8, (12, 4)), 1).ravel()
+    Y = rng.normal(size=(6, 48))
+    fit = jaxlmm.lmm("y ~ t + car1(t | g)", {"g": np.repeat(np.arange(12), 4), "t": t, "y": Y[0]})
+    found = jaxlmm.fit_batch(fit.model, Y[[0, 5]])
+    by_intercept = jaxlmm.fit_batch(fit.model, Y[[0, 5]], start=np.array([-1.4, 3.0, 0.1]))
+    assert np.all(found.loglik > by_intercept.loglik - 1e-6) and np.all(found.iterations <= MAX_ITERATIONS)
+    assert found.loglik[1] == pytest.approx(-68.781006, abs=1e-5)  # a random intercept; without it -69.032318
