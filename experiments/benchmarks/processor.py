@@ -62,7 +62,7 @@ def main() -> None:
         for size in sizes:
             fit.refit(Y[:size])
         found = fit.refit(Y)
-        us = [f"{1e6 * processor(lambda b=b: fit.refit(Y[:b])) / b:.1f}" for b in sizes]
+        us = [f"{1e6 * processor(lambda fit=fit, own=Y[:b]: fit.refit(own)) / b:.1f}" for b in sizes]
         cells = [f"{found.iterations.mean():.2f}", f"{100 * found.singular.mean():.0f}", *us]
         rows.append([workload.label, *cells, *glmm_fits(workload, design, Y)])
         print(*rows[-1], sep=" | ", file=sys.stderr, flush=True)
