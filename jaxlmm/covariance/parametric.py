@@ -56,10 +56,10 @@ class _Fields:
     """The attribute `fields`: the parameters of a class; of an instance, as its options and ties make them."""
 
     def __init__(self, declared: tuple[Parameter, ...]):
-        self.declared = declared
+        self.declared, self.optional = declared, any(isinstance(p.kind, ByOption) for p in declared)
 
     def __get__(self, structure: Any, owner: Any = None) -> tuple[Parameter, ...]:
-        if structure is None:
+        if structure is None or not (self.optional or "_tied" in vars(structure) or "_smooth" in vars(structure)):
             return self.declared
         return tuple(_of_instance(p, structure) for p in self.declared)
 

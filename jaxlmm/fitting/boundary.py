@@ -227,8 +227,10 @@ class Search:
         A run ends where it can lead to the known optimum only, or begins higher above it than `far` (b,). The first
         ones come first: in every round those for which the budget of their row has room.
         """
-        rows = np.concatenate([np.zeros(0, int), *(rows for rows, _ in starts)])
-        s = np.concatenate([self.point(ends).x[:0], *(s for _, s in starts)])
+        starts = [(rows, s) for rows, s in starts if len(rows)]
+        if not starts:
+            return
+        rows, s = (np.concatenate(column) for column in zip(*starts, strict=True))
         below = np.zeros(len(rows), bool)  # what has to be finished, as it is below the known optimum
         while len(rows):
             twice = below | np.isin(ends.status[rows], (Status.MAX_ITERATIONS, Status.NOT_FINITE))
