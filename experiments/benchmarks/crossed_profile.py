@@ -58,12 +58,9 @@ def main(name: str, fits: int = 3) -> None:
         begin, clock = usage()[0], time.perf_counter()
         fit = jaxlmm.lmm(formula, data)
         cpu, wall = usage()[0] - begin, time.perf_counter() - clock
-        print(
-            f"{name} fit {number + 1}: cpu {cpu:.2f} s, wall {wall:.2f} s, {len(spent)} evaluations of "
-            f"{np.median(spent):.3f} s cpu, loglik {fit.loglik:.9f}, peak {usage()[1]:.2f} GB, "
-            f"load {os.getloadavg()[0]:.0f}",
-            flush=True,
-        )
+        took = f"cpu {cpu:.2f} s, wall {wall:.2f} s, {len(spent)} evaluations of {np.median(spent):.3f} s cpu"
+        machine = f"peak {usage()[1]:.2f} GB, load {os.getloadavg()[0]:.0f}"
+        print(f"{name} fit {number + 1}: {took}, loglik {fit.loglik:.9f}, {machine}", flush=True)
         data["y"] += 1e-9 * rng.normal(size=len(data))
 
 
