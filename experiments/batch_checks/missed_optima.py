@@ -29,6 +29,8 @@ from jaxlmm.runtime.precision import float64
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
+from _common import written  # noqa: E402
+
 from batch import cpu_model, table  # noqa: E402
 
 SIGMA = 25.0
@@ -125,9 +127,7 @@ Random intercept and slope by REML; missed is in log-likelihood, against the bes
 
 {table(header, rows)}
 """
-    print(text)
-    if options.out:
-        options.out.write_text(text, encoding="utf-8")
+    written(text, options.out)
 
 
 if __name__ == "__main__":

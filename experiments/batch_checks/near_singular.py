@@ -25,6 +25,8 @@ import jaxlmm
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
+from _common import written  # noqa: E402
+
 from batch import SIGMA, WORKLOADS, cpu_model, one_thread, process, seconds_of, table, versions, write_csv  # noqa: E402
 
 DESIGN = WORKLOADS["unbalanced"]
@@ -206,9 +208,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="markdown file to write")
     options = parser.parse_args()
     text = report(options.lanes, options.lme4)
-    print(text)
-    if options.out:
-        options.out.write_text(text, encoding="utf-8")
+    written(text, options.out)
 
 
 if __name__ == "__main__":

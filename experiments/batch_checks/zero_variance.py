@@ -26,6 +26,8 @@ import jaxlmm
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
+from _common import written  # noqa: E402
+
 from batch import cpu_model, table  # noqa: E402
 
 GROUPS, ROWS = (3, 5, 10, 20, 100), (2, 5, 10, 20)
@@ -132,9 +134,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="markdown file to write")
     options = parser.parse_args()
     text = report(options.datasets)
-    print(text)
-    if options.out:
-        options.out.write_text(text, encoding="utf-8")
+    written(text, options.out)
 
 
 if __name__ == "__main__":

@@ -124,6 +124,13 @@ def merged(introduction: str, old: str, new: str) -> str:
     return introduction + "\n".join(sections[key] for key in sorted(sections, reverse=True))
 
 
+def written(text: str, path: Path | None) -> None:
+    """Print a page; write it to the file `path`, if there is one."""
+    print(text)
+    if path:
+        path.write_text(text, encoding="utf-8")
+
+
 def report(introduction: str, section: str, path: Path | None) -> None:
     """Print a section; write it to the file `path`, or bring that up to date, if there is one."""
     print(section)

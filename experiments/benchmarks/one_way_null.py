@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _common import cpu_model, table
+from _common import cpu_model, table, written
 
 import jaxlmm
 from jaxlmm.study import Estimator, MixedModel, Study, Target, run
@@ -97,9 +97,7 @@ def main() -> None:
             for name, w, p, c, z, e in rows
         ]),
     )  # fmt: skip
-    print(text)
-    if options.out:
-        options.out.write_text(text, encoding="utf-8")
+    written(text, options.out)
 
 
 if __name__ == "__main__":

@@ -17,9 +17,9 @@ from jaxlmm.study import Results, Study, run
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
-from _common import cpu_model, note, table  # noqa: E402
+from _common import cpu_model, note, table, written  # noqa: E402
 
-__all__ = ["decimals", "main", "table"]
+__all__ = ["decimals", "main", "table", "written"]
 
 
 def decimals(value: float, error: float | None = None, digits: int = 3) -> str:
@@ -45,6 +45,4 @@ def main(name: str, replicates: int, make: Callable[[int], Study], document: Cal
             f"jaxlmm {jaxlmm.__version__}.",
             command=f"`python experiments/reproductions/{name}.py --replicates {options.replicates}`",
         )
-    print(text)
-    if options.out:
-        options.out.write_text(text, encoding="utf-8")
+    written(text, options.out)

@@ -25,7 +25,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from _reproduce import decimals, table
+from _reproduce import decimals, table, written
 from scipy import stats
 
 from jaxlmm.study import Analysis, Estimator, Study, Target, run
@@ -252,9 +252,7 @@ def main() -> None:
         power=table(["case", "rows", "study", "exact", "MCPower", "CPU us", "MCPower, CPU us"], rows),
         null=table(["predictor", "Wald z", "Satterthwaite", "Kenward-Roger"], nulls),
     )  # fmt: skip
-    print(text)
-    if options.out:
-        options.out.write_text(text, encoding="utf-8")
+    written(text, options.out)
 
 
 if __name__ == "__main__":

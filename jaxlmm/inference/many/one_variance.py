@@ -62,11 +62,8 @@ class OneVariance:
     spectrum : see `Spectrum`
     """
 
-    def __init__(self, Q: np.ndarray, T: np.ndarray, first: np.ndarray, x: np.ndarray, spectrum: Spectrum):
-        self._Q, self._first, self._x, self.spectrum = Q, first, x, spectrum
-        rest = x - T.T @ (T @ x)
-        self._along = T @ x
-        self._rows = np.concatenate([T, Q.T, rest.T])
+    def __init__(self, rows: np.ndarray, along: np.ndarray, first: np.ndarray, spectrum: Spectrum):
+        self._rows, self._along, self._first, self.spectrum = rows, along, first, spectrum
 
     @classmethod
     def of(cls, model: Model, L: np.ndarray, free: np.ndarray, method: str) -> OneVariance | None:
@@ -104,13 +101,14 @@ class OneVariance:
         left = x - T.T @ along
         xx = np.moveaxis(np.concatenate([(left.T @ left)[None], inside]), 0, -1)
         level, count = (r[1:], 1.0 * sizes) if spec.reml else np.unique(np.bincount(g, z**2), return_counts=True)
-        return cls(Q, T, first, x, Spectrum(
+        return cls(np.concatenate([T, Q.T, left.T]), along, first, Spectrum(
             r / unit, xx, level / unit, 1.0 * count, np.float64(n - spec.reml * p), np.float64(spec.reml)
         ))  # fmt: skip
 
     def __call__(self, errors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """T of one hypothesis or Wald's F (b,) of errors (n, b), and whether it is that of a fit (b,)."""
-        m, k, first = len(self._along), self._Q.shape[1], self._first
+        first, (m, h) = self._first, self._along.shape
+        k = len(self._rows) - m - h
         a = self._rows @ errors
         inside = a[:m] ** 2
         whole = np.einsum("nb,nb->b", errors, errors) - np.sum(a[m : m + k] ** 2, 0)
