@@ -92,6 +92,7 @@ class Job:
     columns: np.ndarray  # positions of the model's columns of X in those of the user
     testing: Testing | None = None
     start: np.ndarray | None = None  # theta (k,) or (b, k) of all data sets
+    model: Model | None = None  # the design and weights that all have, but for missing rows
 
     @property
     def method(self) -> str:
@@ -100,13 +101,14 @@ class Job:
 
     def fit(
         self, rows: np.ndarray, shared: Shared, lanes: Lane, few: np.ndarray | bool,
-        responses: tuple[Model, np.ndarray] | None = None, model: Model | None = None,
+        responses: tuple[Model, np.ndarray] | None = None, design: Design | None = None,
     ) -> None:  # fmt: skip
-        """Fit lanes of one shape and put them into `rows` of the result; `few`: see `says_little`; `model` of all."""
+        """Fit lanes of one shape and put them into `rows` of the result; `few`: see `says_little`; `design` of all."""
         spec, b = self.spec, len(rows)
         if not b:
             return
         scale = lanes.scale if shared.scale is None else shared.scale
+        model = None if design is None or spec.profiled else design.model
         start, scale = _starts(spec, shared.prepared, lanes.data, scale, b, model)
         lanes = lanes if shared.scale is not None else lanes._replace(scale=scale)
         packing = packing_of(spec, self.out.coef.shape[1])
@@ -120,7 +122,8 @@ class Job:
         self.out.put(rows, found, self.columns)
         if self.testing is not None:
             x = spec.in_absolute(point.x * scale, found.sigma)
-            self.testing.put(self.out.tests, rows, Fitted(spec, shared, lanes, x, found, self.columns, responses))
+            of = (self.model, False) if design is None else (design.original, True)
+            self.testing.put(self.out.tests, rows, Fitted(spec, shared, lanes, x, found, self.columns, responses, *of))
 
     def fit_responses(self, rows: np.ndarray, design: Design, data: Responses, Y: np.ndarray | None = None) -> None:
         """Fit data sets that share a design; `Y` (b, n) their responses where there are any."""
@@ -128,10 +131,10 @@ class Job:
         of_rows = None if Y is None or design.column or reduced else (design.model, Y)
         basis, few = design.template.basis, says_little(design.original)
         if self.spec.profiled:
-            self.fit(rows, Shared(design.template, scale_of(self.spec, basis)), Lane(data, None), few, of_rows)
+            self.fit(rows, Shared(design.template, scale_of(self.spec, basis)), Lane(data, None), few, of_rows, design)
         else:
             lanes = Lane(data, scale_of(self.spec, data.put_into(basis)))
-            self.fit(rows, Shared(design.template, None), lanes, few, of_rows, design.model)
+            self.fit(rows, Shared(design.template, None), lanes, few, of_rows, design)
 
     def fit_models(self, rows: np.ndarray, models: Sequence[Model]) -> None:
         """Fit data sets that are models of their own."""
@@ -189,7 +192,8 @@ def refit_batch(
     spec = Spec.of(model, method)
     check_left_by(model.X, model.random, method)
     out = BatchFit.empty(count, p, spec, Status.NOT_RUN, names, kind, tests)
-    job = Job(spec, out, columns, tests, _start(model, spec, start, count))
+    same = model if weights is None and again is None else None
+    job = Job(spec, out, columns, tests, _start(model, spec, start, count), same)
     with float64():
         design = Design(model, column is not None and again is None)
 

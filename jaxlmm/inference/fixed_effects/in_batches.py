@@ -37,6 +37,7 @@ from ..hypotheses.coding import Coding
 from ..local import INFORMATION, Inverse, Local, blocks_at, expanded, inverse, local_of
 from ..many.discoveries import qvalues
 from ..many.moderated import moderation
+from ..many.shares import Shares, share_count, shares_of
 from ..means.scale import response_scale
 from ..options import chart_of, check_options
 from ..robust import sandwich
@@ -223,7 +224,7 @@ class LaneTests(Shown):
         good, m = self.each_status == TestStatus.OK, self.estimate.shape[1]
         counts = good.sum(0)
         with np.errstate(invalid="ignore"):
-            numbers = (self.estimate, self.se, self.df, self.p < 0.05)
+            numbers = (self.estimate, self.se, self.df, np.where(np.isnan(self.p), np.nan, self.p < 0.05))
             means = [np.sum(np.where(good, x, 0.0), 0) / counts for x in numbers]
         cells = [format_column(means[0], 6), format_column(means[1]), format_df(means[2])]
         cells.append(["" if np.isnan(x) else f"{x:.3f}" for x in means[3]])
@@ -272,6 +273,8 @@ class Tests:
     information, boundary_df : as in ``Fit.test``; on the boundary of each data set for itself
     robust : "CR0", "CR1", "CR1p", "CR1S", "CR2-mmrm" or "CR3", a sandwich with its own degrees of freedom in addition
         (key ``robust``), for one model with many complete responses
+    icc : True for the shares of the random parts in the variance (key ``icc``), in the order of ``Fit.icc``: estimates
+        with standard errors (delta method), and no tests
 
     Raises
     ------
@@ -283,7 +286,7 @@ class Tests:
 
     def __init__(
         self, L: Any, rhs: Any = 0.0, df: str | Sequence[str] = "satterthwaite", information: str | None = None,
-        boundary_df: str | None = None, robust: str | None = None,
+        boundary_df: str | None = None, robust: str | None = None, icc: bool = False,
     ):  # fmt: skip
         if isinstance(L, str | Mapping):
             raise DataError("L: names of coefficients are for Fit.test; expected rows (m, p) in the columns of X")
@@ -306,7 +309,8 @@ class Tests:
         kinds = [kind for kind in sandwich.KINDS if kind != "CR2"]
         if robust is not None and robust not in kinds:
             raise DataError(f"robust: found {robust!r}, expected one of {', '.join(kinds)} (CR2 is for single fits)")
-        self.information, self.boundary_df, self.robust = information, boundary_df, robust
+        check_flag("icc", icc)
+        self.information, self.boundary_df, self.robust, self.icc = information, boundary_df, robust, icc
         self.turn = np.eye(len(self.L))
         self.of_design: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         self._choose_basis(Coding.of_columns(self.L.shape[1]))
@@ -362,17 +366,19 @@ class Tests:
     @property
     def keys(self) -> tuple[str, ...]:
         """Names of the results."""
-        return self.df if self.robust is None else (*self.df, self.robust)
+        return (*self.df, *(() if self.robust is None else (self.robust,)), *(("icc",) if self.icc else ()))
 
-    def empty(self, b: int, kind: str = "dict") -> dict[str, LaneTests]:
-        """Results without numbers for b data sets, with frames of a library."""
+    def empty(self, b: int, kind: str, parts: int) -> dict[str, LaneTests]:
+        """Results without numbers for b data sets of a model with random parts, with frames of a library."""
+        if self.icc and not parts:
+            raise DataError("icc: the model has no random parts")
         if lacking := [m for m in self.df if m in DESIGN and m not in self.of_design]:
             raise DataError(f"df: {lacking[0]!r} counts in the terms of a formula, which models of arrays do not have; "
                             "use Fit.refit of complete responses, or a study")  # fmt: skip
-        return {key: self._empty(b, kind) for key in self.keys}
+        lengths = {"icc": share_count(parts)}
+        return {key: self._empty(b, kind, lengths.get(key, len(self.L))) for key in self.keys}
 
-    def _empty(self, b: int, kind: str) -> LaneTests:
-        m = len(self.L)
+    def _empty(self, b: int, kind: str, m: int) -> LaneTests:
         estimate, se, df, statistic, p = np.full((5, b, m), np.nan)
         joint, den_df, joint_p = np.full((3, b), np.nan)
         status = np.full(b, TestStatus.NOT_FITTED, int)
@@ -396,6 +402,9 @@ class Tests:
             index = np.flatnonzero(good)
             if len(index):
                 self._fill(tests[self.robust], rows, index, self._sandwich(fitted, index))
+        if self.icc and good.any():
+            index = np.flatnonzero(good)
+            self._fill_shares(tests["icc"], rows[index], shares_of(fitted, index))
 
     def _by_design(self, method: str, found: _Found, rows: np.ndarray) -> _Found:
         """With the degrees of freedom of the designs of `rows`, where the method has these."""
@@ -431,6 +440,16 @@ class Tests:
         out.joint[here], out.den_df[here] = found.F * lost, found.den_df * lost
         out.joint_p[here] = f_tail(out.joint[here], out.num_df, out.den_df[here])
         out.status[here], out.each_status[here] = found.status, found.each
+
+    def _fill_shares(self, out: LaneTests, here: np.ndarray, found: Shares) -> None:
+        """Write shares of variance, which are not tested."""
+        each = np.where(found.known, TestStatus.OK, TestStatus.NOT_IDENTIFIED)
+        sure = found.definite[:, None] & ~np.isnan(found.se)
+        each = np.where(found.known & ~sure, TestStatus.NOT_DEFINITE, each)
+        out.estimate[here] = np.where(found.known, found.estimate, np.nan)
+        out.se[here] = np.where(each == TestStatus.OK, found.se, np.nan)
+        out.df[here] = np.where(each == TestStatus.OK, np.inf, np.nan)
+        out.each_status[here], out.status[here] = each, each.max(1)
 
     def _run(self, rule: Rule, fitted: Fitted, index: np.ndarray) -> list[_Found]:
         """Map tests over data sets, as many side by side as the solver has; a result a method."""
