@@ -14,7 +14,7 @@ from ..arguments import numbers_of
 from ..covariance.trial import ROUNDING, is_shipped
 from ..errors import DataError
 from ..likelihood.confounding import check_left_by
-from ..likelihood.engines import Blocks
+from ..likelihood.engines import DENSE, MARGINAL, Blocks
 from ..likelihood.model import Model
 from ..likelihood.parts import Term
 from ..likelihood.prepared import Basis, Prepared, conditioned, lean, prepare, weighted
@@ -29,6 +29,8 @@ from .objective import Spec, objective, packing_of, scale_of
 from .recession import logliks, unfinished, without_maximum
 from .spreads import in_own_units
 from .units import Estimate, Estimates, at_ends, root_of
+
+MOST_ROWS = 500  # for which V itself is factored where another way to the likelihood fails
 
 
 def _evaluate(spec: Spec, prepared: Prepared, scale: Array, s: Array) -> Array:
@@ -89,6 +91,22 @@ def estimate(model: Model, method: str = "REML", start: np.ndarray | None = None
         if stochastic:
             return _with_errors(single, spec, prepared, scale, packing.unpack(ends.best[0]), lost)
         return _as_left(single, spec, prepared, point.x, s)
+
+
+def estimate_by_v(
+    model: Model, method: str, found: Estimate, start: np.ndarray | None = None
+) -> tuple[Model, Estimate] | None:  # fmt: skip
+    """Where `found` is no optimum and V is small: the model by the engine that factors V itself, and its optimum.
+
+    Terms that cross clusters are eliminated with the inverse of what is within clusters, the residual covariance. That
+    may be singular at the optimum where V is not. None where there is no optimum either, or nothing to be gained.
+    """
+    crossing = model.engine == MARGINAL.name and model.layout.outer and len(model.y) <= MOST_ROWS
+    if not crossing or not (unfinished(found.status) or found.status == Status.NO_MAXIMUM):
+        return None
+    whole = replace(model, evaluator=DENSE, layout=DENSE.layout(model))
+    other = estimate(whole, method, start)
+    return (whole, other) if other.status.is_fitted else None
 
 
 def _as_left(found: Estimate, spec: Spec, prepared: Prepared, x: np.ndarray, start: np.ndarray) -> Estimate:

@@ -17,9 +17,9 @@ from .newton import Point
 from .objective import Spec
 
 TIMES = np.array([0.025, 0.06, 0.15, 0.4, 1.0, 2.5, 7.0, 25.0])  # the start values of ranges
-FINE = np.geomspace(TIMES[0], TIMES[-1], 2 * len(TIMES))  # the same, where there are no errors beside the field
-# Share of a field in the variance of it and of the errors beside it: on one path, and on the other; the latter where
-# the field has come out as nothing, as the likelihood may rise with a little of it.
+FINE = np.geomspace(0.03, 8.0, 20)  # the same, where there are no errors beside the field
+# Share of a field in the variance of it and of the errors beside it: on one path, and on the other; the last one where
+# the field has come out as nothing, or as more errors, as the likelihood may rise with a little of another.
 MUCH, MIDDLE, FAINT = 0.9, 0.35, 0.03
 LEAST = 1e-3  # standard deviation below which nothing says how large a part is
 DIP = 1e-3  # by which the criterion is lower than at a neighbour
@@ -56,7 +56,7 @@ class Distances:
         shapes = [self._shape(base, s, which) for which in (self.own, self.beside)]
         total = np.sqrt(sum(np.mean(self._sd(base, which)[:, which] ** 2, -1) for which in self._sized))[:, None]
         every = []
-        for share in self._shares(known):
+        for share in self._shares(known, s):
             x = base
             for which, shape, part in zip((self.own, self.beside), shapes, (share, 1.0 - share), strict=True):
                 x = np.where(which, (shape * total * np.sqrt(part[:, None])) ** self.powers, x)
@@ -77,7 +77,7 @@ class Distances:
         before, after = padded[:, :-2], padded[:, 2:]
         dip = (paths < np.maximum(before, after) - DIP) & (paths < np.minimum(before, after) + DIP)
         # the dip of the known optimum itself: on the path next to it, between the neighbours of its range
-        at, shares = self._range(known, s), self._shares(known)
+        at, shares = self._range(known, s), self._shares(known, s)
         away = np.abs(shares - self._share(known))
         ends = np.pad(log, ((1, 1), (0, 0)), constant_values=((-np.inf, np.inf), (0, 0)))
         own = (away == np.min(away, 0))[:, None] & (at > ends[:-2]) & (at < ends[2:])
@@ -107,12 +107,13 @@ class Distances:
         own, beside = (np.sum(self._sd(x, which) ** 2, -1) for which in (self.own, self.beside))
         return own / np.maximum(own + beside, 1e-300)
 
-    def _shares(self, known: np.ndarray) -> np.ndarray:
+    def _shares(self, known: np.ndarray, s: np.ndarray) -> np.ndarray:
         """Those of the paths (1 or 2, b)."""
         if not self.beside.any():
             return np.ones((1, len(known)))
         share = self._share(known)
-        return np.stack([np.full_like(share, MUCH), np.where(share > 0.3 * FAINT, MIDDLE, FAINT)])
+        nothing = (share < 0.3 * FAINT) | (self._range(known, s) < np.log(TIMES[0]))
+        return np.stack([np.full_like(share, MUCH), np.where(nothing, FAINT, MIDDLE)])
 
     def _range(self, x: np.ndarray, s: np.ndarray) -> np.ndarray:
         """Logarithm of how many times the ranges of s those of x are (b,), on average."""
