@@ -26,7 +26,7 @@ from .moments import at_moments
 from .monte_carlo import is_solved, monte_carlo, path_of
 from .newton import Evaluate, Point, Status, minimise
 from .objective import Spec, objective, packing_of, scale_of
-from .recession import logliks, unfinished, without_maximum
+from .recession import logliks, lost, unfinished, without_maximum
 from .spreads import in_own_units
 from .units import Estimate, Estimates, at_ends, root_of
 
@@ -93,18 +93,24 @@ def estimate(model: Model, method: str = "REML", start: np.ndarray | None = None
         return _as_left(single, spec, prepared, point.x, s)
 
 
+def by_v(model: Model) -> Model | None:
+    """The model by the engine that factors V itself, where V is small and that may find an optimum that others do not.
+
+    Terms that cross clusters are eliminated with the inverse of what is within clusters, the residual covariance. That
+    may be singular at the optimum where V is not.
+    """
+    if model.engine != MARGINAL.name or not model.layout.outer or len(model.y) > MOST_ROWS:
+        return None
+    return replace(model, evaluator=DENSE, layout=DENSE.layout(model))
+
+
 def estimate_by_v(
     model: Model, method: str, found: Estimate, start: np.ndarray | None = None
 ) -> tuple[Model, Estimate] | None:  # fmt: skip
-    """Where `found` is no optimum and V is small: the model by the engine that factors V itself, and its optimum.
-
-    Terms that cross clusters are eliminated with the inverse of what is within clusters, the residual covariance. That
-    may be singular at the optimum where V is not. None where there is no optimum either, or nothing to be gained.
-    """
-    crossing = model.engine == MARGINAL.name and model.layout.outer and len(model.y) <= MOST_ROWS
-    if not crossing or not (unfinished(found.status) or found.status == Status.NO_MAXIMUM):
+    """The model `by_v` and its optimum, where `found` is none; None where there is no optimum either."""
+    whole = by_v(model) if lost(found.status) else None
+    if whole is None:
         return None
-    whole = replace(model, evaluator=DENSE, layout=DENSE.layout(model))
     other = estimate(whole, method, start)
     return (whole, other) if other.status.is_fitted else None
 
@@ -116,7 +122,7 @@ def _as_left(found: Estimate, spec: Spec, prepared: Prepared, x: np.ndarray, sta
     """
     if not unfinished(found.status):
         return found
-    there = np.asarray(_logliks(spec, lean(prepared), found.theta))
+    there = np.append(_logliks(spec, lean(prepared), found.theta), found.loglik)
     status = Status.NO_MAXIMUM if without_maximum(spec, x, start, there[None])[0] else found.status
     return replace(found, loglik=float(there[0]), status=status)
 
