@@ -73,7 +73,7 @@ class Distances:
         """
         t, b = value.shape
         paths, log = value.reshape(-1, len(self.times), b), np.log(self.times)[:, None]
-        padded = np.pad(paths, ((0, 0), (1, 1), (0, 0)), constant_values=np.inf)
+        padded = np.pad(paths, ((0, 0), (1, 1), (0, 0)), "edge")
         before, after = padded[:, :-2], padded[:, 2:]
         dip = (paths < np.maximum(before, after) - DIP) & (paths < np.minimum(before, after) + DIP)
         # the dip of the known optimum itself: on the path next to it, between the neighbours of its range
