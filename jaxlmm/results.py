@@ -22,7 +22,7 @@ from .errors import DataError
 from .estimates.fitted import FitBase
 from .estimates.ranef import RandomEffects, SingularDirection, random_effects, singular_directions
 from .estimates.varcorr import VarCorr, flat_parts, names_along, natural_parameters, parameter_frame, varcorr
-from .fitting.estimate import estimate, no_covariance
+from .fitting.estimate import estimate, estimate_by_v, no_covariance
 from .fitting.newton import Status
 from .formula.update import updated
 from .frames.alignment import aligned
@@ -1097,6 +1097,9 @@ def fit_frame(
     """Estimate a model whose rows are described by `frame`."""
     with float64():
         found = estimate(model, method, start)
+        if call.engine == "auto" and (other := estimate_by_v(model, method, found, start)):
+            model, found = other
+            call = dataclasses.replace(call, engine=model.engine)
     text = found.status.advice if found.status != Status.CONVERGED else no_covariance(model, found)
     if found.status == Status.NO_MAXIMUM and (names := names_along(frame, model, method, found)):
         text = f"{text}; it does so along {names}"

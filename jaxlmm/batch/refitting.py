@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
 
@@ -13,10 +13,10 @@ import numpy as np
 from ..arguments import door, numbers_of
 from ..errors import DataError
 from ..fitting.boundary import Search
-from ..fitting.estimate import as_start, says_little
+from ..fitting.estimate import as_start, by_v, says_little
 from ..fitting.newton import Status
 from ..fitting.objective import Spec, packing_of, scale_of
-from ..fitting.recession import logliks, unfinished, without_maximum
+from ..fitting.recession import logliks, lost, unfinished, without_maximum
 from ..fitting.spreads import in_own_units
 from ..fitting.units import Estimates, at_ends
 from ..frames.alignment import mask_of
@@ -73,6 +73,7 @@ def _as_left(
     place = np.resize(left, 1 << (len(left) - 1).bit_length())  # few shapes to compile
     loglik, status = found.loglik.copy(), found.status.copy()
     there = np.asarray(_logliks(spec, shared, take(lanes, place), found.theta[place]))[: len(left)]
+    there = np.column_stack([there, loglik[left]])
     loglik[left] = there[:, 0]
     status[left[without_maximum(spec, x[left], start[left], there)]] = Status.NO_MAXIMUM
     return replace(found, loglik=loglik, status=status)
@@ -208,6 +209,12 @@ def refit_batch(
         order = np.argsort(patterns(Y), kind="stable")  # those of one pattern together
         parts = [order[rows] for rows in parts]
     run([partial(task, rows) for rows in parts], [len(rows) for rows in parts], progress)
+    left = np.flatnonzero(lost(out.status))
+    if len(left) and tests is None and column is None and weights is None and (whole := by_v(model)) is not None:
+        begin = start if start is None or np.ndim(start) == 1 else np.asarray(start)[left]
+        found = refit_batch(whole, Y[left], method, missing=missing, progress=False, start=begin)
+        named = {f.name: take(getattr(found, f.name), found.converged) for f in fields(Estimates)}
+        out.put(left[found.converged], Estimates(**named), np.arange(p))
     return out
 
 

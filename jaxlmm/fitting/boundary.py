@@ -20,6 +20,7 @@ from ..tolerances import FAINT, POSITIVE, SINGULAR
 from .basins import FAR, Basins
 from .newton import Packing, Point, Status
 from .objective import Spec
+from .survey import Distances, scaled
 
 RISE = 1e-9  # relative rise of the criterion that is allowed when a parameter is put on the boundary
 SLOPE = -1e-6  # slope into the cone, absolute and relative to the largest, below which a point is not optimal
@@ -28,13 +29,10 @@ RESTARTS = 3  # times that a run is continued from inside the cone
 # out singular; and, with the last ones, where it has few groups, as then the likelihood often has several optima.
 FURTHER_STARTS = ((0.0, 0.1), (0.0, 3.0))
 FEW_GROUPS_STARTS = ((-0.9, 3.0), (0.9, 3.0), (0.0, 10.0))
-# Structures: times the start values of ranges; further correlations (in the solver's coordinate) where a variance came
-# out as zero, which leaves them undetermined.
-FURTHER_RANGES = (0.2, 5.0)
+# Structures: further correlations (in the solver's coordinate) where a variance came out as zero, which leaves them
+# undetermined.
 FURTHER_CORRELATIONS = (0.6, -0.6)
 LAST_STEPS = (-0.5, 0.5, -2.0, 2.0, -4.0)  # of all ranges and shapes, while no start has a finite criterion
-FIELD, FLAT = 0.3, 1e-6  # times the start value of the last variance, where a range came out without curvature
-NOTHING = 1e-3 - 0.5 * np.pi  # the correlation over one unit of distance, as an angle, that is as good as none
 STRONG = 1.2  # the correlations, as an angle, of one more start where there are several that data tell little of:
 VAGUE = 0.15  # standard error, as an angle, above which they do
 LITTLE = 0.1  # times the start value of a residual that effects may leave nothing for
@@ -129,17 +127,8 @@ class Search:
         loadings = np.array([getattr(kind, "rank", None) is not None for kind, _ in kinds], bool)
         decays = np.array([placed[i] and isinstance(k, IntervalKind) and k.lower == 0.0 for k, i in kinds], bool)
         moved = []
-        if ranges.any() or decays.any():  # the correlation over a distance is that over one unit to its power
-            log = 2.0 * np.log(np.maximum(np.sin(0.5 * s + 0.25 * np.pi), 1e-150))
-            for factor in FURTHER_RANGES:
-                angle = 2.0 * np.arcsin(np.exp(0.5 * log / factor)) - 0.5 * np.pi
-                moved.append(np.where(decays, angle, s + np.log(factor) * ranges))
-        if decays.any():  # a field without correlation is what the residual is: a little of a strong one, for a shorter
-            owners = {part for (_, part), decay in zip(kinds, decays, strict=True) if decay}
-            own = np.array([kind.has_scale and part in owners for kind, part in kinds], bool)
-            weak = np.where(decays, FURTHER_CORRELATIONS[0], s * np.where(own, FIELD, 1.0))
-            none = np.any(self.point(ends).x[:, decays] < NOTHING, -1, keepdims=True)
-            moved[0] = np.where(none, weak, moved[0])
+        if ranges.any() or decays.any():
+            self._surveyed(Distances.of(self.spec, ranges, decays), lanes, s, ends, dual)
         if loadings.any():
             index = np.arange(len(kinds))
             moved += [
@@ -162,12 +151,7 @@ class Search:
         for step in LAST_STEPS:
             rows = np.flatnonzero(ends.status == Status.NOT_FINITE)
             self._improve([(rows, s[rows] + step * shapes)], lanes, ends, dual)
-        if ranges.any() and kinds[-1][0].has_scale:  # a range of nothing: with little beside the field it is another
-            curvature = np.diagonal(self.point(ends).hessian, axis1=-2, axis2=-1)[:, ranges]
-            wide = moved[len(FURTHER_RANGES) - 1] * np.where(np.arange(len(kinds)) == len(kinds) - 1, FIELD, 1.0)
-            rows = np.flatnonzero(np.any(np.abs(curvature) < FLAT, -1))
-            self._improve([(rows, wide[rows])], lanes, ends, dual, rescue=False)
-        correlations = np.array([isinstance(kind, IntervalKind | BandKind) for kind, _ in kinds], bool)
+        correlations = np.array([isinstance(kind, IntervalKind | BandKind) for kind, _ in kinds], bool) & ~decays
         parts = {i for (_, i), correlation in zip(kinds, correlations, strict=True) if correlation}
         angles = np.array([isinstance(kind, IntervalKind) for kind, _ in kinds], bool)
         if angles.sum() > 1:
@@ -190,6 +174,21 @@ class Search:
             if len(rows) and np.any(wanted := self._wanted(ends)):
                 asked = np.where(wanted, FURTHER_CORRELATIONS[0] * wanted, s)
                 self._improve([(rows, asked[rows])], lanes, ends, dual, rescue=False)
+
+    def _surveyed(self, distances: Distances, lanes: np.ndarray, s: np.ndarray, ends: Ends, dual: np.ndarray) -> None:
+        """Further starts, in place, where single evaluations along ranges say that there may be other optima."""
+        found, known = self.point(ends), ends.status == Status.CONVERGED
+        trials = distances.trials(s, np.where(known[:, None], found.x, s))  # (t, b, k)
+        t, b, k = trials.shape
+        once = self.run(np.tile(lanes, t), trials.reshape(-1, k), most=np.ones(t * b, int))
+        trials, value = scaled(self.point(once), self.spec.degrees)
+        value = np.where(once.status == Status.NOT_FINITE, np.inf, value).reshape(t, b)
+        trials = trials.reshape(t, b, k)
+        ends.iterations[:] += t
+        pays = distances.valleys(value, s, found.x, np.where(known, found.value, np.inf))
+        each = [(np.flatnonzero(turn >= 0), turn[turn >= 0]) for turn in pays]
+        starts = [(rows, trials[turn, rows]) for rows, turn in each]
+        self._improve(starts, lanes, ends, dual, rescue=False)
 
     def _vague(self, ends: Ends, correlations: np.ndarray) -> np.ndarray:
         """Standard errors (b, k) of correlations, as angles, else zero: where large there are often several optima."""

@@ -14,7 +14,7 @@ from ..arguments import numbers_of
 from ..covariance.trial import ROUNDING, is_shipped
 from ..errors import DataError
 from ..likelihood.confounding import check_left_by
-from ..likelihood.engines import Blocks
+from ..likelihood.engines import DENSE, MARGINAL, Blocks
 from ..likelihood.model import Model
 from ..likelihood.parts import Term
 from ..likelihood.prepared import Basis, Prepared, conditioned, lean, prepare, weighted
@@ -26,9 +26,11 @@ from .moments import at_moments
 from .monte_carlo import is_solved, monte_carlo, path_of
 from .newton import Evaluate, Point, Status, minimise
 from .objective import Spec, objective, packing_of, scale_of
-from .recession import logliks, unfinished, without_maximum
+from .recession import logliks, lost, unfinished, without_maximum
 from .spreads import in_own_units
 from .units import Estimate, Estimates, at_ends, root_of
+
+MOST_ROWS = 500  # for which V itself is factored where another way to the likelihood fails
 
 
 def _evaluate(spec: Spec, prepared: Prepared, scale: Array, s: Array) -> Array:
@@ -91,6 +93,28 @@ def estimate(model: Model, method: str = "REML", start: np.ndarray | None = None
         return _as_left(single, spec, prepared, point.x, s)
 
 
+def by_v(model: Model) -> Model | None:
+    """The model by the engine that factors V itself, where V is small and that may find an optimum that others do not.
+
+    Terms that cross clusters are eliminated with the inverse of what is within clusters, the residual covariance. That
+    may be singular at the optimum where V is not.
+    """
+    if model.engine != MARGINAL.name or not model.layout.outer or len(model.y) > MOST_ROWS:
+        return None
+    return replace(model, evaluator=DENSE, layout=DENSE.layout(model))
+
+
+def estimate_by_v(
+    model: Model, method: str, found: Estimate, start: np.ndarray | None = None
+) -> tuple[Model, Estimate] | None:  # fmt: skip
+    """The model `by_v` and its optimum, where `found` is none; None where there is no optimum either."""
+    whole = by_v(model) if lost(found.status) else None
+    if whole is None:
+        return None
+    other = estimate(whole, method, start)
+    return (whole, other) if other.status.is_fitted else None
+
+
 def _as_left(found: Estimate, spec: Spec, prepared: Prepared, x: np.ndarray, start: np.ndarray) -> Estimate:
     """The estimate with the log-likelihood of its theta to the last digit, where the solver has not arrived.
 
@@ -98,7 +122,7 @@ def _as_left(found: Estimate, spec: Spec, prepared: Prepared, x: np.ndarray, sta
     """
     if not unfinished(found.status):
         return found
-    there = np.asarray(_logliks(spec, lean(prepared), found.theta))
+    there = np.append(_logliks(spec, lean(prepared), found.theta), found.loglik)
     status = Status.NO_MAXIMUM if without_maximum(spec, x, start, there[None])[0] else found.status
     return replace(found, loglik=float(there[0]), status=status)
 

@@ -20,7 +20,7 @@ from .newton import Status
 from .objective import Spec, loglik_at
 
 RIDGE = 1e-6  # part of the residual variances that is added to them
-DROP = 0.5  # change of the log-likelihood by that, from which on V counts as singular
+DROP = 0.5  # change of the log-likelihood by that, or by rounding, from which on V counts as singular
 RUNAWAY = 4.0  # change of the logarithm of an open parameter that has left
 EDGE = 0.03  # distance from the boundary, in the coordinates of the solver, of what is named
 
@@ -28,6 +28,11 @@ EDGE = 0.03  # distance from the boundary, in the coordinates of the solver, of 
 def unfinished(status: Any) -> np.ndarray:
     """Whether runs have ended without an optimum that can be told (b,)."""
     return np.isin(status, (Status.STALLED, Status.MAX_ITERATIONS))
+
+
+def lost(status: Any) -> np.ndarray:
+    """Whether runs have ended without an optimum, or where there seems to be none (b,)."""
+    return unfinished(status) | np.isin(status, Status.NO_MAXIMUM)
 
 
 def logliks(spec: Spec, prepared: Prepared, theta: Any) -> Any:
@@ -41,11 +46,11 @@ def without_maximum(spec: Spec, x: np.ndarray, start: np.ndarray, found: np.ndar
     Parameters
     ----------
     x, start : (b, k) where they have ended and begun
-    found : (b, 2) `logliks` where they have ended
+    found : (b, 3) `logliks` where they have ended, and what it was in the coordinates of the solver
     """
     ranges = np.array([isinstance(kind, PositiveKind) for kind, _ in spec.kinds], bool)
     left = np.any(np.abs(x - start)[:, ranges] > RUNAWAY, -1)
-    return left | ~(np.abs(found[:, 0] - found[:, 1]) < DROP)
+    return left | ~np.all(np.abs(found[:, 1:] - found[:, :1]) < DROP, -1)
 
 
 def along(model: Model, method: str, theta: np.ndarray) -> list[tuple[int, int]]:

@@ -20,6 +20,10 @@ MODELS = {
     "toep": ("y ~ x", {"residual": "toep(visit | id)"}),
     "field": ("y ~ x + matern(time, nu=1.5)", {}),
     "car1 by group": ("y ~ x + car1(time | id)", {}),
+    "smooth field": ("y ~ x + sp_gau(lon + lat)", {}),
+    "field and nugget": ("y ~ x", {"residual": "ou(time | id) + iid()"}),
+    "field alone": ("y ~ x", {"residual": "sp_sph(lon + lat | arm)"}),
+    "field beside crossed effects": ("y ~ x + (1 | item) + exp(time | id)", {}),
     "const_power": ("y ~ x + (1 | id)", {"variance": "const_power(z)"}),
     "const_power alone": ("y ~ x", {"variance": "const_power(z)"}),
     "const_power, car1": ("y ~ x", {"variance": "const_power(z)", "residual": "car1(time | id)"}),
@@ -33,7 +37,9 @@ def data():
     d = pd.DataFrame({"id": id, "visit": np.tile(list("abcd"), GROUPS), "x": rng.normal(size=len(id))})
     d = d.assign(time=np.tile(np.arange(4.0), GROUPS) + rng.uniform(0, 0.8, len(d)), z=rng.uniform(0.5, 4, len(d)))
     d = d[rng.random(len(d)) < 0.85].reset_index(drop=True)
-    return d.assign(y=rng.normal(size=len(d)) + rng.normal(size=GROUPS)[d.id])
+    d = d.assign(y=rng.normal(size=len(d)) + rng.normal(size=GROUPS)[d.id])
+    lon, lat = rng.uniform(0, 10, (2, len(d)))
+    return d.assign(lon=lon, lat=lat, item=rng.integers(0, 4, len(d)), arm=np.array(["A", "B"])[d.id % 2])
 
 
 def best_of_random_starts(model, rng):
