@@ -20,9 +20,9 @@ from .queue import LEAST, sizes
 Progress = Callable[[int, int], Any] | Literal["auto"] | bool
 
 CHUNK_FLOATS = 4e6  # numbers of data read at a time
-# Rows for each core up to which one thread prepares all for the queues of all cores: what Python does for a chunk takes
-# as long as that, and one thread at a time.
-TOGETHER = 1500
+# Rows for each core up to which one thread prepares all for the queues of all cores: with fewer, what Python does for a
+# chunk, one thread at a time, takes longer than the chunk.
+TOGETHER = 300
 LONG = 2.0  # seconds after which a bar is shown
 
 

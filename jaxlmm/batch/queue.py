@@ -7,6 +7,7 @@ shape is compiled once. What a lane does depends on its own data only.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from ..fitting.boundary import Ends
 from ..fitting.newton import State, Status, abandoned, advance, initial_state
 from ..fitting.objective import Spec, objective, packing_of
 from ..runtime.devices import devices, numbers_at_once, platform
+from ..runtime.precision import float64
 from ..runtime.programs import compiled
 from .responses import Lane, Shared, assemble
 
@@ -175,12 +177,19 @@ class Runner:
     def _run(self, inputs: list[tuple[Any, ...]]) -> list[Ends]:
         """Drain the queues, with fewer slots where the memory of a device does not hold what they work with."""
         while True:
-            try:  # all are handed over before one is waited for: each has a thread of its own
-                return jax.block_until_ready([_drained(self.slots, self.devices, self.spec, *each) for each in inputs])
+            try:
+                if len(inputs) == 1:
+                    return [self._drained(inputs[0])]
+                with ThreadPoolExecutor(len(inputs)) as pool:  # a program on a CPU has the thread that calls it
+                    return list(pool.map(self._drained, inputs))
             except jax.errors.JaxRuntimeError as error:
                 if "RESOURCE_EXHAUSTED" not in str(error) or self.slots <= FEWEST:
                     raise
                 self.slots //= 4
+
+    def _drained(self, each: tuple[Any, ...]) -> Ends:
+        with float64():
+            return jax.block_until_ready(_drained(self.slots, self.devices, self.spec, *each))
 
 
 def sizes(count: int, work: int = 1, parameters: int = 0) -> tuple[int, int]:

@@ -218,7 +218,9 @@ def test_sample_size_of_a_test_whose_power_is_known(tmp_path):
     exact = next(n for n in range(10, 200) if power(n) >= 0.8)
     assert found.error <= 1.5 and abs(found.estimate - exact) < 4 * found.error + 1
     assert found.n % 2 == 0 and found.n >= found.estimate > found.n - 2
-    again = sample_size(study, "n", 0.8, 20, 120, tmp_path, step=2, error=1.5, stages=4, executor=None)  # all is there
+    again = sample_size(
+        study, "n", 0.8, 20, 120, tmp_path, step=2, error=1.5, stages=4, executor="inline"
+    )  # all is there
     assert (again.n, again.estimate) == (found.n, found.estimate)
     pytest.importorskip("matplotlib")
     assert plots.plot_sample_size(found).axes
