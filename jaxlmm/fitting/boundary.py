@@ -126,9 +126,11 @@ class Search:
         )
         loadings = np.array([getattr(kind, "rank", None) is not None for kind, _ in kinds], bool)
         decays = np.array([placed[i] and isinstance(k, IntervalKind) and k.lower == 0.0 for k, i in kinds], bool)
+        beside = len(self.spec.parts) - 1
+        turns = np.array([placed[i] and isinstance(k, IntervalKind) and i < beside for k, i in kinds], bool) & ~decays
         moved = []
-        if ranges.any() or decays.any():
-            self._surveyed(Distances.of(self.spec, ranges, decays), lanes, s, ends, dual)
+        if np.any(ranges | decays | turns):
+            self._surveyed(Distances.of(self.spec, ranges, decays, turns), lanes, s, ends, dual)
         if loadings.any():
             index = np.arange(len(kinds))
             moved += [

@@ -17,6 +17,7 @@ from .newton import Point
 from .objective import Spec
 
 TIMES = np.array([0.025, 0.06, 0.15, 0.4, 1.0, 2.5, 7.0, 25.0])  # the start values of ranges
+ANGLES = np.linspace(-1.4, 1.4, len(TIMES))  # in place of ranges, where a correlation may be negative
 FINE = np.geomspace(0.03, 8.0, 20)  # the same, where there are no errors beside the field
 # Share of a field in the variance of it and of the errors beside it: on one path, and on the other; the last one where
 # the field has come out as nothing, or as more errors, as the likelihood may rise with a little of another.
@@ -33,17 +34,18 @@ class Distances:
 
     ranges: np.ndarray  # logarithms of ranges
     decays: np.ndarray  # correlations over one unit of distance, as angles
+    turns: np.ndarray  # the same of steps, which may be negative; only where there are errors beside
     own: np.ndarray  # sizes of the parts that have these
     beside: np.ndarray  # sizes of errors beside them
     powers: np.ndarray  # of a standard deviation that sizes are
 
     @classmethod
-    def of(cls, spec: Spec, ranges: np.ndarray, decays: np.ndarray) -> Distances:
-        """Of all coordinates, some of which are ranges or decays."""
-        owners = {part for (_, part), one in zip(spec.kinds, ranges | decays, strict=True) if one}
+    def of(cls, spec: Spec, ranges: np.ndarray, decays: np.ndarray, turns: np.ndarray) -> Distances:
+        """Of all coordinates, some of which are ranges, decays or turns."""
+        owners = {part for (_, part), one in zip(spec.kinds, ranges | decays | turns, strict=True) if one}
         own = np.array([kind.has_scale and part in owners for kind, part in spec.kinds], bool)
         last = np.array([isinstance(k, VarianceKind) and i == len(spec.parts) - 1 for k, i in spec.kinds], bool)
-        return cls(ranges, decays, own, last & ~own, np.where(spec.degrees > 0, spec.degrees, 1.0))
+        return cls(ranges, decays, turns, own, last & ~own, np.where(spec.degrees > 0, spec.degrees, 1.0))
 
     @property
     def times(self) -> np.ndarray:
@@ -52,7 +54,7 @@ class Distances:
 
     def trials(self, s: np.ndarray, known: np.ndarray) -> np.ndarray:
         """Points (t, b, k) to be evaluated, path after path, from start values s (b, k) and the known optima."""
-        base = np.where(self.ranges | self.decays, s, known)
+        base = np.where(self._moved, s, known)
         shapes = [self._shape(base, s, which) for which in (self.own, self.beside)]
         total = np.sqrt(sum(np.mean(self._sd(base, which)[:, which] ** 2, -1) for which in self._sized))[:, None]
         every = []
@@ -60,7 +62,7 @@ class Distances:
             x = base
             for which, shape, part in zip((self.own, self.beside), shapes, (share, 1.0 - share), strict=True):
                 x = np.where(which, (shape * total * np.sqrt(part[:, None])) ** self.powers, x)
-            every += [self._at(x, s, times) for times in self.times]
+            every += [self._at(x, s, i) for i in range(len(self.times))]
         return np.stack(every)
 
     def valleys(self, value: np.ndarray, s: np.ndarray, known: np.ndarray, lowest: np.ndarray) -> np.ndarray:
@@ -85,6 +87,10 @@ class Distances:
         cost = np.where(dip & ~own & (paths < lowest + limit), paths, np.inf).reshape(t, b)
         order = np.argsort(cost, 0)[:MOST]
         return np.where(np.isfinite(np.take_along_axis(cost, order, 0)), order, -1)
+
+    @property
+    def _moved(self) -> np.ndarray:
+        return self.ranges | self.decays | self.turns
 
     @property
     def _sized(self) -> list[np.ndarray]:
@@ -119,12 +125,15 @@ class Distances:
         """Logarithm of how many times the ranges of s those of x are (b,), on average."""
         ranges = np.where(self.ranges, x - s, 0.0)
         decays = np.where(self.decays, np.log(_log(s) / np.minimum(_log(x), -1e-300)), 0.0)
-        return np.sum(ranges + decays, -1) / np.sum(self.ranges | self.decays)
+        turns = np.where(self.turns, np.interp(x, ANGLES, np.log(TIMES)), 0.0)
+        return np.sum(ranges + decays + turns, -1) / np.sum(self._moved)
 
-    def _at(self, x: np.ndarray, s: np.ndarray, times: float) -> np.ndarray:
-        """Points (b, k) with ranges `times` what they are in s: the correlation over a distance is one to its power."""
+    def _at(self, x: np.ndarray, s: np.ndarray, i: int) -> np.ndarray:
+        """Points (b, k) with ranges times what they are in s: the correlation over a distance is one to its power."""
+        times = self.times[i]
         angle = 2.0 * np.arcsin(np.exp(0.5 * _log(s) / times)) - 0.5 * np.pi
-        return np.where(self.decays, angle, np.where(self.ranges, s + np.log(times), x))
+        found = np.where(self.decays, angle, np.where(self.ranges, s + np.log(times), x))
+        return np.where(self.turns, ANGLES[i % len(ANGLES)], found)
 
 
 def scaled(point: Point, degrees: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
