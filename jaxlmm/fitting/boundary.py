@@ -179,6 +179,9 @@ class Search:
 
     def _surveyed(self, distances: Distances, lanes: np.ndarray, s: np.ndarray, ends: Ends, dual: np.ndarray) -> None:
         """Further starts, in place, where single evaluations along ranges say that there may be other optima."""
+        if distances.beside.any():
+            rows = np.flatnonzero(ends.status == Status.MAX_ITERATIONS)
+            self._improve([(rows, distances.without_errors(self.point(ends).x[rows]))], lanes, ends, dual)
         found, known = self.point(ends), ends.status == Status.CONVERGED
         trials = distances.trials(s, np.where(known[:, None], found.x, s))  # (t, b, k)
         t, b, k = trials.shape

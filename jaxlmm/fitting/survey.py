@@ -65,6 +65,12 @@ class Distances:
             every += [self._at(x, s, i) for i in range(len(self.times))]
         return np.stack(every)
 
+    def without_errors(self, x: np.ndarray) -> np.ndarray:
+        """Points (b, k) with nothing beside the field, and as much in all: a ridge between both is curved, and long."""
+        own, beside = (np.sum(self._sd(x, which) ** 2, -1, keepdims=True) for which in (self.own, self.beside))
+        more = np.sqrt((own + beside) / np.maximum(own, 1e-300))
+        return np.where(self.beside, 0.0, np.where(self.own, x * more**self.powers, x))
+
     def valleys(self, value: np.ndarray, s: np.ndarray, known: np.ndarray, lowest: np.ndarray) -> np.ndarray:
         """Numbers (m, b) of the trials of which a run pays, best ones first; -1 for none.
 
