@@ -52,6 +52,11 @@ class Distances:
         """The start values of ranges, along a path."""
         return TIMES if self.beside.any() else FINE
 
+    @property
+    def count(self) -> int:
+        """Number of trials."""
+        return len(TIMES) * 2 if self.beside.any() else len(FINE)
+
     def trials(self, s: np.ndarray, known: np.ndarray) -> np.ndarray:
         """Points (t, b, k) to be evaluated, path after path, from start values s (b, k) and the known optima."""
         base = np.where(self._moved, s, known)
