@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..covariance.bands import BandKind
-from ..covariance.kinds import IntervalKind, PositiveKind, VarianceKind
+from ..covariance.kinds import IntervalKind, PositiveKind, RealKind, VarianceKind
 from ..linalg import lower_from_vector, psd_cholesky, tril_indices
 from ..tolerances import FAINT, POSITIVE, SINGULAR
 from .basins import FAR, Basins
@@ -36,6 +36,7 @@ LAST_STEPS = (-0.5, 0.5, -2.0, 2.0, -4.0)  # of all ranges and shapes, while no 
 STRONG = 1.2  # the correlations, as an angle, of one more start where there are several that data tell little of:
 VAGUE = 0.15  # standard error, as an angle, above which they do
 SOME = 0.4  # standard deviation, in scaled coordinates, in place of one of several that came out as zero
+APART = 3.0  # of numbers that may be negative, what they are moved by there
 LITTLE = 0.1  # times the start value of a residual that effects may leave nothing for
 RICH = 0.75  # parameters of factors, of those of a free matrix, above which each level may be the one without a rest
 MAX_ITERATIONS = 100  # evaluations of a fit, its further starts included; twice where no optimum is known yet
@@ -172,7 +173,14 @@ class Search:
         if sizes.any():  # of several variances some may be zero or others may
             x = self.point(ends).x
             rows = np.flatnonzero(np.any(x[:, sizes] == 0.0, -1) & (ends.status == Status.CONVERGED))
-            self._improve([(rows, np.where(sizes & (x == 0.0), SOME, x)[rows])], lanes, ends, dual, rescue=False)
+            real = np.array([isinstance(kind, RealKind) and i < beside and not placed[i] for kind, i in kinds], bool)
+            mixed = {i for (_, i), one in zip(kinds, real, strict=True) if one}  # variances are not those of levels
+            others = np.array([i in mixed for _, i in kinds], bool)
+            swapped = np.where(sizes & (x == 0.0), SOME, np.where(others, np.where(sizes, LITTLE**2, s), x))
+            apart = [APART * one for one in np.eye(len(kinds))[real]]  # one level from all others
+            apart += [-APART * real] if mixed else [np.zeros(len(kinds))]
+            starts = [(rows, (swapped + more)[rows]) for more in apart]
+            self._improve(starts, lanes, ends, dual, rescue=False)
         if (sizes | scales).any() and self.spec.independent and not self.spec.profiled:
             # effects may take over all of the variation
             singular = np.any(boundaries(self.spec, self.point(ends).x), -1)

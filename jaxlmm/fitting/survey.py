@@ -20,8 +20,9 @@ TIMES = np.array([0.025, 0.06, 0.15, 0.4, 1.0, 2.5, 7.0, 25.0])  # the start val
 ANGLES = np.linspace(-1.4, 1.4, len(TIMES))  # in place of ranges, where a correlation may be negative
 FINE = np.geomspace(0.03, 8.0, 20)  # the same, where there are no errors beside the field
 # Share of a field in the variance of it and of the errors beside it: on one path, and on the other; the last one where
-# the field has come out as nothing, or as more errors, as the likelihood may rise with a little of another.
-MUCH, MIDDLE, FAINT = 0.9, 0.35, 0.03
+# the field has come out as nothing, or as more errors, as the likelihood may rise with a little of another. A little in
+# place of much with correlations of steps: strong ones are of little where there is no range that could be short.
+MUCH, MIDDLE, FAINT, LITTLE = 0.9, 0.35, 0.03, 0.1
 LEAST = 1e-3  # standard deviation below which nothing says how large a part is
 DIP = 1e-3  # by which the criterion is lower than at a neighbour
 HIGH, HIGHER = 2.0, 6.0  # criterion above the known optimum from where no run pays; where there is a field alone
@@ -130,7 +131,8 @@ class Distances:
             return np.ones((1, len(known)))
         share = self._share(known)
         nothing = (share < 0.3 * FAINT) | (self._range(known, s) < np.log(TIMES[0]))
-        return np.stack([np.full_like(share, MUCH), np.where(nothing, FAINT, MIDDLE)])
+        first = MUCH if np.any(self.ranges | self.decays) else LITTLE
+        return np.stack([np.full_like(share, first), np.where(nothing, FAINT, MIDDLE)])
 
     def _range(self, x: np.ndarray, s: np.ndarray) -> np.ndarray:
         """Logarithm of how many times the ranges of s those of x are (b,), on average."""
