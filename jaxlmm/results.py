@@ -674,7 +674,7 @@ class Fit(FitBase):
         if is_sparse(y) or isinstance(y, Iterator) or (isinstance(y, list | tuple) and any(map(is_sparse, y))):
             if any(given is not None for given in (weights, column, values)):
                 raise DataError("y: weights=, column= and values= are for arrays (b, n), not sparse or streamed")
-            coded = None if tests is None else tests.coded(coding_of(self))
+            coded = None if tests is None else tests.coded(coding_of(self), self.coef_names)
             names, kind = self.coef_names, self.frame.kind
             return self.statistics().fit(
                 y, self.method, tests=coded, progress=progress, names=names, kind=kind, missing=missing
@@ -688,7 +688,7 @@ class Fit(FitBase):
         if np.ndim(y) == 2:
             if column is not None:
                 check_choice("column", column, self.coef_names)
-            asked = None if tests is None else tests.coded(coding_of(self))
+            asked = None if tests is None else tests.coded(coding_of(self), self.coef_names)
             if asked is not None and asked.needs_design:
                 if column is not None or (missing == "drop" and np.isnan(np.asarray(y, float)).any()):
                     raise DataError("tests: df from the design is that of all rows and columns as they were fitted; "

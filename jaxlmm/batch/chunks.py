@@ -15,12 +15,14 @@ import numpy as np
 from ..arguments import check_progress
 from ..runtime.devices import chosen_device, devices, numbers_at_once, platform
 from ..runtime.precision import float64
-from .queue import sizes
+from .queue import LEAST, sizes
 
 Progress = Callable[[int, int], Any] | Literal["auto"] | bool
 
 CHUNK_FLOATS = 4e6  # numbers of data read at a time
-LEAST = 50  # rows of a chunk below which another thread costs more than it saves
+# Rows for each core up to which one thread prepares all for the queues of all cores: what Python does for a chunk takes
+# as long as that, and one thread at a time.
+TOGETHER = 1500
 LONG = 2.0  # seconds after which a bar is shown
 
 
@@ -39,16 +41,19 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def chunks(b: int, n: int, parameters: int = 0) -> list[np.ndarray]:
+def chunks(b: int, n: int, parameters: int = 0, together: bool = False) -> list[np.ndarray]:
     """Rows 0..b-1 of n numbers each in chunks that fit a queue and the memory, as many for every worker.
 
-    On a GPU that is its own memory, where the solver's derivatives in the covariance parameters stand too.
+    With `together` few rows are one chunk, the queues of which are all workers'. On a GPU the memory is its own, where
+    the solver's derivatives in the covariance parameters stand too.
     """
     most, each = CHUNK_FLOATS, n
     if platform() != "cpu":
         most, each = numbers_at_once() or most, n + 2 * (parameters + 1) ** 2
     size = max(1, min(sizes(b)[0] * len(devices()), int(most // max(each, 1))))
     share = max(1, min(workers(), b // LEAST))
+    if together and b <= min(size, TOGETHER * share):
+        share = 1
     count = -(-b // (size * share)) * share
     return [rows for rows in np.array_split(np.arange(b), count) if len(rows)] if b else []
 

@@ -104,7 +104,7 @@ class BatchFit(Shown, Estimates):
             theta=nan(k), sigma=nan(), loglik=nan(), coef=nan(p), vcov=nan(p, p), covariances=tuple(covariances),
             residual=residual, status=np.full(b, status, int), iterations=np.zeros(b, int), decrement=nan(),
             boundary=np.zeros((b, len(spec.parts)), bool), min_eigenvalue=nan(), coef_names=names, kind=kind,
-            tests={} if testing is None else testing.empty(b, kind),
+            tests={} if testing is None else testing.empty(b, kind, len(spec.sizes) - 1),
         )  # fmt: skip
 
     def put(self, rows: np.ndarray, found: Estimates, columns: np.ndarray) -> None:
@@ -148,13 +148,15 @@ class Fitted(NamedTuple):
     found: Estimates
     columns: np.ndarray  # positions of the coefficients in those of the user
     rows: tuple[Model, np.ndarray] | None  # the design and the responses (b, n), where data sets share it
+    model: Model | None  # the design as it was given, where there is one
+    complete: bool  # whether these data sets have all of its rows
 
 
 class Testing(Protocol):
     """Tests of given hypotheses in every data set, see `jaxlmm.Tests`."""
 
-    def empty(self, b: int, kind: str = "dict") -> dict[str, Any]:
-        """Results without numbers for b data sets, with frames of a library."""
+    def empty(self, b: int, kind: str, parts: int) -> dict[str, Any]:
+        """Results without numbers for b data sets of a model with random parts, with frames of a library."""
         ...
 
     def put(self, tests: dict[str, Any], rows: np.ndarray, fitted: Fitted) -> None:

@@ -31,6 +31,7 @@ SIZES_OTHERWISE = ((256, 256), (1024, 1024), (4096, 4096), (16384, 16384), (6553
 # derivatives in k parameters included (this many where it does not say).
 WORK = {"cpu": 2**15}
 WORK_OTHERWISE = 2**25
+LEAST = 50  # lanes of a queue below which another thread costs more than it saves
 FEWEST = 16  # slots: with these out of memory is what it says
 
 
@@ -120,15 +121,16 @@ class Runner:
     ----------
     shared, lanes : what the lanes have in common and of their own, see `assemble`; one row a lane
     count : number of lanes
+    queues : that run side by side on the one device, where there are lanes for them
     """
 
-    def __init__(self, spec: Spec, shared: Shared, lanes: Lane, count: int):
-        self.devices = devices()
+    def __init__(self, spec: Spec, shared: Shared, lanes: Lane, count: int, queues: int = 1):
+        self.devices, self.queues = devices(), queues
         statistics = (lanes.data if shared.prepared is None else shared.prepared).statistics
         self.capacity, self.slots = sizes(-(-count // len(self.devices)), statistics.work, spec.count)
-        self.spec = spec
+        self.spec, self.shared = spec, shared  # many small arrays, which a program takes faster than `device_put`
         dealt = self._dealt(np.arange(count))[0]
-        self.shared, self.lanes = jax.device_put((shared, jax.tree_util.tree_map(lambda a: a[dealt], lanes)))
+        self.lanes = jax.device_put(jax.tree_util.tree_map(lambda a: a[dealt], lanes))
 
     def _dealt(self, lanes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Deal lanes to the queues.
@@ -154,20 +156,27 @@ class Runner:
         if np.bincount(lanes % len(self.devices)).max(initial=0) > self.capacity:
             halves = [self(*(np.array_split(x, 2)[i] for x in (lanes, s, known, most))) for i in range(2)]
             return Ends(*(np.concatenate(pair) for pair in zip(*halves, strict=True)))
-        place, taken, totals = self._dealt(lanes)
-        order = (lanes[place] // len(self.devices)).astype(np.int32)
-        inputs = (self.shared, self.lanes, order, s[place], known[place], most[place], totals)
-        out = self._run(inputs)
-        ends = Ends(*(np.empty((len(lanes), *a.shape[1:]), a.dtype) for a in out))
-        for mine, found in zip(ends, out, strict=True):
-            mine[place[taken]] = np.asarray(found)[taken]
+        parts = [np.arange(i, len(lanes), self.queues) for i in range(self.queues)]
+        parts = parts if len(lanes) >= LEAST * self.queues else [np.arange(len(lanes))]
+        dealt = [self._dealt(lanes[part]) for part in parts]
+        inputs = []
+        for part, (place, _, totals) in zip(parts, dealt, strict=True):
+            mine = part[place] if len(part) else place
+            order = (lanes[mine] // len(self.devices)).astype(np.int32)
+            inputs.append((self.shared, self.lanes, order, s[mine], known[mine], most[mine], totals))
+        ends: Ends | None = None
+        for part, (place, taken, _), out in zip(parts, dealt, self._run(inputs), strict=True):
+            ends = ends or Ends(*(np.empty((len(lanes), *a.shape[1:]), a.dtype) for a in out))
+            for mine, found in zip(ends, out, strict=True):
+                mine[part[place[taken]]] = np.asarray(found)[taken]
+        assert ends is not None
         return ends
 
-    def _run(self, inputs: tuple[Any, ...]) -> Ends:
+    def _run(self, inputs: list[tuple[Any, ...]]) -> list[Ends]:
         """Drain the queues, with fewer slots where the memory of a device does not hold what they work with."""
         while True:
-            try:
-                return jax.block_until_ready(_drained(self.slots, self.devices, self.spec, *inputs))
+            try:  # all are handed over before one is waited for: each has a thread of its own
+                return jax.block_until_ready([_drained(self.slots, self.devices, self.spec, *each) for each in inputs])
             except jax.errors.JaxRuntimeError as error:
                 if "RESOURCE_EXHAUSTED" not in str(error) or self.slots <= FEWEST:
                     raise

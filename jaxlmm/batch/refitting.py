@@ -27,12 +27,12 @@ from ..pytrees import replace
 from ..runtime.precision import float64
 from ..runtime.programs import compiled
 from ..tolerances import FITTED_BY_X
-from .chunks import Progress, chunks, run
+from .chunks import Progress, chunks, run, workers
 from .fits import BatchFit, Fitted, Testing
 from .missing import patterns, repeated, stacks_of_masked
 from .queue import Runner
 from .rebuilding import Rebuilt
-from .responses import Design, Lane, Responses, Shared, assemble, basis_of
+from .responses import Design, Lane, Responses, Shared, assemble, basis_of, design_of
 from .stacking import Stack, floats_of, models_of_responses, stacks_of_models, stacks_of_responses, take
 
 
@@ -93,6 +93,8 @@ class Job:
     columns: np.ndarray  # positions of the model's columns of X in those of the user
     testing: Testing | None = None
     start: np.ndarray | None = None  # theta (k,) or (b, k) of all data sets
+    queues: int = 1  # of a chunk
+    model: Model | None = None  # the design and weights that all have, but for missing rows
 
     @property
     def method(self) -> str:
@@ -101,17 +103,19 @@ class Job:
 
     def fit(
         self, rows: np.ndarray, shared: Shared, lanes: Lane, few: np.ndarray | bool,
-        responses: tuple[Model, np.ndarray] | None = None, model: Model | None = None,
+        responses: tuple[Model, np.ndarray] | None = None, design: Design | None = None,
     ) -> None:  # fmt: skip
-        """Fit lanes of one shape and put them into `rows` of the result; `few`: see `says_little`; `model` of all."""
+        """Fit lanes of one shape and put them into `rows` of the result; `few`: see `says_little`; `design` of all."""
         spec, b = self.spec, len(rows)
         if not b:
             return
         scale = lanes.scale if shared.scale is None else shared.scale
+        model = None if design is None or spec.profiled else design.model
         start, scale = _starts(spec, shared.prepared, lanes.data, scale, b, model)
         lanes = lanes if shared.scale is not None else lanes._replace(scale=scale)
         packing = packing_of(spec, self.out.coef.shape[1])
-        search, basis = Search(spec, packing, scale, Runner(spec, shared, lanes, b)), basis_of(shared, lanes)
+        basis, runner = basis_of(shared, lanes), Runner(spec, shared, lanes, b, self.queues)
+        search = Search(spec, packing, scale, runner)
         if self.start is not None:
             theta = self.start if self.start.ndim == 1 else self.start[rows]
             start = np.broadcast_to(spec.from_theta(theta, basis.K, start * scale) / scale, start.shape)
@@ -121,7 +125,8 @@ class Job:
         self.out.put(rows, found, self.columns)
         if self.testing is not None:
             x = spec.in_absolute(point.x * scale, found.sigma)
-            self.testing.put(self.out.tests, rows, Fitted(spec, shared, lanes, x, found, self.columns, responses))
+            of = (self.model, False) if design is None else (design.original, True)
+            self.testing.put(self.out.tests, rows, Fitted(spec, shared, lanes, x, found, self.columns, responses, *of))
 
     def fit_responses(self, rows: np.ndarray, design: Design, data: Responses, Y: np.ndarray | None = None) -> None:
         """Fit data sets that share a design; `Y` (b, n) their responses where there are any."""
@@ -129,10 +134,10 @@ class Job:
         of_rows = None if Y is None or design.column or reduced else (design.model, Y)
         basis, few = design.template.basis, says_little(design.original)
         if self.spec.profiled:
-            self.fit(rows, Shared(design.template, scale_of(self.spec, basis)), Lane(data, None), few, of_rows)
+            self.fit(rows, Shared(design.template, scale_of(self.spec, basis)), Lane(data, None), few, of_rows, design)
         else:
             lanes = Lane(data, scale_of(self.spec, data.put_into(basis)))
-            self.fit(rows, Shared(design.template, None), lanes, few, of_rows, design.model)
+            self.fit(rows, Shared(design.template, None), lanes, few, of_rows, design)
 
     def fit_models(self, rows: np.ndarray, models: Sequence[Model]) -> None:
         """Fit data sets that are models of their own."""
@@ -190,9 +195,8 @@ def refit_batch(
     spec = Spec.of(model, method)
     check_left_by(model.X, model.random, method)
     out = BatchFit.empty(count, p, spec, Status.NOT_RUN, names, kind, tests)
-    job = Job(spec, out, columns, tests, _start(model, spec, start, count))
     with float64():
-        design = Design(model, column is not None and again is None)
+        design = Design(model, True) if column is not None and again is None else design_of(model)
 
     def task(rows: np.ndarray) -> None:
         first, second = divmod(rows, len(values)) if pairs == "all" and values is not None else (rows, rows)
@@ -200,7 +204,10 @@ def refit_batch(
         _refit_chunk(job, design, rows, Y[first], x, None if weights is None else weights[first], missing, again)
 
     apart = missing == "drop" or weights is not None or again is not None  # data sets may be prepared on their own
-    parts = chunks(count, max(design.floats, floats_of(model)) if apart else design.floats, spec.count)
+    floats = max(design.floats, floats_of(model)) if apart else design.floats
+    parts = chunks(count, floats, spec.count, not apart and tests is None)
+    queues, same = workers() if len(parts) == 1 else 1, model if weights is None and again is None else None
+    job = Job(spec, out, columns, tests, _start(model, spec, start, count), queues, same)
     if missing == "drop" and column is None and weights is None:
         order = np.argsort(patterns(Y), kind="stable")  # those of one pattern together
         parts = [order[rows] for rows in parts]
@@ -222,12 +229,12 @@ def refit_design(
     model, spec = design.model, Spec.of(design.model, method)
     check_left_by(model.X, model.random, method)
     out = BatchFit.empty(len(Y), model.X.shape[1], spec, Status.NOT_RUN, names, kind, tests)
-    job = Job(spec, out, np.arange(model.X.shape[1]), tests)
+    parts = chunks(len(Y), design.floats, spec.count, tests is None)
+    job = Job(spec, out, np.arange(model.X.shape[1]), tests, None, workers() if len(parts) == 1 else 1)
 
     def task(rows: np.ndarray) -> None:
         _refit_chunk(job, design, rows, Y[rows], None, None, "status", None)
 
-    parts = chunks(len(Y), design.floats, spec.count)
     run([partial(task, rows) for rows in parts], [len(rows) for rows in parts], progress)
     return out
 
@@ -240,11 +247,11 @@ def fit_drawn(
     _refuse_unsuited([model])
     spec, p = Spec.of(model, method), model.X.shape[1]
     out = BatchFit.empty(count, p, spec, Status.NOT_RUN, names, kind)
-    job = Job(spec, out, np.arange(p))
     with float64():
-        design = Design(model)
+        design = design_of(model)
         draw = drawer(design)
-    parts = chunks(count, design.floats, spec.count)
+    parts = chunks(count, design.floats, spec.count, True)
+    job = Job(spec, out, np.arange(p), None, None, workers() if len(parts) == 1 else 1)
 
     def task(rows: np.ndarray) -> None:
         job.fit_responses(rows, design, draw(rows))

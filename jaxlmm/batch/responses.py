@@ -12,6 +12,7 @@ from ..likelihood.engines import Rows
 from ..likelihood.model import Model, known_sd
 from ..likelihood.parts import Term
 from ..likelihood.prepared import Basis, Prepared, orthonormal, prepare, turned, weighted
+from ..pytrees import once
 from ..tolerances import ALIASED
 
 # Numbers of responses that are worked on together: they stay in the cache, and products of matrices in one thread.
@@ -145,3 +146,8 @@ class Design:
         left = y - self._Q @ c
         again = self._Q.T @ left
         return c + again, left - self._Q @ again
+
+
+def design_of(model: Model) -> Design:
+    """The design of many responses to a model, made once."""
+    return once(model, Design, lambda: Design(model))

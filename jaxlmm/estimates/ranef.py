@@ -33,7 +33,7 @@ class GroupEffects(Shown):
     """
 
     group: str
-    levels: tuple[str, ...]
+    levels: Levels
     columns: tuple[str, ...]
     values: np.ndarray
     condvar: np.ndarray
@@ -45,7 +45,7 @@ class GroupEffects(Shown):
         """Those of some levels, given by their values or labels, in this order."""
         at = positions(self.group, self.levels, levels)
         rows = {name: getattr(self, name)[at] for name in ("values", "condvar", "pev")}
-        return replace(self, levels=tuple(self.levels[i] for i in at), **rows)
+        return replace(self, levels=self.levels.at(at), **rows)
 
     def frame(self) -> Any:
         """One row a level: its label and the effects."""
@@ -104,12 +104,12 @@ class SingularDirection:
         return f"{self.group}: no variance along {' '.join(parts)}"
 
 
-def positions(group: str, known: Sequence[str], levels: Sequence[Any]) -> np.ndarray:
+def positions(group: str, known: Levels, levels: Sequence[Any]) -> np.ndarray:
     """Places of levels, given by their values or labels, among those of a grouping factor."""
     if isinstance(levels, str) or not len(levels):
         raise DataError(f"levels: found {levels!r} for {group!r}, expected a list of its levels")
-    find = (known if isinstance(known, Levels) else Levels.of_text(known)).find
-    found = [find(value) for value in levels]
+    find = known.place_of if isinstance(levels, Levels) else known.find
+    found = [find(value) for value in (levels.keys if isinstance(levels, Levels) else levels)]
     if None in found:
         missing = levels[found.index(None)]
         raise DataError(f"levels: {missing!r} is no level of {group!r}; it has {known[0]!r}, ...")
@@ -140,11 +140,11 @@ def random_effects(
         first = parts[0]
         columns: tuple[str, ...] = ("value",)
         if isinstance(first, FrameField):
-            key, levels = first.text, first.row_labels()
+            key, levels = first.text, Levels.of_text(first.row_labels())
         else:
             key, levels = first.group, first.levels
             others = kin[effects.terms[0]]
-            levels += () if others is None else others.labels
+            levels = levels if others is None else levels + others.labels
             columns = tuple(c for part in parts if isinstance(part, FrameTerm) for c in part.columns)
         arrays = (effects.values.copy(), effects.condvar.copy(), effects.pev.copy())  # the fit's own stay as they are
         entries[key] = GroupEffects(key, levels, columns, *arrays, frame.kind)

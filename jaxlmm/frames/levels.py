@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 from decimal import Decimal
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -70,11 +71,23 @@ class Levels(tuple[str, ...]):
         chosen = list(positions)
         return Levels((self[i] for i in chosen), (self.keys[i] for i in chosen))
 
+    def __add__(self, more: tuple[str, ...]) -> Levels:  # type: ignore[override]
+        return Levels(
+            super().__add__(more), self.keys + (more if isinstance(more, Levels) else self.of_text(more)).keys
+        )
+
     def find(self, value: Any) -> int | None:
         """The position of a value, or of the level with this label; None where there is none."""
-        if isinstance(value, Hashable) and (key := key_of(value)) in self.keys:
-            return self.keys.index(key)
-        return self.index(str(value)) if str(value) in self else None
+        place = self.place_of(key_of(value)) if isinstance(value, Hashable) else None
+        return self._places[1].get(str(value)) if place is None else place
+
+    def place_of(self, key: Key) -> int | None:
+        """The position of the level that a key identifies, see `key_of`; None where there is none."""
+        return self._places[0].get(key)
+
+    @cached_property
+    def _places(self) -> tuple[dict[Key, int], dict[str, int]]:
+        return {key: i for i, key in enumerate(self.keys)}, {label: i for i, label in enumerate(self)}
 
 
 # -- values

@@ -22,7 +22,7 @@ from ..linalg import quadratic
 from ..runtime.precision import float64
 from ..runtime.programs import compiled_by_size
 from ..tolerances import INDEPENDENT
-from .uncertain import Parameters, Uncertain, uncertain
+from .uncertain import Parameters, uncertain, values_at
 from .unidentified import unidentified
 
 
@@ -158,7 +158,7 @@ def _of_correlations(G: np.ndarray, JG: np.ndarray) -> np.ndarray:
 
 def _natural_values(spec: Spec, K: Any, coords: Any, x: Array) -> Any:
     def values(x: Array) -> Any:
-        theta, blocks, structures = Uncertain(spec, K, coords, x, None, "").values(x)
+        theta, blocks, structures = values_at(spec, K, coords, x)
         each = list(zip(structures, spec.parts, strict=True))
         named = [jnp.asarray(value) for s, (_, dim) in each for _, value in s.named(dim)]
         shown = tuple(_over_levels(s, dim, G) for (s, (_, dim)), G in zip(each, blocks, strict=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -73,21 +74,34 @@ def _named(found: Delta, names: tuple[str, ...]) -> Delta:
 
 def _variances(model: Any, p: Parameters) -> tuple[list[Array], Array]:
     """Mean variance over the rows of every random part, and of the residual."""
-    parts = [_of(part, G) for part, G in zip(model.random, p.varcorr, strict=True)]
-    by_row = _diagonal(model.residual, p.residual)
-    return parts, jnp.mean(by_row if model.weights is None else by_row / model.weights)
+    *parts, residual = variances(mean_weights(model), (*p.varcorr, p.residual))
+    return parts, residual
 
 
-def _of(part: Term | Field, G: Array) -> Array:
-    if isinstance(part, Field):
-        return jnp.mean(_diagonal(part, G))
-    weights = 1.0 if part.relationship is None else np.diagonal(part.relationship)[part.group]
-    return jnp.sum(G * ((part.Z * np.reshape(weights, (-1, 1))).T @ part.Z / len(part.Z)))
+def variances(weights: Sequence[Any], blocks: Sequence[Array]) -> list[Array]:
+    """Mean variances over the rows from `mean_weights` and covariance blocks, the residual's last."""
+    pairs = zip(weights, blocks, strict=True)
+    return [jnp.sum(W * (G if W.ndim == G.ndim else jnp.diagonal(G, axis1=-2, axis2=-1))) for W, G in pairs]
 
 
-def _diagonal(part: Field | Residual, G: Array) -> Array:
-    """Variance of every row, or of all rows as one number."""
-    diagonal = jnp.diagonal(G, axis1=-2, axis2=-1)
+def mean_weights(model: Any) -> tuple[np.ndarray, ...]:
+    """Weights of the entries of every block, or of its diagonal, in the mean variance of a row; the residual's last."""
+    every = np.ones(len(model.y))
+    parts = (_of_term(part) if isinstance(part, Term) else _of_places(part, every) for part in model.random)
+    return (*parts, _of_places(model.residual, every if model.weights is None else 1.0 / np.asarray(model.weights)))
+
+
+def _of_term(part: Term) -> np.ndarray:
+    own = 1.0 if part.relationship is None else np.diagonal(part.relationship)[part.group].reshape(-1, 1)
+    return (part.Z * own).T @ part.Z / len(part.Z)
+
+
+def _of_places(part: Field | Residual, by_row: np.ndarray) -> np.ndarray:
     if part.group is None:
-        return diagonal.reshape(-1)[:1]
-    return diagonal[part.position] if part.sets is None else diagonal[part.sets[part.group], part.position]
+        return np.mean(by_row, keepdims=True)
+    if part.sets is None:
+        return np.bincount(part.position, by_row, int(part.dim)) / len(by_row)
+    sets, places = part.coords.shape[:2]
+    return np.bincount(part.sets[part.group] * places + part.position, by_row, sets * places).reshape(sets, places) / (
+        len(by_row)
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -83,19 +84,21 @@ class Uncertain:
         moved = np.abs(np.tensordot(self.inverse.lost.T, np.moveaxis(J, -1, 0), 1))
         return ~np.any(moved > INDEPENDENT * spread, 0)
 
-    def values(self, x: Array) -> tuple[Array, tuple[Array, ...], tuple[Covariance, ...]]:
-        """Public theta, covariance blocks and structures at coordinates x, in the user's basis of the terms."""
-        s = self.spec.in_basis(x, self.K)
-        bound = tuple(structure.from_solver(v, dim) for structure, dim, v in self.spec.split(s))
-        each = zip(bound, self.spec.parts, self.coords, strict=True)
-        blocks = tuple(block_at(structure, dim, places) for structure, (_, dim), places in each)
-        return self.spec.map("solver_to_public", s), blocks, bound
-
     def parameters(self, coef: Array, x: Array) -> Parameters:
         """Everything at fixed effects and coordinates."""
-        theta, blocks, structures = self.values(x)
+        theta, blocks, structures = values_at(self.spec, self.K, self.coords, x)
         sigma = jnp.sqrt(blocks[-1][0, 0]) if self.spec.independent else jnp.full((), jnp.nan)
         return Parameters(coef, theta, blocks[:-1], blocks[-1], sigma, structures)
+
+
+def values_at(
+    spec: Spec, K: Sequence[Any], coords: Sequence[Any], x: Array
+) -> tuple[Array, tuple[Array, ...], tuple[Covariance, ...]]:  # fmt: skip
+    """Public theta, covariance blocks and structures at solver's coordinates x, in the user's basis of the terms."""
+    s = spec.in_basis(x, K)
+    bound = tuple(structure.from_solver(v, dim) for structure, dim, v in spec.split(s))
+    each = zip(bound, spec.parts, coords, strict=True)
+    return spec.map("solver_to_public", s), tuple(block_at(own, dim, places) for own, (_, dim), places in each), bound
 
 
 def uncertain(fit: FitBase, information: str = "observed") -> Uncertain:

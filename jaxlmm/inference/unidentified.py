@@ -23,7 +23,7 @@ from ..runtime.precision import float64
 from ..runtime.programs import compiled
 from ..tolerances import INDEPENDENT
 from .local import may_be_flat
-from .uncertain import Uncertain, uncertain
+from .uncertain import uncertain, values_at
 
 
 class Unidentified(NamedTuple):
@@ -92,7 +92,7 @@ def _along(spec: Any, K: Any, coords: Any, x: Array, v: Array, model: Model, pre
     """Coefficients and effects at coordinates x (k,), and their change along v."""
 
     def at(x: Array) -> Blup:
-        blocks = Uncertain(spec, K, coords, x, None, "").values(x)[1]
+        blocks = values_at(spec, K, coords, x)[1]
         return means(Blocks(blocks[:-1], blocks[-1]), model, prepared)
 
     return jax.jvp(at, (jnp.asarray(x),), (jnp.asarray(v),))

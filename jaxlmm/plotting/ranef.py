@@ -48,7 +48,7 @@ def caterpillar(
             raise DataError(f"extremes: found {extremes!r}, expected a number of levels at each end")
         if len(order) > 2 * extremes:
             order = np.concatenate([order[:extremes], order[-extremes:]])
-        found = fit.ranef(levels={found.group: [found.levels[i] for i in order]})[found.group]
+        found = fit.ranef(levels={found.group: found.levels.at(order)})[found.group]
         order = np.arange(len(order))
     half = float(two_sided(level, np.inf))
     variances = np.diagonal(getattr(found, variance), axis1=1, axis2=2)

@@ -25,11 +25,11 @@ class Hypotheses:
     single: Tests | None
     joint: Mapping[str, Tests]
 
-    def empty(self, b: int, kind: str = "dict") -> dict[str, LaneTests]:
+    def empty(self, b: int, kind: str, parts: int) -> dict[str, LaneTests]:
         """Results without numbers for b data sets: by method, and by method and target."""
-        out = {} if self.single is None else self.single.empty(b, kind)
+        out = {} if self.single is None else self.single.empty(b, kind, parts)
         for name, tests in self.joint.items():
-            out |= {joint_key(method, name): lanes for method, lanes in tests.empty(b, kind).items()}
+            out |= {joint_key(method, name): lanes for method, lanes in tests.empty(b, kind, parts).items()}
         return out
 
     def put(self, tests: dict[str, LaneTests], rows: np.ndarray, fitted: Fitted) -> None:

@@ -21,9 +21,9 @@ def test_rows_are_dealt_to_all_cores(cores, monkeypatch):
         parts = chunks.chunks(b, 300)
         np.testing.assert_array_equal(np.concatenate([np.zeros(0, int), *parts]), np.arange(b))
         sizes = [len(rows) for rows in parts]
-        assert len(parts) >= min(cores, b // chunks.LEAST)
+        assert len(parts) >= min(cores, b // queue.LEAST)
         if b:
-            assert len(parts) % min(cores, max(1, b // chunks.LEAST)) == 0
+            assert len(parts) % min(cores, max(1, b // queue.LEAST)) == 0
             assert max(sizes) - min(sizes) <= 1
             assert max(sizes) <= queue.SIZES["cpu"][-1][0] and max(sizes) * 300 <= chunks.CHUNK_FLOATS
 
@@ -79,10 +79,44 @@ def test_the_device_of_a_scope_is_the_one_that_works():
             assert devices() == (device,) and platform() == "cpu" and chunks.workers() == 1
 
 
+def test_few_rows_are_one_chunk_for_the_queues_of_all_cores(monkeypatch):
+    monkeypatch.setattr(chunks, "cores", lambda: 4)
+    assert [len(chunks.chunks(b, 300, together=True)) for b in (0, 1, 200, 4 * chunks.TOGETHER)] == [0, 1, 1, 1]
+    for b, n in ((4 * chunks.TOGETHER + 1, 300), (2000, 10_000)):  # many, and more than is read at a time
+        np.testing.assert_array_equal(
+            [len(rows) for rows in chunks.chunks(b, n, together=True)], [len(rows) for rows in chunks.chunks(b, n)]
+        )
+
+
 def test_four_cores_all_get_lanes(monkeypatch):
-    """At 200 lanes: four threads are inside at once, and the fits are those of one thread."""
+    """At 200 lanes: four queues have their lanes before one is waited for, and the fits are those of one queue."""
     model, Y = design("one-way"), np.tile(responses("one-way"), (9, 1))[:200]
     Y = Y * np.linspace(0.5, 2.0, len(Y))[:, None]
+    drained, wait, seen = queue._drained, jax.block_until_ready, []
+
+    def handed(*args):
+        seen.append(int(args[-1].sum()))
+        return drained(*args)
+
+    def waited(x):
+        seen.append("waited")
+        return wait(x)
+
+    monkeypatch.setattr(chunks, "cores", lambda: 1)
+    alone = jaxlmm.fit_batch(model, Y)
+    monkeypatch.setattr(chunks, "cores", lambda: 4)
+    monkeypatch.setattr(queue, "_drained", handed)
+    monkeypatch.setattr(jax, "block_until_ready", waited)
+    found = jaxlmm.fit_batch(model, Y)
+    assert seen[:5] == [50, 50, 50, 50, "waited"]
+    np.testing.assert_allclose(found.loglik, alone.loglik, rtol=1e-12)
+    np.testing.assert_array_equal(found.status, alone.status)
+    np.testing.assert_allclose(found.coef, alone.coef, rtol=1e-9)
+
+
+def test_four_cores_all_get_lanes_of_many_chunks(monkeypatch):
+    """Where chunks are prepared side by side, as with rows of their own, four threads are inside at once."""
+    model, Y = design("one-way"), np.tile(responses("one-way"), (9, 1))[:200]
     met, lanes = threading.Barrier(4, timeout=60.0), {}
     fit_chunk = refitting._refit_chunk
 
@@ -91,15 +125,10 @@ def test_four_cores_all_get_lanes(monkeypatch):
         lanes[threading.get_ident()] = len(rows)
         fit_chunk(job, design, rows, *args)
 
-    monkeypatch.setattr(chunks, "cores", lambda: 1)
-    alone = jaxlmm.fit_batch(model, Y)
     monkeypatch.setattr(chunks, "cores", lambda: 4)
     monkeypatch.setattr(refitting, "_refit_chunk", together)
-    found = jaxlmm.fit_batch(model, Y)
+    assert jaxlmm.fit_batch(model, Y, missing="drop").converged.all()
     assert list(lanes.values()) == [50] * 4
-    np.testing.assert_allclose(found.loglik, alone.loglik, rtol=1e-12)
-    np.testing.assert_array_equal(found.status, alone.status)
-    np.testing.assert_allclose(found.coef, alone.coef, rtol=1e-9)
 
 
 def test_statistics_in_blocks_are_those_of_all_rows(monkeypatch):

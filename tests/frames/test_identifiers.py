@@ -304,6 +304,31 @@ def test_means_at_levels_by_value():
 # -- elsewhere
 
 
+CHOSEN = {
+    "numbers and text": [x for i in range(5) for x in (i, str(i))],
+    "large": [2**60 + i for i in range(10)],
+    "bytes": [b"a%d" % i for i in range(10)],
+    "zones": list(pd.date_range("2020-01-01", periods=10, tz="Europe/Berlin")),
+    "durations": list(pd.to_timedelta(np.arange(10), unit="s")),
+}
+
+
+@pytest.mark.parametrize("kind", CHOSEN)
+def test_effects_of_chosen_levels_by_value(kind):
+    """`levels=` takes values as they are in the data, and pictures of extremes show the levels that are extreme."""
+    from jaxlmm.plotting.ranef import caterpillar
+
+    rng = np.random.default_rng(5)
+    g = np.arange(40) % 10
+    data = pd.DataFrame({"y": 2.0 * rng.normal(size=10)[g] + rng.normal(size=40)})
+    data["g"] = pd.Series([CHOSEN[kind][i] for i in g], dtype=object)
+    fit = jaxlmm.lmm("y ~ 1 + (1 | g)", data)
+    own = (fit.fitted - fit.coef[0])[:10]  # effects in the order of CHOSEN
+    found = fit.ranef(levels={"g": [CHOSEN[kind][7], CHOSEN[kind][2]]})["g"]
+    np.testing.assert_allclose(found.values[:, 0], own[[7, 2]], rtol=1e-10)
+    np.testing.assert_allclose(np.ravel(caterpillar(fit, "g", "condvar", "", 0.95, 1).values), np.sort(own)[[0, -1]])
+
+
 def test_clusters_and_deletions_by_identifiers(reference):
     k = reference.data["k"]
     expected = reference.influence(by="k", exact="none")

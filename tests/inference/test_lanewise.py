@@ -405,3 +405,31 @@ def test_other_hypotheses_of_the_same_rows():
     for null in (np.nan, [0.0, 0.0, 0.0], [[0.0, 0.0]]):
         with pytest.raises(DataError, match="null: found"):
             found.against(null)
+
+
+@pytest.mark.parametrize(
+    "L", ["x", ["x", "(Intercept)"], {"x": 2.0, "(Intercept)": -1.0}, {"a": {"x": 1.0}, "b": [1, 0]}]
+)
+def test_hypotheses_by_name(L):
+    rng = np.random.default_rng(8)
+    data = {"g": np.arange(40) % 8, "x": rng.normal(size=40), "y": rng.normal(size=40)}
+    fit = jaxlmm.lmm("y ~ x + (1 | g)", data)
+    Y = fit.simulate(3, seed=1)
+    found = fit.refit(Y, tests=jaxlmm.Tests(L)).tests["satterthwaite"]
+    right = fit.refit(Y[1]).test(L)
+    assert found.names == right.names
+    np.testing.assert_allclose(found.statistic[1], right.rows.statistic, rtol=1e-6)
+    assert list(found.frame()["hypothesis"])[: len(right.names)] == list(right.names)
+    assert list(found.top(1, right.names[-1])["statistic"])[0] in found.statistic[:, -1]
+
+
+def test_names_that_nothing_has():
+    data = {"g": np.arange(40) % 8, "x": np.arange(40.0), "y": np.sin(np.arange(40))}
+    fit = jaxlmm.lmm("y ~ x + (1 | g)", data)
+    Y = np.tile(fit.model.y, (2, 1))
+    with pytest.raises(DataError, match="found coefficient 'z', expected some of"):
+        fit.refit(Y, tests=jaxlmm.Tests("z"))
+    with pytest.raises(DataError, match=r"names of coefficients are for Fit.refit"):
+        jaxlmm.fit_batch([fit.model], tests=jaxlmm.Tests("x"))
+    with pytest.raises(DataError, match="hypothesis: found 'z', expected 'x' or 0 to 0"):
+        fit.refit(Y, tests=jaxlmm.Tests("x")).tests["satterthwaite"].top(hypothesis="z")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from enum import IntEnum
@@ -37,12 +37,14 @@ from ..hypotheses.coding import Coding
 from ..local import INFORMATION, Inverse, Local, blocks_at, expanded, inverse, local_of
 from ..many.discoveries import qvalues
 from ..many.moderated import moderation
+from ..many.shares import Shares, share_count, shares_of
 from ..means.scale import response_scale
 from ..options import chart_of, check_options
 from ..robust import sandwich
 from ..robust.partition import dependent
 from ..small_sample import kenward_roger, satterthwaite
 from ..small_sample.degrees import DESIGN, rule_of
+from .linear import expression, has_names, hypotheses
 
 METHODS = ("satterthwaite", "kenward-roger", "kenward-roger-full", "residual", "asymptotic", *DESIGN)
 SMALL_SAMPLE = METHODS[:3]
@@ -71,7 +73,7 @@ class LaneTests(Shown):
     joint, den_df, joint_p : (b,) F test of all rows together;  num_df : its numerator degrees of freedom
     status : (b,) `jaxlmm.TestStatus` of all hypotheses together, that of the first that has no test
     each_status : (b, m) of every hypothesis
-    kind : library of data frames
+    kind : library of data frames;  names : (m,) of the hypotheses, where they have some
     """
 
     estimate: np.ndarray
@@ -86,18 +88,19 @@ class LaneTests(Shown):
     status: np.ndarray
     kind: str = "dict"
     each_status: Any = None  # not in files of earlier versions
+    names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.each_status is None:
             object.__setattr__(self, "each_status", np.repeat(self.status[:, None], self.estimate.shape[1], 1))
 
     def frame(self) -> Any:
-        """One row a data set and hypothesis, both numbered from 0, with the joint test of the data set beside it.
+        """One row a data set and hypothesis, numbered from 0 or by name, with the joint test of the data set beside it.
 
         `status` is that of the hypothesis, `joint_status` that of all together.
         """
         b, m = self.estimate.shape
-        columns: dict[str, Any] = {"dataset": np.repeat(np.arange(b), m), "hypothesis": np.tile(np.arange(m), b)}
+        columns: dict[str, Any] = {"dataset": np.repeat(np.arange(b), m), "hypothesis": self._labels() * b}
         names = {"estimate": "estimate", "std_error": "se", "df": "df", "statistic": "statistic", "p_value": "p"}
         columns |= {name: getattr(self, own).ravel() for name, own in names.items()}
         joint = {"joint": self.joint, "num_df": np.full(b, self.num_df), "den_df": self.den_df, "joint_p": self.joint_p}
@@ -105,6 +108,9 @@ class LaneTests(Shown):
         columns["status"] = [TestStatus(s).name.lower() for s in self.each_status.ravel()]
         columns["joint_status"] = np.repeat([TestStatus(s).name.lower() for s in self.status], m)
         return make_frame(self.kind, columns)
+
+    def _labels(self) -> list[Any]:
+        return list(self.names or range(self.estimate.shape[1]))
 
     def against(self, null: float = 0.0, side: str = "two-sided", delta: float = 0.0) -> LaneTests:
         """The same rows with other hypotheses, as `EMMeans.against`; the joint test has both sides and stays.
@@ -149,7 +155,7 @@ class LaneTests(Shown):
         columns |= {"lower": self.estimate - half, "upper": self.estimate + half}
         columns = columns if scale is None else scale.of_table(columns)
         b, m = self.estimate.shape
-        rows = {"dataset": np.repeat(np.arange(b), m), "hypothesis": np.tile(np.arange(m), b)}
+        rows = {"dataset": np.repeat(np.arange(b), m), "hypothesis": self._labels() * b}
         return make_frame(self.kind, rows | {name: x.ravel() for name, x in columns.items()})
 
     def moderated(self, sigma: Any) -> LaneTests:
@@ -184,13 +190,13 @@ class LaneTests(Shown):
         )  # fmt: skip
 
     def top(
-        self, n: int = 10, hypothesis: int | None = 0, names: Sequence[Any] | None = None, method: str = "bh"
+        self, n: int = 10, hypothesis: int | str | None = 0, names: Sequence[Any] | None = None, method: str = "bh"
     ) -> Any:  # fmt: skip
         """The n data sets with the smallest p values, as a frame with their false discovery rates.
 
         Parameters
         ----------
-        n : rows;  hypothesis : row of L, or None for the joint test
+        n : rows;  hypothesis : row of L, by number or name, or None for the joint test
         names : (b,) of the data sets; default their numbers
         method : of q values, "bh" or "storey", among all data sets with a test
         """
@@ -199,35 +205,40 @@ class LaneTests(Shown):
         check_word("method", method)
         if names is not None and np.shape(np.asarray(names, object))[:1] != (b,):
             raise DataError(f"names: expected {b}, one a data set, found {shown(names)}")
-        known = isinstance(hypothesis, int | np.integer) and not isinstance(hypothesis, bool)
-        if hypothesis is not None and not (known and 0 <= hypothesis < self.p.shape[1]):
-            raise DataError(
-                f"hypothesis: found {shown(hypothesis)}, expected 0 to {self.p.shape[1] - 1}, or None (joint)"
-            )
-        p = self.joint_p if hypothesis is None else self.p[:, hypothesis]
+        row = self._row(hypothesis)
+        p = self.joint_p if row is None else self.p[:, row]
         q = qvalues(p, method)
-        t = self.joint if hypothesis is None else self.statistic[:, hypothesis]
+        t = self.joint if row is None else self.statistic[:, row]
         rows = np.lexsort((-np.abs(np.nan_to_num(t)), np.where(np.isnan(p), np.inf, p)))[:n]
         columns: dict[str, Any] = {"dataset": rows if names is None else [names[i] for i in rows]}
-        if hypothesis is None:
+        if row is None:
             columns |= {"statistic": t[rows], "num_df": np.full(len(rows), self.num_df), "den_df": self.den_df[rows]}
         else:
             own = {"estimate": self.estimate, "std_error": self.se, "df": self.df, "statistic": self.statistic}
-            columns |= {name: values[rows, hypothesis] for name, values in own.items()}
+            columns |= {name: values[rows, row] for name, values in own.items()}
         columns |= {"p_value": p[rows], "q_value": q[rows]}
-        status = self.status if hypothesis is None else self.each_status[:, hypothesis]
+        status = self.status if row is None else self.each_status[:, row]
         return make_frame(self.kind, {**columns, "status": [TestStatus(s).name.lower() for s in status[rows]]})
+
+    def _row(self, hypothesis: Any) -> int | None:
+        if hypothesis is None or (isinstance(hypothesis, str) and hypothesis in self.names):
+            return None if hypothesis is None else self.names.index(hypothesis)
+        count = self.p.shape[1]
+        if not isinstance(hypothesis, int | np.integer) or isinstance(hypothesis, bool) or not 0 <= hypothesis < count:
+            own = " or ".join([*map(repr, self.names), f"0 to {count - 1}"])
+            raise DataError(f"hypothesis: found {shown(hypothesis)}, expected {own}, or None (joint)")
+        return int(hypothesis)
 
     def table(self) -> Table:
         """Means over the data sets with a test, and how many of them reject."""
-        good, m = self.each_status == TestStatus.OK, self.estimate.shape[1]
+        good = self.each_status == TestStatus.OK
         counts = good.sum(0)
         with np.errstate(invalid="ignore"):
-            numbers = (self.estimate, self.se, self.df, self.p < 0.05)
+            numbers = (self.estimate, self.se, self.df, np.where(np.isnan(self.p), np.nan, self.p < 0.05))
             means = [np.sum(np.where(good, x, 0.0), 0) / counts for x in numbers]
         cells = [format_column(means[0], 6), format_column(means[1]), format_df(means[2])]
         cells.append(["" if np.isnan(x) else f"{x:.3f}" for x in means[3]])
-        rows = tuple(zip(map(str, range(m)), *cells, strict=True))
+        rows = tuple(zip(map(str, self._labels()), *cells, strict=True))
         header = ("", "Mean estimate", "Mean SE", "Mean df", "p < 0.05")
         count = int(np.sum(self.status == TestStatus.OK))
         lost = [s for s in TestStatus if s and np.any(self.each_status == s)]
@@ -263,15 +274,18 @@ class Tests:
 
     Parameters
     ----------
-    L : (m, p) array, in the columns of X; rows that are combinations of others do not count in the joint test,
-        whose degrees of freedom do not depend on which rows say the same (in ``Fit.refit``, nor on the coding of X;
-        it is that of the design that was fitted, in data sets with missing responses too)
+    L : (m, p) array, in the columns of X; in ``Fit.refit`` also by names of coefficients, as in ``Fit.test``; rows that
+        are combinations of others do not count in the joint test, whose degrees of freedom do not depend on which rows
+        say the same (in ``Fit.refit``, nor on the coding of X; it is that of the design that was fitted, in data sets
+        with missing responses too)
     rhs : number or (m,)
     df : one or several of "satterthwaite", "kenward-roger", "kenward-roger-full", "residual", "asymptotic"; and, where
         a formula is known (``Fit.refit``, studies), "containment", "between-within", "between-within-sas"
     information, boundary_df : as in ``Fit.test``; on the boundary of each data set for itself
     robust : "CR0", "CR1", "CR1p", "CR1S", "CR2-mmrm" or "CR3", a sandwich with its own degrees of freedom in addition
         (key ``robust``), for one model with many complete responses
+    icc : True for the shares of the random parts in the variance (key ``icc``), in the order of ``Fit.icc``: estimates
+        with standard errors (delta method), and no tests
 
     Raises
     ------
@@ -283,20 +297,10 @@ class Tests:
 
     def __init__(
         self, L: Any, rhs: Any = 0.0, df: str | Sequence[str] = "satterthwaite", information: str | None = None,
-        boundary_df: str | None = None, robust: str | None = None,
+        boundary_df: str | None = None, robust: str | None = None, icc: bool = False,
     ):  # fmt: skip
-        if isinstance(L, str | Mapping):
-            raise DataError("L: names of coefficients are for Fit.test; expected rows (m, p) in the columns of X")
         refuse_masked("L", L)
         refuse_masked("rhs", rhs)
-        self.L = np.atleast_2d(numbers_of("L", L, "rows (m, p) in the columns of X"))
-        if self.L.ndim != 2 or not np.all(np.isfinite(self.L)) or not np.any(self.L):
-            raise DataError(f"L: expected a finite array (m, p) that is not zero, found shape {np.shape(L)}")
-        if np.ndim(rhs) > 1 or (np.ndim(rhs) == 1 and len(rhs) != len(self.L)):
-            raise DataError(f"rhs: expected a number or one for each of {len(self.L)} rows, found {np.shape(rhs)}")
-        self.rhs = np.broadcast_to(numbers_of("rhs", rhs), (len(self.L),))
-        if not np.all(np.isfinite(self.rhs)):
-            raise DataError(f"rhs: found {shown(rhs)}, expected finite numbers")
         check_names("df", df)
         self.df = (df,) if isinstance(df, str) else tuple(df)
         for method in self.df:
@@ -306,9 +310,24 @@ class Tests:
         kinds = [kind for kind in sandwich.KINDS if kind != "CR2"]
         if robust is not None and robust not in kinds:
             raise DataError(f"robust: found {robust!r}, expected one of {', '.join(kinds)} (CR2 is for single fits)")
-        self.information, self.boundary_df, self.robust = information, boundary_df, robust
-        self.turn = np.eye(len(self.L))
+        check_flag("icc", icc)
+        self.information, self.boundary_df, self.robust, self.icc = information, boundary_df, robust, icc
         self.of_design: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        self.asked = (L, rhs) if has_names(L) else None
+        self.names: tuple[str, ...] = ()
+        if self.asked is None:
+            self._choose_rows(L, rhs)
+
+    def _choose_rows(self, L: Any, rhs: Any) -> None:
+        self.L = np.atleast_2d(numbers_of("L", L, "rows (m, p) in the columns of X"))
+        if self.L.ndim != 2 or not np.all(np.isfinite(self.L)) or not np.any(self.L):
+            raise DataError(f"L: expected a finite array (m, p) that is not zero, found shape {np.shape(L)}")
+        if np.ndim(rhs) > 1 or (np.ndim(rhs) == 1 and len(rhs) != len(self.L)):
+            raise DataError(f"rhs: expected a number or one for each of {len(self.L)} rows, found {np.shape(rhs)}")
+        self.rhs = np.broadcast_to(numbers_of("rhs", rhs), (len(self.L),))
+        if not np.all(np.isfinite(self.rhs)):
+            raise DataError(f"rhs: found {shown(rhs)}, expected finite numbers")
+        self.turn = np.eye(len(self.L))
         self._choose_basis(Coding.of_columns(self.L.shape[1]))
 
     @property
@@ -316,10 +335,15 @@ class Tests:
         """Number of hypotheses that do not repeat others."""
         return len(self.turn)
 
-    def coded(self, coding: Coding) -> Tests:
-        """The same tests for a fit of a formula, whose factors have this coding; see `hypotheses`."""
+    def coded(self, coding: Coding, names: tuple[str, ...] = ()) -> Tests:
+        """The same tests for a fit of a formula, whose coefficients have names and whose factors this coding."""
         out = copy(self)
-        if self.L.shape[1] == len(coding.C):
+        if self.asked is not None:
+            L, rhs = self.asked
+            found, rows = hypotheses(L, names)
+            out._choose_rows(rows, rhs)
+            out.names, out.asked = found or tuple(expression(row, names) for row in out.L), None
+        if out.L.shape[1] == len(coding.C):
             out._choose_basis(coding)
         return out
 
@@ -362,17 +386,22 @@ class Tests:
     @property
     def keys(self) -> tuple[str, ...]:
         """Names of the results."""
-        return self.df if self.robust is None else (*self.df, self.robust)
+        return (*self.df, *(() if self.robust is None else (self.robust,)), *(("icc",) if self.icc else ()))
 
-    def empty(self, b: int, kind: str = "dict") -> dict[str, LaneTests]:
-        """Results without numbers for b data sets, with frames of a library."""
+    def empty(self, b: int, kind: str, parts: int) -> dict[str, LaneTests]:
+        """Results without numbers for b data sets of a model with random parts, with frames of a library."""
+        if self.asked is not None:
+            raise DataError("L: names of coefficients are for Fit.refit; expected rows (m, p) in the columns of X")
+        if self.icc and not parts:
+            raise DataError("icc: the model has no random parts")
         if lacking := [m for m in self.df if m in DESIGN and m not in self.of_design]:
             raise DataError(f"df: {lacking[0]!r} counts in the terms of a formula, which models of arrays do not have; "
                             "use Fit.refit of complete responses, or a study")  # fmt: skip
-        return {key: self._empty(b, kind) for key in self.keys}
+        lengths = {"icc": share_count(parts)}
+        out = {key: self._empty(b, kind, lengths.get(key, len(self.L))) for key in self.keys}
+        return {key: own if key == "icc" else replace(own, names=self.names) for key, own in out.items()}
 
-    def _empty(self, b: int, kind: str) -> LaneTests:
-        m = len(self.L)
+    def _empty(self, b: int, kind: str, m: int) -> LaneTests:
         estimate, se, df, statistic, p = np.full((5, b, m), np.nan)
         joint, den_df, joint_p = np.full((3, b), np.nan)
         status = np.full(b, TestStatus.NOT_FITTED, int)
@@ -396,6 +425,9 @@ class Tests:
             index = np.flatnonzero(good)
             if len(index):
                 self._fill(tests[self.robust], rows, index, self._sandwich(fitted, index))
+        if self.icc and good.any():
+            index = np.flatnonzero(good)
+            self._fill_shares(tests["icc"], rows[index], shares_of(fitted, index))
 
     def _by_design(self, method: str, found: _Found, rows: np.ndarray) -> _Found:
         """With the degrees of freedom of the designs of `rows`, where the method has these."""
@@ -431,6 +463,16 @@ class Tests:
         out.joint[here], out.den_df[here] = found.F * lost, found.den_df * lost
         out.joint_p[here] = f_tail(out.joint[here], out.num_df, out.den_df[here])
         out.status[here], out.each_status[here] = found.status, found.each
+
+    def _fill_shares(self, out: LaneTests, here: np.ndarray, found: Shares) -> None:
+        """Write shares of variance, which are not tested."""
+        each = np.where(found.known, TestStatus.OK, TestStatus.NOT_IDENTIFIED)
+        sure = found.definite[:, None] & ~np.isnan(found.se)
+        each = np.where(found.known & ~sure, TestStatus.NOT_DEFINITE, each)
+        out.estimate[here] = np.where(found.known, found.estimate, np.nan)
+        out.se[here] = np.where(each == TestStatus.OK, found.se, np.nan)
+        out.df[here] = np.where(each == TestStatus.OK, np.inf, np.nan)
+        out.each_status[here], out.status[here] = each, each.max(1)
 
     def _run(self, rule: Rule, fitted: Fitted, index: np.ndarray) -> list[_Found]:
         """Map tests over data sets, as many side by side as the solver has; a result a method."""

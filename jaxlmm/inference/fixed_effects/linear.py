@@ -99,9 +99,13 @@ def hypotheses(L: Any, coefficients: tuple[str, ...]) -> tuple[tuple[str, ...], 
         if all(np.isscalar(w) for w in L.values()):
             return (), [_row(L, coefficients)]
         return tuple(map(str, L)), [_row(w, coefficients) if isinstance(w, Mapping) else w for w in L.values()]
-    if isinstance(L, Sequence) and len(L) and all(isinstance(name, str) for name in L):
-        return tuple(L), [_row({name: 1.0}, coefficients) for name in L]
-    return (), L
+    return (tuple(L), [_row({name: 1.0}, coefficients) for name in L]) if has_names(L) else ((), L)
+
+
+def has_names(L: Any) -> bool:
+    """Whether hypotheses are given by names of coefficients."""
+    listed = isinstance(L, Sequence) and len(L) > 0 and all(isinstance(name, str) for name in L)
+    return isinstance(L, str | Mapping) or listed
 
 
 def _row(weights: Mapping[str, float], coefficients: tuple[str, ...]) -> np.ndarray:

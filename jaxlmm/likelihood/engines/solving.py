@@ -48,7 +48,11 @@ def _refined(direct: Apply, times: Apply, sizes: Apply, B: Array) -> Array:
     S, change = jax.lax.fori_loop(0, STEPS, step, (start, start))
     largest = jnp.max(jnp.abs(S), 0, initial=0.0)
     good = jnp.max(jnp.abs(change), 0, initial=0.0) <= FORWARD * largest
-    close = jnp.abs(B - times(S)) <= BACKWARD * (jnp.abs(B) + sizes(jnp.abs(S)))
+    scale = jnp.abs(B) + sizes(jnp.abs(S))
+    # rows whose solution is zero (of another group, where factors that join the groups have no variance) hold rounding
+    # of rounding, to which nothing of their own can be compared
+    rounding = jnp.finfo(S.dtype).eps * jnp.max(scale, 0, initial=0.0)
+    close = jnp.abs(B - times(S)) <= BACKWARD * (scale + rounding)
     return jnp.where(good & jnp.all(close, 0), S, jnp.nan)
 
 
