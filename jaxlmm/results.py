@@ -381,7 +381,7 @@ class Fit(FitBase):
         Raises
         ------
         FormulaError, DataError
-            As `jaxlmm.lmm`; for a random-effect term that is not there to be taken out.
+            As `jaxlmm.lmm`; for a term that is not there to be taken out.
         """
         changes = dict(
             weights=weights, offset=offset, residual=residual, variance=variance, relationship=relationship,

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from ..arguments import shown
 from ..errors import FormulaError
+from .parser import parse
 from .tokens import Reader
 
 
@@ -65,7 +66,7 @@ def updated(old: str, change: str) -> str:
     Raises
     ------
     FormulaError
-        For a text that is no formula, and a random-effect term that is not there to be taken out.
+        For a text that is no formula, and a term that is not there to be taken out.
     """
     if not isinstance(change, str):
         raise FormulaError(f"formula: found {shown(change)}, expected text such as '. ~ . - x'")
@@ -88,11 +89,26 @@ def updated(old: str, change: str) -> str:
             raise FormulaError(
                 f"{item.text} cannot be taken out; random-effect terms are {there}", text=change, position=0
             )
-        elif item.sign == "-" or not same:
+        elif item.sign == "-":
+            _check_there(item, made, change)
+            made.append(item)
+        elif not same:
             made.append(item)
     fixed = [item for item in made if not item.is_random]
     ordered = [*fixed, *(item for item in made if item.is_random)]
     return joined(_response(response, new_response), ordered)
+
+
+def _check_there(item: Summand, made: list[Summand], change: str) -> None:
+    """Refuse to take out what is not there: of responses in ``cbind`` a slope is ``trait:x``."""
+    fixed = [one for one in made if not one.is_random]
+    try:
+        before, after = (parse(joined("y", items)).side for items in (fixed, [*fixed, item]))
+    except FormulaError:  # for the formula as a whole to be said, or of columns with the names of functions
+        return
+    if before == after and item.plain != "0":  # which puts an intercept in
+        there = ", ".join(":".join(term) for term in before.terms) or "none"
+        raise FormulaError(f"{item.text} cannot be taken out; terms are {there}", text=change, position=0)
 
 
 def joined(response: str, items: Iterable[Summand]) -> str:

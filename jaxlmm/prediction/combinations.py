@@ -23,7 +23,7 @@ from ..frames.columns import extend_rows
 from ..inference.fixed_effects.linear import LinearTest, linear_test
 from ..inference.fixed_effects.wald import Wald, degrees
 from ..inference.means.margins import averaged_rows, combinations, predictions
-from ..inference.means.table import EMMeans
+from ..inference.means.table import EMMeans, type_of
 from ..likelihood.engines.orthogonal import bucket, pad_last
 from ..likelihood.parts import Term
 from .choice import Random, parts_of
@@ -122,11 +122,12 @@ def predicted_means(
     type: str, bias_adjust: bool | float, **method: Any,
 ) -> EMMeans:  # fmt: skip
     """Averages over rows of means with predicted random effects; see ``Fit.predictions``."""
-    if type != "link" or bias_adjust is not False or isinstance(newdata, str):
-        raise DataError(
-            "random: averages with random effects are on the scale of the model, of rows of data or newdata"
-        )
-    plain = predictions(fit, by, newdata, at, "asymptotic", level)
+    if isinstance(newdata, str):
+        raise DataError("random: averages with random effects are of rows of the data, or of a frame as newdata")
+    if bias_adjust is True:
+        raise DataError("bias_adjust: with random=, give the standard deviation of what is left out as a number")
+    plain = predictions(fit, by, newdata, at, "asymptotic", level, type, bias_adjust)
+    scale, _ = type_of(fit, type, bias_adjust)
     rows, parts = averaged_rows(fit, by, newdata, list(at or {})), parts_of(fit, random)
     own, kept = (fit.data, fit.frame.rows) if newdata is None else (newdata, rows.kept)
     held = combinations(fit, at)
@@ -138,11 +139,21 @@ def predicted_means(
         raise DataError(f"by: {m} averages with random effects have too many covariances; use fit.predict(se=True)")
     size = np.bincount(groups, minlength=m)
     shares = (groups[:, None] == np.arange(m)) / np.maximum(size, 1)
+    shift = plain.shift
+    if scale is not None:  # to first order, as without random effects
+        eta = Predictor.of(fit, "solver")(new, _states(parts), errors=False).mean
+        slope, fixed = scale(eta, order=1), eta - (0.0 if new.offset is None else new.offset)
+        shift, shares = shares.T @ (scale(eta) - slope * fixed), shares * slope[:, None]
     wald = combined(fit, new, shares, parts, tuple(f"average {i + 1}" for i in range(m)), df, **method)
     lacking = np.where(np.isfinite(plain.L).all(1), 0.0, np.nan)[:, None]
     there = ", ".join(part.text for part, wanted in zip(fit.frame.parts, parts, strict=True) if wanted)
     note = plain.note.replace("random effects at zero", f"with predicted effects of {there}")
-    return replace(plain, wald=wald, functions=np.eye(m) + lacking, note=note)
+    return replace(plain, wald=wald, functions=np.eye(m) + lacking, shift=shift, note=note)
+
+
+def _states(parts: Sequence[bool]) -> Callable[[int], str]:
+    """Which parts of the data new rows share."""
+    return lambda part: SHARED if part < len(parts) and parts[part] else ABSENT
 
 
 def combined(
@@ -168,11 +179,7 @@ def combined(
         raise DataError(f"the fit has no optimum, so errors are not known: {fit.estimate.status.advice}")
     by = fit.wald(df, **method)
     chart, found = by.parameters if by.parameters is not None else ("solver", None)
-
-    def state(part: int) -> str:
-        return SHARED if part < len(parts) and parts[part] else ABSENT
-
-    at = Predictor.of(fit, chart)
+    at, state = Predictor.of(fit, chart), _states(parts)
     value = at(new, state, errors=False).mean - (0.0 if new.offset is None else new.offset)
     mse, slopes, extra = _covariances(at, new, shares, state)
     root, total = root_of(mse), mse

@@ -51,6 +51,7 @@ def test_formulas_with_dots(old, change, expected):
     ("change", "message"),
     [
         (". ~ . - (1 | h)", r"\(1 \| h\) cannot be taken out; random-effect terms are \(1 \| g\)"),
+        (". ~ . - w", "w cannot be taken out; terms are a"),
         (". ~ - .", "all terms cannot be taken out"),
         (". + x", "one '~'"),
         (". ~ . +", "a term is missing"),

@@ -162,10 +162,31 @@ def test_methods_that_are_for_coefficients_alone():
     fit = slopes()[1]
     with pytest.raises(DataError, match="robust: sandwich covariances are for coefficients"):
         fit.test(L, robust="CR2")
-    with pytest.raises(DataError, match="random: averages with random effects are on the scale of the model"):
+    with pytest.raises(DataError, match="random: averages with random effects are of rows"):
         fit.predictions("Subject", newdata="grid", random=True)
     with pytest.raises(DataError, match="too many|nobody|not in the fit"):
         fit.predictions("Subject", newdata={"Days": [1.0], "Subject": ["nobody"]}, random=True)
+
+
+def test_averages_on_the_scale_of_the_response():
+    """Means of exp, with the covariance of the rows' own predictions (delta method)."""
+    rng = np.random.default_rng(0)
+    g, x, o = np.arange(60) % 10, rng.normal(size=60), 0.1 * rng.normal(size=60)
+    y = np.exp(0.3 * x + o + 0.5 * rng.normal(size=10)[g] + 0.3 * rng.normal(size=60))
+    fit = jaxlmm.lmm("log(y) ~ x + offset(o) + (1 | g)", {"y": y, "x": x, "o": o, "g": g})
+    rows = fit.predictions("row", random=True)
+    level = np.exp(np.asarray(rows.frame()["estimate"]))
+    np.testing.assert_allclose(level, np.exp(fit.fitted), rtol=1e-12)
+    W = (g[:, None] == np.arange(10)) / 6.0
+    means = fit.predictions("g", random=True, type="response")
+    np.testing.assert_allclose(means.frame()["estimate"], W.T @ level, rtol=1e-12)
+    J = W * level[:, None]
+    np.testing.assert_allclose(means.frame()["std_error"], np.sqrt(np.diag(J.T @ rows.vcov @ J)), rtol=1e-10)
+    assert "with predicted effects of (1 | g); back-transformed from log(y) to y" in means.table().note
+    corrected = fit.predictions("g", random=True, type="response", bias_adjust=0.3).frame()["estimate"]
+    np.testing.assert_allclose(corrected, W.T @ level * (1 + 0.3**2 / 2), rtol=1e-12)
+    with pytest.raises(DataError, match="bias_adjust: with random="):
+        fit.predictions("g", random=True, type="response", bias_adjust=True)
 
 
 @pytest.mark.slow
