@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..covariance.bands import BandKind
-from ..covariance.kinds import IntervalKind, PositiveKind
+from ..covariance.kinds import IntervalKind, PositiveKind, RealKind, VarianceKind
 from ..linalg import lower_from_vector, psd_cholesky, tril_indices
 from ..tolerances import FAINT, POSITIVE, SINGULAR
 from .basins import FAR, Basins
@@ -35,6 +35,8 @@ FURTHER_CORRELATIONS = (0.6, -0.6)
 LAST_STEPS = (-0.5, 0.5, -2.0, 2.0, -4.0)  # of all ranges and shapes, while no start has a finite criterion
 STRONG = 1.2  # the correlations, as an angle, of one more start where there are several that data tell little of:
 VAGUE = 0.15  # standard error, as an angle, above which they do
+SOME = 0.4  # standard deviation, in scaled coordinates, in place of one of several that came out as zero
+APART = 3.0  # of numbers that may be negative, what they are moved by there
 LITTLE = 0.1  # times the start value of a residual that effects may leave nothing for
 RICH = 0.75  # parameters of factors, of those of a free matrix, above which each level may be the one without a rest
 MAX_ITERATIONS = 100  # evaluations of a fit, its further starts included; twice where no optimum is known yet
@@ -126,9 +128,11 @@ class Search:
         )
         loadings = np.array([getattr(kind, "rank", None) is not None for kind, _ in kinds], bool)
         decays = np.array([placed[i] and isinstance(k, IntervalKind) and k.lower == 0.0 for k, i in kinds], bool)
+        beside = len(self.spec.parts) - (not self.spec.profiled)
+        turns = np.array([placed[i] and isinstance(k, IntervalKind) and i < beside for k, i in kinds], bool) & ~decays
         moved = []
-        if ranges.any() or decays.any():
-            self._surveyed(Distances.of(self.spec, ranges, decays), lanes, s, ends, dual)
+        if np.any(ranges | decays | turns):
+            self._surveyed(Distances.of(self.spec, ranges, decays, turns), lanes, s, ends, dual)
         if loadings.any():
             index = np.arange(len(kinds))
             moved += [
@@ -165,11 +169,25 @@ class Search:
             for step in FURTHER_CORRELATIONS:
                 rows = np.flatnonzero(np.any(self.point(ends).x[:, scales] == 0.0, -1))
                 self._improve([(rows, s[rows] + step * correlations)], lanes, ends, dual, rescue=False)
-            if self.spec.independent and not self.spec.profiled:  # effects may take over all of the variation
-                singular = np.any(boundaries(self.spec, self.point(ends).x), -1)
-                small = s * np.where(np.arange(s.shape[-1]) == s.shape[-1] - 1, LITTLE, 1.0)
-                rows = np.flatnonzero(singular | (ends.status != Status.CONVERGED))
-                self._improve([(rows, small[rows])], lanes, ends, dual, rescue=False)
+        sizes = np.array([isinstance(kind, VarianceKind) and i < beside and not placed[i] for kind, i in kinds], bool)
+        if sizes.any():  # of several variances some may be zero or others may
+            x = self.point(ends).x
+            rows = np.flatnonzero(np.any(x[:, sizes] == 0.0, -1) & (ends.status == Status.CONVERGED))
+            real = np.array([isinstance(kind, RealKind) and i < beside and not placed[i] for kind, i in kinds], bool)
+            mixed = {i for (_, i), one in zip(kinds, real, strict=True) if one}  # variances are not those of levels
+            others = np.array([i in mixed for _, i in kinds], bool)
+            swapped = np.where(sizes & (x == 0.0), SOME, np.where(others, np.where(sizes, LITTLE**2, s), x))
+            apart = [APART * one for one in np.eye(len(kinds))[real]]  # one level from all others
+            apart += [-APART * real] if mixed else [np.zeros(len(kinds))]
+            starts = [(rows, (swapped + more)[rows]) for more in apart]
+            self._improve(starts, lanes, ends, dual, rescue=False)
+        if (sizes | scales).any() and self.spec.independent and not self.spec.profiled:
+            # effects may take over all of the variation
+            singular = np.any(boundaries(self.spec, self.point(ends).x), -1)
+            small = s * np.where(np.arange(s.shape[-1]) == s.shape[-1] - 1, LITTLE, 1.0)
+            rows = np.flatnonzero(singular | (ends.status != Status.CONVERGED))
+            self._improve([(rows, small[rows])], lanes, ends, dual, rescue=False)
+        if scales.any():
             rows = np.flatnonzero(np.any(self.point(ends).x[:, scales] == 0.0, -1))
             if len(rows) and np.any(wanted := self._wanted(ends)):
                 asked = np.where(wanted, FURTHER_CORRELATIONS[0] * wanted, s)
@@ -177,17 +195,24 @@ class Search:
 
     def _surveyed(self, distances: Distances, lanes: np.ndarray, s: np.ndarray, ends: Ends, dual: np.ndarray) -> None:
         """Further starts, in place, where single evaluations along ranges say that there may be other optima."""
-        found, known = self.point(ends), ends.status == Status.CONVERGED
-        trials = distances.trials(s, np.where(known[:, None], found.x, s))  # (t, b, k)
+        if distances.beside.any():
+            rows = np.flatnonzero(ends.status == Status.MAX_ITERATIONS)
+            self._improve([(rows, distances.without_errors(self.point(ends).x[rows]))], lanes, ends, dual)
+        known = ends.status == Status.CONVERGED
+        rows = np.flatnonzero(~known | (ends.iterations + distances.count <= MAX_ITERATIONS))
+        if not len(rows):
+            return
+        start, found, known = s[rows], self.point(ends.take(rows)), known[rows]
+        trials = distances.trials(start, np.where(known[:, None], found.x, start))  # (t, b, k)
         t, b, k = trials.shape
-        once = self.run(np.tile(lanes, t), trials.reshape(-1, k), most=np.ones(t * b, int))
+        once = self.run(np.tile(lanes[rows], t), trials.reshape(-1, k), most=np.ones(t * b, int))
         trials, value = scaled(self.point(once), self.spec.degrees)
         value = np.where(once.status == Status.NOT_FINITE, np.inf, value).reshape(t, b)
         trials = trials.reshape(t, b, k)
-        ends.iterations[:] += t
-        pays = distances.valleys(value, s, found.x, np.where(known, found.value, np.inf))
+        ends.iterations[rows] += t
+        pays = distances.valleys(value, start, found.x, np.where(known, found.value, np.inf))
         each = [(np.flatnonzero(turn >= 0), turn[turn >= 0]) for turn in pays]
-        starts = [(rows, trials[turn, rows]) for rows, turn in each]
+        starts = [(rows[lane], trials[turn, lane]) for lane, turn in each]
         self._improve(starts, lanes, ends, dual, rescue=False)
 
     def _vague(self, ends: Ends, correlations: np.ndarray) -> np.ndarray:

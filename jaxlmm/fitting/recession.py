@@ -36,8 +36,8 @@ def lost(status: Any) -> np.ndarray:
 
 
 def logliks(spec: Spec, prepared: Prepared, theta: Any) -> Any:
-    """Log-likelihood at theta, and with residual variances that are larger by `RIDGE` (2,)."""
-    return jax.lax.map(lambda ridge: loglik_at(spec, prepared, theta, ridge), jnp.array([0.0, RIDGE]))
+    """Log-likelihood at theta, and with residual variances that are larger by `RIDGE`, and by a hundred times (3,)."""
+    return jax.lax.map(lambda ridge: loglik_at(spec, prepared, theta, ridge), jnp.array([0.0, RIDGE, 100.0 * RIDGE]))
 
 
 def without_maximum(spec: Spec, x: np.ndarray, start: np.ndarray, found: np.ndarray) -> np.ndarray:
@@ -46,11 +46,13 @@ def without_maximum(spec: Spec, x: np.ndarray, start: np.ndarray, found: np.ndar
     Parameters
     ----------
     x, start : (b, k) where they have ended and begun
-    found : (b, 3) `logliks` where they have ended, and what it was in the coordinates of the solver
+    found : (b, 4) `logliks` where they have ended, and what it was in the coordinates of the solver
     """
     ranges = np.array([isinstance(kind, PositiveKind) for kind, _ in spec.kinds], bool)
     left = np.any(np.abs(x - start)[:, ranges] > RUNAWAY, -1)
-    return left | ~np.all(np.abs(found[:, 1:] - found[:, :1]) < DROP, -1)
+    singular = ~np.all(np.abs(found[:, [1, 3]] - found[:, :1]) < DROP, -1)
+    # it has a limit where X takes what V leaves out; else it rises by log(10) / 2 for every tenth of what is added
+    return left | (singular & ~(found[:, 1] - found[:, 2] < DROP))
 
 
 def along(model: Model, method: str, theta: np.ndarray) -> list[tuple[int, int]]:

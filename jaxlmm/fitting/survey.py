@@ -17,10 +17,12 @@ from .newton import Point
 from .objective import Spec
 
 TIMES = np.array([0.025, 0.06, 0.15, 0.4, 1.0, 2.5, 7.0, 25.0])  # the start values of ranges
+ANGLES = np.linspace(-1.4, 1.4, len(TIMES))  # in place of ranges, where a correlation may be negative
 FINE = np.geomspace(0.03, 8.0, 20)  # the same, where there are no errors beside the field
 # Share of a field in the variance of it and of the errors beside it: on one path, and on the other; the last one where
-# the field has come out as nothing, or as more errors, as the likelihood may rise with a little of another.
-MUCH, MIDDLE, FAINT = 0.9, 0.35, 0.03
+# the field has come out as nothing, or as more errors, as the likelihood may rise with a little of another. A little in
+# place of much with correlations of steps: strong ones are of little where there is no range that could be short.
+MUCH, MIDDLE, FAINT, LITTLE = 0.9, 0.35, 0.03, 0.1
 LEAST = 1e-3  # standard deviation below which nothing says how large a part is
 DIP = 1e-3  # by which the criterion is lower than at a neighbour
 HIGH, HIGHER = 2.0, 6.0  # criterion above the known optimum from where no run pays; where there is a field alone
@@ -33,26 +35,32 @@ class Distances:
 
     ranges: np.ndarray  # logarithms of ranges
     decays: np.ndarray  # correlations over one unit of distance, as angles
+    turns: np.ndarray  # the same of steps, which may be negative; only where there are errors beside
     own: np.ndarray  # sizes of the parts that have these
     beside: np.ndarray  # sizes of errors beside them
     powers: np.ndarray  # of a standard deviation that sizes are
 
     @classmethod
-    def of(cls, spec: Spec, ranges: np.ndarray, decays: np.ndarray) -> Distances:
-        """Of all coordinates, some of which are ranges or decays."""
-        owners = {part for (_, part), one in zip(spec.kinds, ranges | decays, strict=True) if one}
+    def of(cls, spec: Spec, ranges: np.ndarray, decays: np.ndarray, turns: np.ndarray) -> Distances:
+        """Of all coordinates, some of which are ranges, decays or turns."""
+        owners = {part for (_, part), one in zip(spec.kinds, ranges | decays | turns, strict=True) if one}
         own = np.array([kind.has_scale and part in owners for kind, part in spec.kinds], bool)
         last = np.array([isinstance(k, VarianceKind) and i == len(spec.parts) - 1 for k, i in spec.kinds], bool)
-        return cls(ranges, decays, own, last & ~own, np.where(spec.degrees > 0, spec.degrees, 1.0))
+        return cls(ranges, decays, turns, own, last & ~own, np.where(spec.degrees > 0, spec.degrees, 1.0))
 
     @property
     def times(self) -> np.ndarray:
         """The start values of ranges, along a path."""
         return TIMES if self.beside.any() else FINE
 
+    @property
+    def count(self) -> int:
+        """Number of trials."""
+        return len(TIMES) * 2 if self.beside.any() else len(FINE)
+
     def trials(self, s: np.ndarray, known: np.ndarray) -> np.ndarray:
         """Points (t, b, k) to be evaluated, path after path, from start values s (b, k) and the known optima."""
-        base = np.where(self.ranges | self.decays, s, known)
+        base = np.where(self._moved, s, known)
         shapes = [self._shape(base, s, which) for which in (self.own, self.beside)]
         total = np.sqrt(sum(np.mean(self._sd(base, which)[:, which] ** 2, -1) for which in self._sized))[:, None]
         every = []
@@ -60,8 +68,14 @@ class Distances:
             x = base
             for which, shape, part in zip((self.own, self.beside), shapes, (share, 1.0 - share), strict=True):
                 x = np.where(which, (shape * total * np.sqrt(part[:, None])) ** self.powers, x)
-            every += [self._at(x, s, times) for times in self.times]
+            every += [self._at(x, s, i) for i in range(len(self.times))]
         return np.stack(every)
+
+    def without_errors(self, x: np.ndarray) -> np.ndarray:
+        """Points (b, k) with nothing beside the field, and as much in all: a ridge between both is curved, and long."""
+        own, beside = (np.sum(self._sd(x, which) ** 2, -1, keepdims=True) for which in (self.own, self.beside))
+        more = np.sqrt((own + beside) / np.maximum(own, 1e-300))
+        return np.where(self.beside, 0.0, np.where(self.own, x * more**self.powers, x))
 
     def valleys(self, value: np.ndarray, s: np.ndarray, known: np.ndarray, lowest: np.ndarray) -> np.ndarray:
         """Numbers (m, b) of the trials of which a run pays, best ones first; -1 for none.
@@ -85,6 +99,10 @@ class Distances:
         cost = np.where(dip & ~own & (paths < lowest + limit), paths, np.inf).reshape(t, b)
         order = np.argsort(cost, 0)[:MOST]
         return np.where(np.isfinite(np.take_along_axis(cost, order, 0)), order, -1)
+
+    @property
+    def _moved(self) -> np.ndarray:
+        return self.ranges | self.decays | self.turns
 
     @property
     def _sized(self) -> list[np.ndarray]:
@@ -113,18 +131,22 @@ class Distances:
             return np.ones((1, len(known)))
         share = self._share(known)
         nothing = (share < 0.3 * FAINT) | (self._range(known, s) < np.log(TIMES[0]))
-        return np.stack([np.full_like(share, MUCH), np.where(nothing, FAINT, MIDDLE)])
+        first = MUCH if np.any(self.ranges | self.decays) else LITTLE
+        return np.stack([np.full_like(share, first), np.where(nothing, FAINT, MIDDLE)])
 
     def _range(self, x: np.ndarray, s: np.ndarray) -> np.ndarray:
         """Logarithm of how many times the ranges of s those of x are (b,), on average."""
         ranges = np.where(self.ranges, x - s, 0.0)
         decays = np.where(self.decays, np.log(_log(s) / np.minimum(_log(x), -1e-300)), 0.0)
-        return np.sum(ranges + decays, -1) / np.sum(self.ranges | self.decays)
+        turns = np.where(self.turns, np.interp(x, ANGLES, np.log(TIMES)), 0.0)
+        return np.sum(ranges + decays + turns, -1) / np.sum(self._moved)
 
-    def _at(self, x: np.ndarray, s: np.ndarray, times: float) -> np.ndarray:
-        """Points (b, k) with ranges `times` what they are in s: the correlation over a distance is one to its power."""
+    def _at(self, x: np.ndarray, s: np.ndarray, i: int) -> np.ndarray:
+        """Points (b, k) with ranges times what they are in s: the correlation over a distance is one to its power."""
+        times = self.times[i]
         angle = 2.0 * np.arcsin(np.exp(0.5 * _log(s) / times)) - 0.5 * np.pi
-        return np.where(self.decays, angle, np.where(self.ranges, s + np.log(times), x))
+        found = np.where(self.decays, angle, np.where(self.ranges, s + np.log(times), x))
+        return np.where(self.turns, ANGLES[i % len(ANGLES)], found)
 
 
 def scaled(point: Point, degrees: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -399,11 +399,12 @@ def check_optimum(model, found):
 
 @pytest.mark.parametrize(
     ("name", "seed"),
-    [("csh", 0), pytest.param("ar1h", 4, marks=pytest.mark.slow)]
+    [("csh", 3), pytest.param("csh", 0, marks=pytest.mark.slow)]
     + [
         pytest.param(name, k, marks=pytest.mark.slow)
         for name in ("csh", "ar1h", "adh", "toeph", "hf")
         for k in range(1, 8)
+        if (name, k) != ("csh", 3)
     ],
 )
 def test_random_effects_of_which_a_variance_vanishes(name, seed):
@@ -412,7 +413,9 @@ def test_random_effects_of_which_a_variance_vanishes(name, seed):
     model = balanced(seed)(structure)
     found = fitting.estimate(model)
     check_optimum(model, found)
-    if (name, seed) in (("csh", 0), ("ar1h", 4)):  # the last level has none, and the curvature there says so
+    if (name, seed) == ("csh", 0):  # there is an optimum at zero too, of -222.952
+        assert found.loglik == pytest.approx(-222.423592, abs=1e-5)
+    if (name, seed) in (("csh", 3), ("ar1h", 4)):  # the last level has none, and the curvature there says so
         assert np.isneginf(found.theta[3]) and found.certificate.min_eigenvalue > 0.1
 
 

@@ -24,6 +24,9 @@ MODELS = {
     "field and nugget": ("y ~ x", {"residual": "ou(time | id) + iid()"}),
     "field alone": ("y ~ x", {"residual": "sp_sph(lon + lat | arm)"}),
     "field beside crossed effects": ("y ~ x + (1 | item) + exp(time | id)", {}),
+    "steps of a field": ("y ~ x + (1 | item) + ar1(step | id)", {}),
+    "hf of effects": ("y ~ x + hf(0 + f | id)", {}),
+    "variances by arm": ("y ~ x + diag(x | id, by=arm)", {}),
     "const_power": ("y ~ x + (1 | id)", {"variance": "const_power(z)"}),
     "const_power alone": ("y ~ x", {"variance": "const_power(z)"}),
     "const_power, car1": ("y ~ x", {"variance": "const_power(z)", "residual": "car1(time | id)"}),
@@ -39,7 +42,8 @@ def data():
     d = d[rng.random(len(d)) < 0.85].reset_index(drop=True)
     d = d.assign(y=rng.normal(size=len(d)) + rng.normal(size=GROUPS)[d.id])
     lon, lat = rng.uniform(0, 10, (2, len(d)))
-    return d.assign(lon=lon, lat=lat, item=rng.integers(0, 4, len(d)), arm=np.array(["A", "B"])[d.id % 2])
+    d = d.assign(lon=lon, lat=lat, item=rng.integers(0, 4, len(d)), arm=np.array(["A", "B"])[d.id % 2])
+    return d.assign(f=np.array(list("abc"))[rng.integers(0, 3, len(d))], step=d.time.astype(int))
 
 
 def best_of_random_starts(model, rng):

@@ -11,7 +11,7 @@ RANGE, FIELD, ERRORS = np.eye(3, dtype=bool)
 
 
 def distances(beside=ERRORS):
-    return Distances(RANGE, np.zeros(3, bool), FIELD, beside, np.ones(3))
+    return Distances(RANGE, np.zeros(3, bool), np.zeros(3, bool), FIELD, beside, np.ones(3))
 
 
 def test_the_size_of_all_covariances_is_the_best():
