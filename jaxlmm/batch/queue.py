@@ -34,6 +34,7 @@ SIZES_OTHERWISE = ((256, 256), (1024, 1024), (4096, 4096), (16384, 16384), (6553
 WORK = {"cpu": 2**15}
 WORK_OTHERWISE = 2**25
 LEAST = 50  # lanes of a queue below which another thread costs more than it saves
+PADDING = 2**24  # bytes of data that no lane needs, up to which another program would cost more
 FEWEST = 16  # slots: with these out of memory is what it says
 
 
@@ -131,8 +132,21 @@ class Runner:
         statistics = (lanes.data if shared.prepared is None else shared.prepared).statistics
         self.capacity, self.slots = sizes(-(-count // len(self.devices)), statistics.work, spec.count)
         self.spec, self.shared = spec, shared  # many small arrays, which a program takes faster than `device_put`
-        dealt = self._dealt(np.arange(count))[0]
+        each = sum(a.nbytes for a in jax.tree_util.tree_leaves(lanes)) / count
+        rows = self._rows(-(-count // len(self.devices)), each)
+        dealt = self._dealt(np.arange(count))[0].reshape(len(self.devices), -1)[:, :rows].ravel()
         self.lanes = jax.device_put(jax.tree_util.tree_map(lambda a: a[dealt], lanes))
+
+    def _rows(self, count: int, each: float) -> int:
+        """Rows of data on a device for `count` lanes of `each` bytes.
+
+        The capacity, so that one program serves all counts; where the rows that no lane needs would take much memory,
+        hardly more than there are lanes, and only the indices of the queue have its capacity.
+        """
+        if (self.capacity - count) * each <= PADDING:
+            return self.capacity
+        step = max(1, self.capacity // 32)
+        return min(self.capacity, -(-count // step) * step)
 
     def _dealt(self, lanes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Deal lanes to the queues.

@@ -53,6 +53,27 @@ def test_queues_of_a_gpu(monkeypatch):
 
 
 @pytest.mark.slow
+def test_large_data_are_not_padded(monkeypatch):
+    """Only the indices of a queue have its capacity where the data of the padding would be large."""
+    model, Y = design("one-way"), responses("one-way")
+    Y = Y.copy()
+    Y[::3, 0] = np.nan  # designs of their own, two shapes of which are in the batch
+    expected, init, rows = jaxlmm.fit_batch(model, Y), queue.Runner.__init__, []
+
+    def seen(self, spec, shared, lanes, count, *args):
+        init(self, spec, shared, lanes, count, *args)
+        rows.append((count, self.capacity, {len(a) for a in jax.tree_util.tree_leaves(self.lanes)}))
+
+    monkeypatch.setattr(queue, "PADDING", 0)
+    monkeypatch.setattr(queue.Runner, "__init__", seen)
+    monkeypatch.setattr(queue, "sizes", lambda *args: (1024, 64))
+    found = jaxlmm.fit_batch(model, Y)
+    assert rows and all(kept == {-(-count // 32) * 32} and count < capacity for count, capacity, kept in rows)
+    np.testing.assert_allclose(found.loglik, expected.loglik, rtol=1e-12)
+    np.testing.assert_array_equal(found.status, expected.status)
+
+
+@pytest.mark.slow
 def test_out_of_memory_is_answered_by_fewer_slots(monkeypatch):
     model, Y = design("one-way"), responses("one-way")
     expected, drained, tried = jaxlmm.fit_batch(model, Y).loglik, queue._drained, []
