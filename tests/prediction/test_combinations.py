@@ -190,6 +190,36 @@ def test_averages_on_the_scale_of_the_response():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("random", "kept"), [("item", [1]), (["g"], [0]), (True, [0, 1])])
+@pytest.mark.parametrize("spread", [False, 0.3])
+def test_averages_of_the_response_with_some_random_terms_by_the_delta_method(random, kept, spread):
+    """Errors from Henderson's equations written out, in the direction of the derivative of the average."""
+    rng = np.random.default_rng(3)
+    g, i = np.divmod(np.arange(48), 6)
+    x, o = rng.normal(size=(2, 48))
+    eta = 1 + 0.3 * x + 0.5 * rng.normal(size=8)[g] + 0.4 * rng.normal(size=6)[i] + o
+    data = {"g": g.astype(str), "item": i.astype(str), "x": x, "o": o, "y": np.exp(eta + 0.3 * rng.normal(size=48))}
+    fit = jaxlmm.lmm("log(y) ~ x + offset(o) + (1 | g) + (1 | item)", data)
+    s = fit.parameters()["estimate"]
+    v = [float(s[k]) for k in range(3)]
+    X, Z = np.column_stack([np.ones(48), x]), [np.eye(8)[g], np.eye(6)[i]]
+    both = np.column_stack([X, *Z])
+    A = both.T @ both / v[2] + np.diag(np.r_[0, 0, np.full(8, 1 / v[0]), np.full(6, 1 / v[1])])
+    C = np.linalg.inv(A)
+    there = np.column_stack([X, *(z if k in kept else 0 * z for k, z in enumerate(Z))])
+    eta = there @ (C @ both.T @ (np.log(data["y"]) - o)) / v[2] + o
+    factor = 1 + 0.5 * spread**2
+    groups = np.eye(6)[i] / 8
+    D = groups.T @ (factor * np.exp(eta)[:, None] * there)
+    means = fit.predictions("item", random=random, type="response", bias_adjust=spread)
+    found = means.frame()
+    np.testing.assert_allclose(found["estimate"], groups.T @ (factor * np.exp(eta)), rtol=1e-7)
+    np.testing.assert_allclose(found["std_error"], np.sqrt(np.diagonal(D @ C @ D.T)), rtol=1e-7)
+    assert "with predicted effects of" in str(means)
+    assert "back-transformed from log(y) to y" in str(means)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("df", ["satterthwaite", "kenward-roger", "residual"])
 def test_single_rows_are_predictions_also_of_random_functions(df):
     rng = np.random.default_rng(0)
