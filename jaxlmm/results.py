@@ -1097,7 +1097,8 @@ def fit_frame(
     """Estimate a model whose rows are described by `frame`."""
     with float64():
         found = estimate(model, method, start)
-        if call.engine == "auto" and (other := estimate_by_v(model, method, found, start)):
+        wanted = call.engine
+        if wanted == "auto" and (other := estimate_by_v(model, method, found, start)):
             model, found = other
             call = dataclasses.replace(call, engine=model.engine)
     text = found.status.advice if found.status != Status.CONVERGED else no_covariance(model, found)

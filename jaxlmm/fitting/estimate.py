@@ -14,7 +14,7 @@ from ..arguments import numbers_of
 from ..covariance.trial import ROUNDING, is_shipped
 from ..errors import DataError
 from ..likelihood.confounding import check_left_by
-from ..likelihood.engines import DENSE, MARGINAL, Blocks
+from ..likelihood.engines import DENSE, Blocks
 from ..likelihood.model import Model
 from ..likelihood.parts import Term
 from ..likelihood.prepared import Basis, Prepared, conditioned, lean, prepare, weighted
@@ -99,7 +99,7 @@ def by_v(model: Model) -> Model | None:
     Terms that cross clusters are eliminated with the inverse of what is within clusters, the residual covariance. That
     may be singular at the optimum where V is not.
     """
-    if model.engine != MARGINAL.name or not model.layout.outer or len(model.y) > MOST_ROWS:
+    if not model.evaluator.inverts_residual(model) or len(model.y) > MOST_ROWS:
         return None
     return replace(model, evaluator=DENSE, layout=DENSE.layout(model))
 

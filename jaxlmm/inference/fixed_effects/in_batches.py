@@ -388,7 +388,7 @@ class Tests:
         """Names of the results."""
         return (*self.df, *(() if self.robust is None else (self.robust,)), *(("icc",) if self.icc else ()))
 
-    def empty(self, b: int, kind: str, parts: int) -> dict[str, LaneTests]:
+    def empty(self, b: int, kind: str = "dict", parts: int = 0) -> dict[str, LaneTests]:
         """Results without numbers for b data sets of a model with random parts, with frames of a library."""
         if self.asked is not None:
             raise DataError("L: names of coefficients are for Fit.refit; expected rows (m, p) in the columns of X")

@@ -62,6 +62,10 @@ class Engine:
         """For ``engine="auto"``: the lowest is taken, 0 without asking further engines; None is never taken."""
         return None
 
+    def inverts_residual(self, model: Any) -> bool:
+        """Whether values need the inverse of the residual covariance, which may be singular where V is not."""
+        return False
+
     def layout(self, model: Any) -> Any:
         """What is found from grouping factors and places, once a model: a pytree of integers, ``model.layout``."""
         return None

@@ -27,6 +27,10 @@ class MarginalEngine(Engine):
         """Where no other engine is asked."""
         return 3
 
+    def inverts_residual(self, model: Any) -> bool:
+        """Where terms cross clusters: they are eliminated with it."""
+        return bool(model.layout.outer)
+
     def layout(self, model: Any) -> Clusters:
         """See `Clusters`; refuses clusters that are too large."""
         found = arrange(model.random, model.residual, len(model.y))
