@@ -58,6 +58,11 @@ def chunks(b: int, n: int, parameters: int = 0, together: bool = False) -> list[
     return [rows for rows in np.array_split(np.arange(b), count) if len(rows)] if b else []
 
 
+def queues_of(parts: Sequence[np.ndarray]) -> int:
+    """Queues of each of the chunks: one chunk has those of all workers."""
+    return workers() if len(parts) == 1 else 1
+
+
 def run(tasks: Sequence[Callable[[], None]], counts: Sequence[int], progress: Progress) -> None:
     """Run tasks on all cores until they are done or the user interrupts, which is not an error.
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
+from jax.tree_util import tree_map
 
 from ..fitting.newton import Status
 from ..fitting.objective import Spec
@@ -15,6 +16,7 @@ from ..fitting.units import Estimates
 from ..frames.columns import make_frame
 from ..frames.tables import Shown, Table, format_column
 from ..likelihood.model import Model
+from .queue import sizes
 from .responses import Lane, Shared
 
 Replicate = Estimates  # one row of a `BatchFit`: its numbers by the same names
@@ -150,6 +152,13 @@ class Fitted(NamedTuple):
     rows: tuple[Model, np.ndarray] | None  # the design and the responses (b, n), where data sets share it
     model: Model | None  # the design as it was given, where there is one
     complete: bool  # whether these data sets have all of its rows
+
+    def queued(self, index: np.ndarray) -> tuple[int, np.ndarray, Lane]:
+        """How many of some data sets to map over side by side; their places, repeated to few shapes, and lanes."""
+        statistics = (self.lanes.data if self.shared.prepared is None else self.shared.prepared).statistics
+        capacity, slots = sizes(len(index), statistics.work, self.spec.count)
+        place = np.resize(index, -(-len(index) // capacity) * capacity)
+        return slots, place, tree_map(lambda a: np.asarray(a)[place], self.lanes)
 
 
 class Testing(Protocol):

@@ -27,7 +27,7 @@ from ..pytrees import replace
 from ..runtime.precision import float64
 from ..runtime.programs import compiled
 from ..tolerances import FITTED_BY_X
-from .chunks import Progress, chunks, run, workers
+from .chunks import Progress, chunks, queues_of, run
 from .fits import BatchFit, Fitted, Testing
 from .missing import patterns, repeated, stacks_of_masked
 from .queue import Runner
@@ -206,7 +206,7 @@ def refit_batch(
     apart = missing == "drop" or weights is not None or again is not None  # data sets may be prepared on their own
     floats = max(design.floats, floats_of(model)) if apart else design.floats
     parts = chunks(count, floats, spec.count, not apart and tests is None)
-    queues, same = workers() if len(parts) == 1 else 1, model if weights is None and again is None else None
+    queues, same = queues_of(parts), model if weights is None and again is None else None
     job = Job(spec, out, columns, tests, _start(model, spec, start, count), queues, same)
     if missing == "drop" and column is None and weights is None:
         order = np.argsort(patterns(Y), kind="stable")  # those of one pattern together
@@ -230,7 +230,7 @@ def refit_design(
     check_left_by(model.X, model.random, method)
     out = BatchFit.empty(len(Y), model.X.shape[1], spec, Status.NOT_RUN, names, kind, tests)
     parts = chunks(len(Y), design.floats, spec.count, tests is None)
-    job = Job(spec, out, np.arange(model.X.shape[1]), tests, None, workers() if len(parts) == 1 else 1)
+    job = Job(spec, out, np.arange(model.X.shape[1]), tests, None, queues_of(parts))
 
     def task(rows: np.ndarray) -> None:
         _refit_chunk(job, design, rows, Y[rows], None, None, "status", None)
@@ -251,7 +251,7 @@ def fit_drawn(
         design = design_of(model)
         draw = drawer(design)
     parts = chunks(count, design.floats, spec.count, True)
-    job = Job(spec, out, np.arange(p), None, None, workers() if len(parts) == 1 else 1)
+    job = Job(spec, out, np.arange(p), None, None, queues_of(parts))
 
     def task(rows: np.ndarray) -> None:
         job.fit_responses(rows, design, draw(rows))

@@ -140,6 +140,13 @@ class Inverse(NamedTuple):
         change = xp.abs(xp.tensordot(self.lost.T, slopes, 1))
         return xp.max(change, 0, initial=0.0) < INDEPENDENT
 
+    def identifies(self, J: Any) -> Any:
+        """Whether values with slopes J (..., k) stay where they are along `lost` (...)."""
+        xp = module_of(self.W)
+        spread = xp.linalg.norm(J * self.unit, axis=-1)[None]
+        moved = xp.abs(xp.tensordot(self.lost.T, xp.moveaxis(J, -1, 0), 1))
+        return ~xp.any(moved > INDEPENDENT * spread, 0)
+
     def identified(self, Phi: Any, P: Any) -> Any:
         """Whether X'V^-1 X does not move along `lost`."""
         return module_of(self.W).all(self.known(P @ Phi))

@@ -18,7 +18,6 @@ from ..likelihood.model import block_at
 from ..linalg import quadratic
 from ..runtime.precision import float64
 from ..runtime.programs import compiled_by_size
-from ..tolerances import INDEPENDENT
 from .local import INFORMATION, Inverse, inverse, local, may_be_flat, prepared_for
 from .options import check_information
 
@@ -80,9 +79,7 @@ class Uncertain:
     def identifies(self, J: np.ndarray) -> np.ndarray:
         """Whether values with slopes J (..., k) stay where they are along what the data do not identify (...)."""
         assert self.inverse is not None
-        spread = np.linalg.norm(J * self.inverse.unit, axis=-1)[None]
-        moved = np.abs(np.tensordot(self.inverse.lost.T, np.moveaxis(J, -1, 0), 1))
-        return ~np.any(moved > INDEPENDENT * spread, 0)
+        return self.inverse.identifies(J)
 
     def parameters(self, coef: Array, x: Array) -> Parameters:
         """Everything at fixed effects and coordinates."""

@@ -477,10 +477,7 @@ class Tests:
     def _run(self, rule: Rule, fitted: Fitted, index: np.ndarray) -> list[_Found]:
         """Map tests over data sets, as many side by side as the solver has; a result a method."""
         L = self.L[:, fitted.columns]
-        statistics = (fitted.lanes.data if fitted.shared.prepared is None else fitted.shared.prepared).statistics
-        capacity, slots = sizes(len(index), statistics.work, fitted.spec.count)
-        place = np.resize(index, -(-len(index) // capacity) * capacity)  # few shapes to compile
-        lanes = jax.tree_util.tree_map(lambda a: np.asarray(a)[place], fitted.lanes)
+        slots, place, lanes = fitted.queued(index)
         few = platform() == "cpu" and len(index) <= FEW
         every = (_over_few_lanes if few else _over_lanes)(
             rule, slots, self.turn, L, self.rhs, fitted.shared, lanes, fitted.x[place]

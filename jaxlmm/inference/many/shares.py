@@ -10,7 +10,6 @@ import numpy as np
 from jax import Array
 
 from ...batch.fits import Fitted
-from ...batch.queue import sizes
 from ...batch.responses import Lane, Shared, assemble
 from ...errors import DataError
 from ...fitting.objective import Spec
@@ -18,7 +17,6 @@ from ...likelihood.model import Model
 from ...likelihood.parts import Term
 from ...linalg import quadratic
 from ...runtime.programs import compiled
-from ...tolerances import INDEPENDENT
 from ..local import inverse, local
 from ..shares import mean_weights, variances
 from ..uncertain import values_at
@@ -52,12 +50,8 @@ def shares_of(fitted: Fitted, index: np.ndarray) -> Shares:
             "tests: icc=True needs one design, and complete responses where variances differ between rows (random "
             "slopes, relationships, fields, weights); use Fit.icc for these"
         )
-    statistics = (fitted.lanes.data if fitted.shared.prepared is None else fitted.shared.prepared).statistics
-    capacity, slots = sizes(len(index), statistics.work, fitted.spec.count)
-    place = np.resize(index, -(-len(index) // capacity) * capacity)  # few shapes to compile
-    lanes = jax.tree_util.tree_map(lambda a: np.asarray(a)[place], fitted.lanes)
-    weights = mean_weights(model)
-    found = _shares(fitted.spec.absolute, slots, weights, fitted.shared, lanes, fitted.x[place])
+    slots, place, lanes = fitted.queued(index)
+    found = _shares(fitted.spec.absolute, slots, mean_weights(model), fitted.shared, lanes, fitted.x[place])
     return Shares(*(np.asarray(a)[: len(index)] for a in found))
 
 
@@ -81,8 +75,7 @@ def _shares(spec: Spec, slots: int, weights: Any, shared: Shared, lanes: Lane, x
         J, estimate = jax.jacfwd(shares, has_aux=True)(inputs[1])
         here = local(spec, prepared, "solver", inputs[1])
         inv = inverse(here.observed, here)
-        moved = jnp.abs(J @ inv.lost) > INDEPENDENT * jnp.linalg.norm(J * inv.unit, axis=1)[:, None]
         variance = jnp.where(jnp.any(J != 0, 1), quadratic(J, inv.W), jnp.nan)
-        return Shares(estimate, jnp.sqrt(jnp.maximum(variance, 0.0)), inv.definite, ~jnp.any(moved, 1))
+        return Shares(estimate, jnp.sqrt(jnp.maximum(variance, 0.0)), inv.definite, inv.identifies(J))
 
     return jax.lax.map(one, (lanes, x), batch_size=slots)
