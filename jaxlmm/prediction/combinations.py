@@ -3,9 +3,9 @@
 SAS's ``ESTIMATE ... | ...``: with the levels of a grouping factor at hand as the population (McLean, Sanders & Stroup
 1991, American Statistician 45, 54-64). A combination is a weighted sum of rows that are predicted (see `errors`), so
 that its weights a of the data, ``b = (-a, 1)``, give with their errors the covariances between combinations too, ``b'V
-b`` and their derivatives ``b'V_i b``, from which degrees of freedom follow as those of coefficients do. Second derivatives of
-the MSE have a part ``b'V_ij b`` beside that of the weights: the full form of Kenward and Roger takes half of it, summed
-with W, away (Prasad & Rao 1990; Harville & Jeske 1992), which for coefficients is their R_ij.
+b`` and their derivatives ``b'V_i b``, from which degrees of freedom follow as those of coefficients do. Second
+derivatives of the MSE have a part ``b'V_ij b`` beside that of the weights: the full form of Kenward and Roger takes
+half of it, summed with W, away (Prasad & Rao 1990; Harville & Jeske 1992), which for coefficients is their R_ij.
 """
 
 from __future__ import annotations
