@@ -122,11 +122,11 @@ def within(side: Side) -> Side:
 def _bar(bar: Bar, formula: str) -> str:
     """A bar of the stacked rows: effects within traits, those of a structure over columns correlated between traits."""
     if isinstance(bar.shape, Composed):
-        return f"({_written(bar.shape)[1:-1]} | {bar.group_label})"
+        return f"({_written(bar.shape)[1:-1]} | {bar.group_text})"
     if bar.structure in PLAIN and bar.group:
-        return f"{bar.structure or ''}({within(bar.side).text} | {bar.group_label}{_options(bar.options)})"
+        return f"{bar.structure or ''}({within(bar.side).text} | {bar.group_text}{_options(bar.options)})"
     if bar.shape is not None and bar.group:
-        return f"(us({TRAIT}) @ {_written(bar.shape)} | {bar.group_label})"
+        return f"(us({TRAIT}) @ {_written(bar.shape)} | {bar.group_text})"
     raise FormulaError(
         f"cbind: {bar.structure}() of effects, or over all rows, has no form for several responses; stack them in the "
         f"data and write, for example, (us({TRAIT}) @ ar1(time) | id)",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from keyword import iskeyword
 
 
 @dataclass(frozen=True)
@@ -142,6 +143,11 @@ class Bar:
         """The grouping factor as lme4 writes it, for example ``"cask:batch"``."""
         return ":".join(self.group)
 
+    @property
+    def group_text(self) -> str:
+        """The grouping factor as a formula has it."""
+        return ":".join(map(quoted, self.group))
+
 
 @dataclass(frozen=True)
 class Formula:
@@ -184,3 +190,14 @@ class Formula:
         for alias, name in self.aliases:
             label = label.replace(alias, name)
         return label
+
+    def written(self, text: str) -> str:
+        """Put the names of columns back for their stand-ins, as a formula has them."""
+        for alias, name in self.aliases:
+            text = text.replace(alias, quoted(name))
+        return text
+
+
+def quoted(name: str) -> str:
+    """The name of a column as a formula has it, in backticks where it is no plain one."""
+    return name if name.isidentifier() and not iskeyword(name) else f"`{name}`"

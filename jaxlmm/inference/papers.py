@@ -102,8 +102,9 @@ def side_by_side(
     def put(into: dict[str, np.ndarray], name: str, i: int, value: float) -> None:
         into.setdefault(name, np.full(len(fits), np.nan))[i] = value
 
-    for i, fit in enumerate(fits):
-        rows = fit.wald(df=df, **options).rows(np.eye(len(fit.coef)))
+    tests = [fit.wald(df=df, **options) for fit in fits]
+    for i, (fit, wald) in enumerate(zip(fits, tests, strict=True)):
+        rows = wald.rows(np.eye(len(fit.coef)))
         for name, estimate, se, chance in zip(fit.coef_names, rows.estimate, rows.se, rows.p, strict=True):
             for into, value in ((coefficients, estimate), (errors, se), (p, chance)):
                 put(into, name, i, float(value))
@@ -117,7 +118,8 @@ def side_by_side(
     said = dict.fromkeys(
         f"{name}: {fit.frame.formula.text}, {fit.method}" for name, fit in zip(names, fits, strict=True)
     )
-    note = "\n".join([*said, f"standard errors in parentheses; tests: {df}"])
+    labels = dict.fromkeys(wald.label for wald in tests)
+    note = "\n".join([*said, f"standard errors in parentheses; tests: {'; '.join(labels)}"])
     blocks = ((COEFFICIENTS, coefficients), (SPREAD, spread), (CRITERIA, criteria))
     return SideBySide(names, blocks, errors, p, note, fits[0].frame.kind)
 

@@ -47,11 +47,11 @@ def parts_of(fit: FitBase, random: Random) -> tuple[bool, ...]:
 
 def _matches(part: Any, text: str) -> bool:
     own = _plain(part.text)
-    return text in (own, own.split("[")[0]) or sorted(text.split(":")) == sorted(part.group_label.split(":"))
+    return text in (own, own.split("[")[0]) or sorted(text.split(":")) == sorted(_plain(part.group_label).split(":"))
 
 
 def _plain(text: str) -> str:
-    return "".join(text.split())
+    return "".join(text.replace("`", "").split())
 
 
 def _canonical(fit: FitBase, text: str) -> list[str]:
@@ -59,7 +59,7 @@ def _canonical(fit: FitBase, text: str) -> list[str]:
     formula = fit.frame.formula
     try:
         known = {**NAMES, **(fit.call.structures or {})}
-        bars = parse(f"{formula.response} ~ {text.lstrip('~ ')}", known, fit.frame.used).bars
+        parsed = parse(f"{formula.written(formula.response)} ~ {text.lstrip('~ ')}", known, fit.frame.used)
     except FormulaError:
         return []
-    return [_plain(f"{bar.structure or ''}({bar.lhs} | {bar.group_label})") for bar in bars]
+    return [_plain(parsed.readable(f"{bar.structure or ''}({bar.lhs} | {bar.group_label})")) for bar in parsed.bars]

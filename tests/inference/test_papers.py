@@ -32,6 +32,7 @@ def test_fits_side_by_side(fits):
     text = str(found)
     assert "10.47 (1.55), p = 1.26e-11" in text or "10.47 (1.55), p" in text
     assert "slopes: Reaction ~ Days + (Days | Subject), REML" in text
+    assert "tests: robust covariance CR0, 18 clusters" in str(jaxlmm.side_by_side(*fits, df="asymptotic", robust="CR0"))
     assert "\\toprule" in found.latex() and "| Days |" in found.markdown().replace("|   Days", "| Days")
     with pytest.raises(DataError, match="names: expected 2 different ones"):
         jaxlmm.side_by_side(*fits, names=["a", "a"])

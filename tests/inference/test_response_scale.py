@@ -272,6 +272,21 @@ def test_a_decreasing_scale_turns_sides_around(data):
     np.testing.assert_allclose(shown["p_value"], link["p_value"], rtol=1e-8)
     np.testing.assert_allclose(shown["lower"], 100 / np.asarray(link["upper"]), rtol=1e-10)
     assert np.all(np.asarray(shown["upper"]) == np.inf)
+    asked = fit.emmeans("cond", type="response", df="asymptotic").against(null=290.0, side="greater")
+    assert "one-sided tests: > 290" in str(asked)
+
+
+@pytest.mark.slow
+def test_hypotheses_of_a_decreasing_logarithm_are_said_as_asked(data):
+    up, down = (jaxlmm.lmm(f"{sign}log(Reaction) ~ cond + (1 | Subject)", data) for sign in ("", "-"))
+    for side, words in ((">", "non-inferiority: > 1 / 1.25"), ("<", "non-superiority: < 1 * 1.25"),
+                        ("two-sided", "equivalence: between 1 / 1.25 and 1 * 1.25")):  # fmt: skip
+        asked = [
+            fit.emmeans("cond", type="response").pairs().against(side=side, delta=1.25, adjust="holm")
+            for fit in (up, down)
+        ]
+        assert all(words in str(found) for found in asked)
+        np.testing.assert_allclose(*(found.frame()["p_value"] for found in asked), rtol=1e-6)
 
 
 def test_hommel_is_its_definition():

@@ -155,6 +155,28 @@ def test_advice():
     assert interior.sentences == ("The fit has converged at an interior optimum: nothing needs to be done.",)
 
 
+@pytest.mark.slow
+def test_columns_with_unusual_names_are_terms_as_others():
+    """Step, ranova and predictions of columns with spaces, or named as functions are, by plain names."""
+    rng = np.random.default_rng(4)
+    g, x, c = np.repeat(np.arange(10), 6), rng.normal(size=60), np.tile(["p", "q"], 30)
+    y = rng.normal(size=10)[g] + rng.normal(size=60)
+    plain = jaxlmm.lmm("y ~ x + k * w + (x | g) + (1 | h)", {"y": y, "x": x, "k": c, "w": x**2, "g": g, "h": g % 7})
+    data = {"the y": y, "an x": x, "C": c, "w": x**2, "the g": g, "h": g % 7}
+    fit = jaxlmm.lmm("`the y` ~ `an x` + C * w + (`an x` | `the g`) + (1 | h)", data)
+    found, expected = fit.step(), plain.step()
+    names = {"x": "an x", "k": "C", "g": "`the g`"}
+    np.testing.assert_allclose(found.p, expected.p, rtol=1e-6)
+    fixed = [term for kind, term in zip(expected.kinds, expected.terms, strict=True) if kind == "fixed"]
+    assert len(fixed) >= 2
+    assert list(found.terms[-len(fixed) :]) == [":".join(names.get(t, t) for t in term.split(":")) for term in fixed]
+    assert fit.ranova().terms[1:] == ("an x in (1 + `an x` | `the g`)", "(1 | h)")
+    for name, own in (("the g", "g"), ("(`an x` | `the g`)", "(x | g)"), ("(1 + an x | the g)", "(1 + x | g)")):
+        np.testing.assert_allclose(fit.predict(random=name), plain.predict(random=own), rtol=1e-6)
+    both = jaxlmm.lmm("cbind(w, y) ~ 1 + (1 | `the g`)", {"w": x, "y": y, "the g": g})
+    assert both.frame.parts[0].group == "the g"
+
+
 def test_no_random_effects_to_leave_out(sleep):
     with pytest.raises(DataError, match="law: found 'exact'"):
         sleep.ranova(law="exact")

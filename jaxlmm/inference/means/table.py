@@ -345,8 +345,12 @@ class EMMeans(Shown):
             return [self.side.words(f"{self.null:.6g}", f"{self.side.delta:.6g}")]
         null = f"{float(self.shown(np.array(self.null))):.6g}"
         is_factor = self.shown.null == "1"
-        delta = float(self.shown(np.array(self.side.delta))) if is_factor else self.side.delta
-        words = self.side.words(null, f"{delta:.6g}", is_factor)
+        side, delta = self.side, self.side.delta
+        if float(self.shown(np.array(self.null), order=1)) < 0:  # as in `against`
+            side = side._replace(way=-side.way)
+        if is_factor:
+            delta = float(np.exp(np.abs(np.log(self.shown(np.array(delta))))))
+        words = side.words(null, f"{delta:.6g}", is_factor)
         return [self.shown.note, words if words else f"tests of {null}"]
 
 

@@ -65,14 +65,15 @@ def step(
         left_out.append(("random", label, float(p.max()), formula))
     while True:
         tests = fit.anova(3, df=df, **options).frame()
-        terms = fit.frame.formula.side.terms
-        droppable = [":".join(t) for t in terms if not any(set(t) < set(other) for other in terms)]
+        own = fit.frame.formula
+        terms = [":".join(t) for t in own.side.terms if not any(set(t) < set(other) for other in own.side.terms)]
+        droppable = {own.readable(term): own.written(term) for term in terms}
         p_of = dict(zip(map(str, tests["term"]), np.asarray(tests["p_value"], float), strict=True))
         found_p = {term: p_of[term] for term in droppable if term in p_of and np.isfinite(p_of[term])}
         if not found_p or max(found_p.values()) <= alpha_fixed:
             break
         term = max(found_p, key=lambda name: found_p[name])
-        formula = updated(fit.frame.formula.text, f". ~ . - {term}")
+        formula = updated(own.text, f". ~ . - {droppable[term]}")
         fit = smaller_fit(fit, formula)
         left_out.append(("fixed", term, found_p[term], formula))
     kinds, names, values, formulas = zip(*left_out, strict=True) if left_out else ((), (), (), ())

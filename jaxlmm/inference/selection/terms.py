@@ -137,8 +137,9 @@ def _reduced(item: Summand, fit: FitBase) -> list[tuple[str, list[str]]]:
     """Labels of what a random-effect term can lose, and the terms that are left of it."""
     if not item.text.startswith("("):
         return [(item.text, [])]
-    bars = parse(f"y ~ {item.text}", {}, fit.frame.used).bars
-    texts = [f"({bar.lhs} | {bar.group_label})" for bar in bars]
+    parsed = parse(f"y ~ {item.text}", {}, fit.frame.used)
+    bars, written = parsed.bars, parsed.written
+    texts = [f"({written(bar.lhs)} | {bar.group_text})" for bar in bars]
     found = []
     for i, bar in enumerate(bars):
         others, side = [*texts[:i], *texts[i + 1 :]], bar.side
@@ -150,8 +151,8 @@ def _reduced(item: Summand, fit: FitBase) -> list[tuple[str, list[str]]]:
             if any(set(term) < set(other) for other in side.terms):
                 continue  # an effect within another
             left = Side(side.intercept, tuple(other for other in side.terms if other != term))
-            name = ":".join(term)
-            found.append((f"{name} in {texts[i]}", [*others[:i], f"({left.text} | {bar.group_label})", *others[i:]]))
+            name, rest = parsed.readable(":".join(term)), f"({written(left.text)} | {bar.group_text})"
+            found.append((f"{name} in {texts[i]}", [*others[:i], rest, *others[i:]]))
     return found
 
 
