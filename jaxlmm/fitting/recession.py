@@ -26,6 +26,7 @@ DROP = 0.5  # change of the log-likelihood by that, or by rounding, from which o
 FALL = 1e-4  # the same between a point that has converged and a singular V beside it, where this is a limit only
 RUNAWAY = 4.0  # change of the logarithm of an open parameter that has left
 EDGE = 0.03  # distance from the boundary, in the coordinates of the solver, of what is named
+NEAR = 3e-3  # the same, of what is put on it
 
 
 def unfinished(status: Any) -> np.ndarray:
@@ -36,7 +37,7 @@ def unfinished(status: Any) -> np.ndarray:
 def doubtful(spec: Spec, status: Any, x: np.ndarray) -> np.ndarray:
     """Whether the likelihood of runs that have ended at x (b, k) may have no maximum (b,)."""
     last = np.array([i == len(spec.parts) - 1 and not spec.profiled for _, i in spec.kinds], bool)
-    near = np.any((spec.map("snapped", x, EDGE) != x) & last, -1)
+    near = np.any((spec.map("snapped", x, NEAR) != x) & last, -1)
     return unfinished(status) | (near & np.isin(status, Status.CONVERGED))
 
 
@@ -49,7 +50,7 @@ def logliks(spec: Spec, prepared: Prepared, theta: Array) -> Array:
     """Log-likelihood at theta (m,), with residual variances larger by `RIDGE`, at an end that is near, halfway (4,)."""
     absolute, basis = spec.absolute, prepared.basis
     s, unit = coordinates(absolute, prepared, theta, "solver"), basis.residual_sd**absolute.degrees
-    end = unit * absolute.map("snapped", s / unit, EDGE)
+    end = unit * absolute.map("snapped", s / unit, NEAR)
 
     def at(s: Array, ridge: Array) -> Array:
         C = absolute.blocks(s, prepared.coords)
