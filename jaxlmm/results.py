@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,13 +18,15 @@ from .batch.fits import BatchFit
 from .batch.rebuilding import rebuilt
 from .batch.refitting import is_sparse, refit_batch
 from .batch.statistics import SufficientStatistics
+from .design.fields import on_diagonal
 from .design.frame import ModelFrame
-from .errors import DataError
+from .errors import DataError, JaxlmmError
 from .estimates.fitted import FitBase
 from .estimates.ranef import RandomEffects, SingularDirection, random_effects, singular_directions
 from .estimates.varcorr import VarCorr, flat_parts, names_along, natural_parameters, parameter_frame, varcorr
 from .fitting.estimate import estimate, estimate_by_v, no_covariance
 from .fitting.newton import Status
+from .fitting.units import Estimate
 from .formula.update import updated
 from .frames.alignment import aligned
 from .frames.columns import extend_rows, make_frame
@@ -1101,12 +1104,28 @@ def fit_frame(
         if wanted == "auto" and (other := estimate_by_v(model, method, found, start)):
             model, found = other
             call = dataclasses.replace(call, engine=model.engine)
+    if found.status == Status.NO_MAXIMUM and (other := _with_zeros(data, frame, found, method, call)):
+        return dataclasses.replace(other, given=data if given is None else given)
     text = found.status.advice if found.status != Status.CONVERGED else no_covariance(model, found)
     if found.status == Status.NO_MAXIMUM and (names := names_along(frame, model, method, found)):
         text = f"{text}; it does so along {names}"
     if text:
         warnings.warn(f"{frame.formula.text}: {text}", ConvergenceWarning, stacklevel=4)
     return Fit(data, frame, model, found, method, call, data if given is None else given)
+
+
+def _with_zeros(data: Any, frame: ModelFrame, found: Estimate, method: str, call: Call) -> Fit | None:
+    """The fit with residuals `on_diagonal`, where the likelihood rises to a maximum with a variance of zero."""
+    residual = on_diagonal(frame.residual, frame.terms)
+    if residual is None or "+" in str(call.residual) or call.maker is None:
+        return None
+    with warnings.catch_warnings(), contextlib.suppress(JaxlmmError):
+        warnings.simplefilter("ignore")
+        other: Fit = call.maker(data=data, method=method, **call.arguments() | {"residual": residual, "variance": None})
+        other = other if np.array_equal(other.frame.y, frame.y) else other.refit(frame.y)
+        if other.converged and other.loglik >= found.loglik:
+            return other
+    return None
 
 
 def _pictures_of_batch(self: BatchFit) -> BatchPlots:
