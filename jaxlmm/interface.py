@@ -140,14 +140,16 @@ def lmm(
     )
     structures = None if structures is None else given_structures(structures)
     text: str = standardised(formula, data)
+    written = None
     if responses := responses_of(text):
+        written = text
         known = {**NAMES, **(structures or {})}
         elsewhere = {name for name in (weights, offset) if isinstance(name, str)}
         elsewhere |= set(residual_of(residual, variance, known).columns)
         text, data, times = stacked(text, responses, data, known, elsewhere)
         weights, offset = (x if x is None or isinstance(x, str) else np.repeat(x, times) for x in (weights, offset))
         residual = RESIDUAL if residual is None and variance is None else residual
-    call = Call(text, weights, offset, residual, variance, relationship, structures, engine, lmm)
+    call = Call(text, weights, offset, residual, variance, relationship, structures, engine, lmm, written)
     frame, made = model_of(data=data, **call.arguments())
     if model is not None:
         check_same(made, model)

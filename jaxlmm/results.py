@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from .batch.refitting import is_sparse, refit_batch
 from .batch.statistics import SufficientStatistics
 from .design.fields import on_diagonal
 from .design.frame import ModelFrame
+from .design.several import TRAIT, responses_of
 from .errors import DataError, JaxlmmError
 from .estimates.fitted import FitBase
 from .estimates.ranef import RandomEffects, SingularDirection, random_effects, singular_directions
@@ -29,7 +31,8 @@ from .fitting.newton import Status
 from .fitting.units import Estimate
 from .formula.update import updated
 from .frames.alignment import aligned
-from .frames.columns import extend_rows, make_frame
+from .frames.columns import extend_rows, make_frame, open_table
+from .frames.files import read_file
 from .frames.owned import check_index, frame_at
 from .frames.tables import Summary, Table, format_column, format_df, format_p, format_t, notes
 from .inference.delta import Delta, delta, natural
@@ -379,7 +382,8 @@ class Fit(FitBase):
         ----------
         formula : with dots for what was there: ``". ~ . - x"``, ``"log(.) ~ . + (1 | h)"``; after ``cbind`` that is the
             formula of the stacked rows, in which a slope for each response is ``trait:x``
-        data, method, weights, offset, residual, variance, relationship, structures, engine, start : see `jaxlmm.lmm`
+        data : as for `jaxlmm.lmm`; after ``cbind`` rows that have the responses in columns, or stacked ones
+        method, weights, offset, residual, variance, relationship, structures, engine, start : see `jaxlmm.lmm`
 
         Raises
         ------
@@ -391,7 +395,15 @@ class Fit(FitBase):
             structures=structures, engine=engine,
         )  # fmt: skip
         arguments = self.call.arguments() | {name: given for name, given in changes.items() if given is not ...}
-        if formula is not None:
+        data = read_file(data) if isinstance(data, str | Path) else data
+        if data is not None and self.call.written and TRAIT not in open_table(data).names:
+            if formula is not None and not responses_of(formula):
+                raise DataError(
+                    f"data: with another formula, of {self.frame.formula.text}, expected stacked rows, with the column "
+                    f"{TRAIT!r}; or a whole formula of cbind() for these data"
+                )
+            arguments["formula"] = formula or self.call.written
+        elif formula is not None:
             arguments["formula"] = updated(self.frame.formula.text, formula)
         if data is None:
             try:

@@ -191,7 +191,7 @@ def frame_residual(spec: ResidualSpec, data: Mapping[str, Column], before: Mappi
 
 
 def on_diagonal(residual: FrameField | None, terms: Iterable[Any]) -> str | None:
-    """Residuals ``iid()`` with ``ident(f)`` as a diagonal matrix over f within the groups of a term; None: not possible.
+    """Residuals ``iid()`` with ``ident(f)`` as a diagonal matrix over f in groups of a term; None where they are not.
 
     The ratios of `Ident` have no place for a variance of zero, which the likelihood may ask for beside effects of such
     groups. A group has no level twice.

@@ -73,7 +73,7 @@ def test_a_variance_of_zero_beside_effects_is_found(method):
     right = -0.5 * (n * np.linalg.slogdet(2 * np.pi * V)[1] + np.sum(r * np.linalg.solve(V, r.T).T))
     if method == "REML":
         right += np.log(2 * np.pi) - 0.5 * np.linalg.slogdet(n * np.linalg.inv(V))[1]
-    assert fit.converged and fit.is_singular and fit.call.residual == "diag(end | id)"
+    assert fit.converged and fit.singular and fit.call.residual == "diag(end | id)"
     np.testing.assert_allclose(fit.loglik, right, rtol=1e-10)
     np.testing.assert_allclose(np.exp(2 * fit.theta), [s, 0.0, b], rtol=1e-6)
     again = fit.refit(3.0 * d.y.to_numpy())
