@@ -1,5 +1,6 @@
 """Likelihoods without a maximum are said to have none, in words that name the parameters, and soon."""
 
+import jax
 import numpy as np
 import pandas as pd
 import pytest
@@ -57,6 +58,20 @@ def test_a_variance_that_is_small_is_no_fault():
     d = pd.concat([d, few_subjects(4).assign(id=lambda d: d.id + 4), few_subjects(5).assign(id=lambda d: d.id + 8)])
     d["y"] = d.y * np.where(d.visit == "a", 1e-3, 1.0)
     assert jaxlmm.lmm("y ~ visit", d, residual="us(visit | id)").status == "converged"
+
+
+def test_a_limit_where_the_covariance_is_singular_is_no_maximum():
+    """Sums of the visits of both subjects with two are what two coefficients fit: a correlation of -1 costs nothing."""
+    x, e = np.random.default_rng(1).normal(size=(2, 8))
+    e[[1, 3]] = -e[[0, 2]]
+    d = pd.DataFrame({"id": [0, 0, 1, 1, 2, 3, 4, 5], "v": [0, 1, 0, 1, 0, 1, 0, 1], "x": x, "y": x + e})
+    with pytest.warns(jaxlmm.ConvergenceWarning, match=r"no maximum: .* along correlation of Residual ar1"):
+        fit = jaxlmm.lmm("y ~ x", d, residual="ar1(v | id)")
+    assert fit.status == "no_maximum"
+    assert [str(status) for status in fit.refit(d.y.to_numpy()[None]).to_frame()["status"]] == ["no_maximum"]
+    with jax.enable_x64(True):
+        found = [float(jaxlmm.reml(np.array([fit.theta[0], far]), fit.model)) for far in (-3.0, -5.0, -7.0)]
+    assert found[0] < found[1] < found[2] and fit.loglik == pytest.approx(found[2], abs=1e-3)
 
 
 @pytest.mark.slow
