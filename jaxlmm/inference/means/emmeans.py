@@ -105,7 +105,7 @@ def _averaged(
     note += [f"at {', '.join(fixed)}"] * bool(fixed)
     note += [f"{inner} nested in {', '.join(outer)}: cells that there are" for inner, outer in grid.nests.items()]
     tests = fit.wald(df=df, **options)
-    if df == "between-within-sas" and (of := of_effect(fit, every)) is not None:
+    if df == "between-within-sas" and what == "mean" and (of := of_effect(fit, every)) is not None:
         tests = replace(tests, _row_df=of[0], _joint=of[1])
     return EMMeans(
         tests, labels, functions, shift, by, check_level(level), "none", title, fit.frame.kind,
