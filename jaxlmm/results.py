@@ -1133,8 +1133,8 @@ def _with_zeros(data: Any, frame: ModelFrame, found: Estimate, method: str, call
         return None
     with warnings.catch_warnings(), contextlib.suppress(JaxlmmError):
         warnings.simplefilter("ignore")
-        other: Fit = call.maker(data=data, method=method, **call.arguments() | {"residual": residual, "variance": None})
-        other = other if np.array_equal(other.frame.y, frame.y) else other.refit(frame.y)
+        made: Any = call.maker(data=data, method=method, **call.arguments() | {"residual": residual, "variance": None})
+        other: Fit = made if np.array_equal(made.frame.y, frame.y) else made.refit(frame.y)
         if other.converged and other.loglik >= found.loglik:
             return other
     return None

@@ -252,13 +252,13 @@ def _spell_contrasts(node: ast.Call) -> None:
 
 def _contrasts(given: Any) -> Any:
     called = given.func if isinstance(given, ast.Call) else given
-    by_name = isinstance(called, ast.Attribute) and isinstance(called.value, ast.Name) and called.value.id == "contr"
-    if by_name or (isinstance(given, ast.Constant) and isinstance(given.value, str)):
-        name = called.attr if by_name else given.value.removeprefix("contr.")
+    attribute = called if isinstance(called, ast.Attribute) and ast.unparse(called.value) == "contr" else None
+    if attribute or (isinstance(given, ast.Constant) and isinstance(given.value, str)):
+        name = attribute.attr if attribute else given.value.removeprefix("contr.")
         name = "diff" if name == "sdif" else name  # of R's MASS
         if name not in CONTRASTS:
             listed = ", ".join(f"contr.{known}" for known in sorted(CONTRASTS))
-            said = ast.unparse(called) if by_name else repr(given.value)
+            said = ast.unparse(attribute) if attribute else repr(given.value)
             message = f"{said} are not contrasts; there are {listed}, and matrices [[1, 0], [0, 1], [-1, -1]]"
             raise ExpressionError(message, given.col_offset)
         first = given.args[0] if isinstance(given, ast.Call) and given.args else None

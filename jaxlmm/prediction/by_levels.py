@@ -51,7 +51,7 @@ class ByLevels:
             how = state(t)
             if isinstance(part, Term):
                 code, Z = new.parts[t]
-                codes.append(np.where((code < count) & (how == SHARED), code, -1))
+                codes.append(np.where((np.asarray(code) < count) & (how == SHARED), np.asarray(code), -1))
                 designs.append(Z @ basis)
                 continue
             where = (np.full(len(new), -1), np.ones((len(new), 1)))

@@ -39,10 +39,12 @@ class Places(NamedTuple):
     ----------
     position : (groups, T) where they are in the set of the group, the first again where there are fewer
     own : (groups, places) number of each position of the set among the distinct ones
+    sets : (groups,) the set of each group
     """
 
     position: np.ndarray
     own: np.ndarray
+    sets: np.ndarray
 
     @classmethod
     def of(cls, part: Term | Field) -> Places | None:
@@ -56,7 +58,8 @@ class Places(NamedTuple):
         table = Partition.of(group[first])
         numbers = np.zeros((table.size, part.coords.shape[1]), int)
         numbers[group, position] = table.slot[own.reshape(-1)]
-        return cls(position[first][np.where(table.present, table.rows, table.rows[:, :1])], numbers)
+        where = position[first][np.where(table.present, table.rows, table.rows[:, :1])]
+        return cls(where, numbers, np.asarray(part.sets))
 
 
 class MixedModelEquations:
@@ -106,10 +109,9 @@ class MixedModelEquations:
     def by_group(self, blocks: Blocks) -> Blocks:
         """Blocks between the `Places` of random functions, by group (..., groups, T, T) if there are several."""
         random = []
-        for part, block, at in zip(self.rows.model.random, blocks.random, self.places, strict=True):
+        for block, at in zip(blocks.random, self.places, strict=True):
             if at is not None:
-                sets = part.sets[:, None, None] if len(at.position) > 1 else 0
-                where = at.position if len(at.position) > 1 else at.position[0]
+                sets, where = (at.sets[:, None, None], at.position) if len(at.sets) > 1 else (0, at.position[0])
                 block = block[..., sets, where[..., :, None], where[..., None, :]]
             random.append(block)
         return blocks._replace(random=tuple(random))
