@@ -88,7 +88,8 @@ def lmm(
     variance : str, optional
         Function of a column that multiplies the standard deviations of the residuals: ``"power(x)"``, ``|x|**power``;
         ``"exp(x)"``; ``"const_power(x)"``; ``"ident(f)"``, one for each level of f. Numbers fix its parameters:
-        ``"power(x, 0.5)"`` (nlme's varPower, varExp, varConstPower, varIdent).
+        ``"power(x, 0.5)"`` (nlme's varPower, varExp, varConstPower, varIdent). Where the likelihood asks for a variance
+        of zero in `ident`, beside random effects of g, the fit is that of ``residual="diag(f | g)"``.
     relationship : mapping of grouping factors to matrices, optional
         Known covariances between the levels of grouping factors: a pandas DataFrame, ``(array, labels)``, an array in
         the order of the sorted levels, or a `Precision`. Levels of a matrix that the data do not have are predicted
