@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from ..arguments import made
 from ..errors import JaxlmmError
 from ..runtime.precision import float64
 from .charts import Chart
@@ -94,7 +95,7 @@ class Parametric:
         for p in declared:
             if p.name in own:
                 setattr(cls, p.name, dataclasses.field(default=None, kw_only=True))  # a start value is in `fields`
-        dataclasses.dataclass(frozen=True, eq=False)(cls)
+        made(dataclasses.dataclass(frozen=True, eq=False)(cls))
         leaves = (*(p.name for p in declared), *cls.children)
         jax.tree_util.register_pytree_with_keys(cls, _flatten_with(leaves), _unflatten_with(cls, leaves))
 
