@@ -244,8 +244,8 @@ class _ReducedDesign(Design):
     """The design of reduced rows, with the number of rows and the weights of the data."""
 
     def __init__(self, statistics: SufficientStatistics):
-        super().__init__(statistics.model)
-        self.original, self.nobs = statistics.original, statistics.nobs
+        super().__init__(statistics.model, nobs=statistics.nobs)  # in the units, and so on the path, of all rows
+        self.original = statistics.original
         prepared: Prepared = self.template
         if not hasattr(prepared.statistics, "n"):
             raise DataError(
