@@ -15,7 +15,8 @@ from .arguments import Seed, check_choice, doors
 from .batch.chunks import Progress
 from .batch.fits import BatchFit
 from .batch.rebuilding import rebuilt
-from .batch.refitting import is_sparse, refit_batch
+from .batch.refitting import refit_batch
+from .batch.rows import is_sparse
 from .batch.statistics import SufficientStatistics
 from .design.frame import ModelFrame
 from .errors import DataError

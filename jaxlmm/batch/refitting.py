@@ -33,6 +33,7 @@ from .missing import patterns, repeated, stacks_of_masked
 from .queue import Runner
 from .rebuilding import Rebuilt
 from .responses import Design, Lane, Responses, Shared, assemble, basis_of, design_of
+from .rows import is_sparse
 from .stacking import Stack, floats_of, models_of_responses, stacks_of_models, stacks_of_responses, take
 
 
@@ -274,11 +275,6 @@ def as_batch(name: str, value: Any, n: int, one: bool = False) -> np.ndarray:
             f"{name}: expected an array of shape (batch, {n}), found shape {value.shape}{turned(value.shape, n)}"
         )
     return value
-
-
-def is_sparse(Y: Any) -> bool:
-    """Whether it is a matrix of scipy.sparse, which need not be imported to say no."""
-    return type(Y).__module__.startswith("scipy.sparse")
 
 
 def turned(shape: tuple[int, ...], n: int) -> str:
