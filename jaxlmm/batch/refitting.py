@@ -308,7 +308,9 @@ def _refit_chunk(
         return
     own = good & incomplete if weights is None else good
     lost = np.flatnonzero(good & incomplete)
-    lost = lost[left_in_rows(model.X, model.random, job.method, ~absent[lost])] if len(lost) else lost
+    if len(lost):
+        varied = weights is not None or (model.weights is not None and np.ptp(model.weights) > 0)
+        lost = lost[left_in_rows(model.X, model.random, job.method, ~absent[lost], model.residual.is_known, varied)]
     status[rows[lost]], own[lost] = Status.BAD_RESPONSE, False
     good[lost] = False
     _fit_shared(job, design, rows, Y, x, np.flatnonzero(good & ~own))
