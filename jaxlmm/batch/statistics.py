@@ -8,7 +8,7 @@ data that have the same, but for the number of rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from functools import cached_property
 from typing import Any
 
@@ -35,6 +35,8 @@ class SufficientStatistics:
     Parameters
     ----------
     model : with terms (no functions of times or places) and independent residuals; weights and an offset are part of it
+    method : of fits that ask for none;  names, kind : of the coefficients, and of the frames of results
+    asked : tests as they are given, in the rows and designs of the model
 
     Attributes
     ----------
@@ -46,7 +48,12 @@ class SufficientStatistics:
         For other models.
     """
 
-    def __init__(self, model: Model):
+    def __init__(
+        self, model: Model, method: str = "REML", names: tuple[str, ...] = (), kind: str = "dict",
+        asked: Callable[[Testing], Testing] = lambda tests: tests,
+    ):  # fmt: skip
+        self._frame: Any = {"names": names, "kind": kind}
+        self._method, self._asked = method, asked
         parts = [part for part in model.random if isinstance(part, Term) and part.is_plain]
         if not model.residual.is_iid or len(parts) < len(model.random):
             raise DataError(
@@ -84,32 +91,36 @@ class SufficientStatistics:
         self.log_weights = 0.0 if model.weights is None else float(np.sum(np.log(model.weights)))
 
     def fit(
-        self, Y: Any, method: str = "REML", *, tests: Testing | None = None, progress: Progress = "auto",
-        names: tuple[str, ...] = (), kind: str = "dict", missing: str = "status",
+        self, Y: Any, method: str | None = None, *, tests: Testing | None = None, progress: Progress = "auto",
+        missing: str = "status",
     ) -> BatchFit:  # fmt: skip
         """Fit the design to many responses, a row each.
 
         Parameters
         ----------
         Y : see `reduced`
-        method, tests, progress, missing : see `jaxlmm.fit_batch`; with ``missing="drop"`` responses that lack rows
-            are fitted to the rows that they have, block by block
-        names, kind : of the coefficients, and of the frames of the result
+        method : default that of the fit
+        tests, progress, missing : see `jaxlmm.fit_batch`; with ``missing="drop"`` responses that lack rows are fitted to the rows that they have, block by block
 
         Raises
         ------
         DataError
-            For another number of columns. Responses that are not finite have a status.
+            For another number of columns, and such responses with df from the design. Those that are not finite have a
+            status.
         """
         if missing not in ("status", "drop"):
             raise DataError(f"missing: found {missing!r}, expected 'status' or 'drop'")
-        more: Any = {"progress": progress, "names": names, "kind": kind, "tests": tests}
+        method = method or self._method
+        more: Any = {"progress": progress, "tests": self._tests(tests), **self._frame}
         parts, reduced, start = [], [np.zeros((0, self.rows))], 0
         for block, own in self._blocks(Y):
             lacks = np.flatnonzero(np.isnan(own).any(1)) if missing == "drop" else np.zeros(0, int)
             for some in np.array_split(lacks, -(-len(lacks) * self.nobs // int(CHUNK_FLOATS))) if len(lacks) else ():
                 Y = block[some].toarray() if is_sparse(block) else block[some]
                 parts.append((start + some, refit_batch(self.original, Y, method, missing="drop", **more)))
+            if len(lacks) and tests is not None and tests.needs_design:
+                raise DataError("tests: df from the design is that of all rows; found lost rows, for which use "
+                                "df='satterthwaite'")  # fmt: skip
             reduced.append(np.delete(own, lacks, 0))
             start += len(own)
         whole = refit_design(self.design, np.concatenate(reduced), method, **more)
@@ -119,8 +130,8 @@ class SufficientStatistics:
         return joined([(rest, whole), *parts])
 
     def fit_rows(
-        self, source: Any, columns: Sequence[str] | None = None, method: str = "REML", *, tests: Testing | None = None,
-        progress: Progress = "auto", names: tuple[str, ...] = (), kind: str = "dict",
+        self, source: Any, columns: Sequence[str] | None = None, method: str | None = None, *,
+        tests: Testing | None = None, progress: Progress = "auto",
     ) -> BatchFit:  # fmt: skip
         """Fit the design to many responses whose rows come in chunks; what is kept is free of the number of rows.
 
@@ -131,7 +142,7 @@ class SufficientStatistics:
             of chunks (m, b) of such in order of the rows. An iterator will do where no response lies so near to the
             span of the design that its rows have to be read twice
         columns : of a file, in the order of the responses; default all but an index of pandas
-        method, tests, progress, names, kind : as in `fit`
+        method, tests, progress : as in `fit`
 
         Raises
         ------
@@ -139,7 +150,11 @@ class SufficientStatistics:
             For another number of rows, and columns that are not there. Responses that are not finite have a status.
         """
         reduced = self.reduced_rows(source, columns)
-        return refit_design(self.design, reduced, method, progress=progress, names=names, kind=kind, tests=tests)
+        method = method or self._method
+        return refit_design(self.design, reduced, method, progress=progress, tests=self._tests(tests), **self._frame)
+
+    def _tests(self, tests: Testing | None) -> Testing | None:
+        return None if tests is None else self._asked(tests)
 
     @property
     def rows(self) -> int:

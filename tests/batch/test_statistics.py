@@ -59,7 +59,7 @@ def test_equal_to_refits_from_rows(data, name, more):
     methods = ("satterthwaite", "residual") + (() if quick else ("kenward-roger",))
     tests = jaxlmm.Tests(np.eye(len(fit.coef))[-1:], df=methods)
     expected = fit.refit(Y, tests=tests)
-    found = fit.statistics().fit(Y, tests=tests, names=fit.coef_names)
+    found = fit.statistics().fit(Y, tests=tests)
     same(found, expected)
     for method, by in expected.tests.items():
         np.testing.assert_allclose(found.tests[method].p, by.p, rtol=1e-10, err_msg=method)
@@ -95,7 +95,7 @@ def test_any_source(data, tmp_path):
     expected = fit.refit(Y)
     np.save(tmp_path / "Y.npy", Y)
     mapped = np.load(tmp_path / "Y.npy", mmap_mode="r")
-    same(fit.statistics().fit(mapped, names=fit.coef_names), expected, 1e-7, 1e-6)
+    same(fit.statistics().fit(mapped), expected, 1e-7, 1e-6)
     for form in (sparse.csr_array, sparse.csc_matrix, sparse.coo_array):
         same(fit.refit(form(Y)), expected, 1e-7, 1e-6)
     for blocks in (iter, list):
@@ -250,6 +250,21 @@ def test_tables_arrays_and_files_of_any_kind(data, tmp_path):
     for value in ({"a": Y[0]}, "Y", {1.0}):
         with pytest.raises(DataError, match="Y: found (dict|str|set), expected arrays"):
             statistics.reduced(value)
+
+
+def test_hypotheses_by_name_and_the_method_are_those_of_the_fit(data):
+    fit = jaxlmm.lmm("y ~ x + (1 | g)", data, method="ML")
+    Y = responses(data, 4)
+    asked = jaxlmm.Tests({"slope": {"x": 1.0}}, df="containment")
+    expected = fit.refit(Y, tests=asked)
+    for found in (fit.refit(sparse.csr_array(Y), tests=asked), fit.statistics().fit_rows([Y.T], tests=asked)):
+        same(found, expected)
+        assert found.coef_names == fit.coef_names and found.tests["containment"].names == ("slope",)
+        np.testing.assert_allclose(found.tests["containment"].p, expected.tests["containment"].p, rtol=1e-10)
+    Y[1, 3] = np.nan
+    for way in (fit.refit, fit.statistics().fit):
+        with pytest.raises(DataError, match="tests: df from the design is that of all rows"):
+            way(Y, missing="drop", tests=asked)
 
 
 def test_what_cannot_be_fitted_has_a_status(data):
