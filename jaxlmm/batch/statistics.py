@@ -100,7 +100,8 @@ class SufficientStatistics:
         ----------
         Y : see `reduced`
         method : default that of the fit
-        tests, progress, missing : see `jaxlmm.fit_batch`; with ``missing="drop"`` responses that lack rows are fitted to the rows that they have, block by block
+        tests, progress, missing : see `jaxlmm.fit_batch`; with ``missing="drop"`` responses that lack rows
+            are fitted to the rows that they have, block by block
 
         Raises
         ------
