@@ -17,7 +17,8 @@ from .arguments import Seed, check_choice, doors
 from .batch.chunks import Progress
 from .batch.fits import BatchFit
 from .batch.rebuilding import rebuilt
-from .batch.refitting import is_sparse, refit_batch
+from .batch.refitting import refit_batch
+from .batch.rows import is_sparse
 from .batch.statistics import SufficientStatistics
 from .design.fields import on_diagonal
 from .design.frame import ModelFrame
@@ -689,11 +690,7 @@ class Fit(FitBase):
         if is_sparse(y) or isinstance(y, Iterator) or (isinstance(y, list | tuple) and any(map(is_sparse, y))):
             if any(given is not None for given in (weights, column, values)):
                 raise DataError("y: weights=, column= and values= are for arrays (b, n), not sparse or streamed")
-            coded = None if tests is None else tests.coded(coding_of(self), self.coef_names)
-            names, kind = self.coef_names, self.frame.kind
-            return self.statistics().fit(
-                y, self.method, tests=coded, progress=progress, names=names, kind=kind, missing=missing
-            )
+            return self.statistics().fit(y, tests=tests, progress=progress, missing=missing)
         for name, given in (("y", y), ("weights", weights), ("values", values)):
             check_index(self, name, given)
         y, weights, values = (
@@ -734,7 +731,13 @@ class Fit(FitBase):
         DataError
             For models with random functions, relationships or residual structures.
         """
-        return once(self.model, "sufficient statistics", lambda: SufficientStatistics(self.model))
+
+        def asked(tests: Any) -> Any:
+            coded = tests.coded(coding_of(self), self.coef_names)
+            return coded.on([self]) if coded.needs_design else coded
+
+        found = partial(SufficientStatistics, self.model, self.method, self.coef_names, self.frame.kind, asked)
+        return once(self.model, "sufficient statistics", found)
 
     def bootstrap(
         self, n: int = 1000, seed: Seed = 0, statistic: Statistic | None = None, progress: Progress = "auto"

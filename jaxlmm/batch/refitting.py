@@ -33,6 +33,7 @@ from .missing import patterns, repeated, stacks_of_masked
 from .queue import Runner
 from .rebuilding import Rebuilt
 from .responses import Design, Lane, Responses, Shared, assemble, basis_of, design_of
+from .rows import is_sparse
 from .stacking import Stack, floats_of, models_of_responses, stacks_of_models, stacks_of_responses, take
 
 
@@ -276,11 +277,6 @@ def as_batch(name: str, value: Any, n: int, one: bool = False) -> np.ndarray:
     return value
 
 
-def is_sparse(Y: Any) -> bool:
-    """Whether it is a matrix of scipy.sparse, which need not be imported to say no."""
-    return type(Y).__module__.startswith("scipy.sparse")
-
-
 def turned(shape: tuple[int, ...], n: int) -> str:
     """What to do with a matrix of a row an observation, as tables of cells or of times are."""
     return "; a row an observation: give its transpose" if len(shape) == 2 and shape[0] == n else ""
@@ -312,7 +308,9 @@ def _refit_chunk(
         return
     own = good & incomplete if weights is None else good
     lost = np.flatnonzero(good & incomplete)
-    lost = lost[left_in_rows(model.X, model.random, job.method, ~absent[lost])] if len(lost) else lost
+    if len(lost):
+        varied = weights is not None or (model.weights is not None and np.ptp(model.weights) > 0)
+        lost = lost[left_in_rows(model.X, model.random, job.method, ~absent[lost], model.residual.is_known, varied)]
     status[rows[lost]], own[lost] = Status.BAD_RESPONSE, False
     good[lost] = False
     _fit_shared(job, design, rows, Y, x, np.flatnonzero(good & ~own))

@@ -81,10 +81,10 @@ class Design:
     varying : the engine's design side, which turns columns (n, b) into its statistics, a row each
     """
 
-    def __init__(self, model: Model, column: bool = False):
-        self.model, self.original, self.nobs, self.column = model, model, len(model.y), column
+    def __init__(self, model: Model, column: bool = False, nobs: int | None = None):
+        self.model, self.original, self.nobs, self.column = model, model, nobs or len(model.y), column
         count = 2 if column else 1
-        template = prepare(model, varying=count, orthogonal=True)
+        template = prepare(model, varying=count, orthogonal=True, nobs=nobs)
         self.template = template._replace(statistics=template.statistics.tight())
         self._known = known_sd(model)
         fixed = model.X.shape[1] - column

@@ -182,6 +182,25 @@ def test_lost_rows_that_leave_groups_among_the_fixed_effects_are_a_status():
         jaxlmm.fit_batch(Model(Y[1, :20], X[:20], [Term(np.ones(20), group[:20])]))
 
 
+@pytest.mark.parametrize("method", some(("REML", "ML"), "ML"))
+def test_lost_rows_that_leave_effects_no_rows_are_a_status(method):
+    """A level alone, as many effects as rows: what `lmm` refuses of the rows that are left, in batches of both ways."""
+    rng = np.random.default_rng(0)
+    g, x = np.repeat(np.arange(6), 5), rng.normal(size=30)
+    Y = rng.normal(size=(4, 30))
+    Y[1, g != 2], Y[2, np.arange(30) % 5 > 0], Y[3, np.arange(30) % 5 > 1] = np.nan, np.nan, np.nan
+    for formula, refused in (("y ~ x + (1 | g)", (1, 2)), ("y ~ x + (x | g)", (1, 2, 3))):
+        fit = jaxlmm.lmm(formula, {"y": Y[0], "x": x, "g": g}, method=method)
+        for i in (1, 2, 3):
+            here = np.isfinite(Y[i])
+            if i in refused:
+                with pytest.raises(DataError, match="only one level|as many levels|cannot be told"):
+                    jaxlmm.lmm(formula, {"y": Y[i, here], "x": x[here], "g": g[here]}, method=method)
+        status = fit.refit(Y, missing="drop").status
+        assert [i for i in range(4) if status[i] == Status.BAD_RESPONSE] == list(refused)
+        np.testing.assert_array_equal(fit.statistics().fit(Y, method, missing="drop").status, status)
+
+
 @pytest.mark.parametrize("kind", some(OWN, "crossed"))
 def test_weights_of_each_response(kind):
     model, Y = design(kind), responses(kind)[:6]
