@@ -91,12 +91,17 @@ class Parameter:
     def by_level(self) -> bool:
         """Whether its size or its bounds depend on the number of levels."""
         bounds = [getattr(self.kind, name, None) for name in ("lower", "upper")]
-        return self.is_matrix or (self.per_level is not None and self.per_level.each) or any(map(callable, bounds))
+        each = self.is_matrix if self.per_level is None else self.per_level.each
+        return each or any(map(callable, bounds))
+
+    def rows(self, dim: Any) -> Any:
+        """The number of levels for its kind: of a matrix its own rows, ``Annotated[CovarianceMatrix, 2]``."""
+        return self.per_level.length(dim) if self.is_matrix and self.per_level is not None else dim
 
     def shape(self, dim: int) -> tuple[int, ...]:
         """Shape of the natural value for `dim` levels."""
         if self.is_matrix:
-            return (dim, dim)
+            return (self.rows(dim),) * 2
         if isinstance(self.kind, BandKind):
             return self.kind.shape(dim)
         return () if self.per_level is None else (self.per_level.length(dim),)
@@ -104,7 +109,7 @@ class Parameter:
     def size(self, dim: int) -> int:
         """Number of coordinates for `dim` levels; refused where they are too many to estimate, or to hold."""
         if self.is_matrix or (self.per_level is not None and self.per_level.each):
-            count = MOST_PARAMETERS + 1
+            count, dim = MOST_PARAMETERS + 1, self.rows(dim)
             if dim <= MOST_LEVELS:
                 count = len(self.kind.entries(dim)[0]) if self.is_matrix else len(self.first(dim))
             if count > MOST_PARAMETERS:
@@ -129,16 +134,16 @@ class Parameter:
     def natural(self, chart: str, v: Array, dim: int) -> Array:
         """Natural value of coordinates, `chart` is "from_public", "from_solver" or "from_natural"."""
         v = v if self.tied is None else v[..., np.asarray(self.tied)]
-        return getattr(self.kind, chart)(v, dim).reshape(self.shape(dim))
+        return getattr(self.kind, chart)(v, self.rows(dim)).reshape(self.shape(dim))
 
     def coordinates(self, chart: str, value: Any, dim: int) -> np.ndarray:
         """Coordinates of a natural value (host side), `chart` is "to_public" or "to_solver"."""
-        found = np.ravel(getattr(self.kind, chart)(np.asarray(value), dim))
+        found = np.ravel(getattr(self.kind, chart)(np.asarray(value), self.rows(dim)))
         return found if self.tied is None else found[self.first(dim)]
 
     def check(self, value: Any, dim: int | None = None) -> None:
         """Refuse to fix the field at an impossible value (for `dim` levels, when given)."""
-        if not self.kind.admits(value, dim):
+        if not self.kind.admits(value, None if dim is None else self.rows(dim)):
             raise JaxlmmError(f"{self.owner}: {self.name} is fixed at {value}, expected {self.kind}")
         if dim is not None and np.ndim(value) and np.shape(value) != self.shape(dim):
             raise JaxlmmError(
@@ -152,7 +157,7 @@ class Parameter:
 
     def start(self, dim: int, distance: float) -> np.ndarray:
         """Start value in coordinates of the solver."""
-        return self._at(self.starts[0] if self.starts else self.kind.start(dim, distance), dim)
+        return self._at(self.starts[0] if self.starts else self.kind.start(self.rows(dim), distance), dim)
 
     def alternatives(self, dim: int) -> list[np.ndarray]:
         """Further start values, as `start`."""
@@ -166,7 +171,7 @@ class Parameter:
 
         The optimiser sees coordinates divided by these, so that a unit step is one residual standard deviation.
         """
-        if self.is_matrix:
+        if self.is_matrix and self.per_level is None:
             return unit[..., self.kind.entries(dim)[0]]
         if not self.kind.has_scale:
             return xp.ones((*unit.shape[:-1], self.size(dim)))

@@ -88,9 +88,13 @@ class Parametric:
         caller = sys._getframe(1)
         declared = _declared(cls, {**caller.f_globals, **caller.f_locals})
         cls.fields = _Fields(declared)
-        if "matrix" in vars(cls) and not cls.__module__.startswith(f"{__package__}."):
+        if "matrix" in vars(cls) and not _is_shipped(cls):
             cls.matrix = mended(vars(cls)["matrix"])  # type: ignore[attr-defined]
         own = inspect.get_annotations(cls)
+        shipped = [vars(c) for c in cls.__mro__[1:] if _is_shipped(c)]
+        for name in own.keys() - {"by_level"}:
+            if any(callable(v.get(name)) or isinstance(v.get(name), property | _Fields) for v in shipped):
+                raise JaxlmmError(f"{cls.__name__}: the field {name} hides what every structure has; call it {name}_")
         for p in declared:
             if p.name in own:
                 setattr(cls, p.name, dataclasses.field(default=None, kw_only=True))  # a start value is in `fields`
@@ -278,7 +282,7 @@ class Parametric:
         """The power of the standard deviation of y that every solver coordinate is proportional to, often 1 or 0."""
         return np.array([kind.degree for kind in self.kinds(dim)]) / vars(self).get("_power", 1.0)  # see `trial`
 
-    def scale(self, dim: Any, unit: Any, sd: Any = 1.0, xp: Any = np) -> Any:
+    def unit_sizes(self, dim: Any, unit: Any, sd: Any = 1.0, xp: Any = np) -> Any:
         """Sizes (..., size) of the solver coordinates for standard deviations `sd` of y, see `Parameter.scale`.
 
         A `unit` (..., m) that is not one of `dim` levels stands for units of one.
@@ -289,7 +293,7 @@ class Parametric:
 
     def _by_field(self, method: str, s: Any, dim: Any, *args: Any) -> Any:
         """Coordinates (..., size) to which the kinds have applied a method."""
-        return concatenated(s, [getattr(p.kind, method)(v, dim, *args) for p, v in self._split(s, dim)])
+        return concatenated(s, [getattr(p.kind, method)(v, p.rows(dim), *args) for p, v in self._split(s, dim)])
 
     def canonical(self, s: Any, dim: Any) -> Any:
         """The representative among equivalent solver coordinates (signs, zero columns)."""
@@ -328,7 +332,7 @@ class Parametric:
         """Whether any parameter of coordinates (..., size) is on the boundary of its space, up to `tolerance`."""
         found = np.zeros(s.shape[:-1], bool)
         for p, v in self._split(s, dim):
-            found = found | p.kind.at_boundary(v, dim, tolerance)
+            found = found | p.kind.at_boundary(v, p.rows(dim), tolerance)
         return found
 
     # ------------------------------------------------------------------ what users see
@@ -359,6 +363,10 @@ class Parametric:
 def _natural_values(structure: Parametric, theta: Array, dim: Any) -> list[Any]:
     """The values of `named` by one program, where outside of compiled code every operation would be one."""
     return [value for _, value in structure.from_public(theta, dim).named(dim)]
+
+
+def _is_shipped(cls: type) -> bool:
+    return cls.__module__.startswith(f"{__package__}.")
 
 
 def _holds_arrays(value: Any) -> bool:
