@@ -62,6 +62,8 @@ class Covariance(Parametric):
 
         `levels` are those of the one column in their order, which is otherwise that of the data.
         """
+        if not isinstance(text, str) or isinstance(levels, str):
+            raise JaxlmmError(f"over: found {text!r}, {levels=}; expected text such as 't | id', and levels in a list")
         return Over(self, text, tuple(levels))
 
     def __add__(self, other: Covariance) -> Sum:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import Annotated, Any
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from ..arguments import check_number
 from ..errors import JaxlmmError
 from ..linalg import tril_indices
 from .bands import BandKind
@@ -53,11 +55,20 @@ CovarianceMatrix = Annotated[Array, CovarianceMatrixKind()]
 
 def interval(lower: Bound, upper: Bound, start: float | None = None) -> IntervalKind:
     """Kind of a field bounded on both sides: ``Annotated[Array, interval(0.0, 2.0)]``; it may say where it starts."""
+    for name, value in (("lower", lower), ("upper", upper), ("start", start)):
+        if value is not None and not callable(value):
+            check_number(f"interval: {name}", value, finite=True)
+    known = [x for x in (lower, start, upper) if x is not None and not callable(x)]
+    if any(a >= b for a, b in pairwise(known)):
+        raise JaxlmmError(f"interval({lower}, {upper}, start={start}): expected lower < start < upper")
     return IntervalKind(lower, upper, None if start is None else partial(_constant, start))
 
 
 def positive(start: float) -> PositiveKind:
     """Kind of a positive field that starts at a value of its own: ``Annotated[Array, positive(start=1.0)]``."""
+    check_number("positive: start", start, finite=True)
+    if start <= 0:
+        raise JaxlmmError(f"positive: start: found {start}, expected a positive number")
     return PositiveKind(first=start)
 
 
@@ -164,7 +175,10 @@ class Parameter:
         return [self._at(value, dim) for value in self.starts[1:]]
 
     def _at(self, value: Any, dim: int) -> np.ndarray:
-        return self.coordinates("to_solver", np.broadcast_to(np.asarray(value, float), self.shape(dim)), dim)
+        value, shape = np.asarray(value, float), self.shape(dim)
+        if value.ndim and value.shape != shape:
+            raise JaxlmmError(f"{self.owner}: {self.name} starts at a value of shape {value.shape}, expected {shape}")
+        return self.coordinates("to_solver", np.broadcast_to(value, shape), dim)
 
     def scale(self, dim: int, unit: Any, xp: Any = np) -> Any:
         """Size of each solver coordinate when column i of Z has root mean square ``1 / unit[..., i]``.

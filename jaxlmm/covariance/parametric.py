@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import functools
 import inspect
 import sys
@@ -36,7 +37,7 @@ def _declared(cls: type, namespace: dict[str, Any]) -> tuple[Parameter, ...]:
         if not kinds:
             continue
         where = f"{cls.__name__}: {name}"
-        sizes = [PerLevel(m, each=False) if type(m) is int and m > 0 else m for m in marks if m not in kinds]
+        sizes = [PerLevel(int(m), each=False) if is_size(m) else m for m in marks if m not in kinds]
         if len(sizes) > 1 or not all(isinstance(m, PerLevel) for m in sizes):
             raise JaxlmmError(
                 f"{where} is marked with {', '.join(map(repr, sizes))}; expected each_level or a length, "
@@ -45,11 +46,36 @@ def _declared(cls: type, namespace: dict[str, Any]) -> tuple[Parameter, ...]:
         given = vars(cls).get(name)
         first = known[name].first_value if name in known and name not in inspect.get_annotations(cls) else given
         p = Parameter(cls.__name__, name, kinds[-1], sizes[-1] if sizes else None, first_value=first)
-        for value in p.starts:
-            if isinstance(p.kind, Kind) and not (np.size(value) and p.kind.admits(np.array(value, float))):
+        for value in p.starts if isinstance(p.kind, Kind) else ():
+            number = numbers(f"{where} starts at", value)
+            if not (number.size and np.isfinite(number).all() and p.kind.admits(number)):
                 raise JaxlmmError(f"{where} starts at {value}, expected {p.kind}")
+            if not p.is_matrix and p.kind.at_boundary(p.kind.to_solver(np.ravel(number), 9), 9, 1e-12):
+                raise JaxlmmError(f"{where} starts at {value}, where all slopes are zero; start inside of its bounds")
         found.append(p)
     return tuple(found)
+
+
+def is_size(mark: Any) -> bool:
+    """Whether a mark is a length."""
+    return isinstance(mark, int | np.integer) and not isinstance(mark, bool) and mark > 0
+
+
+def numbers(what: str, value: Any) -> np.ndarray:
+    """Numbers of a value that is given to a field.
+
+    Raises
+    ------
+    JaxlmmError
+        For text and other things.
+    """
+    try:
+        found = np.asarray(value)
+        if found.dtype.kind in "iuf":
+            return found.astype(float)
+    except ValueError:  # of several lengths
+        pass
+    raise JaxlmmError(f"{what} {value!r}, expected numbers")
 
 
 class _Fields:
@@ -98,7 +124,10 @@ class Parametric:
         for p in declared:
             if p.name in own:
                 setattr(cls, p.name, dataclasses.field(default=None, kw_only=True))  # a start value is in `fields`
+        is_own = "__init__" in vars(cls)
         dataclasses.dataclass(frozen=True, eq=False)(cls)
+        if not is_own:
+            cls.__init__ = _told(cls.__init__)  # type: ignore[method-assign]
         leaves = (*(p.name for p in declared), *cls.children)
         jax.tree_util.register_pytree_with_keys(cls, _flatten_with(leaves), _unflatten_with(cls, leaves))
 
@@ -111,7 +140,7 @@ class Parametric:
             given = getattr(self, p.name)
             if given is None or isinstance(given, jax.core.Tracer):
                 continue
-            value = np.array(given, float)
+            value = numbers(f"{type(self).__name__}: {p.name} is fixed at", given)
             p.check(value)
             self.__dict__[p.name] = value if value.ndim else float(value)
 
@@ -363,6 +392,25 @@ class Parametric:
 def _natural_values(structure: Parametric, theta: Array, dim: Any) -> list[Any]:
     """The values of `named` by one program, where outside of compiled code every operation would be one."""
     return [value for _, value in structure.from_public(theta, dim).named(dim)]
+
+
+def _told(init: Any) -> Any:
+    """A constructor that says which arguments there are."""
+
+    @functools.wraps(init)
+    def own(self: Any, *args: Any, **values: Any) -> None:
+        names = [name for name in inspect.signature(init).parameters if name != "self"]
+        fields = [p.name for p in type(self).fields]
+        if args and len(args) > len(names) - len(fields) or values.keys() - names:
+            found = next(iter(values.keys() - names), f"{len(args)} values without a name")
+            close = difflib.get_close_matches(found, names, 1)
+            raise TypeError(
+                f"{type(self).__name__}: found {found}{f', did you mean {close[0]}?' if close else ''}; "
+                f"it takes {', '.join(names) or 'nothing'}, by name: a parameter that is given a value is fixed at it"
+            )
+        init(self, *args, **values)
+
+    return own
 
 
 def _is_shipped(cls: type) -> bool:

@@ -853,6 +853,52 @@ def test_marks_that_mean_nothing_are_refused(mark):
             range: Annotated[Positive, mark]
 
 
+@pytest.mark.parametrize(
+    ("mark", "start", "words"),
+    [
+        (Positive, [1.0, 2.0], r"starts at a value of shape \(2,\), expected \(\)"),
+        (Annotated[Positive, 2], np.ones(3), r"starts at a value of shape \(3,\), expected \(2,\)"),
+        (Positive, "2", "starts at '2', expected numbers"),
+        (Positive, {"a": 1}, "expected numbers"),
+        (Positive, np.inf, "expected positive numbers"),
+        (Correlation, 1.0, "starts at 1.0, where all slopes are zero"),
+        (Variance, 0.0, "starts at 0.0, where all slopes are zero"),
+        (Annotated[CovarianceMatrix, 2], 2.0, "expected a symmetric"),
+    ],
+)
+def test_starts_that_cannot_be(mark, start, words):
+    with pytest.raises(jaxlmm.JaxlmmError, match=words):
+        type(Covariance)("Own", (Covariance,), {"__annotations__": {"p": mark}, "p": start})().start(4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (lambda: interval(2.0, 1.0), "lower < start < upper"),
+        (lambda: interval(0.0, 1.0, start=3.0), "lower < start < upper"),
+        (lambda: interval(0.0, np.inf), "upper: found inf"),
+        (lambda: interval("a", 1.0), "lower: found 'a'"),
+        (lambda: positive(-1.0), "expected a positive number"),
+        (lambda: positive(float("nan")), "found nan"),
+        (lambda: Wiener(variance="a"), "variance is fixed at 'a', expected numbers"),
+        (lambda: Wiener().over(3), "found 3"),
+        (lambda: Wiener().over("t", levels="abc"), "levels in a list"),
+        (lambda: SAR(W=np.array([["a"]], object)), "found ndarray"),
+    ],
+)
+def test_values_that_cannot_be(kind, words):
+    with pytest.raises(jaxlmm.JaxlmmError, match=words):
+        kind()
+
+
+def test_lists_of_numbers_are_arrays_and_constructors_say_what_they_take():
+    assert SAR(W=W.tolist()) == SAR(W=W) and SAR(W=W.tolist()).W.shape == (9, 9)
+    with pytest.raises(TypeError, match="Scaled: found scal, did you mean scale.; it takes variance, scale, by name"):
+        Scaled(scal=2.0)
+    with pytest.raises(TypeError, match="found 1 values without a name"):
+        Scaled(2.0)
+
+
 def test_a_start_value_has_to_be_possible():
     with pytest.raises(jaxlmm.JaxlmmError, match=r"range starts at -2.0, expected positive numbers"):
 
