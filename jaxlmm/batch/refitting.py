@@ -118,7 +118,7 @@ class Job:
         basis, runner = basis_of(shared, lanes), Runner(spec, shared, lanes, b, self.queues)
         search = Search(spec, packing, scale, runner)
         if self.start is not None:
-            theta = self.start if self.start.ndim == 1 else self.start[rows]
+            theta = np.tile(self.start, (b, 1)) if self.start.ndim == 1 else self.start[rows]
             start = np.broadcast_to(spec.from_theta(theta, basis.K, start * scale) / scale, start.shape)
         ends, dual = search.optimum(np.arange(b), start, self.start is None, few)
         point = packing.unpack(ends.best)

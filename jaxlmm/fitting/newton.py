@@ -77,7 +77,8 @@ _ADVICE = {
     Status.STALLED: "no step improves the criterion, but its gradient is not zero; look at the scale of the data, "
     "or at a covariance with more parameters than the data can tell",
     Status.NOT_FINITE: "the criterion is not finite at the start values: the covariance matrix of the response is not "
-    "positive definite there, or numbers overflow; start from other values (start=)",
+    "positive definite there (independent errors beside a residual structure make it so), or numbers overflow; start "
+    "from other values (start=)",
     Status.BAD_RESPONSE: "the response has missing or infinite values, or no variation that X does not fit exactly",
     Status.NOT_RUN: "interrupted before this one was fitted",
     Status.RANK_DEFICIENT: "converged; some columns of X are combinations of others and have no coefficient",

@@ -333,5 +333,5 @@ def scale_of(spec: Spec, basis: Basis, xp: Any = np) -> Any:
     if not spec.profiled:
         lead, sd = residual_sd.shape[:-1], residual_sd
         units.append(xp.ones((*lead, 1)))
-    sizes = [c.scale(dim, unit, sd, xp) for (c, dim), unit in zip(spec.parts, units, strict=True)]
+    sizes = [c.unit_sizes(dim, unit, sd, xp) for (c, dim), unit in zip(spec.parts, units, strict=True)]
     return xp.concatenate([xp.zeros((*lead, 0)), *(xp.broadcast_to(x, (*lead, x.shape[-1])) for x in sizes)], -1)

@@ -90,6 +90,11 @@ class Model:
         weights = None if weights is None else check_weights(weights, n)
         offset = None if offset is None else own_array("offset", offset, (n,))
         set_all(self, y=y, X=X, random=random, residual=residual, weights=weights, offset=offset)
+        if not random and (null := vars(residual.structure).get("_null")):
+            raise DataError(
+                f"residual: {type(residual.structure).__name__}.matrix has no variance at {null}, whatever its "
+                "parameters: V would be singular; add independent errors, residual=[..., 'iid()'], or random terms"
+            )
         if checks:
             check_design(y, X, residual, self.size)
             if not is_traced(random, X):

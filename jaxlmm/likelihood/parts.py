@@ -189,7 +189,9 @@ class Field:
             dim = 1 if dim is None else dim
         structure = structure.checked(f"structure of {name}", dim)
         if not is_traced(coords):
-            structure = tried(structure, dim, places, name, 1.0 if coords is None else typical(coords))
+            structure = tried(
+                structure, dim, places, name, 1.0 if coords is None else typical(coords), coords is not None
+            )
         set_all(
             self, structure=structure, group=codes, position=position, coords=coords, sets=sets, dim=dim, name=name
         )  # fmt: skip
