@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -102,11 +103,11 @@ class Table:
         """A Markdown table, as GitHub and Quarto read it."""
 
         def line(row: tuple[str, ...]) -> str:
-            return f"| {' | '.join(cell.strip().replace('|', '&#124;') for cell in row)} |"
+            return f"| {' | '.join(in_markdown(cell.strip()).replace('|', '&#124;') for cell in row)} |"
 
         rule = tuple("---" if j < self.labels else "--:" for j in range(len(self.header)))
         lines = [line(self.header), line(rule), *map(line, self.rows)]
-        return "\n".join([self.title, "", *lines, *(["", self.note] if self.note else [])])
+        return "\n".join([in_markdown(self.title), "", *lines, *(["", in_markdown(self.note)] if self.note else [])])
 
     def latex(self) -> str:
         """A table environment with `tabular`, rules as in the package booktabs; everything escaped."""
@@ -127,6 +128,14 @@ _LATEX = {c: "\\" + c for c in "&%$#_{}"} | {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
     "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
 }  # fmt: skip
+
+
+_MARKDOWN = re.compile(r"[*`\\]|(?<![^\W_])_|_(?![^\W_])|<(?=[a-zA-Z/!])")
+
+
+def in_markdown(text: str) -> str:
+    """Text with what Markdown reads as emphasis, code or a tag escaped."""
+    return _MARKDOWN.sub(lambda found: "&lt;" if found[0] == "<" else "\\" + found[0], text)
 
 
 def in_latex(text: str) -> str:

@@ -52,6 +52,8 @@ def test_notes_are_said_once():
 def test_latex_and_markdown_escape_what_they_must():
     table = Table("F:", ("", "100%"), (("a|b & c_d", "1.0 "), ("~x^2", "2")), note="p < 1\n$")
     assert table.markdown() == "F:\n\n|  | 100% |\n| --- | --: |\n| a&#124;b & c_d | 1.0 |\n| ~x^2 | 2 |\n\np < 1\n$"
+    names = Table("", ("",), (("_a_ < b",), ("<c>d",)), note="y ~ A*B + x*z\n`a b`").markdown()
+    assert names.endswith("| \\_a\\_ < b |\n| &lt;c>d |\n\ny ~ A\\*B + x\\*z\n\\`a b\\`")
     latex = table.latex()
     assert r"a\textbar{}b \& c\_d & 1.0 \\" in latex and r"\textasciitilde{}x\textasciicircum{}2 & 2 \\" in latex
     assert r"\begin{tabular}{lr}" in latex and r"100\%" in latex and r"p \textless{} 1 \\ \$" in latex
