@@ -141,12 +141,13 @@ def predicted_means(
         raise DataError(f"by: {m} averages with random effects have too many covariances; use fit.predict(se=True)")
     size = np.bincount(groups, minlength=m)
     shares = (groups[:, None] == np.arange(m)) / np.maximum(size, 1)
-    shift = plain.shift
+    shift, value = plain.shift, None
     if scale is not None:  # to first order, as without random effects
-        eta = Predictor.of(fit, "solver")(new, _states(parts), errors=False).mean
-        slope, fixed = scale(eta, order=1), eta - (0.0 if new.offset is None else new.offset)
-        shift, shares = shares.T @ (scale(eta) - slope * fixed), shares * slope[:, None]
-    wald = combined(fit, new, shares, parts, tuple(f"average {i + 1}" for i in range(m)), df, **method)
+        value = _predicted(fit, new, parts)
+        eta = value + (0.0 if new.offset is None else new.offset)
+        slope = scale(eta, order=1)
+        shift, shares = shares.T @ (scale(eta) - slope * value), shares * slope[:, None]
+    wald = combined(fit, new, shares, parts, tuple(f"average {i + 1}" for i in range(m)), df, value, **method)
     lacking = np.where(np.isfinite(plain.L).all(1), 0.0, np.nan)[:, None]
     there = ", ".join(part.text for part, wanted in zip(fit.frame.parts, parts, strict=True) if wanted)
     note = plain.note.replace("random effects at zero", f"with predicted effects of {there}")
@@ -158,9 +159,15 @@ def _states(parts: Sequence[bool]) -> Callable[[int], str]:
     return lambda part: SHARED if part < len(parts) and parts[part] else ABSENT
 
 
+def _predicted(fit: FitBase, new: NewRows, parts: Sequence[bool]) -> np.ndarray:
+    """Predictions (N,) of rows, without their offset."""
+    mean = Predictor.of(fit, "solver")(new, _states(parts), errors=False).mean
+    return mean - (0.0 if new.offset is None else new.offset)
+
+
 def combined(
     fit: FitBase, new: NewRows, shares: np.ndarray, parts: Sequence[bool], names: tuple[str, ...], df: str,
-    **method: Any,
+    value: np.ndarray | None = None, **method: Any,
 ) -> Wald:  # fmt: skip
     """Sums of predicted rows as quantities to be tested.
 
@@ -168,6 +175,7 @@ def combined(
     ----------
     shares : (N, m) weights of N rows in m sums;  parts : which random parts of the data these have
     df, method : see ``Fit.test``
+    value : (N,) predictions of the rows, without their offset, where these are known
 
     Raises
     ------
@@ -184,7 +192,7 @@ def combined(
     by = fit.wald(df, **method)
     chart, found = by.parameters if by.parameters is not None else ("solver", None)
     at, state = Predictor.of(fit, chart), _states(parts)
-    value = at(new, state, errors=False).mean - (0.0 if new.offset is None else new.offset)
+    value = _predicted(fit, new, parts) if value is None else value
     mse, slopes, extra, bent = _covariances(at, new, shares, state)
     root, total = root_of(mse), mse
     if found is None:

@@ -243,8 +243,7 @@ def test_averages_on_the_scale_of_the_response():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("random", "kept"), [("item", [1]), (["g"], [0]), (True, [0, 1])])
-@pytest.mark.parametrize("spread", [False, 0.3])
+@pytest.mark.parametrize(("random", "kept", "spread"), [("item", [1], False), (["g"], [0], 0.3), (True, [0, 1], 0.3)])
 def test_averages_of_the_response_with_some_random_terms_by_the_delta_method(random, kept, spread):
     """Errors from Henderson's equations written out, in the direction of the derivative of the average."""
     rng = np.random.default_rng(3)
@@ -264,12 +263,9 @@ def test_averages_of_the_response_with_some_random_terms_by_the_delta_method(ran
     factor = 1 + 0.5 * spread**2
     groups = np.eye(6)[i] / 8
     D = groups.T @ (factor * np.exp(eta)[:, None] * there)
-    means = fit.predictions("item", random=random, type="response", bias_adjust=spread)
-    found = means.frame()
+    found = fit.predictions("item", random=random, type="response", bias_adjust=spread).frame()
     np.testing.assert_allclose(found["estimate"], groups.T @ (factor * np.exp(eta)), rtol=1e-7)
     np.testing.assert_allclose(found["std_error"], np.sqrt(np.diagonal(D @ C @ D.T)), rtol=1e-7)
-    assert "with predicted effects of" in str(means)
-    assert "back-transformed from log(y) to y" in str(means)
 
 
 @pytest.mark.slow
