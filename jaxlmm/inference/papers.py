@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..design.several import responses_of
 from ..errors import DataError
 from ..estimates.fitted import FitBase
 from ..frames.columns import make_frame
@@ -185,7 +186,9 @@ def report(fit: FitBase, df: str = "satterthwaite", **options: Any) -> str:
         said.append(f"{frame.n_missing} of {frame.n_input} rows were left out because of missing values.")
     terms = [frame.formula.readable(":".join(t)) for t in frame.formula.side.terms]
     intercept = "an intercept" if frame.formula.side.intercept else "no intercept"
-    said.append(f"The response was {frame.response}; fixed effects were {_listed([intercept, *terms])}.")
+    several = responses_of(call.written)
+    responses = f"responses were {_listed(several)}, stacked" if several else f"response was {frame.response}"
+    said.append(f"The {responses}; fixed effects were {_listed([intercept, *terms])}.")
     if frame.parts:
         said.append(f"Random effects were {_listed([part.text for part in frame.parts])}.")
     if call.relationship:

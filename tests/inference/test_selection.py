@@ -175,6 +175,7 @@ def test_columns_with_unusual_names_are_terms_as_others():
         np.testing.assert_allclose(fit.predict(random=name), plain.predict(random=own), rtol=1e-6)
     both = jaxlmm.lmm("cbind(w, y) ~ 1 + (1 | `the g`)", {"w": x, "y": y, "the g": g})
     assert both.frame.parts[0].group == "the g"
+    assert "The responses were w and y, stacked; fixed effects were no intercept and trait." in both.report()
 
 
 def test_no_random_effects_to_leave_out(sleep):
