@@ -16,7 +16,7 @@ from ..fitting.boundary import Search
 from ..fitting.estimate import as_start, by_v, says_little
 from ..fitting.newton import Status
 from ..fitting.objective import Spec, packing_of, scale_of
-from ..fitting.recession import logliks, lost, unfinished, without_maximum
+from ..fitting.recession import doubtful, logliks, lost, without_maximum
 from ..fitting.spreads import in_own_units
 from ..fitting.units import Estimates, at_ends
 from ..frames.alignment import mask_of
@@ -68,15 +68,15 @@ def _as_left(
     found: Estimates, spec: Spec, shared: Shared, lanes: Lane, x: np.ndarray, start: np.ndarray
 ) -> Estimates:  # fmt: skip
     """The estimates with the log-likelihood of their theta, where the solver has not arrived; see ``fitting``."""
-    left = np.flatnonzero(unfinished(found.status))
+    left = np.flatnonzero(doubtful(spec, found.status, x))
     if not len(left):
         return found
     place = np.resize(left, 1 << (len(left) - 1).bit_length())  # few shapes to compile
     loglik, status = found.loglik.copy(), found.status.copy()
     there = np.asarray(_logliks(spec, shared, take(lanes, place), found.theta[place]))[: len(left)]
     there = np.column_stack([there, loglik[left]])
-    loglik[left] = there[:, 0]
-    status[left[without_maximum(spec, x[left], start[left], there)]] = Status.NO_MAXIMUM
+    status[left[without_maximum(spec, status[left], x[left], start[left], there)]] = Status.NO_MAXIMUM
+    loglik[left] = np.where(lost(status[left]), there[:, 0], loglik[left])
     return replace(found, loglik=loglik, status=status)
 
 
@@ -118,7 +118,7 @@ class Job:
         basis, runner = basis_of(shared, lanes), Runner(spec, shared, lanes, b, self.queues)
         search = Search(spec, packing, scale, runner)
         if self.start is not None:
-            theta = self.start if self.start.ndim == 1 else self.start[rows]
+            theta = np.tile(self.start, (b, 1)) if self.start.ndim == 1 else self.start[rows]
             start = np.broadcast_to(spec.from_theta(theta, basis.K, start * scale) / scale, start.shape)
         ends, dual = search.optimum(np.arange(b), start, self.start is None, few)
         point = packing.unpack(ends.best)

@@ -19,6 +19,7 @@ from ..likelihood.engines.orthogonal import Projection, orthogonalise
 from ..likelihood.model import Model
 from ..likelihood.parts import Term
 from ..likelihood.prepared import Prepared, orthonormal, weighted
+from ..linalg import thin
 from ..pytrees import replace
 from ..runtime.precision import float64
 from ..tolerances import ALIASED, CANCELLED
@@ -227,10 +228,10 @@ class SufficientStatistics:
         y = y if self._root is None else y * self._root[:, None]
         y = y if self._offset is None else y - self._offset[:, None]
         along, left = self._along(y)
-        beside = self._Q.T @ left
-        left = left - self._Q @ beside
-        again = self._Q.T @ left
-        left = left - self._Q @ again
+        beside = thin(self._Q.T, left)
+        left = left - thin(self._Q, beside)
+        again = thin(self._Q.T, left)
+        left = left - thin(self._Q, again)
         length = np.sqrt(np.sum(left**2, 0))
         out = np.concatenate([along[self._kept], beside + again, length[None]]).T
         out[bad] = np.where(np.isnan(Y[bad]).any(axis=1), np.nan, np.inf)[:, None]

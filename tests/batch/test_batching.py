@@ -16,6 +16,7 @@ import jaxlmm
 from batches import GROUPS, KINDS, N, batch, design, responses, singles
 from cases import some
 from jaxlmm import Model, Status, Term
+from jaxlmm.batch.responses import design_of
 from jaxlmm.errors import DataError
 from jaxlmm.fitting import estimate as fitting
 
@@ -384,3 +385,18 @@ def test_least_squares_of_designs_of_their_own(sizes):
         np.testing.assert_allclose(found.vcov[i], vcov, rtol=1e-10)
         assert found.tests["residual"].df[i, 0] == sizes[i] - 2
     assert found.converged.all()
+
+
+@pytest.mark.parametrize("residual", ["us(v | g)", "ar1(v | g)"])
+def test_lanes_of_few_patterns_factor_no_others(residual):
+    """One fit has room for patterns that there are not, so that programs are shared: each would cost every lane."""
+    rng = np.random.default_rng(4)
+    g, v = np.repeat(np.arange(30), 4), np.tile(np.arange(4), 30)
+    keep = v < np.where(np.arange(30) % 5, 4, 2)[g]
+    data = {"y": rng.normal(size=keep.sum()), "g": g[keep], "v": v[keep]}
+    fit = jaxlmm.lmm("y ~ v", data, residual=residual)
+    (bucket,) = design_of(fit.model).template.statistics.buckets
+    assert len(bucket.count) == 2 and len(fit.model.y) == bucket.count @ bucket.present.sum(1)
+    Y = rng.normal(size=(3, len(fit.model.y)))
+    for lane, y in zip(fit.refit(Y).to_frame()["loglik"], Y, strict=True):
+        assert lane == pytest.approx(jaxlmm.lmm("y ~ v", {**data, "y": y}, residual=residual).loglik, abs=1e-8)
