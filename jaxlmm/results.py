@@ -1116,8 +1116,8 @@ def fit_frame(
     with float64():
         found = estimate(model, method, start)
         wanted = call.engine
-        if wanted == "auto" and (other := estimate_by_v(model, method, found, start)):
-            model, found = other
+        if wanted == "auto" and (by_v := estimate_by_v(model, method, found, start)):
+            model, found = by_v
             call = dataclasses.replace(call, engine=model.engine)
     if found.status == Status.NO_MAXIMUM and (other := _with_zeros(data, frame, found, method, call)):
         return dataclasses.replace(other, given=data if given is None else given)

@@ -40,8 +40,8 @@ def summed(K: Any, X: np.ndarray, inner: np.ndarray, shift: Any, root: Any, sour
 
     def prepared() -> Iterator[tuple[slice, Any]]:
         start = 0
-        for chunk in chunks():
-            chunk = sparse_numbers("source", chunk) if is_sparse(chunk) else _numbers(chunk)
+        for given in chunks():
+            chunk: Any = sparse_numbers("source", given) if is_sparse(given) else _numbers(given)
             rows = slice(start, start + chunk.shape[0])
             if rows.stop > n:
                 raise DataError(f"source: expected {n} rows in all, found more")
@@ -129,7 +129,8 @@ def chunks_of(source: Any, columns: Sequence[str] | None) -> Callable[[], Iterat
     if not isinstance(source, str | os.PathLike):
         if columns is not None:
             raise DataError("columns: expected only with a file")
-        if len(shape := getattr(source, "shape", ())) != 2:
+        shape: tuple[int, ...] = getattr(source, "shape", ())
+        if len(shape) != 2:
             if not isinstance(source, Iterable) or isinstance(source, Mapping | Set | bytes):
                 kind = type(source).__name__
                 raise DataError(f"source: found {kind}, expected a Parquet file or chunks of rows (m, b)")

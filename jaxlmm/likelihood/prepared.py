@@ -135,6 +135,7 @@ def _prepare(
     again = Q.T @ left
     residual = left - Q @ again
     log_weights = xp.zeros(()) if model.weights is None else 2.0 * xp.sum(xp.log(square_roots(model.weights, xp, 1.0)))
+    z: Any = None
     Z: list[Any] = []
     K: list[Any] = []
     units: list[Any] = []
@@ -151,10 +152,12 @@ def _prepare(
         for found, value in zip((Z, K, units), (z, k, unit), strict=True):
             found.append(value)
     rows = Rows(xp.concatenate([Q, residual[:, None]], 1), tuple(Z), present)
+    square = xp.sum(residual**2)
+    del y, Q, left, residual, z, Z  # of all rows: an engine needs as much again
     basis = Basis(R, c + again, log_weights, rows.count, alias, xp.zeros(()), tuple(K), tuple(units))
     if present is not None:  # too few rows say nothing: their lane has a status
         basis = basis._replace(n=xp.where(rows.count < basis.rank + bool(model.size), np.nan, rows.count))
-    sd = xp.sqrt(xp.sum(residual**2) / xp.maximum(n - basis.rank, 1))
+    sd = xp.sqrt(square / xp.maximum(n - basis.rank, 1))
     basis = basis._replace(residual_sd=xp.maximum(sd, known_sd(model, xp)))
     statistics = model.evaluator.prepare(rows, model, compact, varying)
     if not isinstance(statistics, Statistics):
