@@ -100,10 +100,12 @@ def _array(a: np.ndarray) -> Any:
 def _beside(value: Any) -> dict[str, Any]:
     """What its array would lose: which entries are masked, levels of a factor in their order, labels of rows."""
     out: dict[str, Any] = {}
-    dtype, index = getattr(value, "dtype", None), getattr(value, "index", None)
+    dtype: Any = getattr(value, "dtype", None)
+    index: Any = getattr(value, "index", None)
+    levels: Any = getattr(dtype, "categories", None)
     if np.ma.isMaskedArray(value):
         out["mask"] = np.ma.getmaskarray(value)
-    if hasattr(levels := getattr(dtype, "categories", None), "__len__"):
+    if hasattr(levels, "__len__"):
         out |= {"levels": list(levels), "ordered": bool(getattr(dtype, "ordered", False))}
     is_counted = type(index).__name__ == "RangeIndex" and (index.start, index.step) == (0, 1)
     if hasattr(index, "equals") and not is_counted:
