@@ -18,7 +18,7 @@ from jax import Array
 
 from .arguments import Seed, door
 from .covariance import Composite, Covariance
-from .covariance.kinds import PositiveKind
+from .covariance.kinds import PositiveKind, RealKind
 from .covariance.trial import NEAR, Derivatives, advice, coordinate_names, derivatives_of, is_steep, quickly, tried
 from .errors import DataError, JaxlmmError
 from .runtime.keys import generator_of
@@ -83,7 +83,7 @@ def check_covariance(structure: Covariance, dim: Any = 4, coords: Any = None, se
     except AssertionError:
         raise
     except DataError as error:
-        raise AssertionError(str(error).removeprefix("check_covariance: ")) from None
+        raise AssertionError(str(error).removeprefix("check_covariance: ")) from error.__cause__
     except Exception as error:  # raised by the author's code, or about it
         error.add_note(f"while jaxlmm.testing.check_covariance looked at {structure!r}")
         raise
@@ -171,7 +171,7 @@ class _Trial:
 
     def _check_matrix(self, s: np.ndarray, G: np.ndarray) -> None:
         """Finite, symmetric and positive semidefinite."""
-        self._require(np.all(np.isfinite(G)), "matrix(levels) is not finite", s)
+        self._require(np.all(np.isfinite(G)), "matrix(levels) is not finite; restrict its parameters", s)
         largest = np.max(np.abs(G), initial=0.0)
         asymmetry = np.max(np.abs(G - G.T), initial=0.0)
         self._require(asymmetry <= ROUNDING * largest, f"matrix(levels) is not symmetric (by {asymmetry:.3g})", s)
@@ -224,7 +224,10 @@ class _Trial:
         if self.structure.has_fixed_scale:
             return
         degrees = self.structure.degrees(self.dim)
-        good = np.allclose(self.matrices(s * 2.0**degrees)[0], (4.0 if any(degrees) else 1.0) * G, 1e-8, 0)
+        loadings = np.array([isinstance(kind, RealKind) for kind in self.structure.kinds(self.dim)])
+        times, least = 4.0 if any(degrees) else 1.0, ROUNDING * np.max(np.abs(G))
+        scaled = (self.matrices(s * 2.0**d)[0] for d in (degrees, degrees + loadings))
+        good = any(np.allclose(found, times * G, 1e-8, least) for found in scaled)
         good &= "_power" not in vars(self.structure)
         names = " and ".join(p.name for p in self.structure.free if p.kind.has_scale) or "of its parts"
         what = f"matrix(levels) is not homogeneous of degree one in its scales ({names})"

@@ -62,6 +62,8 @@ class Covariance(Parametric):
 
         `levels` are those of the one column in their order, which is otherwise that of the data.
         """
+        if not isinstance(text, str) or isinstance(levels, str):
+            raise JaxlmmError(f"over: found {text!r}, {levels=}; expected text such as 't | id', and levels in a list")
         return Over(self, text, tuple(levels))
 
     def __add__(self, other: Covariance) -> Sum:
@@ -75,8 +77,9 @@ class Covariance(Parametric):
 
     @property
     def is_matrix(self) -> bool:
-        """Whether the structure is one free covariance matrix."""
-        return len(self.free) == len(self.fields) == 1 and self.free[0].is_matrix and self.free[0].kind.is_whole
+        """Whether the structure is one free covariance matrix, and not made of it by a `matrix` of the user's own."""
+        whole = len(self.free) == len(self.fields) == 1 and self.free[0].is_matrix and self.free[0].kind.is_whole
+        return whole and type(self).matrix.__module__.startswith(f"{__package__}.")
 
     def charts(self, dim: Any, places: Any) -> list[Chart]:
         """What the solver steps in: logarithms of variances beside a range."""
@@ -263,11 +266,11 @@ class Composite(Covariance):
             found[1:] = [np.zeros_like(x) for x in found[1:]]
         return self._gathered(found, dim)
 
-    def scale(self, dim: Any, unit: Any, sd: Any = 1.0, xp: Any = np) -> Any:
+    def unit_sizes(self, dim: Any, unit: Any, sd: Any = 1.0, xp: Any = np) -> Any:
         """Sizes (..., size) of the solver coordinates; `unit` (..., q) counts where a part has q levels."""
         relative = [self.is_product and k > 0 for k in range(len(self.parts))]
         each = zip(self.parts, self.dims(dim), relative, strict=True)
-        sizes = [part.scale(d, unit[..., :0] if of_one else unit, xp=xp) for part, d, of_one in each]
+        sizes = [part.unit_sizes(d, unit[..., :0] if of_one else unit, xp=xp) for part, d, of_one in each]
         return self._gathered(sizes, dim) * sd ** self.degrees(dim)
 
     def canonical(self, s: Any, dim: Any) -> Any:

@@ -39,14 +39,16 @@ class Content:
 
 
 def frozen(what: str, value: Any) -> Any:
-    """An option as it is kept: arrays copied and read-only, lists as tuples.
+    """An option as it is kept: arrays copied and read-only, lists of numbers as arrays, other lists as tuples.
 
     Raises
     ------
     JaxlmmError
         For what cannot be compared by content.
     """
-    if isinstance(value, np.ndarray | Array):
+    if isinstance(value, list) and (rows := {np.shape(v) for v in value if isinstance(v, list | int | float)}):
+        value = np.array(value) if len(rows) == 1 and all(isinstance(v, list | int | float) for v in value) else value
+    if isinstance(value, np.ndarray | Array) and value.dtype != object:
         value = np.array(value)
         value.setflags(write=False)
         return value

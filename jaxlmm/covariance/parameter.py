@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import Annotated, Any
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from ..arguments import check_number
 from ..errors import JaxlmmError
 from ..linalg import tril_indices
 from .bands import BandKind
@@ -53,11 +55,20 @@ CovarianceMatrix = Annotated[Array, CovarianceMatrixKind()]
 
 def interval(lower: Bound, upper: Bound, start: float | None = None) -> IntervalKind:
     """Kind of a field bounded on both sides: ``Annotated[Array, interval(0.0, 2.0)]``; it may say where it starts."""
+    for name, value in (("lower", lower), ("upper", upper), ("start", start)):
+        if value is not None and not callable(value):
+            check_number(f"interval: {name}", value, finite=True)
+    known = [x for x in (lower, start, upper) if x is not None and not callable(x)]
+    if any(a >= b for a, b in pairwise(known)):
+        raise JaxlmmError(f"interval({lower}, {upper}, start={start}): expected lower < start < upper")
     return IntervalKind(lower, upper, None if start is None else partial(_constant, start))
 
 
 def positive(start: float) -> PositiveKind:
     """Kind of a positive field that starts at a value of its own: ``Annotated[Array, positive(start=1.0)]``."""
+    check_number("positive: start", start, finite=True)
+    if start <= 0:
+        raise JaxlmmError(f"positive: start: found {start}, expected a positive number")
     return PositiveKind(first=start)
 
 
@@ -91,12 +102,17 @@ class Parameter:
     def by_level(self) -> bool:
         """Whether its size or its bounds depend on the number of levels."""
         bounds = [getattr(self.kind, name, None) for name in ("lower", "upper")]
-        return self.is_matrix or (self.per_level is not None and self.per_level.each) or any(map(callable, bounds))
+        each = self.is_matrix if self.per_level is None else self.per_level.each
+        return each or any(map(callable, bounds))
+
+    def rows(self, dim: Any) -> Any:
+        """The number of levels for its kind: of a matrix its own rows, ``Annotated[CovarianceMatrix, 2]``."""
+        return self.per_level.length(dim) if self.is_matrix and self.per_level is not None else dim
 
     def shape(self, dim: int) -> tuple[int, ...]:
         """Shape of the natural value for `dim` levels."""
         if self.is_matrix:
-            return (dim, dim)
+            return (self.rows(dim),) * 2
         if isinstance(self.kind, BandKind):
             return self.kind.shape(dim)
         return () if self.per_level is None else (self.per_level.length(dim),)
@@ -104,7 +120,7 @@ class Parameter:
     def size(self, dim: int) -> int:
         """Number of coordinates for `dim` levels; refused where they are too many to estimate, or to hold."""
         if self.is_matrix or (self.per_level is not None and self.per_level.each):
-            count = MOST_PARAMETERS + 1
+            count, dim = MOST_PARAMETERS + 1, self.rows(dim)
             if dim <= MOST_LEVELS:
                 count = len(self.kind.entries(dim)[0]) if self.is_matrix else len(self.first(dim))
             if count > MOST_PARAMETERS:
@@ -129,16 +145,16 @@ class Parameter:
     def natural(self, chart: str, v: Array, dim: int) -> Array:
         """Natural value of coordinates, `chart` is "from_public", "from_solver" or "from_natural"."""
         v = v if self.tied is None else v[..., np.asarray(self.tied)]
-        return getattr(self.kind, chart)(v, dim).reshape(self.shape(dim))
+        return getattr(self.kind, chart)(v, self.rows(dim)).reshape(self.shape(dim))
 
     def coordinates(self, chart: str, value: Any, dim: int) -> np.ndarray:
         """Coordinates of a natural value (host side), `chart` is "to_public" or "to_solver"."""
-        found = np.ravel(getattr(self.kind, chart)(np.asarray(value), dim))
+        found = np.ravel(getattr(self.kind, chart)(np.asarray(value), self.rows(dim)))
         return found if self.tied is None else found[self.first(dim)]
 
     def check(self, value: Any, dim: int | None = None) -> None:
         """Refuse to fix the field at an impossible value (for `dim` levels, when given)."""
-        if not self.kind.admits(value, dim):
+        if not self.kind.admits(value, None if dim is None else self.rows(dim)):
             raise JaxlmmError(f"{self.owner}: {self.name} is fixed at {value}, expected {self.kind}")
         if dim is not None and np.ndim(value) and np.shape(value) != self.shape(dim):
             raise JaxlmmError(
@@ -152,21 +168,24 @@ class Parameter:
 
     def start(self, dim: int, distance: float) -> np.ndarray:
         """Start value in coordinates of the solver."""
-        return self._at(self.starts[0] if self.starts else self.kind.start(dim, distance), dim)
+        return self._at(self.starts[0] if self.starts else self.kind.start(self.rows(dim), distance), dim)
 
     def alternatives(self, dim: int) -> list[np.ndarray]:
         """Further start values, as `start`."""
         return [self._at(value, dim) for value in self.starts[1:]]
 
     def _at(self, value: Any, dim: int) -> np.ndarray:
-        return self.coordinates("to_solver", np.broadcast_to(np.asarray(value, float), self.shape(dim)), dim)
+        value, shape = np.asarray(value, float), self.shape(dim)
+        if value.ndim and value.shape != shape:
+            raise JaxlmmError(f"{self.owner}: {self.name} starts at a value of shape {value.shape}, expected {shape}")
+        return self.coordinates("to_solver", np.broadcast_to(value, shape), dim)
 
     def scale(self, dim: int, unit: Any, xp: Any = np) -> Any:
         """Size of each solver coordinate when column i of Z has root mean square ``1 / unit[..., i]``.
 
         The optimiser sees coordinates divided by these, so that a unit step is one residual standard deviation.
         """
-        if self.is_matrix:
+        if self.is_matrix and self.per_level is None:
             return unit[..., self.kind.entries(dim)[0]]
         if not self.kind.has_scale:
             return xp.ones((*unit.shape[:-1], self.size(dim)))

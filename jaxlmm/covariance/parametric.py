@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from ..arguments import refuse_unknown
 from ..errors import JaxlmmError
 from ..runtime.precision import float64
 from .charts import Chart
@@ -36,7 +37,7 @@ def _declared(cls: type, namespace: dict[str, Any]) -> tuple[Parameter, ...]:
         if not kinds:
             continue
         where = f"{cls.__name__}: {name}"
-        sizes = [PerLevel(m, each=False) if type(m) is int and m > 0 else m for m in marks if m not in kinds]
+        sizes = [PerLevel(int(m), each=False) if is_size(m) else m for m in marks if m not in kinds]
         if len(sizes) > 1 or not all(isinstance(m, PerLevel) for m in sizes):
             raise JaxlmmError(
                 f"{where} is marked with {', '.join(map(repr, sizes))}; expected each_level or a length, "
@@ -45,11 +46,36 @@ def _declared(cls: type, namespace: dict[str, Any]) -> tuple[Parameter, ...]:
         given = vars(cls).get(name)
         first = known[name].first_value if name in known and name not in inspect.get_annotations(cls) else given
         p = Parameter(cls.__name__, name, kinds[-1], sizes[-1] if sizes else None, first_value=first)
-        for value in p.starts:
-            if isinstance(p.kind, Kind) and not (np.size(value) and p.kind.admits(np.array(value, float))):
+        for value in p.starts if isinstance(p.kind, Kind) else ():
+            number = numbers(f"{where} starts at", value)
+            if not (number.size and np.isfinite(number).all() and p.kind.admits(number)):
                 raise JaxlmmError(f"{where} starts at {value}, expected {p.kind}")
+            if not p.is_matrix and p.kind.at_boundary(p.kind.to_solver(np.ravel(number), 9), 9, 1e-12):
+                raise JaxlmmError(f"{where} starts at {value}, where all slopes are zero; start inside of its bounds")
         found.append(p)
     return tuple(found)
+
+
+def is_size(mark: Any) -> bool:
+    """Whether a mark is a length."""
+    return isinstance(mark, int | np.integer) and not isinstance(mark, bool) and bool(mark > 0)
+
+
+def numbers(what: str, value: Any) -> np.ndarray:
+    """Numbers of a value that is given to a field.
+
+    Raises
+    ------
+    JaxlmmError
+        For text and other things.
+    """
+    try:
+        found = np.asarray(value)
+        if found.dtype.kind in "iuf":
+            return found.astype(float)
+    except ValueError:  # of several lengths
+        pass
+    raise JaxlmmError(f"{what} {value!r}, expected numbers")
 
 
 class _Fields:
@@ -88,13 +114,20 @@ class Parametric:
         caller = sys._getframe(1)
         declared = _declared(cls, {**caller.f_globals, **caller.f_locals})
         cls.fields = _Fields(declared)
-        if "matrix" in vars(cls) and not cls.__module__.startswith(f"{__package__}."):
+        if "matrix" in vars(cls) and not _is_shipped(cls):
             cls.matrix = mended(vars(cls)["matrix"])  # type: ignore[attr-defined]
         own = inspect.get_annotations(cls)
+        shipped = [vars(c) for c in cls.__mro__[1:] if _is_shipped(c)]
+        for name in own.keys() - {"by_level"}:
+            if any(callable(v.get(name)) or isinstance(v.get(name), property | _Fields) for v in shipped):
+                raise JaxlmmError(f"{cls.__name__}: the field {name} hides what every structure has; call it {name}_")
         for p in declared:
             if p.name in own:
                 setattr(cls, p.name, dataclasses.field(default=None, kw_only=True))  # a start value is in `fields`
+        is_own = "__init__" in vars(cls)
         dataclasses.dataclass(frozen=True, eq=False)(cls)
+        if not is_own:
+            cls.__init__ = _told(cls.__init__)  # type: ignore[method-assign]
         leaves = (*(p.name for p in declared), *cls.children)
         jax.tree_util.register_pytree_with_keys(cls, _flatten_with(leaves), _unflatten_with(cls, leaves))
 
@@ -107,7 +140,7 @@ class Parametric:
             given = getattr(self, p.name)
             if given is None or isinstance(given, jax.core.Tracer):
                 continue
-            value = np.array(given, float)
+            value = numbers(f"{type(self).__name__}: {p.name} is fixed at", given)
             p.check(value)
             self.__dict__[p.name] = value if value.ndim else float(value)
 
@@ -278,7 +311,7 @@ class Parametric:
         """The power of the standard deviation of y that every solver coordinate is proportional to, often 1 or 0."""
         return np.array([kind.degree for kind in self.kinds(dim)]) / vars(self).get("_power", 1.0)  # see `trial`
 
-    def scale(self, dim: Any, unit: Any, sd: Any = 1.0, xp: Any = np) -> Any:
+    def unit_sizes(self, dim: Any, unit: Any, sd: Any = 1.0, xp: Any = np) -> Any:
         """Sizes (..., size) of the solver coordinates for standard deviations `sd` of y, see `Parameter.scale`.
 
         A `unit` (..., m) that is not one of `dim` levels stands for units of one.
@@ -289,7 +322,7 @@ class Parametric:
 
     def _by_field(self, method: str, s: Any, dim: Any, *args: Any) -> Any:
         """Coordinates (..., size) to which the kinds have applied a method."""
-        return concatenated(s, [getattr(p.kind, method)(v, dim, *args) for p, v in self._split(s, dim)])
+        return concatenated(s, [getattr(p.kind, method)(v, p.rows(dim), *args) for p, v in self._split(s, dim)])
 
     def canonical(self, s: Any, dim: Any) -> Any:
         """The representative among equivalent solver coordinates (signs, zero columns)."""
@@ -328,7 +361,7 @@ class Parametric:
         """Whether any parameter of coordinates (..., size) is on the boundary of its space, up to `tolerance`."""
         found = np.zeros(s.shape[:-1], bool)
         for p, v in self._split(s, dim):
-            found = found | p.kind.at_boundary(v, dim, tolerance)
+            found = found | p.kind.at_boundary(v, p.rows(dim), tolerance)
         return found
 
     # ------------------------------------------------------------------ what users see
@@ -359,6 +392,27 @@ class Parametric:
 def _natural_values(structure: Parametric, theta: Array, dim: Any) -> list[Any]:
     """The values of `named` by one program, where outside of compiled code every operation would be one."""
     return [value for _, value in structure.from_public(theta, dim).named(dim)]
+
+
+def _told(init: Any) -> Any:
+    """A constructor that says which arguments there are."""
+
+    @functools.wraps(init)
+    def own(self: Any, *args: Any, **values: Any) -> None:
+        name, names = type(self).__name__, [name for name in inspect.signature(init).parameters if name != "self"]
+        refuse_unknown(name, values, names)
+        if args and len(args) > len(names) - len(type(self).fields):
+            raise TypeError(
+                f"{name}: found {len(args)} values without a name; it takes {', '.join(names) or 'nothing'}, by name: "
+                "a parameter that is given a value is fixed at it"
+            )
+        init(self, *args, **values)
+
+    return own
+
+
+def _is_shipped(cls: type) -> bool:
+    return cls.__module__.startswith(f"{__package__}.")
 
 
 def _holds_arrays(value: Any) -> bool:

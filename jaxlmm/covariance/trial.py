@@ -7,8 +7,9 @@ variances is not fitted as if it were. Anything else is said, with the parameter
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -32,8 +33,15 @@ SHIFTS = (1.0, -1.0, 2.0, -2.0)  # of starts, in the unit of a coordinate
 EVERYWHERE = 8  # points at which all coordinates are moved
 NEAR = 1e-8  # a standard deviation next to zero
 KINK = 1e-4  # relative slope there, above which the matrix is not smooth in it
+JUMP = 0.1  # of a variance by a step of NEAR, relative to the largest entry
 STEEP = 1e-7  # of a matrix, relative to its largest entry: what its slopes do not explain of a step of NEAR
 ROUNDING = 1e-9  # relative to the largest entry of a matrix
+WITHOUT = {
+    "while": "while_loop has no derivatives in reverse; write jax.lax.fori_loop between fixed bounds, or scan",
+    "eigh": "eigh has no derivatives where eigenvalues are equal; write solve, inv or expm for functions of a matrix",
+    "eig": "eig has no second derivatives; write solve, inv or expm for functions of a matrix",
+    "svd": "svd has no derivatives where singular values are equal; write solve, inv or cholesky",
+}
 
 
 class Derivatives(NamedTuple):
@@ -54,24 +62,35 @@ def derivatives_of(
 ) -> Callable[[Any], Derivatives]:
     """Everything at points (b, k) of a chart, differentiated as the optimiser does: forward over reverse."""
 
-    def matrix(s: Array) -> Array:
-        return jnp.asarray(chart(s, dim).matrix(levels))
+    def all_at(places: Any, points: Array) -> Any:
+        def matrix(s: Array) -> Array:
+            return jnp.asarray(chart(s, dim).matrix(places))
 
-    def gradient(s: Array) -> tuple[Array, tuple[Array, Array]]:
-        value, pull = jax.vjp(matrix, s)
-        units = jnp.eye(value.size).reshape(value.size, *value.shape)
-        slopes = jax.vmap(pull)(units)[0].reshape(*value.shape, s.size)
-        return slopes, (value, slopes)
+        def gradient(s: Array) -> tuple[Array, tuple[Array, Array]]:
+            value, pull = jax.vjp(matrix, s)
+            units = jnp.eye(value.size).reshape(value.size, *value.shape)
+            slopes = jax.vmap(pull)(units)[0].reshape(*value.shape, s.size)
+            return slopes, (value, slopes)
 
-    def everything(s: Array) -> tuple[Array, Array, Array]:
-        if not second:
-            slopes, (value, _) = gradient(s)
-            return value, slopes, jnp.zeros(())
-        Hessian, (value, slopes) = jax.jacfwd(gradient, has_aux=True)(s)
-        return value, slopes, Hessian
+        def everything(s: Array) -> tuple[Array, Array, Array]:
+            if not second:
+                slopes, (value, _) = gradient(s)
+                return value, slopes, jnp.zeros(())
+            Hessian, (value, slopes) = jax.jacfwd(gradient, has_aux=True)(s)
+            return value, slopes, Hessian
 
-    program = quickly(lambda points: jax.lax.map(everything, points))
+        return jax.lax.map(everything, points)
+
+    program = _at(levels, all_at)
     return lambda points: Derivatives(*map(np.asarray, program(np.asarray(points, float))))
+
+
+def _at(levels: Any, function: Callable[..., Any]) -> Callable[..., Any]:
+    """A compiled function of levels and points as one of points; coordinates are traced, as in a fit, levels not."""
+    if levels.dtype.kind != "f":
+        return quickly(functools.partial(function, levels))
+    program = quickly(function)
+    return lambda points: program(levels, points)
 
 
 def coordinate_names(structure: Parametric, dim: Any) -> list[str]:
@@ -84,6 +103,7 @@ def advice(structure: Parametric, dim: Any, levels: Any, s: np.ndarray) -> str:
     """Where derivatives are not finite at solver coordinates s: in which parameter, at which entry, what to write."""
     what = "write powers(x, p) for x ** p, distances(points) for the root of a sum of squares, roots(x) for sqrt(x)"
     what += " (jaxlmm.covariance), whose derivatives are finite"
+    what = _hint(structure, dim, levels).removeprefix("; ") or what
     bound: Any = structure.from_solver(jnp.asarray(s), dim)
 
     def slopes(name: str, value: Any) -> list[Any]:
@@ -101,13 +121,13 @@ def advice(structure: Parametric, dim: Any, levels: Any, s: np.ndarray) -> str:
     return what
 
 
-def tried(structure: Any, dim: Any, places: Any, what: str, distance: Any = 1.0) -> Any:
+def tried(structure: Any, dim: Any, places: Any, what: str, distance: Any = 1.0, of_some: bool = False) -> Any:
     """The structure, what its class is of the user's own as it can be fitted.
 
     Parameters
     ----------
     places : (m,) levels or coordinates of rows, or (m, d), some of which are tried;  what : for messages
-    distance : a typical one, see `Covariance.start`
+    distance : a typical one, see `Covariance.start`;  of_some : its matrix is also asked for at some of the places
 
     Raises
     ------
@@ -120,7 +140,7 @@ def tried(structure: Any, dim: Any, places: Any, what: str, distance: Any = 1.0)
             return structure
         own = structure.dims(dim), structure.places_of(places), structure._of_columns(distance)
         each = zip(structure.parts, *own, strict=True)
-        return structure._with(parts=tuple(tried(part, d, at, what, far) for part, d, at, far in each))
+        return structure._with(parts=tuple(tried(part, d, at, what, far, of_some) for part, d, at, far in each))
     if is_shipped(structure) or structure.has_values:
         return structure
     places = np.unique(places, axis=0)
@@ -128,7 +148,7 @@ def tried(structure: Any, dim: Any, places: Any, what: str, distance: Any = 1.0)
     places = places[np.unique(np.minimum(some, len(places) - 1))]
     far = tuple(np.atleast_1d(distance).tolist())
     with jax.ensure_compile_time_eval(), float64():
-        return _tried(structure, dim, (places.tobytes(), places.dtype.str, places.shape), what, far)
+        return _tried(structure, dim, (places.tobytes(), places.dtype.str, places.shape), what, far, of_some)
 
 
 def is_shipped(structure: Any) -> bool:
@@ -139,19 +159,21 @@ def is_shipped(structure: Any) -> bool:
 
 
 @functools.lru_cache(maxsize=256)
-def _tried(structure: Covariance, dim: Any, given: tuple[Any, ...], what: str, far: tuple[float, ...]) -> Covariance:
+def _tried(
+    structure: Covariance, dim: Any, given: tuple[Any, ...], what: str, far: tuple[float, ...], of_some: bool
+) -> Covariance:  # fmt: skip
     places = np.frombuffer(given[0], given[1]).reshape(given[2])
     name, size = f"{what}: {type(structure).__name__}.matrix", structure.size(dim)
-    try:
-        form = jax.eval_shape(lambda s: jnp.asarray(structure.from_solver(s, dim).matrix(places)), np.zeros(size))
-    except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError) as error:
-        raise DataError(
-            f"{name} needs the values of its parameters, which compiled code does not have; write jax.numpy for numpy, "
-            f"jnp.where for if, matrix.at[i, j].set for assignment (JAX: {str(error).splitlines()[0]})"
-        ) from None
-    except Exception as error:  # of the author's code
-        error.add_note(f"while {name} was tried")
-        raise
+    with _authors(structure, dim, places, name):
+        matrix = functools.partial(_matrix, structure, dim)
+        s = np.zeros(size)
+        form = (
+            jax.eval_shape(matrix, places, s)
+            if places.dtype.kind == "f"
+            else jax.eval_shape(lambda s: matrix(places, s), s)
+        )
+    if not hasattr(form, "shape"):
+        raise DataError(f"{name} must return a matrix of shape {(len(places),) * 2}, found {type(form).__name__}")
     if form.shape != (len(places),) * 2:
         raise DataError(f"{name} must return shape {(len(places),) * 2} for {len(places)} places, found {form.shape}")
     if form.dtype != jnp.float64:
@@ -165,7 +187,9 @@ def _tried(structure: Covariance, dim: Any, given: tuple[Any, ...], what: str, f
     here = len(starts) - 1  # a point at which no correlation is zero
     further = starts[0] + NEAR * np.eye(size)[:MOST_COORDINATES]
     points = [*starts, starts[here] * twice, *np.where(near, NEAR, starts[here]), *further]
-    found = everything(points)  # mostly the only run
+    with _authors(structure, dim, places, name):
+        found = everything(points)  # mostly the only run
+    _check_jumps(structure, dim, places, name, found.value[0], found.value[-len(further) :])
     smooth = _is_smooth(found)[: len(starts)]
     smooth[0] &= not is_steep(found.value[0], found.gradient[0], found.value[-len(further) :])
     at = _first_good(structure, dim, places, name, starts, found.value[: len(starts)], smooth)
@@ -179,9 +203,54 @@ def _tried(structure: Covariance, dim: Any, given: tuple[Any, ...], what: str, f
     power = 0.0 if structure.has_fixed_scale else _power(found.value[here], found.value[len(starts)])
     if power not in (0.0, 1.0):
         own["_power"] = power
+    without = ~np.diagonal(found.value[: len(starts)], axis1=1, axis2=2).any(0)
+    if without.any():
+        own["_null"] = str(places[without][0])  # which only a residual beside nothing else cannot have
+    if of_some and len(places) > 1:
+        middle = len(places) // 2
+        some, G = np.delete(places, middle, 0), np.delete(np.delete(found.value[here], middle, 0), middle, 1)
+        with _authors(structure, dim, some, name):
+            less = np.asarray(_at(some, matrix)(starts[here]))
+        if less.shape != G.shape or not np.allclose(less, G, rtol=0, atol=ROUNDING * np.max(np.abs(G))):
+            raise DataError(
+                f"{name}(levels) at levels {some.tolist()} is not that part of the matrix of all levels, found shape "
+                f"{less.shape}; rows miss some of them, so entries may depend on their own two places only"
+            )
     if at:
         own["_shift"] = tuple((starts[at] - starts[0]).tolist())
     return structure._with(**own) if own else structure
+
+
+@contextlib.contextmanager
+def _authors(structure: Covariance, dim: Any, places: np.ndarray, name: str) -> Iterator[None]:
+    """What the author's `matrix` raises, in words: about JAX, or with what it was called with."""
+    try:
+        yield
+    except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError) as error:
+        raise DataError(
+            f"{name} needs the values of its parameters, or of coordinates, which compiled code does not have; write "
+            "jax.numpy for numpy, jnp.where for if, matrix.at[i, j].set for assignment, jnp.asarray(table)[k] for a "
+            f"table of NumPy's (JAX: {str(error).splitlines()[0]})"
+        ) from None
+    except Exception as error:
+        first = f"{type(error).__name__}: {error}".splitlines()[0].rstrip(".")
+        shapes = "".join(f"{p.name} {p.shape(dim)}, " for p in structure.fields)
+        index = "; levels.astype(int) are indices" if places.dtype.kind == "f" and "ndex" in first else ""
+        given = f"{shapes}levels {places.shape} {places.dtype}{index}"
+        raise DataError(f"{name} raised {first}; called with {given}{_hint(structure, dim, places)}") from error
+
+
+def _hint(structure: Any, dim: Any, places: Any) -> str:
+    """What to write in place of functions without derivatives, where a `matrix` that can be traced calls them."""
+    try:
+        traced = jax.make_jaxpr(lambda s: structure.from_solver(s, dim).matrix(places))(np.zeros(structure.size(dim)))
+    except Exception:  # the one that is told
+        return ""
+    return "".join(f"; {hint}" for name, hint in WITHOUT.items() if f" {name}[" in str(traced))
+
+
+def _matrix(structure: Covariance, dim: Any, places: Any, s: Array) -> Array:
+    return structure.from_solver(s, dim).matrix(places)
 
 
 def _starts(structure: Covariance, dim: Any, distance: np.ndarray) -> np.ndarray:
@@ -206,7 +275,8 @@ def _first_good(
 ) -> int:
     """The first start at which the matrix is a covariance and can be differentiated."""
     finite = np.isfinite(G).all((1, 2))
-    gap, largest = (abs(x).max((1, 2), initial=0.0) for x in (G - np.swapaxes(G, 1, 2), G))
+    with np.errstate(invalid="ignore"):
+        gap, largest = (abs(x).max((1, 2), initial=0.0) for x in (G - np.swapaxes(G, 1, 2), G))
     if np.any(gap[finite] > MIRRORED * largest[finite]):
         raise DataError(
             f"{name} is not symmetric, entries differ from their mirror images by {np.max(gap[finite]):.3g}"
@@ -243,6 +313,21 @@ def _first_good(
     )
 
 
+def _check_jumps(
+    structure: Covariance, dim: Any, places: np.ndarray, name: str, value: np.ndarray, near: np.ndarray
+) -> None:  # fmt: skip
+    """Refuse a variance (of the diagonal) that is another one next to the start, as ``0 ** x`` at x = 0."""
+    with np.errstate(invalid="ignore"):
+        jumps = np.abs(np.diagonal(near, axis1=1, axis2=2) - np.diagonal(value))
+    if len(found := np.argwhere(jumps > JUMP * np.max(np.abs(value), initial=0.0))):
+        j, i = (int(k) for k in found[0])
+        raise DataError(
+            f"{name} has a variance that jumps in {coordinate_names(structure, dim)[j]} at its start, at entry "
+            f"({i}, {i}), of {places[i]}: from {value[i, i]:.3g} to {near[j, i, i]:.3g}, as 0 ** x does at x = 0; move "
+            "the origin of the covariate, or start elsewhere, such as x: Real = 1.0"
+        )
+
+
 def _power(once: np.ndarray, twice: np.ndarray) -> float:
     """The power of its variances that a matrix is proportional to, where these are multiplied by four; zero if none."""
     i = int(np.argmax(abs(once)))
@@ -261,7 +346,8 @@ def is_steep(value: np.ndarray, gradient: np.ndarray, near: np.ndarray) -> bool:
 
     `near` (j, m, m) are matrices where each of the first j coordinates is moved by `NEAR`.
     """
-    left = near - value - NEAR * np.moveaxis(gradient, -1, 0)[: len(near)]
+    with np.errstate(invalid="ignore"):
+        left = near - value - NEAR * np.moveaxis(gradient, -1, 0)[: len(near)]
     return bool(np.max(np.abs(left), initial=0.0) > STEEP * np.max(np.abs(value), initial=1e-300))
 
 

@@ -37,7 +37,7 @@ class MonteCarlo:
     ----------
     probes, seed : random vectors that the estimates were found with
     final_probes : random vectors that gave the log-likelihood and the numbers below, independent of the first
-    loglik_se : standard error of the log-likelihood
+    loglik_se : standard error of the log-likelihood, which includes what it lacks of its maximum
     theta_se : (k,) Monte Carlo standard errors of theta, which more probes would take away; larger by a factor where
         the decrement is larger than expected, NaN where theta is infinite
     relative_se : (k,) the same relative to the statistical standard errors of theta
@@ -148,16 +148,18 @@ def monte_carlo(spec: Spec, prepared: Prepared, scale: np.ndarray, point: Point)
     gradient = np.mean(gradients, 0)
     decrement = float(gradient @ inverse @ gradient)
     expected = float(np.sum(inverse * noise) * (1.0 / options.probes + 1.0 / options.final_probes))
+    worse = max(1.0, decrement / expected if expected > 0 else 1.0)
+    A = inverse @ noise / options.probes  # the decrement of theta is a sum of squares, whose mean square this gives
+    lacking = 0.5 * worse * np.sqrt(max(np.trace(A) ** 2 + 2.0 * np.trace(A @ A), 0.0))
     with np.errstate(all="ignore"):
-        theta_se = np.sqrt(np.diagonal(J @ inverse @ noise @ inverse @ J.T) / options.probes)
-        theta_se = theta_se * np.sqrt(max(1.0, decrement / expected if expected > 0 else 1.0))
+        theta_se = np.sqrt(worse * np.diagonal(J @ inverse @ noise @ inverse @ J.T) / options.probes)
         own = np.sqrt(np.diagonal(2.0 * J @ inverse @ J.T) + of_sigma)
         relative_se = theta_se / own
     return -0.5 * float(value), MonteCarlo(
         probes=options.probes,
         final_probes=options.final_probes,
         seed=int(prepared.statistics.seed),
-        loglik_se=0.5 * float(np.std(logdets, ddof=1)) / np.sqrt(len(logdets)),
+        loglik_se=float(np.hypot(0.5 * np.std(logdets, ddof=1) / np.sqrt(len(logdets)), lacking)),
         theta_se=theta_se,
         relative_se=relative_se,
         gradient_norm=float(np.abs(gradient).max(initial=0.0)),

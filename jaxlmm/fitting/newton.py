@@ -77,15 +77,16 @@ _ADVICE = {
     Status.STALLED: "no step improves the criterion, but its gradient is not zero; look at the scale of the data, "
     "or at a covariance with more parameters than the data can tell",
     Status.NOT_FINITE: "the criterion is not finite at the start values: the covariance matrix of the response is not "
-    "positive definite there, or numbers overflow; start from other values (start=)",
+    "positive definite there (independent errors beside a residual structure make it so), or numbers overflow; start "
+    "from other values (start=)",
     Status.BAD_RESPONSE: "the response has missing or infinite values, or no variation that X does not fit exactly",
     Status.NOT_RUN: "interrupted before this one was fitted",
     Status.RANK_DEFICIENT: "converged; some columns of X are combinations of others and have no coefficient",
     Status.BAD_COVARIATE: "the varying column of X or the weights have missing, infinite or otherwise unusable values, "
     "or leave REML nothing to estimate a variance from (all effects of a random term are among the fixed ones)",
     Status.PERFECT_FIT: "the residual variance tends to zero: the model fits the response exactly",
-    Status.NO_MAXIMUM: "no maximum: the likelihood rises without end as the covariance becomes singular or infinite; "
-    "take one with fewer parameters, or fix one of them",
+    Status.NO_MAXIMUM: "no maximum: the likelihood rises, without end or to a limit, as the covariance becomes "
+    "singular or infinite; take one with fewer parameters, or fix one of them",
     Status.NOT_SOLVED: "conjugate gradients did not solve the equations of the random effects in max_iterations: "
     "levels are hardly connected, or variances very large beside that of the residual; allow more, by "
     "engine=jaxlmm.Iterative(max_iterations=20000), or use engine='crossed'",

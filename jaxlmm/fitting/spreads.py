@@ -105,7 +105,7 @@ def _of_effects(spec: Spec, basis: Basis, model: Model, variances: np.ndarray) -
         square = weighted(model, z) ** 2
         seen = np.sum(square, 0)
         sd = np.sqrt(np.where(seen > 0, seen, 1.0) / np.where(seen > 0, precise @ square, 1.0))
-        sizes.append(structure.scale(dim, unit * sd) if len(sd) > 1 else structure.scale(dim, unit, sd))
+        sizes.append(structure.unit_sizes(dim, unit * sd) if len(sd) > 1 else structure.unit_sizes(dim, unit, sd))
     return np.concatenate(sizes)
 
 

@@ -62,7 +62,8 @@ class Distances:
         """Points (t, b, k) to be evaluated, path after path, from start values s (b, k) and the known optima."""
         base = np.where(self._moved, s, known)
         shapes = [self._shape(base, s, which) for which in (self.own, self.beside)]
-        total = np.sqrt(sum(np.mean(self._sd(base, which)[:, which] ** 2, -1) for which in self._sized))[:, None]
+        sizes = [np.mean(self._sd(base, which)[:, which] ** 2, -1) for which in self._sized]
+        total = np.sqrt(sum(sizes, np.zeros(len(base))))[:, None]
         every = []
         for share in self._shares(known, s):
             x = base

@@ -106,7 +106,7 @@ def uncertain(fit: FitBase, information: str = "observed") -> Uncertain:
         x = np.asarray(coordinates(spec, prepared, fit.theta, "solver"))
         kind = fit.estimate.information
         if information == "observed" and not may_be_flat(fit):
-            found = inverse(kind)
+            found = inverse(np.where(np.isfinite(kind), kind, np.eye(len(kind))))  # NaN where not converged, see below
         else:
             run = _program(prepared.statistics, len(x))
             found = jax.device_get(run(spec, prepared, x, INFORMATION.index(information)))

@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array
 
 from .. import pytrees
-from ..arguments import check_flag, numbers_of, refuse_unknown, shown
+from ..arguments import check_flag, made, numbers_of, refuse_unknown, shown
 from ..covariance import Covariance
 from ..errors import DataError
 from ..frames.alignment import refuse_masked
@@ -29,6 +29,7 @@ Structures = tuple[tuple[Covariance, Any], ...]
 REPLACED = ("y", "X", "Z", "weights", "offset", "random", "residual")  # what `Model.replace` takes
 
 
+@made
 @frozen_pytree(data=("y", "X", "random", "residual", "weights", "offset", "layout"), meta=("evaluator",))
 @dataclasses.dataclass(frozen=True, init=False, eq=False)
 class Model:
@@ -89,6 +90,11 @@ class Model:
         weights = None if weights is None else check_weights(weights, n)
         offset = None if offset is None else own_array("offset", offset, (n,))
         set_all(self, y=y, X=X, random=random, residual=residual, weights=weights, offset=offset)
+        if not random and (null := vars(residual.structure).get("_null")):
+            raise DataError(
+                f"residual: {type(residual.structure).__name__}.matrix has no variance at {null}, whatever its "
+                "parameters: V would be singular; add independent errors, residual=[..., 'iid()'], or random terms"
+            )
         if checks:
             check_design(y, X, residual, self.size)
             if not is_traced(random, X):

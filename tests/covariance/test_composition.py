@@ -276,7 +276,7 @@ def test_tied_entries():
     G = structure.from_public(jnp.log(jnp.array([1.0, 2.0])), 3).matrix(np.arange(3))
     np.testing.assert_allclose(G, np.diag([1, 1, 4]), rtol=1e-12)
     assert structure.natural(np.log([1.0, 2.0]), 3) == [("variances[0]", 1.0), ("variances[2]", pytest.approx(4.0))]
-    np.testing.assert_array_equal(structure.scale(3, np.array([2.0, 2.0, 5.0]), 3.0), [6, 15])
+    np.testing.assert_array_equal(structure.unit_sizes(3, np.array([2.0, 2.0, 5.0]), 3.0), [6, 15])
 
 
 @pytest.mark.parametrize(

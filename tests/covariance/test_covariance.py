@@ -86,7 +86,7 @@ def test_matrices_are_covariances_and_homogeneous_in_their_scales(structure):
     G = at_solver(structure, s)
     np.testing.assert_allclose(G, G.T, atol=1e-14)
     assert np.linalg.eigvalsh(G).min() > 0
-    twice = structure.scale(3, np.ones(3), 2.0) / structure.scale(3, np.ones(3), 1.0)
+    twice = structure.unit_sizes(3, np.ones(3), 2.0) / structure.unit_sizes(3, np.ones(3), 1.0)
     np.testing.assert_allclose(at_solver(structure, s * twice), 4 * G, rtol=1e-12)
 
 

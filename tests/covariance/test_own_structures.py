@@ -141,13 +141,84 @@ class Branch(NumPy):
         return self.variance * jnp.eye(len(t)) if self.range > 1 else jnp.ones(len(t))
 
 
+class Eigen(Covariance):
+    a: Real
+
+    def matrix(self, t):
+        w, U = jnp.linalg.eigh(jnp.exp(self.a) * jnp.eye(len(t)))
+        return (U * w) @ U.T
+
+
+class Loop(Covariance):
+    variance: Variance
+    rho: Correlation
+
+    def matrix(self, t):
+        def power(lag):
+            return jax.lax.while_loop(lambda c: c[0] < lag, lambda c: (c[0] + 1, c[1] * self.rho), (0.0, 1.0))[1]
+
+        return self.variance * jax.vmap(jax.vmap(power))(jnp.abs(t[:, None] - t))
+
+
+class Indexed(Covariance):
+    v: Annotated[Variance, 5]
+
+    def matrix(self, t):
+        return jnp.diag(self.v[t])
+
+
+class Nothing(Covariance):
+    variance: Variance
+
+    def matrix(self, t):
+        self.variance * jnp.eye(len(t))
+
+
+class Precise(Covariance):
+    tau: Positive
+    rho: Annotated[Any, interval(0.0, 1.0)]
+
+    def matrix(self, t):
+        return jnp.linalg.inv(
+            self.tau * (2.1 * jnp.eye(len(t)) - self.rho * (jnp.eye(len(t), k=1) + jnp.eye(len(t), k=-1)))
+        )
+
+
+class Table(Covariance):
+    variance: Variance
+
+    def matrix(self, t):
+        return self.variance * READ[t.astype(int)][:, t.astype(int)]
+
+
+class FromZero(Covariance):
+    delta: Real
+
+    def matrix(self, t):
+        return jnp.diag(t**self.delta)
+
+
+class Misspelt(Covariance):
+    variance: Variance
+
+    def matrix(self, t):
+        return self.varaince * jnp.eye(len(t))
+
+
 @pytest.mark.parametrize(
     ("structure", "words"),
     [
         (NumPy(), r"NumPy.matrix needs the values of its parameters.*write jax.numpy for numpy"),
         (Branch(), r"Branch.matrix needs the values of its parameters.*jnp.where for if"),
-        (Logarithm(), r"residual: Logarithm.matrix has derivatives .* in range, at entry \(0, 0\), between 0.0 and 0.0 "
-         r"\(a distance of zero\); write powers\(x, p\)"),
+        (Eigen(), r"residual: Eigen.matrix has derivatives .* in a, at entry \(0, 0\), between 0.0 and 0.0 "
+         r"\(a distance of zero\); eigh has no derivatives where eigenvalues are equal; write solve"),
+        (Loop(), r"Loop.matrix raised .* called with variance \(\), rho \(\), levels \(5,\) float64; while_loop"),
+        (Indexed(), r"Indexed.matrix raised TypeError: .* v \(5,\), levels \(5,\) float64; levels.astype\(int\)"),
+        (Precise(), r"Precise.matrix\(levels\) at levels \[0.0, 1.0, 3.0, 4.0\] is not that part of the matrix of all"),
+        (Table(), r"Table.matrix needs the values .* or of coordinates.*write .* jnp.asarray\(table\)\[k\]"),
+        (FromZero(), r"FromZero.matrix has a variance that jumps in delta at its start, at entry \(0, 0\), of 0.0"),
+        (Nothing(), r"Nothing.matrix must return a matrix of shape \(5, 5\), found NoneType"),
+        (Misspelt(), r"Misspelt.matrix raised AttributeError: .* has no attribute .varaince.; called with v"),
         (Linear(), r"Linear.matrix is not positive semidefinite at its start \(variance = 1, range = 1\)"),
         (Nan(), r"Nan.matrix has values that are NaN or infinite .* entry \(0, 1\), between 0.0 and 1.0"),
     ],
@@ -172,6 +243,7 @@ class SafePower(NaivePower):
     ("naive", "safe", "places"),
     [
         (Damped(), SafeDamped(), TIMES[:5]),
+        (Logarithm(), SafeDamped(), TIMES[:5]),
         (NaivePower(), SafePower(), TIMES[:5]),
         (NaiveDistance(), SafeDistance(), np.column_stack([TIMES, TIMES**2])[:5]),
     ],
@@ -189,6 +261,43 @@ def test_powers_and_roots_are_as_those_with_finite_derivatives(naive, safe, plac
     for a, b in zip(found, right, strict=True):
         assert np.isfinite(b).all()
         np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-13)
+
+
+LAGS = np.abs(np.subtract.outer(t := np.array([0.0, 1.0, 2.5]), t))
+POINTWISE = {
+    "sinc": lambda r, h, m: m.where(h == 0, 1.0, m.sin(h / r) / (h / r)),
+    "spline": lambda r, h, m: m.where(h > 0, (h / r) ** 2 * m.log(h / r), 0.0),
+    "compact": lambda r, h, m: m.where(h / r < 2, (1 - h / r / 2) ** (r + 1), 0.0),
+    "arc-cosine": lambda r, h, m: m.arccos((r + h.T @ h) / m.sqrt(m.outer(*2 * (m.diag(r + h.T @ h),)))),
+    "hidden root": lambda r, h, m: m.where(h < 1, m.sqrt(1 - h * r), 0.0),
+    "rest of a decay": lambda r, h, m: 1 - m.exp(-r / h),
+    "negative power": lambda r, h, m: 1 / (1 + (h / r) ** -2.0),
+    "negative whole power": lambda r, h, m: 1 / (1 + (h / r) ** -2),
+    "hyperbolic": lambda r, h, m: m.exp(-m.arccosh(1 + h * r)),
+    "reciprocal": lambda r, h, m: m.where(h > 0, m.tanh(r * h) / m.where(h > 0, h, 1.0), r),
+}
+
+
+@pytest.mark.parametrize("name", POINTWISE)
+def test_functions_without_derivatives_at_a_distance_of_zero(name):
+    """Values and derivatives are those of finite differences, on the diagonal and where `jnp.where` leaves NaN out."""
+    entry = POINTWISE[name]
+
+    class Own(Covariance):
+        r: Positive
+
+        def matrix(self, h):
+            return entry(self.r, h, jnp)
+
+    with jax.enable_x64(True), np.errstate(all="ignore"):
+        one = derivatives_of(lambda s, dim: Own()._with(r=s[0]), 1, LAGS)(np.array([[0.7]]))
+        value, ahead, behind = (entry(r, LAGS, np) for r in (0.7, 0.7 + 1e-5, 0.7 - 1e-5))
+    rounding = 5e-8 if name == "arc-cosine" else 1e-12  # of cosines of one
+    np.testing.assert_allclose(one.value[0], np.nan_to_num(value), atol=rounding)
+    np.testing.assert_allclose(
+        one.gradient[0, :, :, 0], np.nan_to_num(ahead - behind) / 2e-5, atol=1e-2 * (rounding > 1e-9) + 1e-8
+    )
+    assert np.isfinite(one.Hessian).all()
 
 
 def test_nothing_is_moved_where_all_is_well():
@@ -232,6 +341,120 @@ def test_roots_of_variances_are_fitted_as_by_csh():
     assert Model(Y[0], Z, [Term(Z, g, NaiveRoot())]).random[0].structure.kinds(4)[0].power == 4
     np.testing.assert_allclose(both[0].loglik, both[1].loglik, atol=2e-5)
     assert both[0].converged.sum() >= both[1].converged.sum()
+
+
+class Wiener(Covariance):
+    variance: Variance
+
+    def matrix(self, t):
+        return self.variance * jnp.minimum(t[:, None], t[None, :])
+
+
+def test_a_residual_without_variance_somewhere_is_said_before_the_fit():
+    with pytest.raises(jaxlmm.DataError, match=r"Wiener.matrix has no variance at 0.0, .* add independent errors"):
+        Model(response(), X, residual=residual(Wiener()))
+    for random, errors in (((), residual(Wiener() + Identity())), ([Field(Wiener(), SUBJECT, coords=TIMES)], None)):
+        with jax.enable_x64(True):
+            value = jaxlmm.reml(np.zeros(2), Model(response(), X, random, errors))
+        assert value == pytest.approx(dense(np.minimum.outer(TIMES[:5], TIMES[:5]) + np.eye(5)), abs=1e-8)
+
+
+@pytest.mark.parametrize("name", ["start", "size", "natural", "fixed", "fields"])
+def test_a_field_does_not_hide_what_structures_have(name):
+    with pytest.raises(jaxlmm.JaxlmmError, match=f"Own: the field {name} hides .* call it {name}_"):
+        type(Covariance)("Own", (Covariance,), {"__annotations__": {name: Positive}, "matrix": Wiener.matrix})
+
+
+class Scaled(Covariance):
+    """With the field that lengths are mostly called."""
+
+    variance: Variance
+    scale: Positive
+
+    def matrix(self, t):
+        return self.variance * jnp.exp(-0.5 * ((t[:, None] - t[None, :]) / self.scale) ** 2)
+
+
+class Precision(Covariance):
+    """By a precision, declared positive: a residual without any variance among its parameters."""
+
+    tau: Positive
+    range: Positive
+
+    def matrix(self, t):
+        return jnp.exp(-distances(t) / self.range) / self.tau
+
+
+class WithoutDensity(Covariance):
+    variance: Variance
+
+    def matrix(self, t):
+        return self.variance * (1.0 + t[:, None] * t[None, :])
+
+
+@pytest.mark.slow
+def test_a_residual_by_its_precision_and_a_field_called_scale():
+    for own, usual in ((Precision(), "exp"), (Scaled(), "gau")):
+        found, right = fitted(own), fitted(NAMES[usual]())
+        assert found.converged.all() and found.loglik[0] == pytest.approx(right.loglik[0], abs=1e-6)
+
+
+@pytest.mark.slow
+def test_a_fit_whose_covariance_is_singular_everywhere_has_tables_all_the_same():
+    data = {"y": response(), "t": TIMES, "g": SUBJECT}
+    with pytest.warns(jaxlmm.ConvergenceWarning, match="independent errors beside a residual structure"):
+        fit = jaxlmm.lmm("y ~ t", data, residual=WithoutDensity().over("t | g"))
+    assert np.isnan(fit.parameters()["std_error"]).all() and "not finite" in str(fit.summary())
+
+
+class Hadamard(Covariance):
+    """Of one covariance matrix, and not that matrix."""
+
+    C: CovarianceMatrix
+
+    def matrix(self, k):
+        return (self.C * jnp.array([[1.0, 0.5], [0.5, 1.0]]))[k][:, k]
+
+
+class Lines(Covariance):
+    """Random lines over times, with a matrix of its own size."""
+
+    B: Annotated[CovarianceMatrix, 2]
+    nugget: Variance
+
+    def matrix(self, t):
+        Z = jnp.stack([jnp.ones_like(t), t], 1)
+        return Z @ self.B @ Z.T + self.nugget * jnp.eye(len(t))
+
+
+@pytest.mark.slow
+def test_a_matrix_of_a_covariance_matrix_is_not_taken_for_it():
+    """Far from the origin of a covariate the solver works in another basis, which only a free matrix has."""
+    Z, h = np.column_stack([np.ones(5), 30.0 + np.arange(5)]), np.array([[1.0, 0.5], [0.5, 1.0]])
+    model = Model(response(), X, [Term(np.tile(Z, (12, 1)), SUBJECT, Hadamard())])
+    with jax.enable_x64(True):
+        for start in (np.array([0.3, 0.4, -0.2, 0.1]), None):
+            found = jaxlmm.fit_batch([model], start=start)
+            C = np.asarray(model.random[0].structure.from_public(jnp.asarray(found.theta[0, :3]), 2).C)
+            by_hand = dense(Z @ (C * h) @ Z.T + np.exp(2 * found.theta[0, 3]) * np.eye(5))
+            assert found.loglik[0] == pytest.approx(by_hand, abs=1e-6)
+            assert found.loglik[0] == pytest.approx(float(jaxlmm.reml(found.theta[0], model)), abs=1e-7)
+
+
+@pytest.mark.slow
+def test_a_covariance_matrix_of_a_size_of_its_own():
+    found = fitted(Lines())
+    part = residual(Lines()).structure
+    assert part.size(1) == 4 and not part.by_level and Lines(B=np.eye(2)).size(1) == 1
+    with jax.enable_x64(True):
+        B = np.asarray(part.from_public(jnp.asarray(found.theta[0]), 1).B)
+        np.testing.assert_allclose(
+            part.from_public(jnp.asarray(part.bind({"B": B, "nugget": 1.0}).to_public(1)), 1).B, B
+        )
+    names = [name for name, _ in part.natural(found.theta[0], 1)]
+    assert names == ["B[0,0]", "B[1,0]", "B[1,1]", "nugget"]
+    slopes = Model(response(), X, [Term(X, SUBJECT)])
+    assert found.loglik[0] == pytest.approx(float(jaxlmm.fit_batch([slopes]).loglik[0]), abs=1e-6)
 
 
 class Alike(Covariance):
@@ -630,6 +853,52 @@ def test_marks_that_mean_nothing_are_refused(mark):
             range: Annotated[Positive, mark]
 
 
+@pytest.mark.parametrize(
+    ("mark", "start", "words"),
+    [
+        (Positive, [1.0, 2.0], r"starts at a value of shape \(2,\), expected \(\)"),
+        (Annotated[Positive, 2], np.ones(3), r"starts at a value of shape \(3,\), expected \(2,\)"),
+        (Positive, "2", "starts at '2', expected numbers"),
+        (Positive, {"a": 1}, "expected numbers"),
+        (Positive, np.inf, "expected positive numbers"),
+        (Correlation, 1.0, "starts at 1.0, where all slopes are zero"),
+        (Variance, 0.0, "starts at 0.0, where all slopes are zero"),
+        (Annotated[CovarianceMatrix, 2], 2.0, "expected a symmetric"),
+    ],
+)
+def test_starts_that_cannot_be(mark, start, words):
+    with pytest.raises(jaxlmm.JaxlmmError, match=words):
+        type(Covariance)("Own", (Covariance,), {"__annotations__": {"p": mark}, "p": start})().start(4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (lambda: interval(2.0, 1.0), "lower < start < upper"),
+        (lambda: interval(0.0, 1.0, start=3.0), "lower < start < upper"),
+        (lambda: interval(0.0, np.inf), "upper: found inf"),
+        (lambda: interval("a", 1.0), "lower: found 'a'"),
+        (lambda: positive(-1.0), "expected a positive number"),
+        (lambda: positive(float("nan")), "found nan"),
+        (lambda: Wiener(variance="a"), "variance is fixed at 'a', expected numbers"),
+        (lambda: Wiener().over(3), "found 3"),
+        (lambda: Wiener().over("t", levels="abc"), "levels in a list"),
+        (lambda: SAR(W=np.array([["a"]], object)), "found ndarray"),
+    ],
+)
+def test_values_that_cannot_be(kind, words):
+    with pytest.raises(jaxlmm.JaxlmmError, match=words):
+        kind()
+
+
+def test_lists_of_numbers_are_arrays_and_constructors_say_what_they_take():
+    assert SAR(W=W.tolist()) == SAR(W=W) and SAR(W=W.tolist()).W.shape == (9, 9)
+    with pytest.raises(TypeError, match="Scaled: no option 'scal'; did you mean 'scale'"):
+        Scaled(scal=2.0)
+    with pytest.raises(TypeError, match="found 1 values without a name"):
+        Scaled(2.0)
+
+
 def test_a_start_value_has_to_be_possible():
     with pytest.raises(jaxlmm.JaxlmmError, match=r"range starts at -2.0, expected positive numbers"):
 
@@ -643,7 +912,8 @@ def test_a_start_value_has_to_be_possible():
 @pytest.mark.parametrize(
     ("structure", "words"),
     [
-        (Logarithm(), r"Logarithm.matrix has derivatives .* in range, at entry \(0, 0\).*write powers"),
+        (Eigen(), r"Eigen.matrix has derivatives .* in a, at entry \(0, 0\).*eigh has no derivatives"),
+        (Indexed(), r"Indexed.matrix raised TypeError: Indexer .*levels.astype\(int\)"),
         (Deviation(), r"Deviation: .* not homogeneous of degree one"),
         (PositiveVariance(), r"PositiveVariance: .* proportional to variance, which is declared Positive"),
         (Linear(), r"Linear.matrix is not positive semidefinite"),

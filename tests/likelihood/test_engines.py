@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import tracemalloc
 
 import jax
 import jax.numpy as jnp
@@ -229,3 +230,15 @@ def test_expansions_are_those_of_the_dense_matrix(kind, free):
     along = sum(jnp.tensordot(H, S, 2) for H, S in zip(D.random, found.slopes.random, strict=True))
     along = along + (jnp.tensordot(D.residual, found.slopes.residual, 2) if free else 0.0)
     np.testing.assert_allclose(along, gradient, rtol=1e-7, atol=1e-8)
+
+
+def test_preparing_one_factor_takes_little_more_than_the_data():
+    """Of n rows, beside the model's: X, y and the groups are 5 n floats, and no more than twice that is needed."""
+    n, rng = 200_000, np.random.default_rng(0)
+    X, group = np.column_stack([np.ones(n), rng.normal(size=n)]), rng.integers(0, n // 50, n)
+    model = Model(rng.normal(size=n), X, [Term(np.ones(n), group)])
+    tracemalloc.start()
+    prepare(model)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10.5 * 8 * n

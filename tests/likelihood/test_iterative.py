@@ -274,6 +274,21 @@ def test_stated_errors_cover_the_exact_fit():
 
 
 @pytest.mark.slow
+def test_small_components_are_solved_exactly_but_not_fitted_so():
+    """Where log-determinants have no error, the log-likelihood still lacks what theta, which has one, takes."""
+    rng = np.random.default_rng(7)
+    half = rng.integers(0, 2, 600)
+    a, b = 20 * half + rng.integers(0, 20, 600), 15 * half + rng.integers(0, 15, 600)
+    y = rng.normal(size=40)[a] + rng.normal(size=30)[b] + rng.normal(size=600)
+    frame, formula = {"y": y, "a": a, "b": b}, "y ~ 1 + (1 | a) + (1 | b)"
+    expected = jaxlmm.lmm(formula, frame, engine="crossed")
+    for seed in range(4):
+        found = jaxlmm.lmm(formula, frame, engine=Iterative(seed=seed))
+        assert expected.loglik - 3.5 * found.monte_carlo.loglik_se < found.loglik <= expected.loglik + 1e-8
+        assert 1e-5 < found.monte_carlo.loglik_se < 0.05
+
+
+@pytest.mark.slow
 def test_a_chain_has_a_fit_within_its_errors_or_a_status_that_says_why():
     rng = np.random.default_rng(0)
     a = np.r_[np.arange(90), rng.integers(0, 90, 510)]

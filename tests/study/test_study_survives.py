@@ -593,7 +593,7 @@ def test_shares_are_merged_into_the_same_bytes(tmp_path):
     for path in (tmp_path / "whole" / "parts").iterdir():
         assert path.read_bytes() == (tmp_path / "all" / "parts" / path.name).read_bytes()
     assert merge(tmp_path / "all", [tmp_path / "1"]).digest() == whole.digest()
-    with pytest.raises(StudyError, match=r"merge: shares: found a str, expected several directories"):
+    with pytest.raises(StudyError, match=r"merge: shares: found .*, expected several directories"):
         merge(tmp_path / "all", str(tmp_path / "1"))
     run(plain(seed=9), tmp_path / "other", Here())
     with pytest.raises(StudyError, match="holds another study than .*seed: 3 -> 9"):

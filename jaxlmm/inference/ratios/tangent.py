@@ -69,4 +69,4 @@ def _fields(structure: Any, dim: Any, at: np.ndarray) -> list[tuple[Any, np.ndar
         return [f for part, d, place in each for f in _fields(part, d, np.where(place < 0, -1, at[place]))]
     sizes = [p.size(dim) for p in structure.free]
     places = np.split(at, np.cumsum(sizes)[:-1]) if sizes else []
-    return [(p.kind, place, dim) for p, place in zip(structure.free, places, strict=True)]
+    return [(p.kind, place, p.rows(dim)) for p, place in zip(structure.free, places, strict=True)]

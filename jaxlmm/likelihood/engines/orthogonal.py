@@ -12,6 +12,8 @@ import numpy as np
 from ...linalg import psd_cholesky
 from ...tolerances import ABSENT, ARITHMETIC, EPS, SAME_BITS, SPANNED
 
+SOME = 2**16  # rows that are hashed at a time, in the cache
+
 
 def group_sum(x: Any, codes: Any, groups: int, xp: Any) -> Any:
     """Sum rows x (n, ...) by group: (groups, ...)."""
@@ -55,9 +57,16 @@ def orthogonalise(Z: Any, codes: Any, groups: int, xp: Any, tolerance: float = A
 def project(units: list[Any], W: Any, codes: Any, groups: int, xp: Any) -> tuple[Any, Any]:
     """Split W (n, r) along orthonormal columns: B (q, r, groups) with B_g = Q_g'W_g, and what is left of W."""
     B: list[Any] = []
+    W = np.array(W, order="F") if xp is np else W
     for unit in units:
         total = xp.zeros((groups, W.shape[1]))
         for _ in range(2):
+            if xp is np:  # a column at a time, which takes the memory of one
+                for j, w in enumerate(W.T):
+                    part = np.bincount(codes, unit * w, groups)
+                    total[:, j] += part
+                    w -= unit * part[codes]
+                continue
             part = group_sum(unit[:, None] * W, codes, groups, xp)
             total = total + part
             W = W - unit[:, None] * part[codes]
@@ -182,18 +191,22 @@ def row_keys(Z: np.ndarray, codes: np.ndarray, groups: int) -> np.ndarray:
     nothing is compared with another column or group, so that units and weights do not matter. Each row is hashed to
     two integers of 64 bits (the finaliser of splitmix64).
     """
-    numbers = []
-    for z in Z.T:
-        largest = np.zeros(groups)
-        np.maximum.at(largest, codes, np.abs(z))
-        fraction, exponent = np.frexp(np.where(np.abs(z) <= 8.0 * EPS * largest[codes], 0.0, z))
-        numbers.append(np.ldexp(np.round(np.ldexp(fraction, SAME_BITS)), exponent - SAME_BITS) + 0.0)  # no -0.0
+    largest = np.zeros((Z.shape[1], groups))
+    for of_column, z in zip(largest, Z.T, strict=True):
+        np.maximum.at(of_column, codes, np.abs(z))
     keys = np.zeros((2, len(Z)), np.uint64)
-    for k, seed in enumerate((0x9E3779B97F4A7C15, 0xD1B54A32D192ED03)):
-        row = np.full(len(Z), seed, np.uint64)
-        for column in numbers:
-            row = _mixed(row ^ column.view(np.uint64)) + np.uint64(seed)
-        keys[k] = _mixed(row)
+    for start in range(0, len(Z), SOME):
+        some = slice(start, start + SOME)
+        numbers = []
+        for of_column, z in zip(largest, Z[some].T, strict=True):
+            small = np.abs(z) <= 8.0 * EPS * of_column[codes[some]]
+            fraction, exponent = np.frexp(np.where(small, 0.0, z))
+            numbers.append(np.ldexp(np.round(np.ldexp(fraction, SAME_BITS)), exponent - SAME_BITS) + 0.0)  # no -0.0
+        for k, seed in enumerate((0x9E3779B97F4A7C15, 0xD1B54A32D192ED03)):
+            row = np.full(len(Z[some]), seed, np.uint64)
+            for column in numbers:
+                row = _mixed(row ^ column.view(np.uint64)) + np.uint64(seed)
+            keys[k, some] = _mixed(row)
     return keys
 
 

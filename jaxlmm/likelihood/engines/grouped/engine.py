@@ -119,6 +119,8 @@ class Grouped(Statistics):
         factor, weight = Factor(F, B, products(left, component, components, xp)), xp.ones(layout.groups)
         cross = None if concrete else _cross(Z, W, codes, layout.groups, component, components)
         if concrete and compact:
+            del units, left, W  # of all rows
+        if concrete and compact:
             factor, weight, parent = compacted(factor, parent, None if layout.outer else (Z, codes), varying)
         n = rows.count
         source: Source | None = None
@@ -323,7 +325,8 @@ def compacted(
 def stack_rows(rows: Rows, layout: Layout, xp: Any) -> tuple[Any, Any]:
     """Inner Z (n, q) and W = [outer Z stacked by copy, U] (n, Q + r)."""
     n = rows.U.shape[0]
-    Z = xp.concatenate([rows.Z[t] for t in layout.inner], 1) if layout.inner else xp.zeros((n, 0))
+    inner = [rows.Z[t] for t in layout.inner]
+    Z = inner[0] if len(inner) == 1 else xp.concatenate([xp.zeros((n, 0)), *inner], 1)
     return Z, stack_columns(rows, layout, xp)
 
 
@@ -333,7 +336,7 @@ def stack_columns(rows: Rows, layout: Any, xp: Any) -> Any:
     for t, copies, copy in zip(layout.outer, layout.copies, layout.copy, strict=True):
         onehot = copy[:, None] == np.arange(copies, dtype=np.int32)
         parts.append(xp.reshape(onehot[:, :, None] * rows.Z[t][:, None, :], (rows.U.shape[0], -1)))
-    return xp.concatenate([*parts, rows.U], 1)
+    return xp.concatenate([*parts, rows.U], 1) if parts else rows.U
 
 
 def _cross(Z: Array, W: Array, codes: Any, groups: int, component: Any, components: int) -> Cross:
