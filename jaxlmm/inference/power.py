@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..arguments import check_number, numbers_of
+from ..arguments import check_names, check_number, numbers_of
 from ..batch.chunks import Progress
 from ..batch.refitting import refit_batch
 from ..distributions import check_level
@@ -117,16 +117,29 @@ def question(coef_names: tuple[str, ...], coef: np.ndarray, target: Any, effect:
         if unknown := [name for name in effect if name not in coef_names]:
             raise DataError(f"effect: found {unknown[0]!r}, expected some of {', '.join(coef_names)}")
         changed = numbers_of("effect", [[effect.get(name, b) for name, b in zip(coef_names, coef, strict=True)]])
+        if not np.isfinite(changed).all():
+            raise DataError(f"effect: expected finite numbers, found {effect!r}")
         return Question(L, names, nulls, changed)
     if effect is None:
         return Question(L, names, nulls, coef[None])
     values = np.atleast_1d(numbers_of("effect", effect, "a number or several, or {coefficient: value}"))
-    if len(L) > 1 or values.ndim > 1 or not np.isfinite(values).all():
+    if len(L) > 1 or values.ndim > 1 or not values.size or not np.isfinite(values).all():
         raise DataError(f"effect: expected a number or several for one hypothesis, found {effect!r}; for several "
                         "hypotheses give {coefficient: value}")  # fmt: skip
     # the smallest change of the coefficients by which the hypothesis has the effect
     step = L[0] / (L[0] @ L[0])
     return Question(L, names, nulls, coef + (values - L[0] @ coef)[:, None] * step)
+
+
+def checked(n: int, tests: str | Sequence[str], alpha: float) -> tuple[str, ...]:
+    """The tests, of which there is one, as there is a data set."""
+    check_level(alpha, "alpha")
+    check_count("n", n)
+    check_names("tests", tests)
+    names = (tests,) if isinstance(tests, str) else tuple(tests)
+    if n < 1 or not names:
+        raise DataError(f"{'n' if n < 1 else 'tests'}: expected at least one, found none")
+    return names
 
 
 def rejections(
@@ -158,10 +171,8 @@ def power(
     progress: Progress,
 ) -> PowerTable:  # fmt: skip
     """See ``Fit.power``."""
-    check_level(alpha, "alpha")
-    check_count("n", n)
+    names = checked(n, tests, alpha)
     ask = question(fit.coef_names, fit.coef, target, effect, null)
-    names = (tests,) if isinstance(tests, str) else tuple(tests)
     Y = fit.simulate(n, seed)
     rows = rejections(fit.model, fit.method, Y, fit.model.X, fit.coef, ask, names, alpha, None, progress)
     return PowerTable(tuple(rows), alpha, "", n, fit.frame.kind)

@@ -12,7 +12,7 @@ from ..distributions import t_tail
 from ..errors import DataError
 from .cells import accepted
 from .declare import Study
-from .drawing import Drawn, arrays, sentence_of
+from .drawing import RAISES, Drawn, arrays, sentence_of
 from .estimate import FLOATS, HOPELESS, NO_TARGET, Fitter, Numbers, without_lost
 from .estimators import Analysis, Target
 
@@ -49,7 +49,7 @@ class Analyst:
                 self._write(out, np.array([i]), self._numbers(self.alone(drawn.table(i, self.data)), 1))
             except MemoryError:
                 raise
-            except Exception as error:  # of the user's function: a status of this data set
+            except RAISES as error:  # of the user's function: a status of this data set
                 out.fail(i, "estimate_failed", sentence_of(error))
         return out
 
@@ -58,10 +58,12 @@ class Analyst:
         found = self._numbers(self.alone(table), 1)
         if not found:
             raise DataError(f"returned none of the targets {', '.join(self.targets)}")
+        if wrong := _impossible(found):
+            raise DataError(wrong[0])
 
     def alone(self, table: Mapping[str, Any], key: Any = None) -> Any:
         """What the function makes of one data set."""
-        plain = {name: np.asarray(values) for name, values in table.items()}
+        plain = {name: np.array(values) for name, values in table.items()}  # its own: others have the same data set
         plain = plain if self.estimator.vectorised else without_lost(plain, self.response)
         return self.estimator.function(plain, **self._factors)
 
@@ -83,12 +85,17 @@ class Analyst:
             if len(several) > len(FLOATS):
                 raise DataError(f"{name}: returned {len(several)} numbers, expected (estimate, se, df, p)")
             several += [None] * (len(FLOATS) - len(several))
+            if any(np.iscomplexobj(v) for v in several):
+                raise DataError(f"{name}: returned complex numbers, expected real ones")
             out[name] = np.stack(
                 [np.full(b, np.nan) if v is None else np.broadcast_to(v, b).astype(float) for v in several]
             )
         return out
 
     def _write(self, out: Numbers, places: np.ndarray, found: Mapping[str, np.ndarray]) -> None:
+        wrong = _impossible(found)
+        for own in found.values():
+            own[:, list(wrong)] = np.nan
         for r, row in enumerate(self.rows):
             if row.target not in found:
                 out.status[r, places] = NO_TARGET
@@ -101,6 +108,21 @@ class Analyst:
                 getattr(out, name)[r, places] = values
             out.status[r, places] = np.where(has, 0, out.status[r, places])
             out.converged[r, places] = has
+        for i, message in wrong.items():
+            out.fail(int(places[i]), "estimate_failed", message)
+
+
+def _impossible(found: Mapping[str, np.ndarray]) -> dict[int, str]:
+    """What is no estimate, standard error, number of degrees of freedom or p-value (4, b), by data set."""
+    out: dict[int, str] = {}
+    for name, (estimate, se, df, p) in found.items():
+        for what, values, bad, expected in (
+            ("estimate", estimate, np.isinf(estimate), "a finite number"), ("se", se, se < 0, "0 or more"),
+            ("df", df, df <= 0, "a positive number"), ("p", p, (p < 0) | (p > 1), "0 to 1"),
+        ):  # fmt: skip
+            for i in np.flatnonzero(bad):
+                out.setdefault(int(i), f"{name}: {what}: returned {values[i]:g}, expected {expected}")
+    return out
 
 
 def fitter_of(study: Study, estimator: Any, cell: int, data: dict[str, Any]) -> Any:
@@ -127,7 +149,7 @@ def attempt(fitter: Any, drawn: Drawn, b: int) -> Numbers:
             failed = -b  # there are some that do not
         except MemoryError:
             raise
-        except Exception as error:
+        except RAISES as error:
             if "RESOURCE_EXHAUSTED" in str(error):
                 raise
             if len(places) > 1 and failed < HOPELESS:

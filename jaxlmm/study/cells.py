@@ -6,7 +6,7 @@ import inspect
 import itertools
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,7 @@ import numpy as np
 from ..arguments import check_number, shown
 from ..errors import DataError
 from ..formula.expressions import ExpressionError, evaluate, normalise, variables
-from ..frames.columns import library_of
-from .describe import described
+from .describe import described, digest
 from .manifest import MOST_TASKS
 
 RESERVED = ("cell", "replicate", "estimator", "test", "target", "estimate", "se", "df", "p", "status", "message",
@@ -52,7 +51,24 @@ def cells_of(grid: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> tuple[dic
             raise DataError(f"grid: the factor {factor!r} is not a usable name, choose another")
     if (again := _repeated(map(key_of, cells))) is not None:
         raise DataError(f"grid: the cell {in_words(cells[again])} is there twice")
+    if not isinstance(grid, Mapping):
+        levels = {factor: [cell[factor] for cell in cells] for factor in cells[0]}
+    for factor, values in levels.items():
+        known: dict[str, str] = {}
+        for value in values:
+            shown_as = label(value)
+            text = str(int(shown_as) if isinstance(shown_as, bool) else shown_as)
+            if known.setdefault(text, key := key_of(value)) != key:
+                raise DataError(f"grid: {factor!r} has two levels that tables would both show as {text!r}; give them "
+                                "as numbers, or as text, throughout")  # fmt: skip
     return cells
+
+
+def settled(grid: Any) -> Any:
+    """A grid that can be gone through again and again."""
+    if isinstance(grid, Mapping):
+        return {factor: _levels(given) if isinstance(given, Iterator) else given for factor, given in grid.items()}
+    return list(itertools.islice(grid, MOST_TASKS + 1)) if isinstance(grid, Iterator) else grid
 
 
 def place_of(cells: Sequence[Mapping[str, Any]], cell: Any) -> int:
@@ -76,8 +92,8 @@ def place_of(cells: Sequence[Mapping[str, Any]], cell: Any) -> int:
 
 
 def _levels(given: Any) -> list[Any]:
-    """The levels of a factor: a text, a number or a mapping is one."""
-    single = isinstance(given, str | bytes | Mapping) or library_of(given) in ("pandas", "polars")
+    """The levels of a factor: a text, a number, a mapping or a data frame is one."""
+    single = isinstance(given, str | bytes | Mapping) or hasattr(given, "columns")
     if single or not isinstance(given, Iterable) or (isinstance(given, np.ndarray) and given.ndim == 0):
         return [given]
     return list(itertools.islice(given, MOST_TASKS + 1))
@@ -112,7 +128,7 @@ def label(level: Any) -> Any:
     if value is None or isinstance(value, str | int | float):
         return value
     text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return text if len(text) <= 60 else f"{text[:48]}... ({digest(value)[:6]})"
 
 
 def in_words(cell: Mapping[str, Any]) -> str:

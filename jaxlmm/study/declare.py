@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..arguments import made
 from ..errors import DataError
 from ..runtime.sizes import MOST_DRAWS, check_count
-from .cells import accepted, cells_of, named_in, resolved
+from .cells import accepted, cells_of, named_in, resolved, settled
 from .describe import described, digest
 from .estimators import Analysis, Row, estimators_of, targets_of
 from .manifest import count_tasks
@@ -80,7 +80,8 @@ class Study:
     aims: str = ""
 
     def __post_init__(self) -> None:
-        for name, value in (("estimators", estimators_of(self.estimators)), ("targets", targets_of(self.targets))):
+        given = {"estimators": estimators_of(self.estimators), "targets": targets_of(self.targets)}
+        for name, value in {**given, "grid": settled(self.grid)}.items():
             object.__setattr__(self, name, value)
         self._check()
 
@@ -103,8 +104,9 @@ class Study:
             raise DataError(f"estimators: expected one or more with different names, found {names}")
         if not self.targets:
             raise DataError("targets: expected at least one, such as the name of a coefficient")
+        count = len(self.cells)
         try:
-            count_tasks(len(self.cells), self.replicates, self.chunk)
+            count_tasks(count, self.replicates, self.chunk)
         except ValueError as error:
             raise DataError(f"chunk: {error}") from None
         if not hasattr(self.generate, "drawer") and not callable(self.generate):

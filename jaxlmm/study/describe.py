@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import functools
 import hashlib
 import inspect
@@ -30,6 +31,8 @@ def _described(value: Any, above: frozenset[int], programs: dict[int, tuple[int,
         return value
     if isinstance(value, float):
         return value if np.isfinite(value) else str(value)
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
     if isinstance(value, np.generic):
         return _described(value.item(), above, programs)
     if id(value) in above:
@@ -54,7 +57,7 @@ def _described(value: Any, above: frozenset[int], programs: dict[int, tuple[int,
     if isinstance(value, type):
         return {"class": _name(value), **program(class_parts, value)}
     if library_of(value) in ("pandas", "polars") and hasattr(value, "columns"):
-        return {str(name): inner(np.asarray(value[name])) for name in value.columns}
+        return {str(name): inner(value[name]) for name in value.columns}
     if isinstance(value, functools.partial):
         return {"partial": inner(value.func), "args": inner(value.args), "keywords": inner(value.keywords)}
     if inspect.ismethod(value) and inspect.isfunction(value.__func__):
@@ -63,9 +66,10 @@ def _described(value: Any, above: frozenset[int], programs: dict[int, tuple[int,
         return {"function": _name(function), **program(function_parts, function)}
     if hasattr(value, "__array__"):
         try:
-            return _array(np.asarray(value))
+            array, beside = _array(np.asarray(value)), _beside(value)
         except TypeError:  # keys of JAX
             return _state(value)
+        return {"values": array, **inner(beside)} if beside else array
     kind = {"program": inner(type(value))} if is_own(type(value).__module__) else {}
     if dataclasses.is_dataclass(value):
         own = {f.name: inner(getattr(value, f.name)) for f in dataclasses.fields(value)}
@@ -91,6 +95,22 @@ def _array(a: np.ndarray) -> Any:
         return described(a.tolist())
     content = "\0".join(map(str, a.ravel().tolist())).encode() if a.dtype.kind == "O" else a.tobytes()
     return {"array": list(a.shape), "dtype": str(a.dtype), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def _beside(value: Any) -> dict[str, Any]:
+    """What its array would lose: which entries are masked, levels of a factor in their order, labels of rows."""
+    out: dict[str, Any] = {}
+    dtype: Any = getattr(value, "dtype", None)
+    index: Any = getattr(value, "index", None)
+    levels: Any = getattr(dtype, "categories", None)
+    if np.ma.isMaskedArray(value):
+        out["mask"] = np.ma.getmaskarray(value)
+    if hasattr(levels, "__len__"):
+        out |= {"levels": list(levels), "ordered": bool(getattr(dtype, "ordered", False))}
+    is_counted = type(index).__name__ == "RangeIndex" and (index.start, index.step) == (0, 1)
+    if hasattr(index, "equals") and not is_counted:
+        out["labels"] = np.asarray(index)
+    return out
 
 
 def _name(value: Any) -> str:

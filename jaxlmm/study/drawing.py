@@ -23,6 +23,7 @@ from .cells import accepted, key_of
 from .declare import Study
 
 MESSAGE = 300  # characters of what was raised
+RAISES = (Exception, SystemExit)  # of a user's function that are a status: only its user ends a study
 TRIED = 100  # replicates at most until one can be used
 ANALYSIS = 2_000_000  # what the keys of analyses are folded with, beyond any term's
 NO_KEYS = np.zeros((0, 2), np.uint32)
@@ -213,7 +214,7 @@ def _by_numpy(
                 tables.append(
                     _table(function(np.random.default_rng([int(w) for w in words]), given, **chosen), response)
                 )
-            except Exception as error:  # of the user's function: a status of this data set
+            except RAISES as error:  # of the user's function: a status of this data set
                 tables.append({response: np.full(rows, np.nan)})
                 errors[i] = sentence_of(error)
         good = [table for i, table in enumerate(tables) if i not in errors]

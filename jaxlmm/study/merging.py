@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
-from ..arguments import door
+from ..arguments import door, shown
 from .describe import differences
 from .manifest import replicates_of
 from .results import Results, read
@@ -26,6 +27,8 @@ def merge(out: Any, shares: Sequence[Any], mixed: bool = False) -> Results:
     StudyError
         When they hold different studies, or none.
     """
+    if isinstance(shares, str | os.PathLike):
+        raise StudyError(f"merge: shares: found {shown(shares)}, expected several directories, [...]")
     if not shares:
         raise StudyError("merge: expected one or more directories of the same study, found none")
     with locked(out) as store:

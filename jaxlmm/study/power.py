@@ -11,12 +11,11 @@ from ..arguments import door, numbers_of, shown
 from ..batch.chunks import Progress
 from ..design.encoding import side_columns
 from ..design.fields import FrameField
-from ..distributions import check_level
 from ..errors import DataError
 from ..frames.columns import open_table
-from ..inference.power import PowerTable, question, rejections
+from ..inference.power import PowerTable, checked, question, rejections
 from ..interface import model_of
-from ..runtime.sizes import check_count, check_memory
+from ..runtime.sizes import check_memory
 
 
 @door
@@ -47,13 +46,11 @@ def power_curve(
         For what is not a grouping factor, sizes at which the model cannot be built, weights or offsets given as arrays,
         and relationships between levels.
     """
-    check_level(alpha, "alpha")
-    check_count("n", n)
+    names = checked(n, tests, alpha)
     sizes = np.atleast_1d(numbers_of("to", to, "numbers of levels"))
-    if sizes.ndim > 1 or not all(size >= 2 and size == np.rint(size) for size in sizes):
+    if sizes.ndim > 1 or not sizes.size or not all(size >= 2 and size == np.rint(size) for size in sizes):
         raise DataError(f"to: expected numbers of levels, at least 2, found {shown(to)}")
     ask = question(fit.coef_names, fit.coef, target, effect, null)
-    names = (tests,) if isinstance(tests, str) else tuple(tests)
     rows = []
     for size in map(int, sizes):
         data = extended(fit, along, size)

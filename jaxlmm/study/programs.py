@@ -11,6 +11,7 @@ import ast
 import dis
 import functools
 import hashlib
+import importlib
 import inspect
 import linecache
 import sys
@@ -42,12 +43,20 @@ def is_own(module: Any) -> bool:
 
 
 def function_of(value: Any) -> FunctionType | None:
-    """The function below decorators such as ``jax.jit`` and ``functools.lru_cache``, if there is one."""
+    """The function below decorators such as ``jax.jit`` and ``functools.lru_cache``, if there is one.
+
+    A decorator of the user's own is a function that has the one below among what it has captured.
+    """
     try:
-        found = inspect.unwrap(value)
+        found = inspect.unwrap(value, stop=lambda own: inspect.isfunction(own) and is_own(_home(own)))
     except ValueError:
         return None
     return found if inspect.isfunction(found) else None
+
+
+def _home(function: FunctionType) -> Any:
+    """The module that its code stands in; its ``__module__`` may be that of what it decorates."""
+    return function.__globals__.get("__name__")
 
 
 def function_parts(function: FunctionType, describe: Describe) -> dict[str, Any]:
@@ -58,12 +67,13 @@ def function_parts(function: FunctionType, describe: Describe) -> dict[str, Any]
             captured[name] = cell.cell_contents
         except ValueError:  # not set yet
             continue
-    if not is_own(function.__module__):
+    if not is_own(_home(function)):
         return {"captured": describe(captured)} if captured else {}
     parameters = inspect.signature(function, follow_wrapped=False).parameters.values()
     defaults = {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
     read = _globals_of(function.__code__, function.__globals__)
-    parts = {"defaults": defaults, "captured": captured, "reads": read}
+    attributes = {name: own for name, own in vars(function).items() if name != "__wrapped__"}
+    parts = {"defaults": defaults, "captured": captured, "reads": read, "attributes": attributes}
     return {"source": source_of(function), **{key: describe(part) for key, part in parts.items() if part}}
 
 
@@ -74,15 +84,19 @@ def class_parts(kind: type, describe: Describe) -> dict[str, Any]:
     bases = [describe(base) for base in kind.__bases__ if is_own(base.__module__)]
     read: dict[str, Any] = {}
     methods: dict[str, FunctionType] = {}
+    attributes: dict[str, Any] = {}
     for name, value in vars(kind).items():
         plain = value.fget if isinstance(value, property) else getattr(value, "__func__", value)
         if (method := function_of(plain)) is not None and method.__module__ == kind.__module__:
             read |= _globals_of(method.__code__, method.__globals__)
             methods[name] = method
+        elif not (name.startswith("__") or inspect.isroutine(value) or inspect.isdatadescriptor(value)):
+            attributes[name] = value
     read.pop(kind.__name__, None)
     # classes of a notebook have no file: what their methods do
     source = source_of(kind) or {name: source_of(method) for name, method in methods.items()}
-    return {"source": source} | ({"bases": bases} if bases else {}) | ({"reads": describe(read)} if read else {})
+    parts = {"bases": bases, "reads": describe(read), "attributes": describe(attributes)}
+    return {"source": source, **{key: part for key, part in parts.items() if part}}
 
 
 def _codes(code: CodeType) -> Iterator[CodeType]:
@@ -96,13 +110,19 @@ def _codes(code: CodeType) -> Iterator[CodeType]:
 def _globals_of(code: CodeType, known: dict[str, Any]) -> dict[str, Any]:
     """Values of the globals that a code reads, and of the attributes of the user's modules."""
     names, attributes = set(), set()
+    found: dict[str, Any] = {}
+    modules: list[ModuleType] = []
     for one in _codes(code):
-        for step in dis.get_instructions(one):
-            if step.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+        steps = list(dis.get_instructions(one))
+        for k, step in enumerate(steps):
+            if step.opname == "IMPORT_NAME":  # within the function; two constants before it are how far up, and what
+                modules += _imported("." * (steps[k - 2].argval or 0) + step.argval, known)
+            elif step.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
                 names.add(step.argval)
             elif step.opname.startswith(("LOAD_ATTR", "LOAD_METHOD", "IMPORT_FROM")):
                 attributes.add(step.argval)
-    found: dict[str, Any] = {}
+    for module in modules:
+        found |= _attributes(module, module.__name__, attributes)
     for name in sorted(names & known.keys()):
         value = known[name]
         if not isinstance(value, ModuleType):
@@ -110,6 +130,17 @@ def _globals_of(code: CodeType, known: dict[str, Any]) -> dict[str, Any]:
         else:
             found |= _attributes(value, name, attributes)
     return found
+
+
+def _imported(name: str, known: dict[str, Any]) -> list[ModuleType]:
+    """A module that a function imports when it is called, if it is the user's, and packages that it is in."""
+    try:
+        found = importlib.import_module(name, known.get("__package__"))
+    except Exception:  # what cannot be imported is said when it is
+        return []
+    parts = found.__name__.split(".")
+    every = [sys.modules.get(".".join(parts[: k + 1])) for k in range(len(parts))]
+    return [module for module in every if module is not None and is_own(module.__name__)]
 
 
 def _attributes(module: ModuleType, name: str, attributes: set[str]) -> dict[str, Any]:
@@ -130,7 +161,7 @@ def source_of(value: Any) -> str | None:
     try:
         if code is not None and code.co_name == "<lambda>":
             return _lambda(code)
-        return _plain(textwrap.dedent(inspect.getsource(value)).strip())
+        return _plain(textwrap.dedent(inspect.getsource(code or value)).strip())
     except (OSError, TypeError, SyntaxError, IndexError):
         return None if code is None else "sha256:" + hashlib.sha256(repr(_steps(code)).encode()).hexdigest()
 

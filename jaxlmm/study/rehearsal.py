@@ -14,7 +14,7 @@ from ..runtime.sizes import check_memory
 from .applying import fitter_of
 from .cells import in_words
 from .declare import Study
-from .drawing import TRIED, Drawn, columns_of, completed, drawer, sentence_of
+from .drawing import RAISES, TRIED, Drawn, columns_of, completed, drawer, sentence_of
 from .estimate import ROBUST, Fitter
 
 FEW = 3  # replicates that are drawn, more where these cannot be used
@@ -52,7 +52,7 @@ def _rehearse(study: Study, cell: int) -> None:
         again = draw(np.arange(1))
     except (JaxlmmError, MemoryError):
         raise
-    except Exception as error:
+    except RAISES as error:
         raise DataError(f"generate: {sentence_of(error)}{_hint(study)}") from error
     if not is_model:
         data = completed(data, drawn, draw, study.response)
@@ -138,7 +138,7 @@ def _check_usable(draw: Any, drawn: Drawn, data: Mapping[str, Any], fitters: Seq
                     del waiting[k]
                 except MemoryError:
                     raise
-                except Exception as error:
+                except RAISES as error:
                     waiting[k] = sentence_of(error)
             if not waiting:
                 return

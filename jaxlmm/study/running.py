@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import multiprocessing
+import operator
 import sys
 import time
 import warnings
@@ -191,7 +192,7 @@ def _share(shard: Any) -> tuple[int, int]:
         return 1, 1
     pair = shard.split("/") if isinstance(shard, str) else shard
     try:
-        which, of = map(int, pair)
+        which, of = (int(part) if isinstance(part, str) else operator.index(part) for part in pair)
     except (TypeError, ValueError):
         which, of = 0, 0
     if not 1 <= which <= of:

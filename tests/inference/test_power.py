@@ -94,6 +94,11 @@ def test_sizes_take_levels_in_turns_and_nested_ones_with_them():
         (lambda fit: fit.power("arm", 1.0, tests="kr"), "found 'kr'"),
         (lambda fit: power_curve(fit, along="arm", to=20), "along: found 'arm', expected a grouping factor: cluster"),
         (lambda fit: power_curve(fit, along="cluster", to=(1, 20)), "to: expected numbers of levels"),
+        (lambda fit: power_curve(fit, along="cluster", to=()), "to: expected numbers of levels"),
+        (lambda fit: fit.power("arm", []), "effect: expected a number or several for one hypothesis"),
+        (lambda fit: fit.power("arm", {"arm": np.nan}), "effect: expected finite numbers"),
+        (lambda fit: fit.power("arm", 1.0, n=0), "n: expected at least one, found none"),
+        (lambda fit: power_curve(fit, along="cluster", to=20, tests=()), "tests: expected at least one, found none"),
     ],
 )
 def test_what_cannot_be_asked(fit, call, message):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import functools
 import subprocess
 import sys
@@ -12,6 +13,10 @@ import numpy as np
 import pytest
 
 pytest.importorskip("pyarrow")
+pytest.importorskip("polars")
+
+import pandas as pd
+import polars as pl
 
 from jaxlmm.study import StudyError, analyses, designs, run
 from jaxlmm.study.describe import described, differences
@@ -70,6 +75,95 @@ def test_a_constant_that_is_read_anywhere_below_is_a_part(program, monkeypatch):
     monkeypatch.setattr(sys.modules[__name__], "EFFECT", 2.0)
     lines = differences(before, described(program))
     assert lines and all(line.endswith("EFFECT: 1.0 -> 2.0") for line in lines)
+
+
+class Held:
+    SD = EFFECT
+
+    def __call__(self, rng, data):
+        return self.SD * rng.standard_normal(30)
+
+
+class Level(enum.Enum):
+    LOW = 1.0
+
+
+def by_class(rng, data):
+    return Held.SD
+
+
+def by_member(rng, data):
+    return Level.LOW.value
+
+
+def noisy(rng, data):
+    return noisy.sd * rng.standard_normal(30)
+
+
+noisy.sd = 1.0
+
+
+def imports_a_name(rng, data):
+    from helpers_of_a_study import SCALE
+
+    return SCALE
+
+
+def imports_a_module(rng, data):
+    import helpers_of_a_study as own
+
+    return own.SCALE
+
+
+@pytest.mark.parametrize(
+    ("program", "holder", "name"),
+    [(Held(), Held, "SD"), (Held, Held, "SD"), (by_class, Held, "SD"), (by_member, Level.LOW, "_value_"),
+     (noisy, noisy, "sd"), (imports_a_name, HELPERS, "SCALE"), (imports_a_module, HELPERS, "SCALE")],
+)  # fmt: skip
+def test_attributes_and_what_is_imported_within_are_parts(program, holder, name, monkeypatch):
+    monkeypatch.setitem(sys.modules, "helpers_of_a_study", HELPERS)
+    before = described(program)
+    assert before == described(program)
+    monkeypatch.setattr(holder, name, 5.0)
+    assert any(line.endswith("-> 5.0") for line in differences(before, described(program)))
+
+
+def times(factor):
+    def decorate(function):
+        @functools.wraps(function)
+        def scaled(rng, data):
+            return factor * function(rng, data)
+
+        return scaled
+
+    return decorate
+
+
+def test_decorators_of_ones_own_are_parts():
+    one, two = described(times(1.0)(generate)), described(times(2.0)(generate))
+    assert differences(one, two) == ["captured.factor: 1.0 -> 2.0"]
+    assert "return factor * function" in one["source"] and "EFFECT" in str(one)
+    assert "vmap" not in described(jax.vmap(generate))["source"]
+
+
+LABELS = pd.Categorical(["a", "b"], ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("one", "two"),
+    [
+        (LABELS, LABELS.reorder_categories(["b", "a"])),
+        (LABELS, LABELS.as_ordered()),
+        (pd.Series(LABELS), pd.Series(LABELS.reorder_categories(["b", "a"]))),
+        (pd.DataFrame({"f": LABELS}), pd.DataFrame({"f": LABELS.reorder_categories(["b", "a"])})),
+        (pd.DataFrame({"x": [1, 2]}, index=["a", "b"]), pd.DataFrame({"x": [1, 2]}, index=["b", "a"])),
+        (np.ma.array([1.0, 2.0], mask=[0, 1]), np.ma.array([1.0, 2.0], mask=[1, 0])),
+        (pl.Series(["a", "b"], dtype=pl.Enum(["a", "b"])), pl.Series(["a", "b"], dtype=pl.Enum(["b", "a"]))),
+    ],
+)  # fmt: skip
+def test_order_of_levels_masks_and_labels_are_parts_of_data(one, two):
+    assert described(one) != described(two)
+    assert described(pd.Series([1.0, 2.0])) == [1.0, 2.0]
 
 
 def test_attributes_of_modules_of_ones_own_are_parts(monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import re
 
 import jax
@@ -29,7 +30,7 @@ from jaxlmm.study import (
     run,
     status,
 )
-from jaxlmm.study.cells import cells_of
+from jaxlmm.study.cells import cells_of, label
 from jaxlmm.study.rehearsal import rehearse
 from studies import Here, difference, normal, plain
 
@@ -234,9 +235,23 @@ def test_levels_are_one_or_several_and_each_once():
         ({"n": []}, "has no levels"),
         ([{"n": 1}, {"n": np.int64(1)}], "the cell n=1 is there twice"),
         ([{"n": 1}, {"m": 1}], "same factors in every cell"),
+        ({"n": [1, "1"]}, "'n' has two levels that tables would both show as '1'"),
+        ([{"n": 1}, {"n": True}], "'n' has two levels that tables would both show as '1'"),
     ):
-        with pytest.raises(jaxlmm.DataError, match=message):
-            cells_of(grid)
+        with pytest.raises(jaxlmm.DataError, match="^grid: .*" + message):
+            plain(grid=grid, generate=lambda rng, data: rng.standard_normal(30), targets={"arm": 0.0})
+
+
+def test_levels_of_any_kind_are_told_apart():
+    pd = pytest.importorskip("pandas")
+    for levels in (pd.Series([4, 8]), pd.Index([4, 8]), np.array([4, 8]), (k for k in (4, 8)), range(4, 12, 4)):
+        study = plain(grid={"n": levels}, targets={"arm": "n"})
+        assert [cell["n"] for cell in study.cells] == [4, 8] == [cell["n"] for cell in study.changed().cells]
+    assert len(plain(grid=iter([{"shift": 0.0}, {"shift": 1.0}])).changed().cells) == 2
+    assert len(cells_of({"one": pd.DataFrame({"x": [1, 2]})})) == 1
+    sizes = [[*range(40), last] for last in (1, 2)]  # which are shortened in tables
+    assert len({label(one) for one in sizes}) == 2 and all(len(label(one)) <= 60 for one in sizes)
+    assert label(datetime.date(2020, 3, 1)) == "2020-03-01" == label(np.datetime64("2020-03-01"))
 
 
 def test_factors_that_nothing_uses_are_named(tmp_path):
@@ -416,6 +431,59 @@ def test_analyses_in_numpy_and_in_jax_agree_and_p_values_follow(tmp_path):
 # -- one replicate
 
 
+def centres(data):
+    data["y"] -= data["y"].mean()
+    data["arm"][:] = 0.0
+    return {"arm": data["y"].sum()}
+
+
+def test_what_an_analysis_writes_to_is_its_own(tmp_path):
+    alone = run(plain(**NOTHING, replicates=3), tmp_path / "alone", Here()).frame()
+    found = run(plain(estimators=[centres, difference], **NOTHING, replicates=3), tmp_path / "both", Here()).frame()
+    np.testing.assert_array_equal(found.estimate[found.estimator == "difference"], alone.estimate)
+
+
+@pytest.mark.parametrize("vectorised", [False, True])
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ((0.0, -1.0), "arm: se: returned -1, expected 0 or more"),
+        ((0.0, 1.0, 0.0), "arm: df: returned 0, expected a positive number"),
+        ((0.0, 1.0, 5.0, 1.5), "arm: p: returned 1.5, expected 0 to 1"),
+        ((np.inf, 1.0), "arm: estimate: returned inf, expected a finite number"),
+    ],
+)
+def test_numbers_that_cannot_be_are_a_status(tmp_path, vectorised, numbers, message):
+    def own(data):
+        is_bad = data["y"][0] < 0.0
+        return {"arm": tuple(jnp.where(is_bad, bad, 0.5) for bad in numbers)}
+
+    each = [Analysis("own", own, vectorised=vectorised), difference]
+    study = plain(estimators=each, **NOTHING, replicates=8, chunk=8)
+    results = run(study, tmp_path, Here())
+    frame, words = results.frame(), results.messages()
+    mine = frame[frame.estimator == "own"]
+    bad = np.array([study.replicate(0, i).data["y"][0] < 0.0 for i in range(8)])
+    assert list(mine.status) == ["estimate_failed" if one else "ok" for one in bad] and bad.any() and not bad.all()
+    assert list(words.message) == [message] and list(words["count"]) == [bad.sum()]
+    assert mine.estimate[bad].isna().all() and mine.p[bad].isna().all()
+    assert (frame[frame.estimator != "own"].status == "ok").all()
+
+
+def test_complex_numbers_and_leaving_python_are_a_status(tmp_path):
+    def leaves(data):
+        if data["y"][0] < 0.0:
+            raise SystemExit(3)
+        return {"arm": 1.0}
+
+    def turns(data):
+        return {"arm": 1.0 + (1j if data["y"][0] < 0.0 else 0.0)}
+
+    study = plain(estimators=[turns, leaves], **NOTHING)
+    words = set(run(study, tmp_path, Here()).messages().message)
+    assert words == {"SystemExit: 3", "arm: returned complex numbers, expected real ones"}
+
+
 def test_a_replicate_is_the_one_of_the_study(tmp_path):
     study = plain(estimators=[analyses.ols("y ~ arm"), difference], replicates=12)
     frame = run(study, tmp_path, Here()).frame()
@@ -525,10 +593,12 @@ def test_shares_are_merged_into_the_same_bytes(tmp_path):
     for path in (tmp_path / "whole" / "parts").iterdir():
         assert path.read_bytes() == (tmp_path / "all" / "parts" / path.name).read_bytes()
     assert merge(tmp_path / "all", [tmp_path / "1"]).digest() == whole.digest()
+    with pytest.raises(StudyError, match=r"merge: shares: found .*, expected several directories"):
+        merge(tmp_path / "all", str(tmp_path / "1"))
     run(plain(seed=9), tmp_path / "other", Here())
     with pytest.raises(StudyError, match="holds another study than .*seed: 3 -> 9"):
         merge(tmp_path / "all", [tmp_path / "other"])
-    for shard in ("5/4", "0/4", "x", (1, 2, 3)):
+    for shard in ("5/4", "0/4", "x", (1, 2, 3), (1.5, 3)):
         with pytest.raises(jaxlmm.DataError, match="shard: found"):
             run(plain(), tmp_path / "bad", Here(), shard=shard)
     with pytest.raises(jaxlmm.DataError, match="workers: found 3, but 'inline'"):
