@@ -58,7 +58,7 @@ def _declared(cls: type, namespace: dict[str, Any]) -> tuple[Parameter, ...]:
 
 def is_size(mark: Any) -> bool:
     """Whether a mark is a length."""
-    return isinstance(mark, int | np.integer) and not isinstance(mark, bool) and mark > 0
+    return isinstance(mark, int | np.integer) and not isinstance(mark, bool) and int(mark) > 0
 
 
 def numbers(what: str, value: Any) -> np.ndarray:

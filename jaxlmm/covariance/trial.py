@@ -240,7 +240,7 @@ def _authors(structure: Covariance, dim: Any, places: np.ndarray, name: str) -> 
         raise DataError(f"{name} raised {first}; called with {given}{_hint(structure, dim, places)}") from error
 
 
-def _hint(structure: Parametric, dim: Any, places: Any) -> str:
+def _hint(structure: Any, dim: Any, places: Any) -> str:
     """What to write in place of functions without derivatives, where a `matrix` that can be traced calls them."""
     try:
         traced = jax.make_jaxpr(lambda s: structure.from_solver(s, dim).matrix(places))(np.zeros(structure.size(dim)))
