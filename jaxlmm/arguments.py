@@ -212,3 +212,20 @@ def doors(cls: T) -> T:
         if not name.startswith("_") and inspect.isfunction(method) and len(inspect.signature(method).parameters) > 1:
             setattr(cls, name, door(method))
     return cls
+
+
+def made(cls: T) -> T:
+    """Class decorator: options that the constructor does not have are a TypeError with the nearest, as of a `door`."""
+    init = cls.__init__  # type: ignore[misc]
+    _, *parameters = inspect.signature(init).parameters.values()
+    known = [p.name for p in parameters]
+    if any(p.kind == p.VAR_KEYWORD for p in parameters):
+        return cls
+
+    @functools.wraps(init)
+    def checked(self: Any, *args: Any, **kwargs: Any) -> None:
+        refuse_unknown(cls.__name__, kwargs, known)
+        init(self, *args, **kwargs)
+
+    cls.__init__ = checked  # type: ignore[misc]
+    return cls

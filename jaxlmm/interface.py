@@ -88,7 +88,8 @@ def lmm(
     variance : str, optional
         Function of a column that multiplies the standard deviations of the residuals: ``"power(x)"``, ``|x|**power``;
         ``"exp(x)"``; ``"const_power(x)"``; ``"ident(f)"``, one for each level of f. Numbers fix its parameters:
-        ``"power(x, 0.5)"`` (nlme's varPower, varExp, varConstPower, varIdent).
+        ``"power(x, 0.5)"`` (nlme's varPower, varExp, varConstPower, varIdent). Where the likelihood asks for a variance
+        of zero in `ident`, beside random effects of g, the fit is that of ``residual="diag(f | g)"``.
     relationship : mapping of grouping factors to matrices, optional
         Known covariances between the levels of grouping factors: a pandas DataFrame, ``(array, labels)``, an array in
         the order of the sorted levels, or a `Precision`. Levels of a matrix that the data do not have are predicted
@@ -140,14 +141,16 @@ def lmm(
     )
     structures = None if structures is None else given_structures(structures)
     text: str = standardised(formula, data)
+    written = None
     if responses := responses_of(text):
+        written = text
         known = {**NAMES, **(structures or {})}
         elsewhere = {name for name in (weights, offset) if isinstance(name, str)}
         elsewhere |= set(residual_of(residual, variance, known).columns)
         text, data, times = stacked(text, responses, data, known, elsewhere)
         weights, offset = (x if x is None or isinstance(x, str) else np.repeat(x, times) for x in (weights, offset))
         residual = RESIDUAL if residual is None and variance is None else residual
-    call = Call(text, weights, offset, residual, variance, relationship, structures, engine, lmm)
+    call = Call(text, weights, offset, residual, variance, relationship, structures, engine, lmm, written)
     frame, made = model_of(data=data, **call.arguments())
     if model is not None:
         check_same(made, model)

@@ -22,6 +22,7 @@ from .tolerances import PIVOT, ZERO_PIVOT
 
 UNROLL = 6
 JACOBI = 4
+ONE_THREAD = 2**18  # multiplications of a product that OpenBLAS does in the thread that calls it
 SWEEPS = (0, 0, 1, 5, 6)  # of Jacobi rotations by size, for all digits
 
 
@@ -32,6 +33,23 @@ def matmul(a: Array, b: Array) -> Array:
     if inner > UNROLL or inner == 0:
         return jnp.einsum("ik...,kj...->ij...", a, b)
     return sum((a[:, None, k] * b[None, k] for k in range(1, inner)), a[:, None, 0] * b[None, 0])
+
+
+def thin(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Product of matrices one of which is long and thin (NumPy), in steps along it that the calling thread does.
+
+    Chunks of a batch are prepared in threads of their own, beside which threads of the library that multiplies wait for
+    each other: on a busy machine for ten times as long as the product takes.
+    """
+    (m, k), n = a.shape, b.shape[1]
+    if k >= m:
+        step = max(ONE_THREAD // max(m * n, 1), 1)
+        rest = (a[:, i : i + step] @ b[i : i + step] for i in range(step, k, step))
+        return sum(rest, a[:, :step] @ b[:step])
+    out, step = np.empty((m, n)), max(ONE_THREAD // max(k * n, 1), 1)
+    for i in range(0, m, step):
+        np.matmul(a[i : i + step], b, out=out[i : i + step])
+    return out
 
 
 def transpose(a: Array) -> Array:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from .arguments import door
 from .batch.fits import BatchFit
 from .covariance import Over
 from .errors import DataError, JaxlmmError
@@ -47,6 +48,7 @@ RECORDS |= {"Estimate": _estimate, "BatchFit": _batch}
 SAME = 1e-9  # relative difference of sums of columns that is rounding
 
 
+@door
 def load(path: Any, structures: Structures | None = None, engines: Sequence[Engine] = ()) -> Fit | BatchFit:
     """Read what ``fit.save(path)`` or ``batch.save(path)`` has written.
 
@@ -133,7 +135,7 @@ def _parts(archive: Archive, unpacker: Unpacker) -> tuple[Call, Any, dict[str, A
     data = data_of(content["data"], unpacker)
     rest = {name: unpacker.unpack(content[name]) for name in ("method", "y", "layout")}
     rest["estimate"] = _expected(unpacker.unpack(content["estimate"]), Estimate)
-    return Call(**arguments, structures=own, maker=lmm), data, rest
+    return Call(**arguments, structures=own, maker=lmm, written=content["call"].get("written")), data, rest
 
 
 def _expected(found: Any, cls: type) -> Any:

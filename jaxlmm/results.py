@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,18 +17,23 @@ from .arguments import Seed, check_choice, doors
 from .batch.chunks import Progress
 from .batch.fits import BatchFit
 from .batch.rebuilding import rebuilt
-from .batch.refitting import is_sparse, refit_batch
+from .batch.refitting import refit_batch
+from .batch.rows import is_sparse
 from .batch.statistics import SufficientStatistics
+from .design.fields import on_diagonal
 from .design.frame import ModelFrame
-from .errors import DataError
+from .design.several import TRAIT, responses_of
+from .errors import DataError, JaxlmmError
 from .estimates.fitted import FitBase
 from .estimates.ranef import RandomEffects, SingularDirection, random_effects, singular_directions
 from .estimates.varcorr import VarCorr, flat_parts, names_along, natural_parameters, parameter_frame, varcorr
 from .fitting.estimate import estimate, estimate_by_v, no_covariance
 from .fitting.newton import Status
+from .fitting.units import Estimate
 from .formula.update import updated
 from .frames.alignment import aligned
-from .frames.columns import extend_rows, make_frame
+from .frames.columns import extend_rows, make_frame, open_table
+from .frames.files import read_file
 from .frames.owned import check_index, frame_at
 from .frames.tables import Summary, Table, format_column, format_df, format_p, format_t, notes
 from .inference.delta import Delta, delta, natural
@@ -376,7 +383,8 @@ class Fit(FitBase):
         ----------
         formula : with dots for what was there: ``". ~ . - x"``, ``"log(.) ~ . + (1 | h)"``; after ``cbind`` that is the
             formula of the stacked rows, in which a slope for each response is ``trait:x``
-        data, method, weights, offset, residual, variance, relationship, structures, engine, start : see `jaxlmm.lmm`
+        data : as for `jaxlmm.lmm`; after ``cbind`` rows that have the responses in columns, or stacked ones
+        method, weights, offset, residual, variance, relationship, structures, engine, start : see `jaxlmm.lmm`
 
         Raises
         ------
@@ -388,7 +396,15 @@ class Fit(FitBase):
             structures=structures, engine=engine,
         )  # fmt: skip
         arguments = self.call.arguments() | {name: given for name, given in changes.items() if given is not ...}
-        if formula is not None:
+        data = read_file(data) if isinstance(data, str | Path) else data
+        if data is not None and self.call.written and TRAIT not in open_table(data).names:
+            if formula is not None and not responses_of(formula):
+                raise DataError(
+                    f"data: with another formula, of {self.frame.formula.text}, expected stacked rows, with the column "
+                    f"{TRAIT!r}; or a whole formula of cbind() for these data"
+                )
+            arguments["formula"] = formula or self.call.written
+        elif formula is not None:
             arguments["formula"] = updated(self.frame.formula.text, formula)
         if data is None:
             try:
@@ -674,11 +690,7 @@ class Fit(FitBase):
         if is_sparse(y) or isinstance(y, Iterator) or (isinstance(y, list | tuple) and any(map(is_sparse, y))):
             if any(given is not None for given in (weights, column, values)):
                 raise DataError("y: weights=, column= and values= are for arrays (b, n), not sparse or streamed")
-            coded = None if tests is None else tests.coded(coding_of(self), self.coef_names)
-            names, kind = self.coef_names, self.frame.kind
-            return self.statistics().fit(
-                y, self.method, tests=coded, progress=progress, names=names, kind=kind, missing=missing
-            )
+            return self.statistics().fit(y, tests=tests, progress=progress, missing=missing)
         for name, given in (("y", y), ("weights", weights), ("values", values)):
             check_index(self, name, given)
         y, weights, values = (
@@ -719,7 +731,13 @@ class Fit(FitBase):
         DataError
             For models with random functions, relationships or residual structures.
         """
-        return once(self.model, "sufficient statistics", lambda: SufficientStatistics(self.model))
+
+        def asked(tests: Any) -> Any:
+            coded = tests.coded(coding_of(self), self.coef_names)
+            return coded.on([self]) if coded.needs_design else coded
+
+        found = partial(SufficientStatistics, self.model, self.method, self.coef_names, self.frame.kind, asked)
+        return once(self.model, "sufficient statistics", found)
 
     def bootstrap(
         self, n: int = 1000, seed: Seed = 0, statistic: Statistic | None = None, progress: Progress = "auto"
@@ -1098,15 +1116,31 @@ def fit_frame(
     with float64():
         found = estimate(model, method, start)
         wanted = call.engine
-        if wanted == "auto" and (other := estimate_by_v(model, method, found, start)):
-            model, found = other
+        if wanted == "auto" and (by_v := estimate_by_v(model, method, found, start)):
+            model, found = by_v
             call = dataclasses.replace(call, engine=model.engine)
+    if found.status == Status.NO_MAXIMUM and (other := _with_zeros(data, frame, found, method, call)):
+        return dataclasses.replace(other, given=data if given is None else given)
     text = found.status.advice if found.status != Status.CONVERGED else no_covariance(model, found)
     if found.status == Status.NO_MAXIMUM and (names := names_along(frame, model, method, found)):
         text = f"{text}; it does so along {names}"
     if text:
         warnings.warn(f"{frame.formula.text}: {text}", ConvergenceWarning, stacklevel=4)
     return Fit(data, frame, model, found, method, call, data if given is None else given)
+
+
+def _with_zeros(data: Any, frame: ModelFrame, found: Estimate, method: str, call: Call) -> Fit | None:
+    """The fit with residuals `on_diagonal`, where the likelihood rises to a maximum with a variance of zero."""
+    residual = on_diagonal(frame.residual, frame.terms)
+    if residual is None or "+" in str(call.residual) or call.maker is None:
+        return None
+    with warnings.catch_warnings(), contextlib.suppress(JaxlmmError):
+        warnings.simplefilter("ignore")
+        made: Any = call.maker(data=data, method=method, **call.arguments() | {"residual": residual, "variance": None})
+        other: Fit = made if np.array_equal(made.frame.y, frame.y) else made.refit(frame.y)
+        if other.converged and other.loglik >= found.loglik:
+            return other
+    return None
 
 
 def _pictures_of_batch(self: BatchFit) -> BatchPlots:

@@ -229,6 +229,9 @@ OF_SAS = [
     ("MODEL / DDFM=BW, TYPE=UN", "visits.anova(df='between-within-sas').frame()['den_df']", [193] * 4),
     ("MODEL / DDFM=BW, several factors within subjects", "plots.anova(df='between-within-sas').frame()['den_df']",
      [10, 15, 30]),
+    ("LSMEANS, DDFM=BW", "plots.emmeans('Nitrogen', df='between-within-sas').frame()['df']", [15] * 4),
+    ("LSMEANS / DIFF, DDFM=BW",
+     "plots.emmeans('Variety | Nitrogen', df='between-within-sas').pairs().test(joint=True)['den_df']", [30] * 4),
     ("MODEL / DDFM=RESIDUAL", "visits.tidy(df='residual')['df']", [N - 10] * 10),
     ("MODEL / OUTP=", "np.where(observed, arms.predict(fev), arms.predict(fev, residual=True))", P["P"]),
     ("MODEL / OUTP=, StdErrPred", "np.where(observed, arms.predict(fev, se=True)['std_error'],"

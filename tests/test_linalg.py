@@ -16,6 +16,7 @@ from jaxlmm.linalg import (
     lower_from_vector,
     matmul,
     psd_cholesky,
+    thin,
     tril_indices,
 )
 
@@ -133,3 +134,11 @@ def test_eigenvalues_of_small_matrices(k):
     np.testing.assert_allclose(
         (Q * w[:, None]) @ np.swapaxes(Q, 1, 2) / size[..., None], A / size[..., None], atol=1e-13
     )
+
+
+@pytest.mark.parametrize("shape", [(5, 7000, 9), (7000, 5, 9), (1, 300_000, 1), (300_000, 1, 2), (0, 4, 3), (3, 0, 2)])
+def test_products_in_steps(shape):
+    m, k, n = shape
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(m, k)), rng.normal(size=(k, n))
+    np.testing.assert_allclose(thin(a, b), a @ b, rtol=1e-11, atol=1e-10)

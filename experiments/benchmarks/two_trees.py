@@ -46,10 +46,11 @@ print(json.dumps(found))
 """
 
 
-def measured(tree):
+def measured(tree, work=WORK):
     """Seconds of each step in a fresh process."""
     environment = {**os.environ, "PYTHONPATH": tree}
-    done = subprocess.run([sys.executable, "-c", WORK], env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    command = [sys.executable, "-c", work]  # which looks for packages where it is run first
+    done = subprocess.run(command, cwd=tree, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 

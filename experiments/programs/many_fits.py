@@ -1,6 +1,7 @@
 """Mixed fits of random sizes, structures and engines in one process: its memory and its memory maps stay bounded.
 
-``python experiments/programs/many_fits.py [fits]``: every third fit with summary, prediction and Kenward-Roger tests.
+``python experiments/programs/many_fits.py [fits] [folder]``: every third fit with summary, prediction and Kenward-Roger
+tests. With a folder compiled programs are kept in it: those dropped from memory are loaded again instead of compiled.
 """
 
 import sys
@@ -51,8 +52,10 @@ def megabytes():
     return next(int(line.split()[1]) // 1024 for line in lines if line.startswith("VmRSS"))
 
 
-def main(fits=5000):
+def main(fits=5000, folder=None):
     warnings.simplefilter("ignore")
+    if folder:
+        jaxlmm.enable_compilation_cache(folder)
     rng, start, most = np.random.default_rng(0), time.time(), np.zeros(2, int)
     refused = 0
     for i in range(1, fits + 1):
@@ -76,4 +79,4 @@ def main(fits=5000):
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    main(*map(int, sys.argv[1:2]), *sys.argv[2:3])

@@ -164,6 +164,11 @@ class Fitted(NamedTuple):
 class Testing(Protocol):
     """Tests of given hypotheses in every data set, see `jaxlmm.Tests`."""
 
+    @property
+    def needs_design(self) -> bool:
+        """Whether they count in the terms of a formula."""
+        ...
+
     def empty(self, b: int, kind: str, parts: int) -> dict[str, Any]:
         """Results without numbers for b data sets of a model with random parts, with frames of a library."""
         ...

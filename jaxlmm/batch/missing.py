@@ -10,7 +10,7 @@ import numpy as np
 from ..fitting.boundary import has_few_groups
 from ..likelihood.model import known_sd
 from ..likelihood.prepared import Basis, Prepared, weighted
-from ..linalg import psd_cholesky, tril_indices
+from ..linalg import psd_cholesky, thin, tril_indices
 from ..tolerances import THIN
 from .responses import IN_CACHE, Design
 from .stacking import Stack, take
@@ -72,14 +72,14 @@ def _statistics(design: Design, pairs: np.ndarray, Y: np.ndarray, shared: Any) -
     (b, p), mask = (len(Y), Q.shape[1]), there.astype(float)
     y = weighted(model, np.where(there, (Y if model.offset is None else Y - model.offset).T, 0.0))
     A, (rows, columns) = np.empty((b, p, p)), tril_indices(p)
-    A[:, rows, columns] = A[:, columns, rows] = (pairs.T @ mask).T
+    A[:, rows, columns] = A[:, columns, rows] = thin(pairs.T, mask).T
     L = psd_cholesky(A)
     whole = np.min(np.diagonal(L, axis1=1, axis2=2), 1, initial=1.0) > THIN
     inverse = np.swapaxes(np.linalg.inv(np.where(whole[:, None, None], L, np.eye(p))), 1, 2)
     c, left = np.zeros((b, p)), y
     for _ in range(2):
-        along = np.einsum("bkj,kb->bj", inverse, Q.T @ left)
-        c, left = c + along, left - mask * (Q @ np.einsum("bkj,bj->kb", inverse, along))
+        along = np.einsum("bkj,kb->bj", inverse, thin(Q.T, left))
+        c, left = c + along, left - mask * thin(Q, np.einsum("bkj,bj->kb", inverse, along))
     part = design.masked(there, left, inverse, shared)
     n, square, total = mask.sum(0), np.sum(left**2, 0), np.sum(y**2, 0)
     sd = np.maximum(np.sqrt(square / np.maximum(n - p, 1)), known_sd(model))

@@ -16,7 +16,7 @@ from ..fitting.boundary import Search
 from ..fitting.estimate import as_start, by_v, says_little
 from ..fitting.newton import Status
 from ..fitting.objective import Spec, packing_of, scale_of
-from ..fitting.recession import logliks, lost, unfinished, without_maximum
+from ..fitting.recession import doubtful, logliks, lost, without_maximum
 from ..fitting.spreads import in_own_units
 from ..fitting.units import Estimates, at_ends
 from ..frames.alignment import mask_of
@@ -33,6 +33,7 @@ from .missing import patterns, repeated, stacks_of_masked
 from .queue import Runner
 from .rebuilding import Rebuilt
 from .responses import Design, Lane, Responses, Shared, assemble, basis_of, design_of
+from .rows import is_sparse
 from .stacking import Stack, floats_of, models_of_responses, stacks_of_models, stacks_of_responses, take
 
 
@@ -67,15 +68,15 @@ def _as_left(
     found: Estimates, spec: Spec, shared: Shared, lanes: Lane, x: np.ndarray, start: np.ndarray
 ) -> Estimates:  # fmt: skip
     """The estimates with the log-likelihood of their theta, where the solver has not arrived; see ``fitting``."""
-    left = np.flatnonzero(unfinished(found.status))
+    left = np.flatnonzero(doubtful(spec, found.status, x))
     if not len(left):
         return found
     place = np.resize(left, 1 << (len(left) - 1).bit_length())  # few shapes to compile
     loglik, status = found.loglik.copy(), found.status.copy()
     there = np.asarray(_logliks(spec, shared, take(lanes, place), found.theta[place]))[: len(left)]
     there = np.column_stack([there, loglik[left]])
-    loglik[left] = there[:, 0]
-    status[left[without_maximum(spec, x[left], start[left], there)]] = Status.NO_MAXIMUM
+    status[left[without_maximum(spec, status[left], x[left], start[left], there)]] = Status.NO_MAXIMUM
+    loglik[left] = np.where(lost(status[left]), there[:, 0], loglik[left])
     return replace(found, loglik=loglik, status=status)
 
 
@@ -276,11 +277,6 @@ def as_batch(name: str, value: Any, n: int, one: bool = False) -> np.ndarray:
     return value
 
 
-def is_sparse(Y: Any) -> bool:
-    """Whether it is a matrix of scipy.sparse, which need not be imported to say no."""
-    return type(Y).__module__.startswith("scipy.sparse")
-
-
 def turned(shape: tuple[int, ...], n: int) -> str:
     """What to do with a matrix of a row an observation, as tables of cells or of times are."""
     return "; a row an observation: give its transpose" if len(shape) == 2 and shape[0] == n else ""
@@ -312,7 +308,9 @@ def _refit_chunk(
         return
     own = good & incomplete if weights is None else good
     lost = np.flatnonzero(good & incomplete)
-    lost = lost[left_in_rows(model.X, model.random, job.method, ~absent[lost])] if len(lost) else lost
+    if len(lost):
+        varied = weights is not None or (model.weights is not None and np.ptp(model.weights) > 0)
+        lost = lost[left_in_rows(model.X, model.random, job.method, ~absent[lost], model.residual.is_known, varied)]
     status[rows[lost]], own[lost] = Status.BAD_RESPONSE, False
     good[lost] = False
     _fit_shared(job, design, rows, Y, x, np.flatnonzero(good & ~own))

@@ -12,11 +12,11 @@ from ..likelihood.engines import Rows
 from ..likelihood.model import Model, known_sd
 from ..likelihood.parts import Term
 from ..likelihood.prepared import Basis, Prepared, orthonormal, prepare, turned, weighted
+from ..linalg import thin
 from ..pytrees import once
 from ..tolerances import ALIASED
 
-# Numbers of responses that are worked on together: they stay in the cache, and products of matrices in one thread.
-IN_CACHE = 2**15
+IN_CACHE = 2**15  # numbers of responses that are worked on together
 
 
 class Responses(NamedTuple):
@@ -81,10 +81,11 @@ class Design:
     varying : the engine's design side, which turns columns (n, b) into its statistics, a row each
     """
 
-    def __init__(self, model: Model, column: bool = False):
-        self.model, self.original, self.nobs, self.column = model, model, len(model.y), column
+    def __init__(self, model: Model, column: bool = False, nobs: int | None = None):
+        self.model, self.original, self.nobs, self.column = model, model, nobs or len(model.y), column
         count = 2 if column else 1
-        self.template = prepare(model, varying=count, orthogonal=True)
+        template = prepare(model, varying=count, orthogonal=True, nobs=nobs)
+        self.template = template._replace(statistics=template.statistics.tight())
         self._known = known_sd(model)
         fixed = model.X.shape[1] - column
         self._Q, R, _ = orthonormal(model.X[:, :fixed], model.weights)
@@ -142,10 +143,10 @@ class Design:
 
     def _residual(self, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Coordinates (f, b) of y (n, b) along the fixed columns, and what is left."""
-        c = self._Q.T @ y
-        left = y - self._Q @ c
-        again = self._Q.T @ left
-        return c + again, left - self._Q @ again
+        c = thin(self._Q.T, y)
+        left = y - thin(self._Q, c)
+        again = thin(self._Q.T, left)
+        return c + again, left - thin(self._Q, again)
 
 
 def design_of(model: Model) -> Design:

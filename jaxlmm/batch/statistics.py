@@ -8,7 +8,7 @@ data that have the same, but for the number of rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from functools import cached_property
 from typing import Any
 
@@ -19,14 +19,15 @@ from ..likelihood.engines.orthogonal import Projection, orthogonalise
 from ..likelihood.model import Model
 from ..likelihood.parts import Term
 from ..likelihood.prepared import Prepared, orthonormal, weighted
+from ..linalg import thin
 from ..pytrees import replace
 from ..runtime.precision import float64
 from ..tolerances import ALIASED, CANCELLED
 from .chunks import CHUNK_FLOATS, Progress
 from .fits import BatchFit, Testing, joined
-from .refitting import as_batch, is_sparse, refit_batch, refit_design, turned
+from .refitting import as_batch, refit_batch, refit_design, turned
 from .responses import Design
-from .rows import summed
+from .rows import is_sparse, is_table, sparse_numbers, summed
 
 
 class SufficientStatistics:
@@ -35,6 +36,8 @@ class SufficientStatistics:
     Parameters
     ----------
     model : with terms (no functions of times or places) and independent residuals; weights and an offset are part of it
+    method : of fits that ask for none;  names, kind : of the coefficients, and of the frames of results
+    asked : tests as they are given, in the rows and designs of the model
 
     Attributes
     ----------
@@ -46,7 +49,12 @@ class SufficientStatistics:
         For other models.
     """
 
-    def __init__(self, model: Model):
+    def __init__(
+        self, model: Model, method: str = "REML", names: tuple[str, ...] = (), kind: str = "dict",
+        asked: Callable[[Testing], Testing] = lambda tests: tests,
+    ):  # fmt: skip
+        self._frame: Any = {"names": names, "kind": kind}
+        self._method, self._asked = method, asked
         parts = [part for part in model.random if isinstance(part, Term) and part.is_plain]
         if not model.residual.is_iid or len(parts) < len(model.random):
             raise DataError(
@@ -84,33 +92,37 @@ class SufficientStatistics:
         self.log_weights = 0.0 if model.weights is None else float(np.sum(np.log(model.weights)))
 
     def fit(
-        self, Y: Any, method: str = "REML", *, tests: Testing | None = None, progress: Progress = "auto",
-        names: tuple[str, ...] = (), kind: str = "dict", missing: str = "status",
+        self, Y: Any, method: str | None = None, *, tests: Testing | None = None, progress: Progress = "auto",
+        missing: str = "status",
     ) -> BatchFit:  # fmt: skip
         """Fit the design to many responses, a row each.
 
         Parameters
         ----------
         Y : see `reduced`
-        method, tests, progress, missing : see `jaxlmm.fit_batch`; with ``missing="drop"`` responses that lack rows
+        method : default that of the fit
+        tests, progress, missing : see `jaxlmm.fit_batch`; with ``missing="drop"`` responses that lack rows
             are fitted to the rows that they have, block by block
-        names, kind : of the coefficients, and of the frames of the result
 
         Raises
         ------
         DataError
-            For another number of columns. Responses that are not finite have a status.
+            For another number of columns, and such responses with df from the design. Those that are not finite have a
+            status.
         """
         if missing not in ("status", "drop"):
             raise DataError(f"missing: found {missing!r}, expected 'status' or 'drop'")
-        more: Any = {"progress": progress, "names": names, "kind": kind, "tests": tests}
+        method = method or self._method
+        more: Any = {"progress": progress, "tests": self._tests(tests), **self._frame}
         parts, reduced, start = [], [np.zeros((0, self.rows))], 0
         for block, own in self._blocks(Y):
             lacks = np.flatnonzero(np.isnan(own).any(1)) if missing == "drop" else np.zeros(0, int)
-            if len(lacks):
-                if is_sparse(block):
-                    block = block.toarray()
-                parts.append((start + lacks, refit_batch(self.original, block[lacks], method, missing="drop", **more)))
+            for some in np.array_split(lacks, -(-len(lacks) * self.nobs // int(CHUNK_FLOATS))) if len(lacks) else ():
+                Y = block[some].toarray() if is_sparse(block) else block[some]
+                parts.append((start + some, refit_batch(self.original, Y, method, missing="drop", **more)))
+            if len(lacks) and tests is not None and tests.needs_design:
+                raise DataError("tests: df from the design is that of all rows; found lost rows, for which use "
+                                "df='satterthwaite'")  # fmt: skip
             reduced.append(np.delete(own, lacks, 0))
             start += len(own)
         whole = refit_design(self.design, np.concatenate(reduced), method, **more)
@@ -120,28 +132,31 @@ class SufficientStatistics:
         return joined([(rest, whole), *parts])
 
     def fit_rows(
-        self, source: Any, columns: Sequence[str] | None = None, method: str = "REML", *, tests: Testing | None = None,
-        progress: Progress = "auto", names: tuple[str, ...] = (), kind: str = "dict",
+        self, source: Any, columns: Sequence[str] | None = None, method: str | None = None, *,
+        tests: Testing | None = None, progress: Progress = "auto",
     ) -> BatchFit:  # fmt: skip
         """Fit the design to many responses whose rows come in chunks; what is kept is free of the number of rows.
 
         Parameters
         ----------
-        source : path of a Parquet file with a row for each of the data and a column a response (needs pyarrow), or a
-            list of chunks of rows in order: arrays (m, b), also of files, or sparse matrices of SciPy; an iterator will
-            do where no response lies so near to the span of the design that its rows have to be read twice
-        columns : of a file, in the order of the responses; default all
-        method, tests, progress, names, kind : as in `fit`
+        source : path of a Parquet file with a row for each of the data and a column a response (needs pyarrow); an
+            array (n, b), also of a file, a data frame or a sparse matrix of SciPy, which is never made dense; or a list
+            of chunks (m, b) of such in order of the rows. An iterator will do where no response lies so near to the
+            span of the design that its rows have to be read twice
+        columns : of a file, in the order of the responses; default all but an index of pandas
+        method, tests, progress : as in `fit`
 
         Raises
         ------
         DataError
             For another number of rows, and columns that are not there. Responses that are not finite have a status.
         """
-        K = sparse_rows(self._along.T, self._kept[0] * self._along.shape[1] + self._kept[1], self._Q.T)
-        X, inner = weighted(self.original, self.original.X), self.model.X[:-1]
-        reduced = summed(K, X, inner, self._offset, self._root, source, columns)
-        return refit_design(self.design, reduced, method, progress=progress, names=names, kind=kind, tests=tests)
+        reduced = self.reduced_rows(source, columns)
+        method = method or self._method
+        return refit_design(self.design, reduced, method, progress=progress, tests=self._tests(tests), **self._frame)
+
+    def _tests(self, tests: Testing | None) -> Testing | None:
+        return None if tests is None else self._asked(tests)
 
     @property
     def rows(self) -> int:
@@ -161,8 +176,8 @@ class SufficientStatistics:
 
         Parameters
         ----------
-        Y : array (b, n), also one of a file (`numpy.memmap`), in chunks; a sparse matrix (b, n) of SciPy, which is
-            never made dense; or an iterable of such blocks of responses
+        Y : array (b, n), also one of a file (`numpy.memmap`, a data set of h5py), in chunks; a data frame (b, n); a
+            sparse matrix (b, n) of SciPy, which is never made dense; or an iterable of such blocks of responses
 
         Raises
         ------
@@ -172,6 +187,12 @@ class SufficientStatistics:
         blocks = [own for _, own in self._blocks(Y)]
         return np.concatenate(blocks) if blocks else np.zeros((0, self.rows))
 
+    def reduced_rows(self, source: Any, columns: Sequence[str] | None = None) -> np.ndarray:
+        """As `reduced`, of responses whose rows come in chunks, see `fit_rows`."""
+        K = sparse_rows(self._along.T, self._kept[0] * self._along.shape[1] + self._kept[1], self._Q.T)
+        X, inner = weighted(self.original, self.original.X), self.model.X[:-1]
+        return summed(K, X, inner, self._offset, self._root, source, columns)
+
     def _blocks(self, Y: Any) -> Iterator[tuple[Any, np.ndarray]]:
         """Blocks of responses, as they are and reduced."""
         if is_sparse(Y):
@@ -179,15 +200,15 @@ class SufficientStatistics:
             Y = Y.tocsr()
             size = max(1, int(CHUNK_FLOATS // max(self.rows, 1)))
             yield from ((Y[i : i + size], self._of_sparse(Y[i : i + size])) for i in range(0, Y.shape[0], size))
-        elif hasattr(Y, "iloc"):  # a data frame of pandas
+        elif is_table(Y):
             yield from self._blocks(np.asarray(Y))
-        elif isinstance(Y, np.ndarray):
+        elif hasattr(Y, "__array__") and hasattr(Y, "shape"):
             self._check(Y.shape)
             size = max(1, int(CHUNK_FLOATS // self.nobs))
             for i in range(0, len(Y), size):
                 block = as_batch("Y", Y[i : i + size], self.nobs)
                 yield block, self._of_dense(block)
-        elif isinstance(Y, Iterable):
+        elif isinstance(Y, Iterable) and not isinstance(Y, str | bytes | Mapping | Set):
             for block in Y:
                 yield from self._blocks(block if is_sparse(block) else np.atleast_2d(np.asanyarray(block)))
         else:
@@ -207,10 +228,10 @@ class SufficientStatistics:
         y = y if self._root is None else y * self._root[:, None]
         y = y if self._offset is None else y - self._offset[:, None]
         along, left = self._along(y)
-        beside = self._Q.T @ left
-        left = left - self._Q @ beside
-        again = self._Q.T @ left
-        left = left - self._Q @ again
+        beside = thin(self._Q.T, left)
+        left = left - thin(self._Q, beside)
+        again = thin(self._Q.T, left)
+        left = left - thin(self._Q, again)
         length = np.sqrt(np.sum(left**2, 0))
         out = np.concatenate([along[self._kept], beside + again, length[None]]).T
         out[bad] = np.where(np.isnan(Y[bad]).any(axis=1), np.nan, np.inf)[:, None]
@@ -218,9 +239,7 @@ class SufficientStatistics:
 
     def _of_sparse(self, Y: Any) -> np.ndarray:
         """The same from products with what is not zero; where squares cancel, one response after the other."""
-        from scipy import sparse
-
-        y = sparse.csr_array(Y, dtype=np.float64)
+        y = sparse_numbers("Y", Y)
         y = y if self._root is None else y * self._root
         cells = (y @ self._along.T.T).toarray().reshape(y.shape[0], *self._along.shape)
         beside, square = y @ self._Q, np.asarray((y * y).sum(axis=1)).reshape(-1)
@@ -244,8 +263,8 @@ class _ReducedDesign(Design):
     """The design of reduced rows, with the number of rows and the weights of the data."""
 
     def __init__(self, statistics: SufficientStatistics):
-        super().__init__(statistics.model)
-        self.original, self.nobs = statistics.original, statistics.nobs
+        super().__init__(statistics.model, nobs=statistics.nobs)  # in the units, and so on the path, of all rows
+        self.original = statistics.original
         prepared: Prepared = self.template
         if not hasattr(prepared.statistics, "n"):
             raise DataError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import inspect
 import sys
@@ -16,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from ..arguments import refuse_unknown
 from ..errors import JaxlmmError
 from ..runtime.precision import float64
 from .charts import Chart
@@ -58,7 +58,7 @@ def _declared(cls: type, namespace: dict[str, Any]) -> tuple[Parameter, ...]:
 
 def is_size(mark: Any) -> bool:
     """Whether a mark is a length."""
-    return isinstance(mark, int | np.integer) and not isinstance(mark, bool) and int(mark) > 0
+    return isinstance(mark, int | np.integer) and not isinstance(mark, bool) and bool(mark > 0)
 
 
 def numbers(what: str, value: Any) -> np.ndarray:
@@ -399,14 +399,12 @@ def _told(init: Any) -> Any:
 
     @functools.wraps(init)
     def own(self: Any, *args: Any, **values: Any) -> None:
-        names = [name for name in inspect.signature(init).parameters if name != "self"]
-        fields = [p.name for p in type(self).fields]
-        if args and len(args) > len(names) - len(fields) or values.keys() - names:
-            found = next(iter(values.keys() - names), f"{len(args)} values without a name")
-            close = difflib.get_close_matches(found, names, 1)
+        name, names = type(self).__name__, [name for name in inspect.signature(init).parameters if name != "self"]
+        refuse_unknown(name, values, names)
+        if args and len(args) > len(names) - len(type(self).fields):
             raise TypeError(
-                f"{type(self).__name__}: found {found}{f', did you mean {close[0]}?' if close else ''}; "
-                f"it takes {', '.join(names) or 'nothing'}, by name: a parameter that is given a value is fixed at it"
+                f"{name}: found {len(args)} values without a name; it takes {', '.join(names) or 'nothing'}, by name: "
+                "a parameter that is given a value is fixed at it"
             )
         init(self, *args, **values)
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ..arguments import nearest
+from ..arguments import door, nearest
 from ..errors import DataError
 from .catalogue import CATALOGUE, Description
 
@@ -42,6 +42,7 @@ def describe(name: str) -> Description:
     return CATALOGUE[name]
 
 
+@door
 def load(name: str, frame: str = "auto") -> Any:
     """Load a shipped data set.
 

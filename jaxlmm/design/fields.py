@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from ..covariance import ConstPower, Covariance, Ident, Identity, Power, ReducedRank, VarianceFunction
+from ..covariance import ConstPower, Covariance, Ident, Identity, Power, ReducedRank, Scaled, VarianceFunction
 from ..errors import DataError
 from ..formula.specs import FieldSpec, Leaf, ResidualSpec
 from ..frames.columns import Column, Levels
@@ -188,6 +188,21 @@ def frame_residual(spec: ResidualSpec, data: Mapping[str, Column], before: Mappi
         check_covariate(spec.function, data[spec.covariate])
         placed = scaled(placed, spec.function, data[spec.covariate])
     return FrameField(placed, group, levels, label, text, grouping, arms)
+
+
+def on_diagonal(residual: FrameField | None, terms: Iterable[Any]) -> str | None:
+    """Residuals ``iid()`` with ``ident(f)`` as a diagonal matrix over f in groups of a term; None where they are not.
+
+    The ratios of `Ident` have no place for a variance of zero, which the likelihood may ask for beside effects of such
+    groups. A group has no level twice.
+    """
+    if residual is None or residual.text != "iid()" or not isinstance(residual.placed.structure, Scaled):
+        return None
+    structure, name, level = residual.placed.structure, residual.placed.names[-1], residual.placed.columns[-1]
+    if not structure.has_variances or not structure.is_free:
+        return None
+    found = (term.group for term in terms if np.unique([term.codes, level], axis=1).shape[1] == len(level))
+    return next((f"diag({name} | {group})" for group in found), None)
 
 
 def _groups(names: tuple[str, ...], data: Mapping[str, Column]) -> tuple[np.ndarray | None, Levels, Grouping | None]:

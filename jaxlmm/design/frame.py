@@ -279,7 +279,7 @@ def build_frame(
     source, weights_source = (None if v is None else v if isinstance(v, str) else "" for v in (offset, weights))
     shift = extra["offset"].values[rows] if "offset" in extra else None
     every, encoder = encode(formula.side, formula, data_used, n)
-    X, kept = _full_rank(finite(every, encoder.names))
+    X, kept = full_rank(finite(every, encoder.names))
     names = tuple(encoder.names[j] for j in kept)
     if n < X.shape[1] + (not known_errors):
         raise DataError(f"{n} complete rows cannot determine {X.shape[1]} fixed effects; more rows are needed")
@@ -475,7 +475,7 @@ def _offset(
 # -- fixed effects
 
 
-def _full_rank(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def full_rank(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Leave out columns that are combinations of earlier ones, with the rule of R's lm.
 
     A column goes where what earlier ones leave of it is less than 1e-7 of its spread about zero or about its mean, or

@@ -20,6 +20,7 @@ from ..tolerances import FAINT, POSITIVE, SINGULAR
 from .basins import FAR, Basins
 from .newton import Packing, Point, Status
 from .objective import Spec
+from .recession import unfinished
 from .survey import Distances, scaled
 
 RISE = 1e-9  # relative rise of the criterion that is allowed when a parameter is put on the boundary
@@ -158,6 +159,13 @@ class Search:
         correlations = np.array([isinstance(kind, IntervalKind | BandKind) for kind, _ in kinds], bool) & ~decays
         parts = {i for (_, i), correlation in zip(kinds, correlations, strict=True) if correlation}
         angles = np.array([isinstance(kind, IntervalKind) for kind, _ in kinds], bool)
+        if angles.any():  # a run that has left for a correlation of one may have passed an optimum of others
+            rows = np.flatnonzero(unfinished(ends.status))
+            turn = np.where(np.cumsum(angles) % 2, 1.0, -1.0)
+            tried = [FURTHER_CORRELATIONS[0] * sign * angles for sign in (1.0, -1.0, turn, -turn)][
+                : 2 * min(angles.sum(), 2)
+            ]
+            self._improve([(rows, s[rows] + step) for step in tried], lanes, ends, dual)
         if angles.sum() > 1:
             error = self._vague(ends, angles)
             rows = np.flatnonzero((error.max(-1) > VAGUE) & (ends.status == Status.CONVERGED))

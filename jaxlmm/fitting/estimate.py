@@ -26,7 +26,7 @@ from .moments import at_moments
 from .monte_carlo import is_solved, monte_carlo, path_of
 from .newton import Evaluate, Point, Status, minimise
 from .objective import Spec, objective, packing_of, scale_of
-from .recession import logliks, lost, unfinished, without_maximum
+from .recession import doubtful, logliks, lost, without_maximum
 from .spreads import in_own_units
 from .units import Estimate, Estimates, at_ends, root_of
 
@@ -120,11 +120,12 @@ def _as_left(found: Estimate, spec: Spec, prepared: Prepared, x: np.ndarray, sta
 
     It stops where the likelihood rises towards covariances that are singular; there the rounding of coordinates counts.
     """
-    if not unfinished(found.status):
+    if not doubtful(spec, found.status, x)[0]:
         return found
     there = np.append(_logliks(spec, lean(prepared), found.theta), found.loglik)
-    status = Status.NO_MAXIMUM if without_maximum(spec, x, start, there[None])[0] else found.status
-    return replace(found, loglik=float(there[0]), status=status)
+    none = without_maximum(spec, found.status, x, start, there[None])[0]
+    status = Status.NO_MAXIMUM if none else found.status
+    return replace(found, loglik=float(there[0]) if lost(status) else found.loglik, status=status)
 
 
 _logliks = compiled()(logliks)

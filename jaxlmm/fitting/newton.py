@@ -85,8 +85,8 @@ _ADVICE = {
     Status.BAD_COVARIATE: "the varying column of X or the weights have missing, infinite or otherwise unusable values, "
     "or leave REML nothing to estimate a variance from (all effects of a random term are among the fixed ones)",
     Status.PERFECT_FIT: "the residual variance tends to zero: the model fits the response exactly",
-    Status.NO_MAXIMUM: "no maximum: the likelihood rises without end as the covariance becomes singular or infinite; "
-    "take one with fewer parameters, or fix one of them",
+    Status.NO_MAXIMUM: "no maximum: the likelihood rises, without end or to a limit, as the covariance becomes "
+    "singular or infinite; take one with fewer parameters, or fix one of them",
     Status.NOT_SOLVED: "conjugate gradients did not solve the equations of the random effects in max_iterations: "
     "levels are hardly connected, or variances very large beside that of the residual; allow more, by "
     "engine=jaxlmm.Iterative(max_iterations=20000), or use engine='crossed'",

@@ -297,17 +297,10 @@ def coordinates(spec: Spec, prepared: Prepared, theta: Any, chart: str) -> Any:
     return spec.coordinates(theta, prepared.basis.K, chart)
 
 
-def loglik_at(spec: Spec, prepared: Prepared, theta: Array, ridge: Any = None) -> Array:
-    """Log-likelihood at a public theta (m,): `jaxlmm.reml` or `jaxlmm.ml` of the model of `prepared`.
-
-    With `ridge` that part of the residual variances, or of that of y where they are one, is added to them.
-    """
+def loglik_at(spec: Spec, prepared: Prepared, theta: Array) -> Array:
+    """Log-likelihood at a public theta (m,): `jaxlmm.reml` or `jaxlmm.ml` of the model of `prepared`."""
     absolute = spec.absolute
     C = absolute.blocks(coordinates(absolute, prepared, theta, "solver"), prepared.coords)
-    if ridge is not None:
-        size = prepared.basis.residual_sd**2 if spec.independent else C.residual
-        eye = jnp.eye(C.residual.shape[-1]).reshape((1,) * (C.residual.ndim - 2) + C.residual.shape[-2:])
-        C = C._replace(residual=C.residual + ridge * eye * size)
     return -0.5 * criterion_at(absolute, prepared, C)[0]
 
 

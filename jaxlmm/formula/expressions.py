@@ -252,11 +252,19 @@ def _spell_contrasts(node: ast.Call) -> None:
 
 def _contrasts(given: Any) -> Any:
     called = given.func if isinstance(given, ast.Call) else given
-    if isinstance(given, ast.Constant) and isinstance(given.value, str):
-        name = given.value.removeprefix("contr.")
+    attribute = called if isinstance(called, ast.Attribute) and ast.unparse(called.value) == "contr" else None
+    if attribute or (isinstance(given, ast.Constant) and isinstance(given.value, str)):
+        name = attribute.attr if attribute else given.value.removeprefix("contr.")
+        name = "diff" if name == "sdif" else name  # of R's MASS
         if name not in CONTRASTS:
             listed = ", ".join(f"contr.{known}" for known in sorted(CONTRASTS))
-            message = f"{given.value!r} are not contrasts; there are {listed}, and matrices [[1, 0], [0, 1], [-1, -1]]"
+            said = ast.unparse(attribute) if attribute else repr(given.value)
+            message = f"{said} are not contrasts; there are {listed}, and matrices [[1, 0], [0, 1], [-1, -1]]"
+            raise ExpressionError(message, given.col_offset)
+        first = given.args[0] if isinstance(given, ast.Call) and given.args else None
+        if isinstance(first, ast.Constant) and isinstance(first.value, int | float):
+            base = f"; a level to compare with is contr.{name}(base={first.value})" if name == "treatment" else ""
+            message = f"contr.{name}({first.value}): the number of levels is that of the factor, leave it out{base}"
             raise ExpressionError(message, given.col_offset)
     elif isinstance(called, ast.Name) and called.id in (*PATSY, *CONTRASTS):
         name = PATSY.get(called.id, called.id)
@@ -266,6 +274,9 @@ def _contrasts(given: Any) -> Any:
     if not isinstance(given, ast.Call):
         return function
     given.func = function
+    first = given.args[0] if given.args else None
+    if name == "treatment" and isinstance(first, ast.Constant) and not isinstance(first.value, str):
+        given.keywords.insert(0, ast.keyword("base", given.args.pop(0)))  # where R has the number of levels
     for keyword in given.keywords:
         keyword.arg = "base" if keyword.arg == "reference" else keyword.arg
     return given

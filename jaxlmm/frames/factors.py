@@ -12,7 +12,8 @@ import numpy as np
 from ..errors import DataError
 from .levels import Key, Levels, check_alike, key_of, numbered, sort_keys
 
-_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+_NUMBER = re.compile(r"\s*[-+]?(\d+[.,]?\d*|[.,]\d+|\d{1,3}(,\d{3})+\.\d*)([eE][-+]?\d+)?\s*%?\s*")
+_ABSENT = frozenset({"", ".", "-", "?", "na", "n/a", "#n/a", "nan", "null"})  # what is written for missing values
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +62,9 @@ class Column:
         kinds = {kind for kind, _ in self.levels.keys}
         if self.kind != "factor" or self.is_declared or not kinds:
             return False
-        return bool(kinds & {"number", "decimal"}) or (kinds == {"text"} and all(map(_NUMBER.fullmatch, self.levels)))
+        there = [level for level in self.levels if level.strip().lower() not in _ABSENT]
+        is_text = kinds == {"text"} and bool(there) and all(map(_NUMBER.fullmatch, there))
+        return bool(kinds & {"number", "decimal"}) or is_text
 
     @property
     def is_number(self) -> bool:

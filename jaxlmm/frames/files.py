@@ -41,7 +41,7 @@ def read_file(path: Any, mentioned: Iterable[str] | None = None) -> Any:
         return _parquet(path, mentioned)
     if not find_spec("pandas"):
         raise ImportError("reading CSV files needs pandas: pip install 'jaxlmm[formula]'")
-    return _read(path, "CSV", lambda: _csv(path))
+    return read_as(path, "CSV", lambda: _csv(path))
 
 
 def _csv(path: Path) -> Any:
@@ -72,10 +72,11 @@ def _parquet(path: Path, mentioned: Iterable[str] | None) -> Any:
         with pd.option_context("mode.string_storage", "pyarrow"):  # not an object of Python a row
             return pd.read_parquet(path, "pyarrow", names, dtype_backend="numpy_nullable")
 
-    return _read(path, "Parquet", table)
+    return read_as(path, "Parquet", table)
 
 
-def _read(path: Path, kind: str, read: Callable[[], Any]) -> Any:
+def read_as(path: Path, kind: str, read: Callable[[], Any]) -> Any:
+    """What `read` gives, its errors as one of the file."""
     try:
         return read()
     except ImportError:

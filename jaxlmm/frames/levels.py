@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 from decimal import Decimal
+from fractions import Fraction
 from functools import cached_property
 from typing import Any
 
@@ -133,6 +134,8 @@ def key_of(value: Any) -> Key:
         return "number", float(value)
     if isinstance(value, Decimal):
         return _of_decimal(value)
+    if isinstance(value, Fraction):
+        return "number", int(value) if value.denominator == 1 else float(value)
     if isinstance(value, bytes | bytearray):
         return "bytes", bytes(value)
     if isinstance(value, datetime.date | datetime.timedelta | datetime.time):

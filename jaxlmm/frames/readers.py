@@ -118,13 +118,13 @@ def _read_objects(name: str, array: np.ndarray) -> Column:
     types = set(map(type, present))
     if types and all(issubclass(t, (bool, np.bool_)) for t in types):
         return _with_gaps(Column(name, "logical", present.astype(bool)), missing)
-    if all(issubclass(t, _NUMBERS) for t in types):
+    if all(map(_is_of_numbers, types)):
         return _with_gaps(_read_numbers(name, present), missing)
     wrong = [t.__name__ for t in types if issubclass(t, _CONTAINERS)]
     if wrong:
         raise DataError(f"column {name!r} holds {wrong[0]} objects, neither numbers nor text")
     codes, keys = distinct(array, missing)
-    is_time = all(kind in ("time", "instant", "duration", "clock") for kind, _ in keys)
+    is_time = all(kind in ("time", "instant", "duration", "clock") or kind.endswith(".Period") for kind, _ in keys)
     return factor(name, codes, keys, missing, "time" if is_time else "factor", is_ordered=is_time)
 
 
@@ -143,6 +143,13 @@ def _read_numbers(name: str, values: np.ndarray) -> Column:
     is_exact = all(key == ("number", number) for key, number in zip(keys, floats.tolist(), strict=True))
     is_large = any(abs(v) >= 2**53 and not isinstance(v, float | np.floating) for v in values)
     return Column(name, "number", floats, exact=values if is_large or not is_exact else None)
+
+
+def _is_of_numbers(kind: type) -> bool:
+    """Whether objects are numbers: those of Python, and others that are one float, such as fractions."""
+    return issubclass(kind, _NUMBERS) or (
+        hasattr(kind, "__float__") and not issubclass(kind, (np.generic, *_CONTAINERS))
+    )
 
 
 def _is_missing(value: Any) -> bool:

@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from ..arguments import made
 from ..errors import DataError
 from ..tolerances import not_semidefinite
 from .alignment import refuse_masked
 from .columns import Levels, index_of, read_column
 
 
+@made
 @dataclass(frozen=True, eq=False)
 class Precision:
     """The inverse of a relationship matrix, as pedigrees give it.

@@ -71,15 +71,25 @@ def left_by(X: np.ndarray, terms: tuple[Term | Field, ...], method: str) -> Term
     return next((part.term for part in few if _is_spanned(part, Q)), None)
 
 
-def left_in_rows(X: np.ndarray, terms: tuple[Term | Field, ...], method: str, present: np.ndarray) -> np.ndarray:
-    """Data sets (b,) that have the rows `present` (b, n) of one design, and a term that `left_by` finds in them."""
-    few = np.zeros(len(present), bool)
+def left_in_rows(
+    X: np.ndarray, terms: tuple[Term | Field, ...], method: str, present: np.ndarray, known: bool = False,
+    weighted: bool = False,
+) -> np.ndarray:  # fmt: skip
+    """Data sets (b,) whose rows `present` (b, n) of one design leave a term that cannot be estimated.
+
+    One that `left_by` finds in them, with a single level, or with as many effects as rows, as a formula is refused:
+    unless their variances are `known`, or differ between rows (`weighted`), and there are no more levels than rows.
+    """
+    n, few = present.sum(1), np.zeros(len(present), bool)
+    found = few.copy()
     for part in _all_free(terms):
         order = np.argsort(part.term.group, kind="stable")
         _, starts = np.unique(part.term.group[order], return_index=True)
-        few |= np.logical_or.reduceat(present[:, order], starts, axis=1).sum(1) <= X.shape[1]
-    found = np.zeros(len(present), bool)
-    for i in np.flatnonzero(few) if method == "REML" else ():
+        levels = np.logical_or.reduceat(present[:, order], starts, axis=1).sum(1)
+        few |= levels <= X.shape[1]
+        q = part.term.dim
+        found |= (levels < 2) | (not known) & (levels * q >= n) & ~((weighted and q == 1) & (levels <= n))
+    for i in np.flatnonzero(few & ~found) if method == "REML" else ():
         rows = np.flatnonzero(present[i])
         found[i] = left_by(X[rows], tuple(part.subset(rows) for part in terms), method) is not None
     return found

@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array
 
 from .. import pytrees
-from ..arguments import check_flag, numbers_of, refuse_unknown, shown
+from ..arguments import check_flag, made, numbers_of, refuse_unknown, shown
 from ..covariance import Covariance
 from ..errors import DataError
 from ..frames.alignment import refuse_masked
@@ -29,6 +29,7 @@ Structures = tuple[tuple[Covariance, Any], ...]
 REPLACED = ("y", "X", "Z", "weights", "offset", "random", "residual")  # what `Model.replace` takes
 
 
+@made
 @frozen_pytree(data=("y", "X", "random", "residual", "weights", "offset", "layout"), meta=("evaluator",))
 @dataclasses.dataclass(frozen=True, init=False, eq=False)
 class Model:

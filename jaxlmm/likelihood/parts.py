@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..arguments import numbers_of
+from ..arguments import made, numbers_of
 from ..covariance import ByGroup, Covariance, Identity, Scaled, Unstructured
 from ..covariance.charts import typical
 from ..covariance.trial import tried
@@ -69,6 +69,7 @@ def as_codes(name: str, group: Any, n: int) -> tuple[np.ndarray, int]:
     return codes, len(labels)
 
 
+@made
 @frozen_pytree(data=("Z", "group", "relationship"), meta=("structure", "levels", "name"))
 @dataclasses.dataclass(frozen=True, init=False, eq=False)
 class Term:
@@ -130,6 +131,7 @@ class Term:
         return Term(self.Z[rows], self.group[rows], self.structure, self.name, known)
 
 
+@made
 @frozen_pytree(data=("group", "position", "coords", "sets"), meta=("structure", "dim", "name"))
 @dataclasses.dataclass(frozen=True, init=False, eq=False)
 class Field:
@@ -212,6 +214,7 @@ class Field:
         return replace(self, group=group, position=position, coords=coords, sets=sets)
 
 
+@made
 @frozen_pytree(data=("group", "position", "coords", "sets"), meta=("structure", "dim", "name"))
 @dataclasses.dataclass(frozen=True, init=False, eq=False)
 class Residual(Field):

@@ -65,7 +65,9 @@ def lean(prepared: Prepared) -> Prepared:
     return prepared._replace(statistics=prepared.statistics.lean())
 
 
-def prepare(model: Model, compact: bool = True, varying: int = 1, orthogonal: bool = False) -> Prepared:
+def prepare(
+    model: Model, compact: bool = True, varying: int = 1, orthogonal: bool = False, nobs: int | None = None
+) -> Prepared:  # fmt: skip
     """Statistics of a model for its engine; in NumPy when the model is concrete, in one traced function otherwise.
 
     Those of NumPy arrays that nobody writes to are kept with the model: one of each kind is made.
@@ -74,10 +76,11 @@ def prepare(model: Model, compact: bool = True, varying: int = 1, orthogonal: bo
     ----------
     compact, varying : see ``Engine.prepare``
     orthogonal : work with orthogonal columns of Z where the covariance matrix is free, see `conditioned`
+    nobs : number of rows that those of the model stand for, where it is another
     """
     if any(isinstance(leaf, Array) for leaf in jax.tree_util.tree_leaves(model)):
         return _prepare_traced(model, compact, orthogonal)
-    kind = (compact, orthogonal, np, varying)
+    kind = (compact, orthogonal, np, varying, nobs)
     data = (model.y, model.X, model.weights, model.offset, *(term.Z for term in model.terms))
     if any(isinstance(a, np.ndarray) and a.flags.writeable for a in data):
         return _prepare(model, *kind)
@@ -120,7 +123,9 @@ def counted(model: Model, xp: Any = np) -> tuple[Model, Any]:
     return replace(model, y=filled(model.y), X=filled(model.X), offset=filled(model.offset), random=random), present
 
 
-def _prepare(model: Model, compact: bool, orthogonal: bool, xp: Any, varying: int = 1) -> Prepared:
+def _prepare(
+    model: Model, compact: bool, orthogonal: bool, xp: Any, varying: int = 1, nobs: int | None = None
+) -> Prepared:  # fmt: skip
     n = len(model.y)
     model, present = counted(model, xp)
     y = weighted(model, model.y if model.offset is None else model.y - model.offset, xp)
@@ -133,10 +138,11 @@ def _prepare(model: Model, compact: bool, orthogonal: bool, xp: Any, varying: in
     Z: list[Any] = []
     K: list[Any] = []
     units: list[Any] = []
+    count = nobs if present is None else xp.maximum((1.0 * present).sum(), 1.0)
     for part in model.random:
         if isinstance(part, Term):
             z = weighted(model, part.Z, xp)
-            k, unit = conditioned(z, orthogonal and part.structure.is_matrix, xp, present)
+            k, unit = conditioned(z, orthogonal and part.structure.is_matrix, xp, count)
             z = turned(z, k) if orthogonal and not (xp is np and np.array_equal(k, np.eye(len(k)))) else z
         else:
             z = None if model.weights is None else weighted(model, xp.ones((n, 1)), xp)
@@ -191,18 +197,18 @@ def orthonormal(X: Any, weights: Any = None, xp: Any = np) -> tuple[Any, Any, An
     return Q, R + R[:, :1] * moved, alias
 
 
-def conditioned(Z: Any, free: bool, xp: Any = np, present: Any = None) -> tuple[Any, Any]:
+def conditioned(Z: Any, free: bool, xp: Any = np, count: Any = None) -> tuple[Any, Any]:
     """K (q, q) lower triangular such that the columns of Z K are orthogonal with a mean square of one, and their units.
 
     The maximum of the likelihood over all covariance matrices of the effects does not depend on the basis of Z, the
     solver's path does: a covariate far from zero makes intercepts and slopes nearly collinear. K is lower triangular so
     that Cholesky factors correspond, ``L = K L'``. It is the identity for other structures (`free` False), one column,
     columns that are dependent to rounding, and columns that are not nearly dependent, where the user's basis is more
-    often the one in which effects are uncorrelated.
+    often the one in which effects are uncorrelated. `count` is the number of rows of which it is the mean, default all.
     """
     n, q = Z.shape
     Z = jax.lax.stop_gradient(Z) if xp is jnp else Z
-    count = n if present is None else xp.maximum((1.0 * present).sum(), 1.0)
+    count = n if count is None else count
     rms = xp.sqrt(xp.sum(Z**2, 0) / count)
     units = 1.0 / xp.where(rms > 0, rms, 1.0)
     if not free or q < 2 or n < q:

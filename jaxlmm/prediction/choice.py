@@ -12,6 +12,7 @@ from ..covariance import NAMES
 from ..errors import DataError, FormulaError
 from ..estimates.fitted import FitBase
 from ..formula.parser import parse
+from ..formula.specs import field_of
 
 Random = bool | str | Sequence[str]
 
@@ -62,4 +63,6 @@ def _canonical(fit: FitBase, text: str) -> list[str]:
         bars = parse(f"{formula.response} ~ {text.lstrip('~ ')}", known, fit.frame.used).bars
     except FormulaError:
         return []
-    return [_plain(f"{bar.structure or ''}({bar.lhs} | {bar.group_label})") for bar in bars]
+    fields = [field_of(bar, known, text) for bar in bars]
+    effects = [f"{bar.structure or ''}({bar.lhs} | {bar.group_label})" for bar in bars]
+    return [_plain(effect if own is None else own.text) for effect, own in zip(effects, fields, strict=True)]

@@ -3,7 +3,9 @@
 SAS's ``ESTIMATE ... | ...``: with the levels of a grouping factor at hand as the population (McLean, Sanders & Stroup
 1991, American Statistician 45, 54-64). A combination is a weighted sum of rows that are predicted (see `errors`), so
 that its weights a of the data, ``b = (-a, 1)``, give with their errors the covariances between combinations too, ``b'V
-b`` and their derivatives ``b'V_i b``, from which degrees of freedom follow as those of coefficients do.
+b`` and their derivatives ``b'V_i b``, from which degrees of freedom follow as those of coefficients do. Second
+derivatives of the MSE have a part ``b'V_ij b`` beside that of the weights: the full form of Kenward and Roger takes
+half of it, summed with W, away (Prasad & Rao 1990; Harville & Jeske 1992), which for coefficients is their R_ij.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from ..estimates.rows import through
 from ..fitting.units import root_of
 from ..frames.columns import extend_rows
 from ..inference.fixed_effects.linear import LinearTest, linear_test
-from ..inference.fixed_effects.wald import Wald, degrees
+from ..inference.fixed_effects.wald import NOT_POSITIVE, Wald, degrees
 from ..inference.means.margins import averaged_rows, combinations, predictions
 from ..inference.means.table import EMMeans, type_of
 from ..likelihood.engines.orthogonal import bucket, pad_last
@@ -172,16 +174,18 @@ def combined(
     DataError
         For methods that are for coefficients alone, and fits without an optimum.
     """
-    if method.get("robust") is not None or df == "kenward-roger-full":
-        what = "robust: sandwich covariances are" if df != "kenward-roger-full" else f"df: {df!r} is"
-        raise DataError(f"{what} for coefficients; with predicted effects use 'satterthwaite' or 'kenward-roger'")
+    if method.get("robust") is not None:
+        raise DataError(
+            "robust: sandwich covariances are for coefficients; with predicted effects leave robust= out, with "
+            "df='satterthwaite' or a Kenward-Roger method"
+        )
     if not fit.converged:
         raise DataError(f"the fit has no optimum, so errors are not known: {fit.estimate.status.advice}")
     by = fit.wald(df, **method)
     chart, found = by.parameters if by.parameters is not None else ("solver", None)
     at, state = Predictor.of(fit, chart), _states(parts)
     value = at(new, state, errors=False).mean - (0.0 if new.offset is None else new.offset)
-    mse, slopes, extra = _covariances(at, new, shares, state)
+    mse, slopes, extra, bent = _covariances(at, new, shares, state)
     root, total = root_of(mse), mse
     if found is None:
         X = shares.T @ new.X
@@ -190,19 +194,27 @@ def combined(
             _row_df=lambda L: by._row_df(L @ X), _joint=lambda L: (1.0, float(np.min(by._row_df(L @ X)))),
         )  # fmt: skip
     back, hidden = np.linalg.pinv(root) if np.isfinite(root).all() else root, None
-    if df == "kenward-roger":
-        hidden, total = back @ extra(found.lost @ found.lost.T) @ back.T, mse + extra(found.W)
-    row_df, joint = degrees(df, root, -(back @ slopes @ back.T), found, found.W, hidden)
+    W, note = found.W, by.note
+    if df.startswith("kenward"):
+        hidden, total = back @ extra(found.lost @ found.lost.T) @ back.T, mse + extra(W)
+    if df == "kenward-roger-full":
+        total = total - 0.5 * bent(W)
+        if not note and np.min(np.linalg.eigvalsh(back @ total @ back.T + np.eye(len(back)) - back @ root)) <= 0:
+            note, W = NOT_POSITIVE, np.full_like(W, np.nan)
+    row_df, joint = degrees(df, root, -(back @ slopes @ back.T), found, W, hidden)
     return replace(
-        by, names=names, coef=shares.T @ value, vcov=total, root=root_of(total), _coding=None, _row_df=row_df,
-        _joint=joint, _estimated_se=True,
+        by, names=names, coef=shares.T @ value, vcov=total, root=root_of(total), note=note, _coding=None,
+        _row_df=row_df, _joint=joint, _estimated_se=True,
     )  # fmt: skip
 
 
 def _covariances(
     at: Predictor, new: NewRows, shares: np.ndarray, state: Callable[[int], str]
-) -> tuple[np.ndarray, np.ndarray, Callable[[np.ndarray], np.ndarray]]:  # fmt: skip
-    """MSE (m, m) of sums of rows, its slopes (k, m, m), and what estimated parameters with covariance W add."""
+) -> tuple[np.ndarray, np.ndarray, Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray], np.ndarray]]:  # fmt: skip
+    """MSE (m, m) of sums of rows, its slopes (k, m, m), and what estimated parameters with covariance W add.
+
+    Last ``sum_ij W_ij b'V_ij b``, of which the full form of Kenward and Roger takes a half away.
+    """
     n, m = len(at.model.y), shares.shape[1]
     size = bucket(m)
     E = np.concatenate([np.zeros((n, size)), pad_last(shares, size)])
@@ -222,4 +234,10 @@ def _covariances(
         total = sum(W[i, j] * a[:n].T @ c for i, a in enumerate(moved) for j, c in enumerate(solved))
         return np.asarray(total + np.transpose(total))[:m, :m]
 
-    return (b.T @ through(parts, C, b))[:m, :m], slopes, extra
+    def bent(W: np.ndarray) -> np.ndarray:
+        """In the parameters of SAS."""
+        blocks, steps = at.rows.second_order(at.chart, at.x, coords, W)
+        along = (b.T @ through(parts, [*blocks.random, blocks.residual], b))[:m, :m]
+        return along - np.tensordot(np.asarray(steps), slopes, 1)
+
+    return (b.T @ through(parts, C, b))[:m, :m], slopes, extra, bent

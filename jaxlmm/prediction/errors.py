@@ -116,7 +116,11 @@ class Predictor:
         turn = joint.turn
         levels = MixedModelEquations.of(self.rows, int(turn.max(initial=0)) + 1)
         if levels is not None and all(kin is None for kin in new.kin):
-            return self._by_levels(levels, new, state, errors, W)
+            by_levels = once(self, "by_levels", lambda: ByLevels(levels, self.Phi))
+            if (places := by_levels.placed(new, state)) is not None:
+                x = np.linalg.solve(self.rows.R.T, new.X.T).T
+                mean, *rest = by_levels(new, x, state, self.rows.blocks(self.chart, self.x), places, errors, W)
+                return Predicted(new.X @ self.coef + (0.0 if new.offset is None else new.offset) + mean, *rest)
         size = min(MOST, int(NUMBERS / (n * (1 + (k if W is not None else 0)))), bucket(int(turn.max()) + 1))
         size = max(1, size)
         self.use_columns(size)
@@ -128,19 +132,6 @@ class Predictor:
             for whole, part in zip(out, found, strict=True):
                 whole[here] = part
         return out
-
-    def _by_levels(
-        self, levels: MixedModelEquations, new: NewRows, state: Callable[[int], str], errors: bool, W: np.ndarray | None
-    ) -> Predicted:
-        def make() -> ByLevels:
-            K = self.rows.prepared.basis.K
-            effects = [u @ np.linalg.inv(k).T for u, k in zip(self.effects, K, strict=True)]
-            return ByLevels(levels, self.rows.Q, self.Phi, effects)
-
-        x = np.linalg.solve(self.rows.R.T, new.X.T).T
-        blocks = self.rows.blocks(self.chart, self.x)
-        mean, *rest = once(self, "by_levels", make)(new, x, state, blocks, errors, W)
-        return Predicted(new.X @ self.coef + (0.0 if new.offset is None else new.offset) + mean, *rest)
 
     def _joined(self, new: NewRows, state: Callable[[int], str]) -> JointRows:
         parts, coords = joined(self.model, new, self.rows.prepared.basis.K, state)

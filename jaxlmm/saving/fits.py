@@ -20,7 +20,10 @@ from .records import Packer
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """The arguments of `jaxlmm.lmm` that make a model of data, by their names there, and the function itself."""
+    """The arguments of `jaxlmm.lmm` that make a model of data, by their names there, and the function itself.
+
+    `written` is the formula of several responses of which these are the stacked rows.
+    """
 
     formula: str
     weights: Any = None
@@ -31,10 +34,11 @@ class Call:
     structures: Structures | None = None
     engine: Any = "auto"
     maker: Callable[..., Any] | None = field(default=None, repr=False, compare=False)
+    written: str | None = None
 
     def arguments(self) -> dict[str, Any]:
-        """Values by name, without the function."""
-        return {one.name: getattr(self, one.name) for one in fields(self) if one.name != "maker"}
+        """Values by name, without the function and what they were made of."""
+        return {one.name: getattr(self, one.name) for one in fields(self) if one.name not in ("maker", "written")}
 
 
 def save_fit(fit: Any, path: Any, columns: str | Sequence[str] = "used") -> None:
@@ -83,7 +87,7 @@ def _pack_call(call: Call, packer: Packer) -> Any:
         if name == "relationship" and value is not None:
             value = {group: plain_relationship(given, f"relationship[{group!r}]") for group, given in value.items()}
         plain.append([name, packer.pack(value, name)])
-    return {"arguments": plain, "arrays": arrays}
+    return {"arguments": plain, "arrays": arrays, "written": call.written}
 
 
 def save_batch(batch: Any, path: Any) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..arguments import made
 from ..errors import DataError
 from ..runtime.sizes import MOST_DRAWS, check_count
 from .cells import accepted, cells_of, named_in, resolved
@@ -32,6 +33,7 @@ class Task(NamedTuple):
         return f"cell {self.cell}, replicates {self.lo} to {self.hi - 1}"
 
 
+@made
 @dataclass(frozen=True, eq=False)
 class Study:
     """A simulation study; see `jaxlmm.study.run`.

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from ..batch.fits import BatchFit
-from ..batch.rebuilding import rebuilt
+from ..batch.rebuilding import rebuilt, redrawn
 from ..batch.refitting import fit_batch, refit_batch
 from ..design.frame import ModelFrame
 from ..errors import DataError, JaxlmmError
@@ -145,7 +145,10 @@ class Fitter:
             fits = self._refits(Y, column, drawn.columns.get(varying[0]) if varying else None)
             self._fill(out, np.arange(b), self.built, *fits)
             return out
-        self._apart(out, [drawn.table(i, self.data) for i in range(b)])
+        models: list[Model | None] = [None] * b
+        if drawn.tables is None and complete and not (self.built.nulls or self._needs_design):
+            models = redrawn(self.built.frame, self.built.model, self.data, drawn.columns, self.response)
+        self._apart(out, [drawn.table(i, self.data) for i in range(b)], models)
         return out
 
     def _has_gaps(self, drawn: Drawn) -> bool:
@@ -230,12 +233,13 @@ class Fitter:
         nulls = {n: refit_batch(m, Y, method, missing=missing, progress=False) for n, m in built.nulls.items()}
         return fits, nulls
 
-    def _apart(self, out: Numbers, tables: list[dict[str, np.ndarray]]) -> None:
-        """Data sets with designs of their own: those with the same coefficients together."""
+    def _apart(self, out: Numbers, tables: list[dict[str, np.ndarray]], models: Sequence[Model | None]) -> None:
+        """Data sets with designs of their own, their models where they are known: those with the same coefficients."""
         groups: dict[Any, list[tuple[int, Built]]] = {}
         for i, table in enumerate(tables):
             try:
-                built = self._build(without_lost(table, self.response))
+                model = models[i]
+                built = replace(self.built, model=model) if model else self._build(without_lost(table, self.response))
             except JaxlmmError as error:
                 out.fail(i, "unusable_data", sentence_of(error))
                 continue
@@ -243,9 +247,9 @@ class Fitter:
             groups.setdefault(shape, []).append((i, built))
         for members in groups.values():
             index, first = np.array([i for i, _ in members]), members[0][1]
-            models = [built.model for _, built in members]
+            own_models = [built.model for _, built in members]
             tests = None if first.tests is None else first.tests.without_robust().on([own for _, own in members])
-            fits = fit_batch(models, method=self.estimator.method, tests=tests, progress=False)
+            fits = fit_batch(own_models, method=self.estimator.method, tests=tests, progress=False)
             nulls = {
                 name: fit_batch([built.nulls[name] for _, built in members], method="ML", progress=False)
                 for name in first.nulls

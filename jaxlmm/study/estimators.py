@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ..arguments import check_mapping, check_names, check_number, shown
+from ..arguments import check_mapping, check_names, check_number, made, shown
 from ..errors import DataError
 from ..inference.fixed_effects.in_batches import METHODS, Tests
 
@@ -24,6 +24,7 @@ class Row(NamedTuple):
     target: str
 
 
+@made
 @dataclass(frozen=True, eq=False)
 class Target:
     """A quantity that is estimated.
@@ -63,6 +64,7 @@ class Target:
         return dict.fromkeys((self.of,) if isinstance(self.of, str) else self.of or (), 1.0)
 
 
+@made
 @dataclass(frozen=True, eq=False)
 class Estimator:
     """A model that is fitted to every data set, and the tests of its coefficients; see `jaxlmm.lmm` and `jaxlmm.Tests`.
@@ -144,6 +146,7 @@ class Estimator:
                                 f"{targets[name].null:g} of {name!r}")  # fmt: skip
 
 
+@made
 @dataclass(frozen=True, eq=False)
 class Analysis:
     """An analysis of one's own, beside models of jaxlmm, on the same data sets.

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ..arguments import check_function, check_mapping, nearest
+from ..arguments import check_function, check_mapping, made, nearest
 from ..covariance import Covariance
 from ..design.frame import ModelFrame
 from ..design.placing import in_order
@@ -42,6 +42,7 @@ class Truth(NamedTuple):
     shapes: tuple[Shape | None, ...] = ()
 
 
+@made
 @dataclass(frozen=True, eq=False)
 class MixedModel:
     """Responses from any model that `jaxlmm.lmm` can fit, at given parameters.
@@ -144,6 +145,7 @@ class MixedModel:
         return Truth(model, mean, Blocks(tuple(blocks[:-1]), blocks[-1]), frame.coef_names, shapes)
 
 
+@made
 @dataclass(frozen=True)
 class Dropout:
     """Subjects who leave for good, for `MixedModel.lost`, before any visit after the first.

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ..arguments import door
 from .describe import differences
 from .manifest import replicates_of
 from .results import Results, read
 from .store import SHOWN, Store, StudyError, locked
 
 
+@door
 def merge(out: Any, shares: Sequence[Any], mixed: bool = False) -> Results:
     """Put the parts of directories into one, which ends with the same bytes as if it had been run alone.
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ..arguments import shown
+from ..arguments import door, shown
 from ..errors import DataError
 from ..saving.archive import write_atomically
 from . import plots
@@ -37,6 +37,7 @@ pre{white-space:pre-wrap}.wide{overflow:visible}}
 pre{background:#f6f6f6;padding:1em;overflow:auto;font-size:12px}img{max-width:100%}.wide{overflow-x:auto}"""
 
 
+@door
 def report(path: Any, level: float = 0.95, alpha: float = 0.05, out: Any = None) -> Path:
     """Write a page about a study, of what is there so far, running or not; see `jaxlmm.study.read`.
 

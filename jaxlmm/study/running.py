@@ -112,6 +112,8 @@ def run(
             store.begin(study)
         store.note((which, of))
         try:
+            if missing:
+                report(done, total)
             parts = who.parts(joined, missing) if missing else _none()
             with closing(_written(parts, store, joined, mixed)) as sizes:  # what is being written is written
                 for size in sizes:
@@ -223,19 +225,19 @@ def _reporter(progress: Progress) -> Callable[[int, int], Any]:
         return progress
     if not progress or (progress == "auto" and not sys.stderr.isatty()):
         return lambda done, total: None
-    last = [0.0]
-    first: list[tuple[float, int]] = []  # the rate is that of what comes after it: programs are compiled for it
+    seen: list[tuple[float, int]] = []  # the rate is that of what comes after the second: programs are compiled for it
     end = "\r" if sys.stderr.isatty() else "\n"
 
     def report(done: int, total: int) -> None:
         now = time.monotonic()
-        if now - last[0] < EVERY and done < total:
+        if seen and now - seen[-1][0] < EVERY and done < total:
             return
-        last[0] = now
-        first.append((now, done))
-        (since, counted), text = first[0], f"{done:,} of {total:,} data sets"
-        if done > counted:
-            rate = (done - counted) / max(now - since, 1e-9)
+        seen.append((now, done))
+        text = f"{done:,} of {total:,} data sets"
+        if len(seen) == 1:
+            text += ", models are compiled first"
+        elif done > seen[1][1]:
+            rate = (done - seen[1][1]) / max(now - seen[1][0], 1e-9)
             text += f", {speed(rate, (total - done) / rate)}"
         print(f"{text:<78}", end="\n" if done == total else end, file=sys.stderr, flush=True)
 

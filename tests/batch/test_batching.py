@@ -16,6 +16,7 @@ import jaxlmm
 from batches import GROUPS, KINDS, N, batch, design, responses, singles
 from cases import some
 from jaxlmm import Model, Status, Term
+from jaxlmm.batch.responses import design_of
 from jaxlmm.errors import DataError
 from jaxlmm.fitting import estimate as fitting
 
@@ -179,6 +180,25 @@ def test_lost_rows_that_leave_groups_among_the_fixed_effects_are_a_status():
     assert [Status(s).name for s in fit.status] == ["CONVERGED", "BAD_RESPONSE", "CONVERGED", "CONVERGED"]
     with pytest.raises(DataError, match="combinations of the fixed effects"):
         jaxlmm.fit_batch(Model(Y[1, :20], X[:20], [Term(np.ones(20), group[:20])]))
+
+
+@pytest.mark.parametrize("method", some(("REML", "ML"), "ML"))
+def test_lost_rows_that_leave_effects_no_rows_are_a_status(method):
+    """A level alone, as many effects as rows: what `lmm` refuses of the rows that are left, in batches of both ways."""
+    rng = np.random.default_rng(0)
+    g, x = np.repeat(np.arange(6), 5), rng.normal(size=30)
+    Y = rng.normal(size=(4, 30))
+    Y[1, g != 2], Y[2, np.arange(30) % 5 > 0], Y[3, np.arange(30) % 5 > 1] = np.nan, np.nan, np.nan
+    for formula, refused in (("y ~ x + (1 | g)", (1, 2)), ("y ~ x + (x | g)", (1, 2, 3))):
+        fit = jaxlmm.lmm(formula, {"y": Y[0], "x": x, "g": g}, method=method)
+        for i in (1, 2, 3):
+            here = np.isfinite(Y[i])
+            if i in refused:
+                with pytest.raises(DataError, match="only one level|as many levels|cannot be told"):
+                    jaxlmm.lmm(formula, {"y": Y[i, here], "x": x[here], "g": g[here]}, method=method)
+        status = fit.refit(Y, missing="drop").status
+        assert [i for i in range(4) if status[i] == Status.BAD_RESPONSE] == list(refused)
+        np.testing.assert_array_equal(fit.statistics().fit(Y, method, missing="drop").status, status)
 
 
 @pytest.mark.parametrize("kind", some(OWN, "crossed"))
@@ -365,3 +385,18 @@ def test_least_squares_of_designs_of_their_own(sizes):
         np.testing.assert_allclose(found.vcov[i], vcov, rtol=1e-10)
         assert found.tests["residual"].df[i, 0] == sizes[i] - 2
     assert found.converged.all()
+
+
+@pytest.mark.parametrize("residual", ["us(v | g)", "ar1(v | g)"])
+def test_lanes_of_few_patterns_factor_no_others(residual):
+    """One fit has room for patterns that there are not, so that programs are shared: each would cost every lane."""
+    rng = np.random.default_rng(4)
+    g, v = np.repeat(np.arange(30), 4), np.tile(np.arange(4), 30)
+    keep = v < np.where(np.arange(30) % 5, 4, 2)[g]
+    data = {"y": rng.normal(size=keep.sum()), "g": g[keep], "v": v[keep]}
+    fit = jaxlmm.lmm("y ~ v", data, residual=residual)
+    (bucket,) = design_of(fit.model).template.statistics.buckets
+    assert len(bucket.count) == 2 and len(fit.model.y) == bucket.count @ bucket.present.sum(1)
+    Y = rng.normal(size=(3, len(fit.model.y)))
+    for lane, y in zip(fit.refit(Y).to_frame()["loglik"], Y, strict=True):
+        assert lane == pytest.approx(jaxlmm.lmm("y ~ v", {**data, "y": y}, residual=residual).loglik, abs=1e-8)

@@ -893,7 +893,7 @@ def test_values_that_cannot_be(kind, words):
 
 def test_lists_of_numbers_are_arrays_and_constructors_say_what_they_take():
     assert SAR(W=W.tolist()) == SAR(W=W) and SAR(W=W.tolist()).W.shape == (9, 9)
-    with pytest.raises(TypeError, match="Scaled: found scal, did you mean scale.; it takes variance, scale, by name"):
+    with pytest.raises(TypeError, match="Scaled: no option 'scal'; did you mean 'scale'"):
         Scaled(scal=2.0)
     with pytest.raises(TypeError, match="found 1 values without a name"):
         Scaled(2.0)

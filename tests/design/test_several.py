@@ -38,6 +38,19 @@ def test_the_fit_is_that_of_stacked_rows_with_traits_missing_separately():
     assert fit.update(". ~ . - trait:x").coef_names == fit.coef_names[:2]
 
 
+@pytest.mark.slow
+def test_update_takes_data_with_a_column_for_each_response(tmp_path):
+    data = wide()
+    jaxlmm.lmm("cbind(y1, y2) ~ x + (1 | g)", data).save(tmp_path / "fit")
+    fit, other = jaxlmm.load(tmp_path / "fit"), data.assign(x=data.x**2)
+    right = jaxlmm.lmm("cbind(y1, y2) ~ x + (1 | g)", other)
+    for found in (fit.update(data=other), fit.update("cbind(y1, y2) ~ x + (1 | g)", data=other)):
+        assert found.coef_names == right.coef_names
+        np.testing.assert_allclose(found.loglik, right.loglik, rtol=1e-10)
+    with pytest.raises(DataError, match=r"data: .* expected stacked rows, with the column 'trait'; or .* cbind"):
+        fit.update(". ~ . - trait:x", data=other)
+
+
 @pytest.mark.parametrize(
     ("formula", "expected"),
     [

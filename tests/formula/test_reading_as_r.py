@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -175,6 +176,13 @@ def test_what_contrasts_are_not():
         frame("C(g, contr.treatment(base=2))")
     with pytest.raises(FormulaError, match=r"'foo' are not contrasts; there are contr\.SAS"):
         frame("C(g, 'foo')")
+    with pytest.raises(FormulaError, match=r"contr\.foo are not contrasts; there are contr\.SAS"):
+        frame("C(g, contr.foo)")
+    for text in ("contr.treatment(2)", "contr.treatment(2, base=1)", "contr.sum(2)"):  # n in R, no level
+        with pytest.raises(FormulaError, match="the number of levels is that of the factor, leave it out"):
+            frame(f"C(g, {text})")
+    np.testing.assert_array_equal(frame("C(Days, contr.sdif)").X, frame("C(Days, contr.diff)").X)  # of MASS
+    assert frame("C(Days, Treatment(2))").coef_names == frame("C(Days, contr.treatment(base=2))").coef_names
     with pytest.raises(FormulaError, match=r"as\.numeric is not a function"):
         frame("as.numeric(g)")
     with pytest.raises(FormulaError, match="standardise it in the data first"):
@@ -224,6 +232,25 @@ def test_natural_splines():
 
 
 # -- columns that may be numbers or factors
+
+
+@pytest.mark.parametrize("write", [
+    lambda v: f"{v},5", lambda v: f"{v}%", lambda v: f" {v} ", lambda v: f"1,00{v}.0",
+    *(lambda v, absent=absent: str(v) if v else absent for absent in (".", "", "NA", "n/a", "-", "NaN")),
+])  # fmt: skip
+def test_numbers_of_other_programs_are_no_silent_factor(write):
+    """Decimal commas, percent, and what SAS, R and spreadsheets write for missing values beside numbers."""
+    data = DATA.assign(d=[write(v) for v in DATA.Days])
+    with pytest.raises(DataError, match=r"column 'd' holds text that is written like numbers"):
+        frame("d", data)
+    assert len(frame("C(d)", data).coef_names) == 10
+
+
+def test_objects_that_are_numbers_are_numbers_and_periods_are_times():
+    data = DATA.assign(d=[Fraction(v, 2) for v in DATA.Days])
+    np.testing.assert_array_equal(frame("d", data).X[:, 1], DATA.Days / 2)
+    with pytest.raises(DataError, match="column 'd' holds dates or times"):
+        frame("d", data.assign(d=pd.PeriodIndex.from_ordinals(DATA.Days, freq="M")))
 
 
 def test_text_that_is_written_like_numbers_is_no_silent_factor():

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.special import polygamma
 
 import jaxlmm
 from jaxlmm.errors import DataError
 from jaxlmm.inference.many.discoveries import null_share, qvalues
-from jaxlmm.inference.many.moderated import shrunken
+from jaxlmm.inference.many.moderated import _trigamma_inverse, shrunken
 
 S2 = np.array([0.02, 0.31, 1.7, 4.2, 0.9, 0.11, 9.5, 2.2, 0.6, 0.07, 3.1, 0.4])
 DF = np.array([4.5, 7, 6.2, 9, 5, 5, 8.8, 6, 7.5, 4, 6, 5.5])
@@ -44,6 +45,18 @@ def test_variances_are_those_of_limma():
     assert np.isnan(with_gaps.variance[12:]).all()
 
 
+def test_variances_of_nearly_nothing_do_not_make_the_prior():
+    """limma's fitFDist raises them to 1e-5 of the median; and the inverse of trigamma is that of any variance."""
+    s2, df = np.append(S2, 1e-30), np.append(DF, 5.0)
+    floor = 1e-5 * np.median(s2)
+    found, raised = shrunken(s2, df), shrunken(np.append(S2, floor), df)
+    np.testing.assert_allclose([found.prior, found.prior_df], [raised.prior, raised.prior_df], rtol=1e-12)
+    expected = (5.0 * 1e-30 + found.prior_df * found.prior) / (5.0 + found.prior_df)
+    assert found.variance[-1] == pytest.approx(expected)
+    for y in (1e-6, 1e-3, 1.0, 40.0, 1e5, 1e9):
+        assert _trigamma_inverse(float(polygamma(1, y))) == pytest.approx(y, rel=1e-6)
+
+
 @pytest.fixture(scope="module")
 def linear():
     X = np.column_stack([np.ones(8), np.repeat([0.0, 1.0], 4)])
@@ -76,6 +89,16 @@ def test_false_discovery_rates():
     np.testing.assert_allclose(qvalues(P, "storey")[:8], 0.6375 * np.array(bh), rtol=1e-10)
     gaps = qvalues(np.append(P, np.nan))
     assert np.isnan(gaps[-1]) and gaps[0] == pytest.approx(bh[0])
+    tied = qvalues(np.array([0.01, 0.04, 0.04, 0.04, 0.9]))
+    np.testing.assert_allclose(tied, [0.05, 0.05, 0.05, 0.05, 0.9])
+    assert np.isnan(qvalues(np.full(3, np.nan), "storey")).all()
+
+
+def test_no_null_above_the_cut_is_no_share_of_zero():
+    """Of p values that are all small every q value was zero; R's qvalue is an error there."""
+    p = np.array([0.001, 0.01, 0.02, 0.03, 0.04])
+    assert null_share(p) == pytest.approx(1 / (5 * 0.95))
+    np.testing.assert_allclose(qvalues(p, "storey"), qvalues(p) / (5 * 0.95))
 
 
 def test_pictures(linear):

@@ -12,8 +12,10 @@ from scipy.optimize import minimize_scalar
 import jaxlmm
 from jaxlmm.errors import DataError
 from jaxlmm.fitting.newton import Status
+from jaxlmm.inference.hypotheses.alternatives import alternative_of
 from jaxlmm.inference.many.neighbours import edges_of, masses
 from jaxlmm.inference.many.one_variance import OneVariance, independent
+from jaxlmm.inference.many.permutation import _Counts
 from jaxlmm.inference.many.rearrangements import Scheme
 from jaxlmm.runtime.precision import float64
 
@@ -198,6 +200,34 @@ def test_clusters_of_neighbours():
         assert len(i) == pairs and np.all(i < j) and j.max() == size - 1
     ring = sparse.csr_array((np.ones(5), (range(5), [1, 2, 3, 4, 0])), shape=(5, 5))
     assert sorted(zip(*edges_of(ring, 5), strict=True)) == [(0, 1), (0, 4), (1, 2), (2, 3), (3, 4)]
+
+
+def test_adjacency_of_any_kind():
+    """Empty, dense, of small integers whose sums wrap around, directed with signs, stored zeros; NaN is refused."""
+    pair = np.array([[0, 1, 0], [1, 0, 0], [0, 0, 0]])
+    signed = np.array([[7, 2, 0], [-2, 0, 0], [0, 0, 0]])
+    stored = sparse.coo_array(([1.0, 1.0, 0.0], ([0, 1, 1], [1, 0, 2])), shape=(3, 3))
+    for given in (pair, pair == 1, (128 * pair).astype(np.uint8), signed, stored, sparse.csc_matrix(pair)):
+        assert list(zip(*edges_of(given, 3), strict=True)) == [(0, 1)]
+    i, j = edges_of(sparse.csr_array((3, 3)), 3)
+    assert len(i) == len(j) == 0
+    np.testing.assert_allclose(masses(np.array([[3.0, 4, -5]]), 2.0, True, (i, j))[1], [[3, 4, 5]])
+    for bad in (np.where(pair == 1, np.nan, 0.0), pair.astype(str)):
+        with pytest.raises(DataError, match="neighbours: found .*, expected an adjacency matrix"):
+            edges_of(bad, 3)
+
+
+def test_statistics_that_were_lost_are_the_largest():
+    """In the law of the maximum too, so that no p value is above its family-wise one."""
+    counts = _Counts(alternative_of("two-sided", 0.0), None, None, np.ones(3, bool), True)
+    statistics = np.array([[3.0, 1.0, np.nan], [1.0, np.nan, 9.0], [-1.0, 0.5, 9.0], [2.0, 0.0, np.nan]])
+    counts.add(statistics[:2], np.ones((2, 3), int))
+    counts.add(statistics[2:], np.ones((2, 3), int))
+    found = counts.result(3, True, ("a", "b", "c"), "x", "dict")
+    np.testing.assert_array_equal(found.lost, [0, 1, 2])
+    np.testing.assert_allclose(found.p[:2], [1 / 4, 2 / 4])
+    np.testing.assert_allclose(found.p_max[:2], [2 / 4, 1.0])
+    assert np.isnan(found.p_max[2]) and np.all(found.maxima == [3, np.inf, 1, 2])
 
 
 def test_cluster_mass_of_neighbouring_responses():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from functools import cache
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -123,6 +125,57 @@ def test_kenward_roger_adds_what_estimated_parameters_cost():
     one = fit.test("Days", df="kenward-roger").rows
     for k, expected in ((0, (row["std_error"][0], row["df"][0])), (3, (one.se[0], one.df[0]))):
         np.testing.assert_allclose((found.se[k], found.df[k]), expected, rtol=1e-7)
+
+
+@pytest.mark.slow
+def test_the_full_form_of_kenward_and_roger_takes_second_derivatives_in():
+    """By derivatives of dense matrices: MSE, less its expected bias, plus the variance that weights of y get."""
+    rng = np.random.default_rng(5)
+    t, g = np.tile(np.arange(5.0), 9), np.repeat(np.arange(9), 5)
+    root = np.linalg.cholesky(0.6 ** np.abs(t[:5, None] - t[:5]))
+    y = t + 2 * rng.normal(size=9)[g] + (root @ rng.normal(size=(5, 9))).T.ravel() * 2
+    data = {"y": y, "t": t, "g": np.array([f"s{k}" for k in g])}
+    fit = jaxlmm.lmm("y ~ t + (1 | g)", data, residual="ar1(t | g)")
+    L = {
+        "t": {"t": 1},
+        "s0 at 2": {"(Intercept)": 1, "t": 2, ("g", "s0"): 1},
+        "s3 - s0": {("g", "s3"): 1, ("g", "s0"): -1},
+    }
+    with jax.enable_x64(True):
+        X, Z, same = jnp.column_stack([np.ones(45), t]), np.eye(9)[g], g[:, None] == g
+        K, U = np.array([[0, 1, 0], [1, 2, 0.0]]), np.zeros((9, 3))
+        U[0, 1], U[0, 2], U[3, 2] = 1, -1, 1
+
+        def solved(x):
+            V = x[0] * Z @ Z.T + same * x[1] * x[2] ** jnp.abs(t[:, None] - t)
+            W = jnp.linalg.inv(V)
+            return V, W, jnp.linalg.inv(X.T @ W @ X)
+
+        def weights(x):
+            _, W, Phi = solved(x)
+            C = x[0] * Z @ U
+            return W @ C + W @ X @ Phi @ (K - X.T @ W @ C)
+
+        def mse(x):
+            a, C = weights(x), x[0] * Z @ U
+            return x[0] * U.T @ U - a.T @ C - C.T @ a + a.T @ solved(x)[0] @ a
+
+        def criterion(x):
+            V, W, Phi = solved(x)
+            r = y - X @ Phi @ X.T @ W @ y
+            return 0.5 * (jnp.linalg.slogdet(V)[1] - jnp.linalg.slogdet(Phi)[1] + r @ W @ r)
+
+        x = jnp.array(fit.parameters()["estimate"])
+        assert np.abs(jax.grad(criterion)(x)).max() < 1e-5
+        W, J = jnp.linalg.inv(jax.hessian(criterion)(x)), jax.jacfwd(weights)(x)
+        bias = 0.5 * jnp.einsum("ij,abij->ab", W, jax.hessian(mse)(x))
+        expected = mse(x) - bias + jnp.einsum("ij,nai,nm,mbj->ab", W, J, solved(x)[0], J)
+    found = fit.test(L, df="kenward-roger-full").rows
+    np.testing.assert_allclose(found.se, np.sqrt(np.diagonal(expected)), rtol=1e-6)
+    np.testing.assert_allclose(found.df, fit.test(L, df="kenward-roger").rows.df, rtol=1e-9)
+    coefficient = fit.test("t", df="kenward-roger-full").rows
+    np.testing.assert_allclose(found.se[0], coefficient.se[0], rtol=1e-9)
+    assert np.abs(found.se / fit.test(L, df="kenward-roger").rows.se - 1).min() > 1e-4
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from scipy.stats import norm, t
 import jaxlmm
 from cases import some
 from jaxlmm.errors import DataError
+from jaxlmm.inference.robust.partition import Rowwise
 
 STEP = 1e-5
 SEED = 2
@@ -270,6 +271,43 @@ def test_by_levels_and_by_solutions(options, monkeypatch):
     expected = by_row.predict(rows, interval="prediction", allow_new_levels=True, **options)
     for name in expected:
         np.testing.assert_allclose(found[name], expected[name], rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("formula", [
+    "y ~ x + matern(day, nu=1.5) + (1 | id)",  # one function over all rows
+    "y ~ x + ou(day | site) + (1 | id)",  # places of their own in every group
+    "y ~ x + ar1(shift | site) + (1 | id)",  # levels
+])  # fmt: skip
+def test_functions_beside_crossed_factors_by_levels_and_by_solutions(formula, monkeypatch):
+    """Rows of the fit take no solutions with V but those of X and y, where functions are at few places."""
+    d = {**data(), "day": np.floor(data()["time"] / 1.6)}
+    d["shift"] = np.array(["a", "b", "c", "d"])[d["day"].astype(int) % 4]
+    d = {name: values[:57] for name, values in d.items()}
+    inside = {name: values[3:] for name, values in d.items()}
+
+    def everything(fit):
+        columns = []
+        solve = Rowwise.solve
+        monkeypatch.setattr(Rowwise, "solve", lambda rows, B: columns.append(B.shape[1]) or solve(rows, B))
+        found = [
+            fit.predict(se=True, df="kenward-roger"), fit.predict(inside, interval="prediction"),
+            fit.predict(inside, random="id", se=True),
+        ]  # fmt: skip
+        monkeypatch.setattr(Rowwise, "solve", solve)
+        return [v for f in found for v in f.values()], sum(columns)
+
+    fit = jaxlmm.lmm(formula, d)
+    assert fit.converged and not fit.singular
+    (found, few), influence = everything(fit), fit.influence(exact="none")
+    monkeypatch.setattr("jaxlmm.inference.robust.equations.DIGITS", 0.0)
+    again = jaxlmm.lmm(formula, d)
+    (expected, many), by_rows = everything(again), again.influence(exact="none")
+    assert few == 0 and many > 100
+    for name in ("cooks", "cooks_theta", "leverage_conditional"):
+        np.testing.assert_allclose(getattr(influence, name), getattr(by_rows, name), rtol=1e-7, atol=1e-10)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-8, atol=1e-10)
 
 
 @pytest.mark.slow

@@ -14,6 +14,8 @@ pytest.importorskip("pyarrow")
 
 import jaxlmm
 from jaxlmm.__main__ import main
+from jaxlmm.batch.rebuilding import redrawn
+from jaxlmm.interface import model_of
 from jaxlmm.study import (
     Analysis,
     Estimator,
@@ -348,6 +350,39 @@ def test_columns_that_are_drawn_change_all_that_depends_on_them(tmp_path, formul
         columns = [np.ones(30), data["arm"], *([data["x"]] if formula == "y ~ arm * x" else []), last]
         beta = np.linalg.lstsq(np.column_stack(columns), data["y"], rcond=None)[0]
         assert frame.estimate[i] == pytest.approx(beta[1], rel=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("formula", "options"),
+    [
+        ("y ~ x + w + (1 | cluster)", {}),
+        ("y ~ x * f + I(w**2) + (0 + x || cluster)", {}),
+        ("y ~ log(x**2 + 1) + f + (1 + w | cluster)", {"weights": "size"}),
+        ("y ~ w + poly(x, 2) + (1 | cluster)", None),
+        ("y ~ w + offset(x) + (1 | cluster)", None),
+        ("y ~ w + (1 | cluster)", {"weights": "w2", "variance": None}),
+        ("y ~ w + (1 | k)", None),
+        ("y ~ w + (1 | cluster)", {"variance": "power(w2)"}),
+    ],
+)
+def test_models_of_drawn_columns_are_those_of_their_formula(formula, options):
+    rng, rows = np.random.default_rng(0), np.arange(30)
+    data = {"cluster": rows // 5, "f": np.array(list("abc"))[rows % 3], "size": 1.0 + rows % 4}
+    drawn = {name: rng.standard_normal((5, 30)) for name in ("y", "x", "w")}
+    drawn |= {"w2": rng.exponential(size=(5, 30)) + 0.1, "k": rng.integers(0, 4, (5, 30))}
+    drawn["x"][3] = drawn["w"][3] = 1.0  # nothing but the intercept
+    tables = [data | {name: values[i] for name, values in drawn.items()} for i in range(5)]
+    elsewhere = options is None or "variance" in options
+    options = {k: v for k, v in (options or {}).items() if v is not None}
+    frame, model = model_of(formula, tables[0], **options)
+    found = redrawn(frame, model, tables[0], drawn, "y")
+    assert [one is None for one in found] == [elsewhere or i == 3 for i in range(5)]
+    for i, one in enumerate(found):
+        if one is not None:
+            (got, kind), (want, kind_of_formula) = map(
+                jax.tree.flatten, (one, model_of(formula, tables[i], **options)[1])
+            )
+            assert kind == kind_of_formula and all(map(np.array_equal, got, want))
 
 
 # -- analyses

@@ -53,3 +53,12 @@ show("vif", car::vif(g)); show("glance", as.data.frame(broom.mixed::glance(m)));
 show("mixed", afex::mixed(score ~ Machine + (1 | Worker), Machines, method = "LRT", progress = FALSE)$anova_table)
 show("nlme", summary(lme(distance ~ age * Sex, Orthodont, random = ~ age | Subject))$tTable)
 show("nlme normalized", residuals(lme(distance ~ age * Sex, Orthodont, random = ~ age | Subject), type = "pearson")[1:3])
+# gls as mmrm and SAS: their information criteria, and observed margins: each cell as often as there are rows, of race
+# with each visit as often as the others, those without a response too
+file <- sub("--file=", "", grep("^--file=", commandArgs(FALSE), value = TRUE))
+fev <- read.csv(file.path(dirname(file), "../../../tests/references/data/fev_data.csv"), stringsAsFactors = TRUE)
+fev$visit <- as.integer(fev$AVISIT)
+visits <- gls(FEV1 ~ RACE + ARMCD * AVISIT, fev, correlation = corSymm(form = ~ visit | USUBJID),
+              weights = varIdent(form = ~ 1 | visit), na.action = na.omit, control = glsControl(tolerance = 1e-10, msTol = 1e-12, opt = "optim"))
+show("IC", c(-2 * logLik(visits) + 2 * 10, -2 * logLik(visits) + log(197) * 10))
+show("OM", sapply(levels(fev$ARMCD), function(arm) mean(predict(visits, transform(fev, ARMCD = arm)))))

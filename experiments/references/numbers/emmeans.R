@@ -28,3 +28,4 @@ show("empty RACE", emmeans(m4, ~ RACE)); show("empty AVISIT | RACE", emmeans(m4,
 show("empty pairs", pairs(emmeans(m4, ~ RACE | AVISIT)))
 m2 <- lmer(FEV1 ~ ARMCD * poly(FEV1_BL, 2) + SEX * log(WEIGHT) + (1 | USUBJID), fev_data)
 show("trends", emtrends(m2, ~ ARMCD, var = "FEV1_BL", delta.var = 1e-3))
+say("the normal law", qnorm(0.975))

@@ -22,3 +22,22 @@ for (method in c("REML", "ML")) {
   cat("two outcomes,", method, "\n")
   show(rma.mv(yi, V, mods = ~ outcome - 1, random = ~ outcome | trial, struct = "UN", data = ber, method = method, control = ctl))
 }
+# By ML the optimum itself, which metafor is 5e-9 from: Newton steps on its likelihood, written out
+block <- function(par, i) {
+  L <- matrix(c(par[1], par[2], 0, par[3]), 2)
+  V[2 * i - 1:0, 2 * i - 1:0] + L %*% t(L)  # PD before AL in each trial
+}
+at <- function(par) {
+  W <- lapply(1:5, function(i) solve(block(par, i)))
+  y <- lapply(1:5, function(i) ber$yi[2 * i - 1:0])
+  A <- Reduce(`+`, W)
+  beta <- solve(A, Reduce(`+`, Map(`%*%`, W, y)))
+  forms <- mapply(function(w, y) t(y - beta) %*% w %*% (y - beta), W, y)
+  dets <- sapply(W, function(w) log(det(w)))
+  list(loglik = -(10 * log(2 * pi) - sum(dets) + sum(forms)) / 2, beta = beta, se = sqrt(diag(solve(A))))
+}
+stopifnot(ber$outcome[1] == "PD")
+minus <- function(par) -at(par)$loglik
+par <- optim(c(0.15, 0.05, 0.05), minus, method = "BFGS", control = list(reltol = 1e-15))$par
+for (step in 1:4) par <- par - solve(numDeriv::hessian(minus, par), numDeriv::grad(minus, par))
+print(at(par))

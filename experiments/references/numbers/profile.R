@@ -8,3 +8,4 @@ limits <- function(label, formula, data) {
 limits("dyestuff2", Yield ~ 1 + (1 | Batch), set("dyestuff2.csv"))
 limits("orthodont", distance ~ age * Sex + (age | Subject), transform(set("orthodont.csv"), Sex = relevel(Sex, "Male")))
 limits("penicillin", diameter ~ 1 + (1 | plate) + (1 | sample), set("penicillin.csv"))
+say("the ends of curves at 99 percent", qnorm(0.995))

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ...arguments import check_flag, check_names, check_word, numbers_of, shown
+from ...arguments import check_flag, check_names, check_word, made, numbers_of, shown
 from ...batch.fits import Fitted
 from ...batch.queue import sizes
 from ...batch.responses import Lane, Shared, assemble
@@ -269,6 +269,7 @@ class _Found(NamedTuple):
     each: Any  # (m,) status of every hypothesis
 
 
+@made
 class Tests:
     """Hypotheses ``L beta = rhs`` to be tested in every data set of `jaxlmm.fit_batch` and ``Fit.refit``.
 

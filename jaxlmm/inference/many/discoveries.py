@@ -45,9 +45,14 @@ def from_above(scaled: np.ndarray) -> np.ndarray:
 
 
 def null_share(p: np.ndarray) -> float:
-    """The share of true null hypotheses among p values (m,), at most 1."""
+    """The share of true null hypotheses among p values (m,), at most 1.
+
+    Where none of them is above the cut one is counted as such, as Storey, Taylor & Siegmund (2004) do: a share of zero
+    would make every discovery a true one. (R's qvalue is an error there.)
+    """
     m = len(p)
     above = np.array([np.sum(p >= cut) for cut in _LAMBDA])
     share = above / (m * (1.0 - _LAMBDA))
     error = above / (m**2 * (1.0 - _LAMBDA) ** 2) * (1.0 - above / m) + (share - np.quantile(share, 0.1)) ** 2
-    return float(min(share[np.argmin(error)], 1.0))
+    best = np.argmin(error)
+    return float(min(max(share[best], 1.0 / (m * (1.0 - _LAMBDA[best]))), 1.0))

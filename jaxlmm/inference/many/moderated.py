@@ -8,6 +8,8 @@ import numpy as np
 
 from ...errors import DataError
 
+OFFSET = 1e-5  # of the median variance, to which smaller ones are raised where the prior is estimated, as limma does
+
 
 class Shrunken(NamedTuple):
     """Variances given all of them.
@@ -43,7 +45,7 @@ def shrunken(variance: np.ndarray, df: np.ndarray) -> Shrunken:
     good = np.isfinite(variance) & np.isfinite(df) & (variance > 0) & (df > 0)
     if good.sum() < 3:
         raise DataError(f"moderated: expected at least 3 responses with a variance, found {int(good.sum())}")
-    s2, half = variance[good], 0.5 * df[good]
+    s2, half = np.maximum(variance[good], OFFSET * np.median(variance[good])), 0.5 * df[good]
     e = np.log(s2) - digamma(half) + np.log(half)
     beyond = np.var(e, ddof=1) - np.mean(polygamma(1, half))
     if beyond > 0:
@@ -67,6 +69,8 @@ def _trigamma_inverse(x: float) -> float:
     """Y with ``trigamma(y) = x``, by Newton steps that approach from below (Smyth 2004, appendix)."""
     from scipy.special import polygamma
 
+    if x > 1e7 or x < 1e-6:  # where it is nearly 1 / y^2, or 1 / y
+        return x**-0.5 if x > 1.0 else 1.0 / x
     y = 0.5 + 1.0 / x
     for _ in range(50):
         at = polygamma(1, y)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ...arguments import numbers_of
 from ...errors import DataError
 
 
@@ -30,7 +31,12 @@ def edges_of(neighbours: Any, size: int) -> tuple[np.ndarray, np.ndarray]:
     elif found is not None and found.ndim < 2 and np.issubdtype(found.dtype, np.integer):
         there = np.ones(tuple(np.atleast_1d(found)), bool) if np.prod(found, dtype=float) == size else np.zeros(0, bool)
     elif np.shape(neighbours) == (size, size):
-        upper = sparse.triu(sparse.coo_array(neighbours) + sparse.coo_array(neighbours).T, 1).tocoo()
+        numbers = neighbours if found is None else numbers_of("neighbours", found, "an adjacency matrix of numbers")
+        given = sparse.coo_array(numbers)
+        if given.dtype.kind not in "biuf" or not np.isfinite(given.data).all():
+            raise DataError("neighbours: found entries that are not finite, expected an adjacency matrix of numbers")
+        own = given != 0  # sums of entries may cancel, or wrap around
+        upper = sparse.triu(own + own.T, 1).tocoo()
         return upper.row, upper.col
     else:
         there = np.zeros(0, bool)

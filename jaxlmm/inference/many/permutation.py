@@ -66,7 +66,7 @@ class Permutations(Shown):
     maxima : (n,) largest statistic of each rearrangement, that of the data first
     exact : whether all rearrangements were made
     status : (v,) of the fits to the data, `jaxlmm.Status`
-    lost : (v,) rearrangements in which a response had no statistic, which count as larger ones in `p`
+    lost : (v,) rearrangements in which a response had no statistic, which count as larger ones in `p` and `p_max`
     clusters : where a threshold was given
     names : (v,) of the responses;  label : the hypothesis;  kind : of frames
     """
@@ -270,7 +270,8 @@ class _Counts:
         with np.errstate(invalid="ignore"):
             self.reached = self.reached + np.sum(none | (evidence >= self.least), 0)
         self.lost, self.total = self.lost + none.sum(0), self.total + len(evidence)
-        self.maxima.append(np.max(np.where(none, -np.inf, evidence), 1, initial=-np.inf))
+        sizes = np.where(np.isnan(self.first), -np.inf, np.where(none, np.inf, evidence))
+        self.maxima.append(np.max(sizes, 1, initial=-np.inf))
         if self.threshold is not None:
             label, mass = self._clusters(statistics)
             if len(self.heaviest) == 0:

@@ -12,7 +12,8 @@ import numpy as np
 from ...arguments import check_number
 from ...batch.chunks import Progress, reporter
 from ...batch.fits import BatchFit
-from ...batch.refitting import as_batch, is_sparse, refit_batch, turned
+from ...batch.refitting import as_batch, refit_batch, turned
+from ...batch.rows import is_sparse
 from ...distributions import f_tail, t_quantile
 from ...errors import DataError
 from ...fitting.newton import Status

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from ...distributions import check_level
 from ...errors import DataError
 from ...estimates.fitted import FitBase
 from ..hypotheses.grid import Grid, reference_grid
+from ..small_sample.degrees import of_effect
 from .scale import Scale
 from .table import EMMeans, text_of, type_of
 from .weights import Weights, weighted
@@ -102,8 +104,11 @@ def _averaged(
     note = [f"averaged over {', '.join(over)} ({weights} weights)"] * bool(over)
     note += [f"at {', '.join(fixed)}"] * bool(fixed)
     note += [f"{inner} nested in {', '.join(outer)}: cells that there are" for inner, outer in grid.nests.items()]
+    tests = fit.wald(df=df, **options)
+    if df == "between-within-sas" and what == "mean" and (of := of_effect(fit, every)) is not None:
+        tests = replace(tests, _row_df=of[0], _joint=of[1])
     return EMMeans(
-        fit.wald(df=df, **options), labels, functions, shift, by, check_level(level), "none", title, fit.frame.kind,
+        tests, labels, functions, shift, by, check_level(level), "none", title, fit.frame.kind,
         "; ".join(note + scale), shown=shown,
     )  # fmt: skip
 

@@ -25,7 +25,8 @@ import numpy as np
 from jax import Array
 
 from ...arguments import Seed, door
-from ...batch.refitting import as_batch, is_sparse, refit_batch
+from ...batch.refitting import as_batch, refit_batch
+from ...batch.rows import is_sparse
 from ...batch.statistics import SufficientStatistics
 from ...errors import DataError
 from ...estimates.fitted import FitBase

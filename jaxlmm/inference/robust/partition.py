@@ -27,6 +27,7 @@ from ...likelihood.prepared import Prepared, orthonormal, prepare, weighted
 from ...runtime.precision import float64
 from ...runtime.programs import compiled, compiled_by_size
 from ..local import blocks_at
+from ..small_sample.kenward_roger import second_order
 
 MOST_NUMBERS = 1e8  # rows * rows of the largest cluster, above which the blocks of V^-1 are not formed
 
@@ -213,6 +214,11 @@ class Rowwise:
             coords = self.prepared.coords if coords is None else coords
             return jax.device_get(_with_slopes(self.spec, chart, coords, x))
 
+    def second_order(self, chart: str, x: np.ndarray, coords: tuple[Any, ...], W: np.ndarray) -> tuple[Blocks, Any]:
+        """Second derivatives of covariance blocks, summed with weights W (k, k); see `kenward_roger.second_order`."""
+        with float64():
+            return jax.device_get(_bent(self.spec, chart, coords, x, W))
+
     def solve(self, B: np.ndarray) -> np.ndarray:
         """V^-1 B for B (n, b); NaN, with a warning, in columns that float64 does not determine."""
         with float64():
@@ -261,6 +267,11 @@ def _with_slopes(spec: Spec, chart: str, coords: tuple[Any, ...], x: Array) -> t
         return spec.blocks(x, coords, chart)
 
     return at(x), jax.vmap(lambda v: jax.jvp(at, (x,), (v,))[1])(jnp.eye(len(x)))
+
+
+@compiled("chart")
+def _bent(spec: Spec, chart: str, coords: tuple[Any, ...], x: Array, W: Array) -> tuple[Blocks, Array]:
+    return second_order(spec, chart, x, W, lambda x: spec.blocks(x, coords, chart))
 
 
 def _solve(spec: Spec, prepared: Prepared, x: Array, B: Array) -> Array:

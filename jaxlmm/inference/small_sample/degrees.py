@@ -86,9 +86,10 @@ def between_within(fit: FitBase, L: np.ndarray, sas: bool = False) -> np.ndarray
     what it adds to the rank of X, subjects, and their interactions with less. With factors a and b in every subject and
     n subjects in g arms these are ``(n - g)(a - 1)``, ``(n - g)(b - 1)`` and ``(n - g)(a - 1)(b - 1)``; a term and its
     interaction with the arm share them. Where there are no random effects and the residual is unstructured (TYPE=UN,
-    also with GROUP=), all coefficients are between subjects. The intercept only counts where it stands alone. For a row
-    over several terms SAS takes those of the final effect that an ESTIMATE or CONTRAST statement lists, for LS-means of
-    their effect; a row of L does not say which that is, and takes the least of its terms, at most SAS's.
+    also with GROUP=), all coefficients are between subjects. The intercept only counts where it stands alone. LS-means
+    and their differences have those of their effect, see `of_effect`. For a row over several terms SAS takes those of
+    the final effect that an ESTIMATE or CONTRAST statement lists; a row of L does not say which that is, and takes the
+    least of its terms, at most SAS's.
 
     Notes
     -----
@@ -122,6 +123,23 @@ def between_within(fit: FitBase, L: np.ndarray, sas: bool = False) -> np.ndarray
         of_column = _by_interactions(fit, levels[0], level == last, of_column)
         involved = involved & ~(is_one & (involved & ~is_one).any(1, keepdims=True))
     return _least(involved, of_column, df[-1])
+
+
+def of_effect(
+    fit: FitBase, names: tuple[str, ...]
+) -> tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray], tuple[float, float]]] | None:
+    """SAS's degrees of freedom between and within subjects for LS-means by `names`: those of this term of the model.
+
+    Of rows of L, and of an F test of them with what multiplies F; None where the model has no such term.
+    """
+    frame = fit.frame
+    columns = [of for _, of in frame.fixed_terms[int(frame.formula.side.intercept) :]]
+    terms = zip(frame.formula.side.terms, columns, strict=True)
+    found = [list(of) for factors, of in terms if of and _parts(factors) == frozenset(names)]
+    if not found:
+        return None
+    least = float(np.min(between_within(fit, np.eye(frame.X.shape[1])[found[0]], sas=True)))
+    return lambda L: np.full(len(L), least), lambda L: (1.0, least)
 
 
 def _by_interactions(fit: FitBase, subject: np.ndarray, within: np.ndarray, df: np.ndarray) -> np.ndarray:

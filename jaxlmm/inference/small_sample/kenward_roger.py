@@ -38,12 +38,21 @@ def adjustment(at: Expanded, W: Array) -> Array:
 
 
 def curvature(spec: Spec, prepared: Prepared, chart: Any, x: Array, P: Array, W: Array) -> Array:
-    """``-sum_ij W_ij R_ij / 4`` (p, p), what the full form adds, in the parameters of SAS whatever the chart.
-
-    ``R_ij`` in the chart, plus the change of X'V^-1 X in every such parameter times that one's second derivative.
-    """
+    """``-sum_ij W_ij R_ij / 4`` (p, p), what the full form adds, in the parameters of SAS whatever the chart."""
     if not len(x):
         return jnp.zeros(P.shape[1:])
+    blocks, p = partial(blocks_at, spec, prepared, chart), P.shape[1]
+    bent, steps = second_order(spec, chart, x, W, blocks)
+    direction = jax.tree_util.tree_map(lambda a: a[None], bent)
+    R = -prepared.statistics.expand(blocks(x), direction, jnp.zeros_like).gram_slopes[0, :p, :p]
+    return -0.25 * (R + jnp.tensordot(steps, P, 1))
+
+
+def second_order(spec: Spec, chart: Any, x: Array, W: Array, blocks: Any) -> tuple[Any, Array]:
+    """``sum_ij W_ij V_ij`` in the parameters of SAS: of the blocks in the chart, less `steps` (k,) times their slopes.
+
+    A step is the change of a coordinate with which the second derivatives of SAS's parameters in the chart go along.
+    """
 
     def in_sas(x: Array) -> Array:
         return in_chart(chart, lambda chart, x: spec.map("to_sas", x, chart), x)
@@ -51,14 +60,10 @@ def curvature(spec: Spec, prepared: Prepared, chart: Any, x: Array, P: Array, W:
     J = jax.jacfwd(in_sas)(x)
     moving = jnp.any(J != 0, 0)  # in the solver's chart a variance of zero does not, and is no parameter
     W = W * moving[:, None] * moving[None, :]
-    blocks = partial(blocks_at, spec, prepared, chart)
-    bent = _contracted(blocks, x, W)
-    direction, p = jax.tree_util.tree_map(lambda a: a[None], bent), P.shape[1]
-    R = -prepared.statistics.expand(blocks(x), direction, jnp.zeros_like).gram_slopes[0, :p, :p]
     size = jnp.sqrt(jnp.sum(J**2, -1))
     size = jnp.where(size > 0, size, 1.0)
-    by_parameter = jnp.linalg.pinv((J / size[:, None]).T, rtol=POSITIVE) @ P.reshape(len(P), -1)
-    return -0.25 * (R + ((_contracted(in_sas, x, W) / size) @ by_parameter).reshape(P.shape[1:]))
+    steps = (_contracted(in_sas, x, W) / size) @ jnp.linalg.pinv((J / size[:, None]).T, rtol=POSITIVE)
+    return _contracted(blocks, x, W), steps
 
 
 def _contracted(f: Any, x: Array, W: Array) -> Any:

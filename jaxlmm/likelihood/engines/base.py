@@ -254,6 +254,10 @@ class Statistics:
         """Mean products (..., q, q) of what X leaves of y between levels of the residual; None where not known."""
         return None
 
+    def tight(self) -> Any:
+        """The same for many data sets, where what is there to share programs would cost more than it saves."""
+        return self
+
     def lean(self) -> Any:
         """The same without what evaluations do not read, whose shapes would tell programs apart."""
         return self

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from ....linalg import thin
 from ..base import Lanes, Rows
 from ..layout import Layout
 from ..orthogonal import Patterns, Projection, bucket, orthogonalise, pad_last, products, project
@@ -90,7 +91,7 @@ def cross_products(left: np.ndarray, ys: list[np.ndarray]) -> np.ndarray:
     """Products (r, count, b) of columns ys, each (n, b), with left (n, f) and with each other."""
     out = np.empty((left.shape[1] + len(ys), len(ys), ys[0].shape[1]))
     for j, y in enumerate(ys):
-        out[: left.shape[1], j] = left.T @ y
+        out[: left.shape[1], j] = thin(left.T, y)
         for i, other in enumerate(ys):
             out[left.shape[1] + i, j] = np.einsum("nb,nb->b", other, y)
     return out

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ....linalg import psd_cholesky
+from ....linalg import psd_cholesky, thin
 from ....tolerances import CANCELLED, PIVOT
 from ..base import Rows
 from ..layout import Layout
@@ -86,7 +86,7 @@ class Masked:
         for j in range(q):
             inside = vec[:, j * (self.f + 1) : j * (self.f + 1) + self.f]
             E[:, :-1, :-1] -= inside @ np.swapaxes(inside, 1, 2)
-        E[:, :-1, -1] = E[:, -1, :-1] = np.einsum("kb,bkj->bj", self.fixed.T @ rest, inverse)
+        E[:, :-1, -1] = E[:, -1, :-1] = np.einsum("kb,bkj->bj", thin(self.fixed.T, rest), inverse)
         E[:, -1, -1] = np.sum(rest**2, 0)
         known &= E[:, -1, -1] > CANCELLED * np.sum(left**2, 0)
         keys = self._keys(there)

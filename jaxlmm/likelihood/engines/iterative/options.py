@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ....arguments import Seed, fresh_seed
+from ....arguments import Seed, fresh_seed, made
 from ....errors import DataError
 from ....runtime.keys import integer_of
 from ..base import Rows
@@ -17,6 +17,7 @@ from .engine import Krylov
 from .layout import Incidence, incidence
 
 
+@made
 @dataclasses.dataclass(frozen=True)
 class Iterative(Engine):
     """The iterative engine with its options: ``lmm(..., engine=jaxlmm.Iterative(probes=64))``.

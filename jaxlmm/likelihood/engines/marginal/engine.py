@@ -91,6 +91,10 @@ class Marginal(Statistics):
         pairs = zip(self.buckets, lanes, strict=True)
         return replace(self, buckets=tuple(b._replace(**{"W" if b.S is None else "S": own}) for b, own in pairs))
 
+    def tight(self) -> Marginal:
+        """See `Clustered.tight`."""
+        return replace(self, buckets=tuple(b.tight() for b in self.buckets))
+
     def lean(self) -> Marginal:
         """The same without what evaluations do not read, whose shapes would tell programs apart."""
         buckets = (b if b.S is None else b._replace(row=None, pattern=None, component=None) for b in self.buckets)

@@ -35,6 +35,15 @@ class Clustered(NamedTuple):
         last = self.places[-1]
         return not any(self.places[:-1]) and last.S is None and last.set is None
 
+    def tight(self) -> Clustered:
+        """The same with hardly more patterns than there are (NumPy): in many lanes each would cost a factorisation."""
+        size = fine(int(np.flatnonzero(self.count).max(initial=0)) + 1)
+        if self.pattern is None or size >= len(self.count):
+            return self
+        places = tuple(None if p is None else p.take(np.arange(size)) for p in self.places)
+        present, count, S = (None if x is None else x[:size] for x in (self.present, self.count, self.S))
+        return self._replace(present=present, count=count, places=places, S=S)
+
     def squares(self, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
         """Sums of squares of the last column, and numbers of rows, by place (..., *shape); see `place_squares`."""
         last, present = self.places[-1], np.asarray(self.present, float)
@@ -226,7 +235,9 @@ class VaryingClusters:
         for p, members in enumerate(_members(bucket.pattern, P)):
             start = 0
             for j, y in enumerate(padded):
-                cross = np.einsum("mtf,mub->btuf", fixed[members], y[members], optimize=True)
+                by_level = np.ascontiguousarray(np.moveaxis(fixed[members], 0, -1))  # (T, f, m)
+                # a level at a time: as one product it would be large enough for threads that wait for each other
+                cross = (by_level @ y[members].reshape(len(members), T * b)).reshape(T, f, T, b).transpose(3, 0, 2, 1)
                 out[:, p, :, start : start + f] = (cross + np.swapaxes(cross, 1, 2))[:, t, u] * half
                 start += f
                 for x in padded[: j + 1]:
