@@ -331,14 +331,14 @@ def test_an_empty_cell_of_a_crossing():
 @settings(deadline=None, max_examples=50)
 @given(st.integers(0, 10**6), st.integers(2, 7))
 def test_rank_rule_keeps_a_basis_of_earliest_columns(seed, p):
-    from jaxlmm.design.frame import _full_rank
+    from jaxlmm.design.frame import full_rank
 
     rng = np.random.default_rng(seed)
     X = rng.normal(size=(20, p))
     redundant = [j for j in range(1, p) if rng.random() < 0.4]
     for j in redundant:
         X[:, j] = X[:, :j] @ rng.normal(size=j)
-    found, kept = _full_rank(X * 10.0 ** rng.integers(-6, 6, size=p))  # units of columns do not matter
+    found, kept = full_rank(X * 10.0 ** rng.integers(-6, 6, size=p))  # units of columns do not matter
     assert kept.tolist() == [j for j in range(p) if j not in redundant]
     assert found.shape == (20, len(kept))
 
