@@ -211,9 +211,9 @@ CPU of a data set is without compiling; every data set has a design of its own, 
 mixed models builds from its formula. At equal Monte Carlo error, that is as many data sets, times are to each other as
 these. Three of its fifteen cases, `glmm_*`, are logistic mixed models, which jaxlmm does not fit: they are not here.
 Laplace's approximation as an analysis of one's own (50 lines of JAX, not kept; tried on 2026-12-01) found 84.5 (1.1) %
-in `glmm_simple`, 76.1 (1.0) % in `glmm_slope` and 84.7 (1.5) % in `glmm_multislope`, of 1,000, 2,000 and 600 data sets,
-in 6, 17 and 50 ms each; MCPower 83.0, 79.6 and 87.2 %. The second is further away than Monte Carlo error (z = -3.4),
-which is not explained; 56 % of MCPower's fits are on the boundary there.
+in `glmm_simple`, 76.1 (1.0) % in `glmm_slope` and 83.7 (1.2) % in `glmm_multislope`, of 1,000, 2,000 and 1,000 data
+sets, in 6, 17 and 51 ms each; MCPower 83.0, 79.6 and 87.2 %. Those with slopes are further away than Monte Carlo error
+(z = -3.4 and -2.8), which is not explained; 56 % of MCPower's fits of `glmm_slope` are on the boundary.
 
 At six clusters of 16 rows without effects: type-I error, percent; {few:,} data sets. A predictor that varies within
 clusters does no harm to z; arms of three clusters each do.
