@@ -36,9 +36,14 @@ def unfinished(status: Any) -> np.ndarray:
 
 def doubtful(spec: Spec, status: Any, x: np.ndarray) -> np.ndarray:
     """Whether the likelihood of runs that have ended at x (b, k) may have no maximum (b,)."""
-    last = np.array([i == len(spec.parts) - 1 and not spec.profiled for _, i in spec.kinds], bool)
-    near = np.any((spec.map("snapped", x, NEAR) != x) & last, -1)
+    near = np.any((spec.map("snapped", x, NEAR) != x) & _correlations(spec), -1)
     return unfinished(status) | (near & np.isin(status, Status.CONVERGED))
+
+
+def _correlations(spec: Spec) -> np.ndarray:
+    """Which coordinates (k,) are correlations of residuals: at their ends V is singular; at zero variances it need not."""
+    last = len(spec.parts) - 1 + spec.profiled
+    return np.array([i == last and not kind.has_scale for kind, i in spec.kinds], bool)
 
 
 def lost(status: Any) -> np.ndarray:
@@ -47,10 +52,11 @@ def lost(status: Any) -> np.ndarray:
 
 
 def logliks(spec: Spec, prepared: Prepared, theta: Array) -> Array:
-    """Log-likelihood at theta (m,), with residual variances larger by `RIDGE`, at an end that is near, halfway (4,)."""
+    """Log-likelihood (4,) at theta (m,), with more residual variance, halfway to ends nearby, and at correlations' ends."""
     absolute, basis = spec.absolute, prepared.basis
     s, unit = coordinates(absolute, prepared, theta, "solver"), basis.residual_sd**absolute.degrees
-    end = unit * absolute.map("snapped", s / unit, NEAR)
+    ends = unit * absolute.map("snapped", s / unit, NEAR)
+    points = [s, s, 0.5 * (s + ends), jnp.where(_correlations(absolute), ends, s)]
 
     def at(s: Array, ridge: Array) -> Array:
         C = absolute.blocks(s, prepared.coords)
@@ -58,9 +64,7 @@ def logliks(spec: Spec, prepared: Prepared, theta: Array) -> Array:
         eye = jnp.eye(C.residual.shape[-1]).reshape((1,) * (C.residual.ndim - 2) + C.residual.shape[-2:])
         return -0.5 * criterion_at(absolute, prepared, C._replace(residual=C.residual + ridge * eye * size))[0]
 
-    return jax.lax.map(
-        lambda one: at(*one), (jnp.stack([s, s, end, 0.5 * (s + end)]), jnp.array([0.0, RIDGE, 0.0, 0.0]))
-    )
+    return jax.lax.map(lambda one: at(*one), (jnp.stack(points), jnp.array([0.0, RIDGE, 0.0, 0.0])))
 
 
 def without_maximum(
@@ -75,12 +79,11 @@ def without_maximum(
     """
     ranges = np.array([isinstance(kind, PositiveKind) for kind, _ in spec.kinds], bool)
     left = np.any(np.abs(x - start)[:, ranges] > RUNAWAY, -1)
-    here, with_ridge, end, halfway, packed = found.T
+    here, with_ridge, halfway, end, packed = found.T
     noise = ~(abs(packed - here) < DROP)
-    to_end = ~(abs(end - halfway) < DROP)
+    to_end = ~(abs(end - here) < DROP)
     singular = to_end | ~(abs(with_ridge - here) < DROP)
-    # beside an optimum of small variances it falls
-    open_ended = left | noise | (singular & ~(halfway < here - DROP))
+    open_ended = left | noise | (singular & ~(halfway < here - DROP))  # beside an optimum it falls
     return np.where(unfinished(status), open_ended, to_end & ~(halfway < here - FALL))
 
 
