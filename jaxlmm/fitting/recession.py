@@ -41,7 +41,7 @@ def doubtful(spec: Spec, status: Any, x: np.ndarray) -> np.ndarray:
 
 
 def _correlations(spec: Spec) -> np.ndarray:
-    """Which coordinates (k,) are correlations of residuals: at their ends V is singular; at zero variances it need not."""
+    """Which coordinates (k,) are correlations of residuals, at whose ends V is singular; zero variances others may fill."""
     last = len(spec.parts) - 1 + spec.profiled
     return np.array([i == last and not kind.has_scale for kind, i in spec.kinds], bool)
 
@@ -52,7 +52,7 @@ def lost(status: Any) -> np.ndarray:
 
 
 def logliks(spec: Spec, prepared: Prepared, theta: Array) -> Array:
-    """Log-likelihood (4,) at theta (m,), with more residual variance, halfway to ends nearby, and at correlations' ends."""
+    """Log-likelihoods (4,) at theta (m,), with a `RIDGE`, halfway to near ends, and at near ends of correlations."""
     absolute, basis = spec.absolute, prepared.basis
     s, unit = coordinates(absolute, prepared, theta, "solver"), basis.residual_sd**absolute.degrees
     ends = unit * absolute.map("snapped", s / unit, NEAR)
