@@ -41,7 +41,7 @@ def doubtful(spec: Spec, status: Any, x: np.ndarray) -> np.ndarray:
 
 
 def _correlations(spec: Spec) -> np.ndarray:
-    """Which coordinates (k,) are correlations of residuals, at whose ends V is singular; zero variances others may fill."""
+    """Which coordinates (k,) are correlations of residuals, at whose ends V is singular."""
     last = len(spec.parts) - 1 + spec.profiled
     return np.array([i == last and not kind.has_scale for kind, i in spec.kinds], bool)
 
