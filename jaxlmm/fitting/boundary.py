@@ -162,10 +162,9 @@ class Search:
         if angles.any():  # a run that has left for a correlation of one may have passed an optimum of others
             rows = np.flatnonzero(unfinished(ends.status))
             turn = np.where(np.cumsum(angles) % 2, 1.0, -1.0)
-            tried = [FURTHER_CORRELATIONS[0] * sign * angles for sign in (1.0, -1.0, turn, -turn)][
-                : 2 * min(angles.sum(), 2)
-            ]
-            self._improve([(rows, s[rows] + step) for step in tried], lanes, ends, dual)
+            signs = (1.0, -1.0, turn, -turn) if angles.sum() > 1 else (1.0, -1.0)
+            tried = [s[rows] + FURTHER_CORRELATIONS[0] * sign * angles for sign in signs]
+            self._improve([(rows, start) for start in tried], lanes, ends, dual)
         if angles.sum() > 1:
             error = self._vague(ends, angles)
             rows = np.flatnonzero((error.max(-1) > VAGUE) & (ends.status == Status.CONVERGED))
