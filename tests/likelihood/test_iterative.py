@@ -267,6 +267,7 @@ def test_errors_over_seeds_are_those_that_are_stated():
     assert 0.3 * expected < np.mean([fit.monte_carlo.decrement for fit in fits]) < 2.5 * expected
 
 
+@pytest.mark.slow
 def test_stated_errors_cover_the_exact_fit():
     fit = by_seed(0)  # of twenty seeds, which the slow test above has
     assert np.all(np.abs(fit.theta - exact().theta) < 3.5 * fit.monte_carlo.theta_se)
