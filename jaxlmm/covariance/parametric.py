@@ -396,10 +396,11 @@ def _natural_values(structure: Parametric, theta: Array, dim: Any) -> list[Any]:
 
 def _told(init: Any) -> Any:
     """A constructor that says which arguments there are."""
+    _, *names = inspect.signature(init).parameters
 
     @functools.wraps(init)
     def own(self: Any, *args: Any, **values: Any) -> None:
-        name, names = type(self).__name__, [name for name in inspect.signature(init).parameters if name != "self"]
+        name = type(self).__name__
         refuse_unknown(name, values, names)
         if args and len(args) > len(names) - len(type(self).fields):
             raise TypeError(

@@ -243,7 +243,7 @@ def _authors(structure: Covariance, dim: Any, places: np.ndarray, name: str) -> 
 def _hint(structure: Any, dim: Any, places: Any) -> str:
     """What to write in place of functions without derivatives, where a `matrix` that can be traced calls them."""
     try:
-        traced = jax.make_jaxpr(lambda s: structure.from_solver(s, dim).matrix(places))(np.zeros(structure.size(dim)))
+        traced = jax.make_jaxpr(functools.partial(_matrix, structure, dim, places))(np.zeros(structure.size(dim)))
     except Exception:  # the one that is told
         return ""
     return "".join(f"; {hint}" for name, hint in WITHOUT.items() if f" {name}[" in str(traced))

@@ -206,36 +206,45 @@ def _members(pattern: np.ndarray | None, patterns: int) -> list[np.ndarray]:
     return np.split(order, np.searchsorted(pattern[order], np.arange(1, patterns)))
 
 
+def _by_pattern(fixed: np.ndarray, bucket: Clustered) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Clusters of each pattern, and rows of theirs by level (T, f, members); none where rows are kept."""
+    if bucket.S is None:
+        return []
+    rows, patterns = by_cluster(fixed, bucket.row), _members(bucket.pattern, len(bucket.present))
+    return [(members, np.ascontiguousarray(np.moveaxis(rows[members], 0, -1))) for members in patterns]
+
+
 class VaryingClusters:
     """The design side of the marginal engine, which turns the last columns of U into statistics (NumPy)."""
 
     def __init__(self, fixed: np.ndarray, buckets: tuple[Clustered, ...]):
-        self.buckets = buckets
-        self.fixed = [by_cluster(fixed, b.row) for b in self.buckets]
+        self.buckets, self.fixed = buckets, fixed.shape[1]
+        self.patterns = [_by_pattern(fixed, b) for b in buckets]
 
     @property
     def floats(self) -> int:
         """Numbers of a data set's statistics, for each column."""
-        last = [b.W[..., :1] if b.S is None else b.S[..., : self.fixed[0].shape[-1] + 1] for b in self.buckets]
+        last = [b.W[..., :1] if b.S is None else b.S[..., : self.fixed + 1] for b in self.buckets]
         return sum(int(np.size(part)) for part in last)
 
     def __call__(self, columns: list[np.ndarray]) -> tuple[np.ndarray, ...]:
         """For each bucket the rows (b, m, T, count) of columns, each (n, b), or their part of `Clustered.S`."""
-        return tuple(self._own(b, f, columns) for b, f in zip(self.buckets, self.fixed, strict=True))
+        return tuple(self._own(b, p, columns) for b, p in zip(self.buckets, self.patterns, strict=True))
 
-    def _own(self, bucket: Clustered, fixed: np.ndarray, columns: list[np.ndarray]) -> np.ndarray:
+    def _own(
+        self, bucket: Clustered, patterns: list[tuple[np.ndarray, np.ndarray]], columns: list[np.ndarray]
+    ) -> np.ndarray:  # fmt: skip
         padded = [by_cluster(column, bucket.row) for column in columns]  # (m, T, b)
         if bucket.S is None:
             return np.moveaxis(np.stack(padded, -1), 2, 0)
         P, T = bucket.present.shape
         t, u = np.tril_indices(T)
         half = np.where(t == u, 0.5, 1.0)[:, None]
-        f, b, count = fixed.shape[-1], columns[0].shape[1], len(columns)
+        f, b, count = self.fixed, columns[0].shape[1], len(columns)
         out = np.empty((b, P, len(t), count * f + count * (count + 1) // 2))
-        for p, members in enumerate(_members(bucket.pattern, P)):
+        for p, (members, by_level) in enumerate(patterns):
             start = 0
             for j, y in enumerate(padded):
-                by_level = np.ascontiguousarray(np.moveaxis(fixed[members], 0, -1))  # (T, f, m)
                 # a level at a time: as one product it would be large enough for threads that wait for each other
                 cross = (by_level @ y[members].reshape(len(members), T * b)).reshape(T, f, T, b).transpose(3, 0, 2, 1)
                 out[:, p, :, start : start + f] = (cross + np.swapaxes(cross, 1, 2))[:, t, u] * half
