@@ -194,6 +194,10 @@ def test_predict_with_some_random_functions():
         (lambda f: f.slopes("x", cluters="subj"), "Fit.slopes: .*did you mean 'cluster'"),
         (lambda f: f.tidy(conf_int=True), "Fit.tidy: no option 'conf_int'"),
         (lambda f: jaxlmm.Tests(ic=True), "Tests: no option 'ic'; did you mean 'icc'"),
+        (
+            lambda f: f.statistics().fit([[]], mising="drop"),
+            "Statistics.fit: no option 'mising'; did you mean 'missing'",
+        ),
         (lambda f: jaxlmm.Model(f.model.y, f.model.X, weight=1), "Model: no option 'weight'; did you mean 'weights'"),
         (lambda f: jaxlmm.Term(np.ones(3), grp=[1, 2, 3]), "Term: no option 'grp'; did you mean 'group'"),
         (lambda f: jaxlmm.Residual(positions=[0, 1]), "Residual: no option 'positions'; did you mean 'position'"),

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ..arguments import door
 from ..errors import DataError
 from ..likelihood.engines.orthogonal import Projection, orthogonalise
 from ..likelihood.model import Model
@@ -91,6 +92,7 @@ class SufficientStatistics:
         self._offset = None if model.offset is None else weighted(model, model.offset)
         self.log_weights = 0.0 if model.weights is None else float(np.sum(np.log(model.weights)))
 
+    @door
     def fit(
         self, Y: Any, method: str | None = None, *, tests: Testing | None = None, progress: Progress = "auto",
         missing: str = "status",
@@ -131,6 +133,7 @@ class SufficientStatistics:
         rest = np.setdiff1d(np.arange(start), np.concatenate([rows for rows, _ in parts]))
         return joined([(rest, whole), *parts])
 
+    @door
     def fit_rows(
         self, source: Any, columns: Sequence[str] | None = None, method: str | None = None, *,
         tests: Testing | None = None, progress: Progress = "auto",
